@@ -1,0 +1,96 @@
+"""The contract between the run loop and a framework, cut at the training step.
+
+Above this line there is numpy, below it one framework. Scalars that `step` and `evaluate` return are lazy: they stay on
+the device until somebody calls `float` on them, so nothing waits for the device but a due log, evaluation or save.
+"""
+
+import importlib
+import platform
+import sys
+from collections.abc import Iterator, Mapping
+from importlib.metadata import entry_points
+from typing import Any, Protocol, SupportsFloat
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lm_core.config import ModelConfig, OptimizerConfig, StepConfig
+from lm_core.data.batches import Batch
+from lm_core.errors import UserError
+from lm_core.sampling import Decoder
+
+Metrics = Mapping[str, SupportsFloat]
+NumpyArrays = Mapping[str, NDArray[Any]]
+
+
+class Trainer(Protocol):
+    """A model and its optimizer on one device."""
+
+    def step(self, batch: Batch, lr: float) -> Metrics:
+        """One optimizer step. Returns `loss_nats` (mean over tokens) and `grad_norm` (before clipping)."""
+
+    def diagnostics(self) -> dict[str, dict[str, float]]:
+        """What the optimizer did in the last step, by bucket: K-beta's `sunspike` and `beta2`, nothing for AdamW."""
+
+    def evaluate(self, batch: Batch) -> SupportsFloat:
+        """Mean loss in nats, without dropout."""
+
+    def logits(self, inputs: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
+        """[B, T] ids -> [B, T, V], without dropout."""
+
+    def gradients(self, batch: Batch) -> tuple[float, dict[str, NDArray[np.float32]]]:
+        """Loss and unclipped gradients of the next step, without taking it."""
+
+    def weights(self) -> dict[str, NDArray[np.float32]]:
+        """A copy of every parameter, under the table's names."""
+
+    def optimizer_state(self) -> dict[str, NDArray[Any]]:
+        """A copy of the optimizer's state, under the names of `lm_core.optim`."""
+
+    def load(self, weights: NumpyArrays, optimizer_state: NumpyArrays | None = None) -> None:
+        """Replace the parameters and, if given, the optimizer's state."""
+
+    def decoder(self) -> Decoder:
+        """A fresh decoder over the current weights."""
+
+
+class Backend(Protocol):
+    """One framework."""
+
+    name: str
+
+    def build(
+        self, model: ModelConfig, optimizer: OptimizerConfig, step: StepConfig, weights: NumpyArrays, seed: int
+    ) -> Trainer:
+        """A trainer that starts from `weights`; `seed` keys the dropout masks."""
+
+    def describe(self, step: StepConfig) -> str:
+        """One line on the device, the version and the threads, for the log."""
+
+
+def default_backend() -> str:
+    """MLX on Apple silicon, torch elsewhere."""
+    return "mlx" if sys.platform == "darwin" and platform.machine() == "arm64" else "torch"
+
+
+def _known() -> Iterator[tuple[str, str]]:
+    for entry in entry_points(group="lm.backends"):
+        yield entry.name, entry.value
+
+
+def load_backend(name: str = "auto") -> Backend:
+    """Import a backend by the name under which it is installed ("torch", "mlx"), or the platform's default ("auto").
+
+    Raises:
+        UserError: when it is not installed, saying which package to install.
+    """
+    name = default_backend() if name == "auto" else name
+    target = dict(_known()).get(name)
+    if target is None:
+        raise UserError(f"backend {name!r} is not installed; install the package lm-{name}")
+    module, _, attribute = target.partition(":")
+    try:
+        backend: Backend = getattr(importlib.import_module(module), attribute)()
+    except ImportError as error:
+        raise UserError(f"backend {name!r} cannot be imported ({error}); reinstall the package lm-{name}") from None
+    return backend

@@ -1,0 +1,234 @@
+"""Configs: frozen pydantic models, unknown keys refused with a suggestion, TOML in and out.
+
+A config holds only what a person chooses. What follows from the choices (`head_dim`, `kv_heads`) is a property,
+so nothing is ever overwritten.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from lm_core.errors import UserError
+
+Dtype = Literal["float32", "bfloat16"]
+DecayGroup = Literal["matrix", "embed", "bias", "norm"]
+
+
+class Config(BaseModel):
+    """Base of every config: frozen, strict about keys, with field docstrings as help texts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], where: str = "config") -> Self:
+        """Validate `values`; a mistake becomes a `UserError` that names the key and `where` it stands."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise UserError(_one_line(cls, error, where)) from None
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a TOML file; errors name the file and the key."""
+        return cls.parse(read_toml(path), str(path))
+
+    def to_toml(self) -> str:
+        """The config as TOML. Options that are `None` are left out, which is how TOML says it."""
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """The table in a TOML file, or a `UserError` that says why there is none."""
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid TOML: {error}") from None
+
+
+def _one_line(cls: type[BaseModel], error: ValidationError, where: str) -> str:
+    """The first of pydantic's complaints, with a did-you-mean for an unknown key."""
+    first = error.errors()[0]
+    path = ".".join(str(part) for part in first["loc"])
+    if first["type"] != "extra_forbidden":
+        message = first["msg"].removeprefix("Value error, ")
+        return f"{where}: {path}: {message}" if path else f"{where}: {message}"
+    known = _keys_at(cls, first["loc"][:-1])
+    near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(sorted(known))}"
+    return f"{where}: unknown key {path!r}; {hint}"
+
+
+def _keys_at(cls: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    """The keys that the config nested at `path` takes (union members and tags in the path are looked through)."""
+    for part in path:
+        if part not in cls.model_fields:
+            continue
+        annotation = cls.model_fields[str(part)].annotation
+        choices = [annotation, *get_args(annotation)]
+        models = [c for c in choices if isinstance(c, type) and issubclass(c, BaseModel)]
+        cls = next((m for m in models if _tag(m) in path), models[0]) if models else cls
+    return list(cls.model_fields)
+
+
+def _tag(model: type[BaseModel]) -> Any:
+    field = model.model_fields.get("name")
+    return field.default if field else None
+
+
+class ModelConfig(Config):
+    """A decoder-only Transformer (Vaswani et al. 2017, pre-norm as in GPT-2)."""
+
+    vocab_size: int = Field(gt=0)
+    """V: number of token ids."""
+    seq_len: int = Field(gt=0)
+    """Longest sequence the model sees at once, in tokens."""
+    d_model: int = Field(256, gt=0)
+    """D: width of the residual stream."""
+    n_layers: int = Field(6, gt=0)
+    """Number of blocks."""
+    n_heads: int = Field(4, gt=0)
+    """N: query heads."""
+    n_kv_heads: int | None = Field(None, gt=0)
+    """K: key and value heads (grouped-query attention, Ainslie et al. 2023); as many as n_heads when not given."""
+    d_ff: int | None = Field(None, gt=0)
+    """F: width of the MLP; 4 d_model when not given (8/3 d_model, rounded up to 64, for swiglu)."""
+    norm: Literal["layer", "rms"] = "layer"
+    """LayerNorm (Ba et al. 2016) or RMSNorm (Zhang and Sennrich 2019)."""
+    norm_eps: float = Field(1e-5, gt=0)
+    """Added to the variance before the root."""
+    mlp: Literal["gelu", "gelu_tanh", "swiglu"] = "gelu_tanh"
+    """Exact GELU, its tanh form (Hendrycks and Gimpel 2016), or SwiGLU (Shazeer 2020)."""
+    positions: Literal["learned", "rope", "none"] = "learned"
+    """Learned table, rotary (Su et al. 2021), or no position signal."""
+    rope_theta: float = Field(10000.0, gt=0)
+    """Base of the rotary wavelengths."""
+    bias: bool = True
+    """Biases on the projections and on LayerNorm."""
+    head_bias: bool = False
+    """A bias on the output head."""
+    tie_embeddings: bool = False
+    """Use the token table as the output head."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Probability of dropping an element after the embedding, in the attention weights and on both branches."""
+    init_std: float = Field(0.02, gt=0)
+    """Standard deviation of the initial matrices."""
+    depth_scaled_init: bool = False
+    """Divide the initial std of o_proj and down_proj by sqrt(2 n_layers), as GPT-2 does."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.d_model % self.n_heads:
+            raise ValueError(f"n_heads {self.n_heads} does not divide d_model {self.d_model}")
+        if self.n_heads % self.kv_heads:
+            raise ValueError(f"n_kv_heads {self.n_kv_heads} does not divide n_heads {self.n_heads}")
+        if self.positions == "rope" and self.head_dim % 2:
+            raise ValueError(f"rope needs an even head size, got {self.head_dim}")
+        if self.tie_embeddings and self.head_bias:
+            raise ValueError("a tied head has no bias: set head_bias = false or tie_embeddings = false")
+        return self
+
+    @property
+    def head_dim(self) -> int:
+        """H: width of one head."""
+        return self.d_model // self.n_heads
+
+    @property
+    def kv_heads(self) -> int:
+        """K: key and value heads."""
+        return self.n_kv_heads or self.n_heads
+
+    @property
+    def ff_dim(self) -> int:
+        """F: width of the MLP."""
+        if self.d_ff is not None:
+            return self.d_ff
+        return -(-8 * self.d_model // (3 * 64)) * 64 if self.mlp == "swiglu" else 4 * self.d_model
+
+
+class AdamWConfig(Config):
+    """Adam with bias correction and decoupled weight decay; the equations are in `lm_core.optim`."""
+
+    name: Literal["adamw"] = "adamw"
+    """Which optimizer this is."""
+    beta1: float = Field(0.9, ge=0, lt=1)
+    """Decay of the gradient average."""
+    beta2: float = Field(0.999, ge=0, lt=1)
+    """Decay of the squared-gradient average."""
+    eps: float = Field(1e-8, gt=0)
+    """Added to the root of the second moment."""
+    bias_correction: bool = True
+    """Divide the averages by 1 - beta^t."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Decoupled: p <- p (1 - lr weight_decay) before the update."""
+    decay_groups: tuple[DecayGroup, ...] = ("matrix",)
+    """Which parameter groups decay."""
+
+
+class KBetaConfig(Config):
+    """Kourkoutas-beta (arXiv 2508.12996): Adam whose beta2 follows the gradient norm of each bucket."""
+
+    name: Literal["kbeta"] = "kbeta"
+    """Which optimizer this is."""
+    beta1: float = Field(0.9, ge=0, lt=1)
+    """Decay of the gradient average."""
+    beta2_max: float = Field(0.999, ge=0, lt=1)
+    """beta2 when the sunspike is 0."""
+    beta2_min: float = Field(0.9, ge=0, lt=1)
+    """beta2 as the sunspike goes to 1."""
+    alpha: float = Field(0.9, ge=0, lt=1)
+    """Decay of the gradient-norm average."""
+    eps: float = Field(1e-8, gt=0)
+    """Added to the root of the second moment."""
+    tiny_spike: float = Field(1e-8, ge=0)
+    """Added to the norm average in the sunspike's ratio."""
+    tiny_denom: float = Field(1e-8, ge=0)
+    """Scale of the adaptive term of the denominator."""
+    decay: float | None = Field(None, ge=0, le=1)
+    """Leak of the running maximum of v; no maximum is kept when neither this nor max_ratio is given."""
+    max_ratio: float | None = Field(None, gt=0)
+    """Clip every element of the step to lr max_ratio."""
+    adaptive_tiny: bool = False
+    """Add tiny_denom max(mean|p|, 1) to the denominator."""
+    bias_correction: Literal["none", "beta2max", "exact"] = "none"
+    """How m and v are corrected; see `lm_core.optim`."""
+    warmup_steps: int = Field(0, ge=0)
+    """Steps during which beta2 is held at the middle of its range (this does not warm up the learning rate)."""
+    buckets: Literal["global", "shape", "per-array"] = "global"
+    """Which parameters share a gradient norm and a beta2."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Decoupled: p <- p (1 - lr weight_decay) before the update."""
+    decay_groups: tuple[DecayGroup, ...] = ("matrix",)
+    """Which parameter groups decay."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.beta2_min > self.beta2_max:
+            raise ValueError(f"beta2_min {self.beta2_min} is above beta2_max {self.beta2_max}")
+        return self
+
+
+OptimizerConfig = AdamWConfig | KBetaConfig
+
+
+class StepConfig(Config):
+    """How a backend executes the training step; none of it changes what is computed, but for rounding."""
+
+    dtype: Dtype = "float32"
+    """Type of activations and matrix products; parameters and optimizer state are float32 always."""
+    compile: bool = False
+    """Let the framework compile the step."""
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    """Where it runs: auto takes the framework's accelerator if there is one."""
+    grad_clip: float = Field(0.0, ge=0)
+    """Largest global gradient norm; 0 does not clip."""
+    grad_accum_steps: int = Field(1, gt=0)
+    """Micro-batches that one step adds up; the rows of a batch are divided among them."""
+    barrier_every: int = Field(1, gt=0)
+    """MLX evaluates its lazy graph every so many steps; torch runs as it goes and ignores this."""

@@ -1,0 +1,1 @@
+"""Text in, batches out: vocabulary, corpus, windows."""

@@ -1,0 +1,33 @@
+"""What a person sees when something goes wrong: one line, and an exit code that scripts can act on."""
+
+import os
+import sys
+from collections.abc import Callable
+
+
+class UserError(Exception):
+    """A mistake the user can mend. The message says what, where and what to do, in one line; exit code 2."""
+
+    exit_code = 2
+
+
+class NonFiniteError(Exception):
+    """A loss or gradient norm became NaN or infinite. The message names the step; exit code 1."""
+
+    exit_code = 1
+
+
+def exit_code_of(main: Callable[[], int | None], program: str) -> int:
+    """Run `main` and turn the two expected failures into a line on stderr and an exit code.
+
+    A reader that closes our standard output early (`... | head`) ends the program quietly, as it does other tools.
+    """
+    try:
+        return main() or 0
+    except (UserError, NonFiniteError) as error:
+        print(f"{program}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        # Python would complain again when it flushes stdout at exit; give it somewhere to flush to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0

@@ -1,0 +1,346 @@
+"""The report of a run: one self-contained HTML page, with its curves as inline SVG pictures.
+
+    metrics.jsonl --read_run--> Run --_series--> numbers --_picture--> SVG --+
+    samples.txt, config.toml ------------------------------------------------+--> report.html
+
+The page loads nothing, and the same folder gives the same bytes. Of two records of one kind and step the later one
+counts, since a resumed run repeats the steps after its checkpoint. A line that is not a JSON object is passed over: a
+run that was killed leaves a torn one. `seconds` is a clock that may start again from 0 after a resume.
+
+Limits: what is pale is pixels inside the SVG, so that a picture does not grow with the run; all samples are shown.
+"""
+
+import base64
+import io
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lm_core.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Record = dict[str, Any]
+Array = NDArray[np.float64]
+COLORS = ["#1d4ed8", "#d9480f", "#15803d", "#9333ea", "#b45309", "#0e7490"]
+"""One for each bucket; where there are more buckets, they are drawn pale under their median."""
+GREY = "#8a8f98"
+SMALL, WIDE = (4.8, 2.7), (9.6, 3.3)
+"""Inches, about what the page gives a figure, so that text keeps its size; a phone shows the small ones alone."""
+STYLE = {
+    "agg.path.chunksize": 10_000,  # a long noisy line would exceed the rasterizer's cells
+    "axes.edgecolor": GREY,
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "font.size": 9,
+    "grid.color": "#e8eaee",
+    "legend.frameon": False,
+    "svg.hashsalt": "lm_core.report",  # ids are random without it
+    "text.parse_math": False,  # a bucket may be called anything
+}
+CSS = """
+:root { color-scheme: light dark; --ink: #1c2430; --soft: #626b78; --page: #f5f6f8; --card: #fff; --line: #dfe3e8 }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e4e7ec; --soft: #9aa4b2; --page: #14171c; --card: #1d2128; --line: #323843 } }
+* { box-sizing: border-box }
+body { margin: 0 auto; max-width: 1100px; padding: 16px; background: var(--page); color: var(--ink);
+  font: 15px/1.45 system-ui, sans-serif }
+h1 { font-size: 1.5rem; margin: 0 0 12px; overflow-wrap: anywhere }
+h2 { font-size: 1.1rem; margin: 24px 0 8px }
+main { display: grid; gap: 12px; grid: auto-flow dense / repeat(2, minmax(0, 1fr)) }
+main > *, pre { margin: 0; padding: 10px 12px; background: var(--card); border: 1px solid var(--line);
+  border-radius: 8px }
+th, td { padding: 4px 16px 4px 0; text-align: left; font-weight: normal; font-variant-numeric: tabular-nums }
+th, small { color: var(--soft) }
+main > figure { background: #fff; color: #1c2430; --soft: #626b78 }
+.wide { grid-column: 1 / -1 }
+figcaption { font-weight: 600; margin-bottom: 4px }
+small { font-weight: normal; margin-left: 6px }
+img { display: block; width: 100%; height: auto }
+pre { max-height: 32rem; overflow: auto; white-space: pre-wrap; overflow-wrap: anywhere;
+  font: 13px/1.45 ui-monospace, monospace }
+@media (max-width: 700px) { body { padding: 10px } main { grid-template-columns: minmax(0, 1fr) } }
+"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What metrics.jsonl says, by step; `unit` is the key of the loss in bits."""
+
+    train: list[Record]
+    evals: list[Record]
+    resumes: list[float]
+    unit: str
+
+
+def write_report(folder: Path) -> Path:
+    """Write `folder`/report.html from the run's metrics.jsonl, samples.txt and config.toml, and return its path.
+
+    Raises:
+        UserError: when metrics.jsonl is missing or holds no training or validation record.
+    """
+    run = read_run(folder / "metrics.jsonl")
+    name = escape(folder.resolve().name)
+    quoted = [_quoted("Sample", folder / "samples.txt"), _quoted("Config", folder / "config.toml")]
+    head = '<meta charset="utf-8">\n<meta name="viewport" content="width=device-width, initial-scale=1">'
+    parts = ["<!doctype html>", '<html lang="en">', head, f"<title>{name}</title>", f"<style>{CSS}</style>"]
+    parts += [f"<h1>{name}</h1>", "<main>", _summary(run), *_figures(run), "</main>", *quoted, "</html>\n"]
+    path, beside = folder / "report.html", folder / "report.html.new"
+    beside.write_text("\n".join(parts), encoding="utf-8")
+    beside.replace(path)
+    return path
+
+
+def read_run(path: Path) -> Run:
+    """Read a metrics file.
+
+    Raises:
+        UserError: when it is missing or holds no training or validation record.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; give the folder of a run that has begun to train")
+    latest = {(record.get("kind"), record["step"]): record for record in _records(path)}
+    ordered = sorted(latest.values(), key=lambda record: record["step"])
+    train, evals, resumes = ([r for r in ordered if r.get("kind") == kind] for kind in ("train", "eval", "resume"))
+    if not train and not evals:
+        raise UserError(f"{path}: no training or validation record in it; let the run reach its first log line")
+    per_byte = any("bits_per_byte" in record for record in train + evals)
+    return Run(train, evals, [record["step"] for record in resumes], "bits_per_byte" if per_byte else "bits_per_char")
+
+
+def _records(path: Path) -> Iterator[Record]:
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and _is_number(record.get("step")):
+            yield record
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _series(records: list[Record], key: str) -> tuple[Array, dict[str, Array]]:
+    """Steps and, by bucket, values, NaN where a record lacks a bucket. A plain number is the bucket called ""."""
+    found = []
+    for record in records:
+        value = record.get(key)
+        row = {name: x for name, x in (value if isinstance(value, dict) else {"": value}).items() if _is_number(x)}
+        if row:
+            found.append((record["step"], row))
+    names = dict.fromkeys(name for _, row in found for name in row)
+    rows = {name: np.array([row.get(name, np.nan) for _, row in found], dtype=np.float64) for name in names}
+    return np.array([step for step, _ in found], dtype=np.float64), rows
+
+
+def _window(count: int) -> int:
+    """Records in the moving mean: an odd number, about 2 % of them."""
+    return 2 * (count // 100) + 1
+
+
+def _smooth(values: Array) -> Array:
+    """Centred moving mean of what is not NaN. It opens step by step, so as to keep a steep start."""
+    place = np.arange(len(values))
+    before = np.minimum(_window(len(values)) // 2, place)
+    after = np.minimum(before, place[::-1])
+    there = np.isfinite(values)
+    sums, counts = (np.append(0.0, np.cumsum(x)) for x in (np.where(there, values, 0.0), there))
+    sums, counts = (x[place + after + 1] - x[place - before] for x in (sums, counts))
+    means: Array = np.divide(sums, counts, out=np.full(len(values), np.nan), where=counts > 0)
+    return means
+
+
+def _summary(run: Run) -> str:
+    train, evals = ([r for r in rs if _is_number(r.get("loss_nats"))] for rs in (run.train, run.evals))
+    both = sorted(run.train + run.evals, key=lambda record: record["step"])
+    rows = [["Steps", f"{both[-1]['step']:,}"]]
+    rows += [["Training time", _duration(clock)] for clock in _series(both, "seconds")[1].values()]
+    speeds = _series(run.train, "tokens_per_second")[1].values()
+    rows += [["Median speed", f"{np.median(speed):,.0f} tokens/s"] for speed in speeds]
+    rows += [["Loss", "nats", run.unit.replace("_", " "), "step"]]
+    rows += [["validation, first", *_loss_cells(record, run.unit)] for record in evals[:1]]
+    best = sorted(evals, key=lambda record: record["loss_nats"])
+    rows += [["validation, best", *_loss_cells(record, run.unit)] for record in best[:1]]
+    rows += [["validation, last", *_loss_cells(record, run.unit)] for record in evals[-1:]]
+    rows += [["training, last", *_loss_cells(record, run.unit)] for record in train[-1:]]
+    return f"<div><table>{''.join(map(_row, rows))}</table></div>"
+
+
+def _loss_cells(record: Record, unit: str) -> list[str]:
+    bits = f"{record[unit]:.4f}" if _is_number(record.get(unit)) else ""
+    return [f"{record['loss_nats']:.4f}", bits, f"{record['step']:,}"]
+
+
+def _row(cells: list[str]) -> str:
+    """A table row whose last cell takes what is left of four columns."""
+    *values, last = map(escape, cells[1:])
+    middle = "".join(f"<td>{value}</td>" for value in values)
+    return f'<tr><th>{escape(cells[0])}</th>{middle}<td colspan="{5 - len(cells)}">{last}</td></tr>'
+
+
+def _duration(clock: Array) -> str:
+    """h:mm:ss of the whole run; where the clock falls, it started again from 0."""
+    passed = np.diff(clock, prepend=0.0)
+    total = round(float(np.where(passed < 0, clock, passed).sum()))
+    return f"{total // 3600}:{total // 60 % 60:02}:{total % 60:02}"
+
+
+def _figures(run: Run) -> list[str]:
+    """The figures that the records have numbers for, the loss first."""
+    return [
+        _loss_figure(run),
+        _figure_of(run, "tokens_per_second", "Tokens per second", _from_zero),
+        _figure_of(run, "lr", "Learning rate", _scientific),
+        _figure_of(run, "grad_norm", "Gradient norm", _logarithmic),
+        _figure_of(run, "beta2", "beta2"),
+        _figure_of(run, "sunspike", "Sunspike"),
+    ]
+
+
+def _loss_figure(run: Run) -> str:
+    lines: dict[str, tuple[Array, Array]] = {}
+    for name, records in ("training", run.train), ("validation", run.evals):
+        steps, rows = _series(records, "loss_nats")
+        if rows:
+            lines[name] = steps, rows[""]
+    if not lines:
+        return ""
+
+    def draw(axes: "Axes") -> None:
+        if "training" in lines:
+            _plot_noisy(axes, lines["training"], COLORS[0], "training")
+        if "validation" in lines:
+            axes.plot(*lines["validation"], "o-", color=COLORS[1], markersize=3, linewidth=1.2, label="validation")
+        axes.set_ylabel("nats")
+        _bits_axis(axes, run)
+
+    alt = "; ".join(_in_words(f"{name} loss in nats", *line) for name, line in lines.items())
+    note = [_note(len(run.train))] + ["dashed: resumed"] * bool(run.resumes)
+    return _figure(run, ("Loss", ", ".join(filter(None, note)), alt), draw, wide=True)
+
+
+def _bits_axis(axes: "Axes", run: Run) -> None:
+    """A right axis in bits. Per byte, its scale is that of the text last measured: validation, if any."""
+    both = [r for r in run.train + run.evals if all(_is_number(r.get(k)) and r[k] > 0 for k in ("loss_nats", run.unit))]
+    if both:
+        ratio = both[-1][run.unit] / both[-1]["loss_nats"]
+        right = axes.secondary_yaxis("right", functions=(lambda nats: nats * ratio, lambda bits: bits / ratio))
+        right.set_ylabel(run.unit.replace("_", " "))
+
+
+def _figure_of(run: Run, key: str, title: str, scale: Callable[["Axes"], None] | None = None) -> str:
+    """A figure of one number, or of one for each bucket."""
+    steps, rows = _series(run.train, key)
+    if not rows:
+        return ""
+
+    def draw(axes: "Axes") -> None:
+        if len(rows) > len(COLORS):
+            _plot_crowd(axes, steps, np.array(list(rows.values())))
+        elif key == "lr":  # a schedule has no noise, and a mean would round its corners
+            axes.plot(steps, rows[""], color=COLORS[0])
+        else:
+            for color, (name, values) in zip(COLORS, rows.items(), strict=False):
+                _plot_noisy(axes, (steps, values), color, name if len(rows) > 1 else "")
+        if scale:
+            scale(axes)
+
+    note = [f"{len(rows)} buckets"] * (len(rows) > 1) + [_note(len(steps))] * (key != "lr")
+    alt = _in_words(f"{title} (median)" if len(rows) > 1 else title, steps, np.nanmedian(list(rows.values()), axis=0))
+    return _figure(run, (title, ", ".join(filter(None, note)), alt), draw)
+
+
+def _note(records: int) -> str:
+    return f"line: mean of {_window(records)} records" if _window(records) > 1 else ""
+
+
+def _in_words(name: str, steps: Array, values: Array) -> str:
+    return f"{name} from {values[0]:.4g} at step {steps[0]:,.0f} to {values[-1]:.4g} at step {steps[-1]:,.0f}"
+
+
+def _plot_noisy(axes: "Axes", line: tuple[Array, Array], color: str, label: str) -> None:
+    """The raw values, pale, behind their moving mean."""
+    steps, values = line
+    axes.plot(steps, values, color=color, alpha=0.3, linewidth=0.7, rasterized=True)
+    axes.plot(steps, _smooth(values), color=color, linewidth=1.4, label=label)
+
+
+def _plot_crowd(axes: "Axes", steps: Array, table: Array) -> None:
+    """Every row of the table, pale, behind their 10-90 % band and median."""
+    low, middle, high = (_smooth(row) for row in np.nanpercentile(table, (10, 50, 90), axis=0))
+    every = max(1, len(steps) // 300)  # a smoothed line needs no more points than this
+    crowd = np.array([_smooth(row)[::every] for row in table]).T
+    axes.plot(steps[::every], crowd, color=GREY, alpha=0.3, linewidth=0.4, rasterized=True)
+    axes.fill_between(steps, low, high, color=COLORS[0], alpha=0.2, linewidth=0, rasterized=True, label="10-90 %")
+    axes.plot(steps, middle, color=COLORS[0], linewidth=1.4, label="median")
+
+
+def _from_zero(axes: "Axes") -> None:
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+
+
+def _scientific(axes: "Axes") -> None:
+    axes.set_ylim(bottom=0)
+    axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+
+
+def _logarithmic(axes: "Axes") -> None:
+    axes.set_yscale("log", subs=(2, 5))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
+
+
+def _picture(draw: Callable[["Axes"], None], size: tuple[float, float], resumes: list[float]) -> str:
+    """One figure as an SVG in a data URI."""
+    # Imported here because it takes a second. A bare Figure needs no display and leaves no global state.
+    from matplotlib import style
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    buffer = io.BytesIO()
+    with style.context(["default", STYLE]):
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.subplots()
+        draw(axes)
+        for step in resumes:
+            axes.axvline(step, color=GREY, linewidth=0.8, linestyle="--")
+        axes.margins(x=0.01)
+        axes.set_xlabel("step")
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        if axes.get_legend_handles_labels()[1]:
+            axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, borderaxespad=0)
+        # Without metadata: it would hold the date.
+        figure.savefig(buffer, format="svg", dpi=120, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _figure(run: Run, words: tuple[str, str, str], draw: Callable[["Axes"], None], wide: bool = False) -> str:
+    """HTML of one figure. `words` are its title, a remark beside that, and what it shows to who cannot see it."""
+    title, note, alt = map(escape, words)
+    caption = f"<figcaption>{title} <small>{note}</small></figcaption>"
+    image = f'<img src="{_picture(draw, SMALL, run.resumes)}" alt="{alt}">'
+    if not wide:
+        return f"<figure>{caption}{image}</figure>"
+    source = f'<source media="(min-width: 701px)" srcset="{_picture(draw, WIDE, run.resumes)}">'
+    return f'<figure class="wide">{caption}<picture>{source}{image}</picture></figure>'
+
+
+def _quoted(title: str, path: Path) -> str:
+    """A file's text under a heading; nothing for a file that is not there."""
+    if not path.is_file():
+        return ""
+    # HTML drops the first line break in a <pre>, so one is added.
+    return f"<h2>{title}</h2>\n<pre>\n{escape(path.read_text(encoding='utf-8', errors='replace'))}</pre>"

@@ -1,0 +1,1 @@
+"""A training run: checkpoints, interrupts, log, loop."""

@@ -1,0 +1,122 @@
+"""Learning-rate schedules: pure functions of the step, which is counted from 1.
+
+Every function gives a factor of the peak rate, but `piecewise`, which gives the rate itself. `learning_rate` picks the
+one a `ScheduleConfig` names and multiplies the linear warm-up in.
+
+Sources: cosine, Loshchilov and Hutter 2017 (SGDR, equation 5) with a floor; hold then decay, Hu et al. 2024 (MiniCPM, "WSD").
+"""
+
+import math
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from lm_core.config import Config
+from lm_core.errors import UserError
+
+Points = tuple[tuple[int, float], ...]
+
+
+def linear_warmup(step: int, warmup_steps: int) -> float:
+    """t / W up to W, then 1. The first step already moves: its factor is 1 / W."""
+    return min(1.0, step / warmup_steps) if warmup_steps else 1.0
+
+
+def cosine(step: int, warmup_steps: int, max_steps: int, min_factor: float) -> float:
+    """m + 0.5 (1 - m) (1 + cos(pi (t - W) / (T - W))): 1 until W, m from T on."""
+    if step <= warmup_steps:
+        return 1.0
+    progress = min(1.0, (step - warmup_steps) / (max_steps - warmup_steps))
+    return min_factor + 0.5 * (1 - min_factor) * (1 + math.cos(math.pi * progress))
+
+
+def hold_then_decay(step: int, max_steps: int, decay_steps: int, min_factor: float) -> float:
+    """1 until T - decay_steps, then a straight line down to m at T."""
+    if not decay_steps:
+        return 1.0
+    progress = min(1.0, max(0.0, (step - (max_steps - decay_steps)) / decay_steps))
+    return 1.0 - (1.0 - min_factor) * progress
+
+
+def piecewise(step: int, points: Points) -> float:
+    """The rate of the last (step, rate) point at or before `step`; before the first point, the first rate."""
+    rate = points[0][1]
+    for start, value in points:
+        if start > step:
+            break
+        rate = value
+    return rate
+
+
+def parse_piecewise(text: str) -> Points:
+    """Read "0:3e-4,20000:1.5e-4".
+
+    Raises:
+        UserError: when it is not of that form, a rate is not positive and finite, or the steps do not ascend.
+    """
+    points: list[tuple[int, float]] = []
+    for part in text.split(","):
+        start, colon, rate = part.strip().partition(":")
+        try:
+            point = (int(start), float(rate))
+        except ValueError:
+            point = (-1, 0.0)
+        if not colon or point[0] < 0 or not (0 < point[1] < math.inf):
+            raise UserError(
+                f'schedule: {part!r} is not "step:lr" with a step >= 0 and a positive rate, as in "0:3e-4,20000:1.5e-4"'
+            )
+        if points and point[0] <= points[-1][0]:
+            raise UserError(f"schedule: step {point[0]} comes after step {points[-1][0]}; the steps must ascend")
+        points.append(point)
+    return tuple(points)
+
+
+class ScheduleConfig(Config):
+    """A peak rate, its shape over the run, and a linear warm-up in front of any shape."""
+
+    kind: Literal["constant", "cosine", "hold_then_decay", "piecewise"] = "constant"
+    """The shape after the warm-up."""
+    peak_lr: float = Field(3e-4, gt=0)
+    """The rate where the factor is 1 (piecewise: unused, the points hold rates)."""
+    warmup_steps: int = Field(0, ge=0)
+    """W: length of the linear warm-up."""
+    max_steps: int = Field(1, gt=0)
+    """T: the step at which the decay ends."""
+    min_factor: float = Field(0.0, ge=0, le=1)
+    """m: the floor of a decay, as a factor of the peak."""
+    decay_steps: int = Field(0, ge=0)
+    """hold_then_decay: length of the decay."""
+    points: Points = ()
+    """piecewise: (step, rate) pairs in ascending order."""
+
+    @field_validator("points", mode="before")
+    @classmethod
+    def _from_text(cls, value: object) -> object:
+        return parse_piecewise(value) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.kind == "piecewise" and not self.points:
+            raise ValueError("a piecewise schedule needs points")
+        if self.kind == "cosine" and self.warmup_steps >= self.max_steps:
+            raise ValueError(
+                f"warmup_steps {self.warmup_steps} leaves no room to decay before max_steps {self.max_steps}"
+            )
+        return self
+
+
+def learning_rate(config: ScheduleConfig, step: int) -> float:
+    """The learning rate at `step` (counted from 1)."""
+    warmup = linear_warmup(step, config.warmup_steps)
+    match config.kind:
+        case "constant":
+            return config.peak_lr * warmup
+        case "cosine":
+            factor = cosine(step, config.warmup_steps, config.max_steps, config.min_factor)
+            return config.peak_lr * warmup * factor
+        case "hold_then_decay":
+            return (
+                config.peak_lr * warmup * hold_then_decay(step, config.max_steps, config.decay_steps, config.min_factor)
+            )
+        case "piecewise":
+            return warmup * piecewise(step, config.points)

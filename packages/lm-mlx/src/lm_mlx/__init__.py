@@ -1,0 +1,9 @@
+"""The MLX backend.
+
+Reading order: blas -> layers -> model -> optim -> step (the trainer) -> decode -> backend. `lm_torch` has the same files.
+"""
+
+from lm_mlx.blas import DESCRIPTION as BLAS
+
+# Importing any module of this package has come past here, so OpenBLAS is loaded before mlx.core.
+__all__ = ["BLAS"]

@@ -1,0 +1,40 @@
+"""The MLX backend, as `lm_core.backend` finds it."""
+
+import mlx.core as mx
+
+from lm_core.backend import NumpyArrays, Trainer
+from lm_core.config import ModelConfig, OptimizerConfig, StepConfig
+from lm_core.errors import UserError
+from lm_mlx import BLAS
+from lm_mlx.step import MlxTrainer
+
+
+def pick_device(wish: str) -> mx.Device:
+    """The device for "auto", "cpu" or "gpu".
+
+    Raises:
+        UserError: when a GPU is asked for and MLX has none.
+    """
+    has_gpu = mx.is_available(mx.gpu)
+    if wish == "gpu" and not has_gpu:
+        raise UserError("device gpu: MLX has no GPU here; use --device cpu")
+    return mx.Device(mx.gpu if wish != "cpu" and has_gpu else mx.cpu)
+
+
+class MlxBackend:
+    """See `lm_core.backend.Backend`."""
+
+    name = "mlx"
+
+    def build(
+        self, model: ModelConfig, optimizer: OptimizerConfig, step: StepConfig, weights: NumpyArrays, seed: int
+    ) -> Trainer:
+        """A trainer that starts from `weights`. The device becomes MLX's default for the process."""
+        mx.set_default_device(pick_device(step.device))
+        return MlxTrainer(model, optimizer, step, weights, seed)
+
+    def describe(self, step: StepConfig) -> str:
+        """Version, device, BLAS."""
+        device = pick_device(step.device)
+        where = "gpu" if device == mx.Device(mx.gpu) else f"cpu with {BLAS}"
+        return f"mlx {mx.__version__} on {where}"

@@ -1,0 +1,136 @@
+"""The training step: forward, backward, clip, update, on one device."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from mlx import nn
+from mlx.utils import tree_flatten, tree_map, tree_unflatten
+from numpy.typing import NDArray
+
+from lm_core.backend import Metrics, NumpyArrays
+from lm_core.config import ModelConfig, OptimizerConfig, StepConfig
+from lm_core.data.batches import Batch
+from lm_core.model.parameters import parameter_table
+from lm_core.rng import key32
+from lm_mlx.decode import MlxDecoder
+from lm_mlx.model import LanguageModel
+from lm_mlx.optim import make_optimizer
+from lm_mlx.optim.base import Arrays
+
+Parts = list[tuple[mx.array, mx.array, mx.array | None]]
+"""Micro-batches: inputs, targets, dropout key."""
+
+
+class MlxTrainer:
+    """See `lm_core.backend.Trainer`."""
+
+    def __init__(
+        self, model: ModelConfig, optimizer: OptimizerConfig, step: StepConfig, weights: NumpyArrays, seed: int
+    ):
+        self.config, self.seed = step, seed
+        self.dropout = model.dropout
+        self.model = LanguageModel(model, mx.bfloat16 if step.dtype == "bfloat16" else mx.float32)
+        table = parameter_table(model)
+        self.names = list(table)
+        assert self._params().keys() == table.keys(), "the model and the parameter table must agree"
+        self.optimizer = make_optimizer(optimizer, table)
+        self.value_and_grad = nn.value_and_grad(self.model, self.model.loss)
+        self.load(weights)
+        self.kernel = self._update
+        if step.compile:
+            state = [self.model.state, self.optimizer.state]
+            self.kernel = mx.compile(self._update, inputs=state, outputs=state)
+
+    def _params(self) -> Arrays:
+        return dict(tree_flatten(self.model.parameters()))
+
+    def step(self, batch: Batch, lr: float) -> Metrics:
+        """One optimizer step. The device runs ahead of Python; reading a metric waits for it."""
+        parts = self._parts(batch)
+        loss, norm = self.kernel(parts, self.optimizer.scalars(lr))
+        if self.optimizer.t % self.config.barrier_every == 0:
+            mx.async_eval(loss, norm, self.model.parameters(), self.optimizer.state)
+        return {"loss_nats": _Scalar(loss), "grad_norm": _Scalar(norm)}
+
+    def _update(self, parts: Parts, scalars: mx.array) -> tuple[mx.array, mx.array]:
+        """Change the model's and the optimizer's state; returns loss and gradient norm."""
+        loss, grads = self._loss_and_gradients(parts)
+        norm = mx.sqrt(sum((mx.sum(mx.square(g)) for g in grads.values()), mx.array(0.0)))
+        if self.config.grad_clip:
+            scale = mx.minimum(1.0, self.config.grad_clip / (norm + 1e-6))
+            grads = {name: g * scale for name, g in grads.items()}
+        params = self.optimizer.update(self._params(), grads, scalars)
+        self.model.update(tree_unflatten(list(params.items())))
+        return loss, norm
+
+    def _loss_and_gradients(self, parts: Parts) -> tuple[mx.array, Arrays]:
+        """Mean loss over the batch and its gradients in the table's order, added up over the micro-batches."""
+        loss, grads = self.value_and_grad(*parts[0])
+        for part in parts[1:]:
+            more_loss, more_grads = self.value_and_grad(*part)
+            loss = loss + more_loss
+            grads = tree_map(mx.add, grads, more_grads)
+        flat = dict(tree_flatten(grads))
+        if len(parts) == 1:
+            return loss, {name: flat[name] for name in self.names}
+        return loss / len(parts), {name: flat[name] / len(parts) for name in self.names}
+
+    def _parts(self, batch: Batch) -> Parts:
+        return [
+            (mx.array(part.inputs), mx.array(part.targets), self._dropout_key(i))
+            for i, part in enumerate(batch.split(self.config.grad_accum_steps))
+        ]
+
+    def _dropout_key(self, micro_batch: int) -> mx.array | None:
+        if not self.dropout:
+            return None
+        return mx.array(key32(self.seed, "dropout", self.optimizer.t + 1, micro_batch), dtype=mx.uint32)
+
+    def diagnostics(self) -> dict[str, dict[str, float]]:
+        """What the optimizer did in the last step."""
+        return self.optimizer.diagnostics()
+
+    def evaluate(self, batch: Batch) -> "_Scalar":
+        """Mean loss in nats, without dropout."""
+        return _Scalar(self.model.loss(mx.array(batch.inputs), mx.array(batch.targets)))
+
+    def logits(self, inputs: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
+        """[B, T] ids -> [B, T, V]."""
+        return np.array(self.model(mx.array(inputs)))
+
+    def gradients(self, batch: Batch) -> tuple[float, dict[str, NDArray[np.float32]]]:
+        """Loss and gradients of the next step, without taking it."""
+        loss, grads = self._loss_and_gradients(self._parts(batch))
+        return float(loss.item()), {name: np.array(grad) for name, grad in grads.items()}
+
+    def weights(self) -> dict[str, NDArray[np.float32]]:
+        """A copy of every parameter."""
+        params = self._params()
+        return {name: np.array(params[name]) for name in self.names}
+
+    def optimizer_state(self) -> dict[str, NDArray[Any]]:
+        """A copy of the optimizer's state."""
+        return self.optimizer.arrays()
+
+    def load(self, weights: NumpyArrays, optimizer_state: Mapping[str, NDArray[Any]] | None = None) -> None:
+        """Replace the parameters and, if given, the optimizer's state."""
+        self.model.update(tree_unflatten([(name, mx.array(weights[name])) for name in self.names]))
+        mx.eval(self.model.parameters())
+        if optimizer_state is not None:
+            self.optimizer.load(dict(optimizer_state))
+
+    def decoder(self) -> MlxDecoder:
+        """A decoder over the current weights."""
+        return MlxDecoder(self.model)
+
+
+class _Scalar:
+    """An array of one element that waits to be asked for its value."""
+
+    def __init__(self, array: mx.array):
+        self.array = array
+
+    def __float__(self) -> float:
+        return float(self.array.item())

@@ -1,0 +1,37 @@
+"""The torch backend, as `lm_core.backend` finds it."""
+
+import torch
+
+from lm_core.backend import NumpyArrays, Trainer
+from lm_core.config import ModelConfig, OptimizerConfig, StepConfig
+from lm_core.errors import UserError
+from lm_torch.step import TorchTrainer
+
+
+def pick_device(wish: str) -> torch.device:
+    """The device for "auto", "cpu" or "gpu".
+
+    Raises:
+        UserError: when a GPU is asked for and torch sees none.
+    """
+    if wish == "gpu" and not torch.cuda.is_available():
+        raise UserError("device gpu: torch sees no CUDA device here; use --device cpu")
+    return torch.device("cuda" if wish != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+class TorchBackend:
+    """See `lm_core.backend.Backend`."""
+
+    name = "torch"
+
+    def build(
+        self, model: ModelConfig, optimizer: OptimizerConfig, step: StepConfig, weights: NumpyArrays, seed: int
+    ) -> Trainer:
+        """A trainer that starts from `weights`."""
+        return TorchTrainer(model, optimizer, step, weights, seed, pick_device(step.device))
+
+    def describe(self, step: StepConfig) -> str:
+        """Version, device, threads."""
+        device = pick_device(step.device)
+        where = torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+        return f"torch {torch.__version__} on {where}"

@@ -1,0 +1,110 @@
+"""Kourkoutas-beta, as `lm_core.optim` specifies it: a port of the `kbeta` package with every option of it."""
+
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lm_core.config import KBetaConfig
+from lm_core.model.parameters import Table
+from lm_core.optim import bucket_of, keeps_v_max, members
+from lm_torch.optim.base import Optimizer
+
+
+class KBeta(Optimizer):
+    """See `lm_core.optim`. What is kept per bucket is one vector over the buckets."""
+
+    def __init__(self, config: KBetaConfig, table: Table, params: dict[str, Tensor]):
+        super().__init__(config, table, params)
+        self.config = config
+        bucket = bucket_of(config, table)
+        self.buckets = list(members(bucket))
+        self.bucket_index = [self.buckets.index(bucket[name]) for name in self.names]
+        self.index = torch.tensor(self.bucket_index, device=self.device)
+        self.grad_ema = torch.zeros(len(self.buckets), device=self.device)
+        self.beta2_product = torch.ones(len(self.buckets), device=self.device)
+        self.sunspike = torch.zeros(len(self.buckets), device=self.device)
+        self.beta2 = torch.zeros(len(self.buckets), device=self.device)
+        if keeps_v_max(config):
+            self.add_slot("v_max")
+
+    def corrections(self) -> tuple[float, float]:
+        """c1 and c2; "exact" takes its c2 from the product of the beta2 used, on the device."""
+        c = self.config
+        return (1.0, 1.0) if c.bias_correction == "none" else (1 - c.beta1**self.t, 1 - c.beta2_max**self.t)
+
+    def step(self, grads: list[Tensor], lr: float) -> None:
+        """Update the parameters with gradients in the order of the table."""
+        # A flag rather than the step itself: a compiled update is then compiled twice, not at every step.
+        self.warming_up = self.t < self.config.warmup_steps
+        super().step(grads, lr)
+
+    def update(self, grads: list[Tensor], lr: Tensor, c1: Tensor, c2: Tensor) -> None:
+        """One step."""
+        c, m, v = self.config, self.slots["m"], self.slots["v"]
+        self.decay_weights(lr)
+        self._adapt_beta2(grads)
+        beta2 = self.beta2.unbind()
+        torch._foreach_lerp_(m, grads, 1 - c.beta1)
+        torch._foreach_lerp_(v, torch._foreach_mul(grads, grads), [1 - beta2[i] for i in self.bucket_index])
+        w = self._running_max(v) if keeps_v_max(c) else v
+        denominator = torch._foreach_sqrt(w)
+        if c.bias_correction == "exact":
+            roots = (1 - self.beta2_product).sqrt().unbind()
+            torch._foreach_div_(denominator, [roots[i] for i in self.bucket_index])
+        elif c.bias_correction == "beta2max":
+            torch._foreach_div_(denominator, c2.sqrt())
+        if c.adaptive_tiny:
+            torch._foreach_add_(denominator, [c.tiny_denom * p.abs().mean().clamp(min=1.0) for p in self.params])
+        torch._foreach_add_(denominator, c.eps)
+        delta = torch._foreach_div(m, denominator)
+        torch._foreach_div_(delta, c1)
+        if c.max_ratio is not None:
+            torch._foreach_clamp_min_(delta, -c.max_ratio)
+            torch._foreach_clamp_max_(delta, c.max_ratio)
+        torch._foreach_mul_(delta, lr)
+        torch._foreach_sub_(self.params, delta)
+
+    def _adapt_beta2(self, grads: list[Tensor]) -> None:
+        """The bucket's gradient norm against its average decides the bucket's beta2."""
+        c = self.config
+        squares = torch.stack(torch._foreach_norm(grads)).square()
+        norm = torch.zeros_like(self.grad_ema).index_add_(0, self.index, squares).sqrt()
+        self.grad_ema.lerp_(norm, 1 - c.alpha)
+        if self.warming_up:
+            self.sunspike.zero_()
+            self.beta2.fill_((c.beta2_min + c.beta2_max) / 2)
+        else:
+            ratio = norm / (self.grad_ema + c.tiny_spike)
+            self.sunspike.copy_(ratio / (1 + ratio))
+            self.beta2.copy_(c.beta2_max - (c.beta2_max - c.beta2_min) * self.sunspike)
+        self.beta2_product.mul_(self.beta2)
+
+    def _running_max(self, v: list[Tensor]) -> list[Tensor]:
+        v_max = self.slots["v_max"]
+        if self.config.decay is not None:
+            torch._foreach_mul_(v_max, self.config.decay)
+        torch._foreach_maximum_(v_max, v)
+        return v_max
+
+    def diagnostics(self) -> dict[str, dict[str, float]]:
+        """The sunspike and beta2 of each bucket in the last step."""
+        return {
+            "sunspike": dict(zip(self.buckets, self.sunspike.tolist(), strict=True)),
+            "beta2": dict(zip(self.buckets, self.beta2.tolist(), strict=True)),
+        }
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """A copy of the state, under the names of `lm_core.optim`."""
+        arrays = super().state()
+        for kind, vector in (("grad_ema", self.grad_ema), ("beta2_product", self.beta2_product)):
+            values = vector.cpu().numpy().copy()
+            arrays |= {f"{kind}.{bucket}": values[i] for i, bucket in enumerate(self.buckets)}
+        return arrays
+
+    def load(self, arrays: dict[str, NDArray[Any]]) -> None:
+        """Replace the state."""
+        super().load(arrays)
+        for kind, vector in (("grad_ema", self.grad_ema), ("beta2_product", self.beta2_product)):
+            vector.copy_(torch.tensor([float(arrays[f"{kind}.{bucket}"]) for bucket in self.buckets]))

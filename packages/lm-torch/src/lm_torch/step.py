@@ -1,0 +1,121 @@
+"""The training step: forward, backward, clip, update, on one device."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lm_core.backend import Metrics, NumpyArrays
+from lm_core.config import ModelConfig, OptimizerConfig, StepConfig
+from lm_core.data.batches import Batch
+from lm_core.model.parameters import parameter_table
+from lm_core.rng import key32
+from lm_torch.decode import TorchDecoder
+from lm_torch.model import LanguageModel
+from lm_torch.optim import make_optimizer
+
+
+class TorchTrainer:
+    """See `lm_core.backend.Trainer`."""
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        optimizer: OptimizerConfig,
+        step: StepConfig,
+        weights: NumpyArrays,
+        seed: int,
+        device: torch.device,
+    ):
+        self.config, self.seed, self.device = step, seed, device
+        self.dropout = model.dropout
+        dtype = torch.bfloat16 if step.dtype == "bfloat16" else torch.float32
+        self.model = LanguageModel(model, dtype).to(device)
+        named = dict(self.model.named_parameters())
+        table = parameter_table(model)
+        assert named.keys() == table.keys(), "the model and the parameter table must agree"
+        self.params = {name: named[name] for name in table}
+        self.load(weights)
+        self.optimizer = make_optimizer(optimizer, table, dict(self.params))
+        self.loss = self.model.loss
+        if step.compile:
+            self.loss = torch.compile(self.model.loss)
+            self.optimizer.compile()
+
+    def step(self, batch: Batch, lr: float) -> Metrics:
+        """One optimizer step."""
+        loss, grads = self._loss_and_gradients(batch)
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+        if self.config.grad_clip:
+            torch._foreach_mul_(grads, (self.config.grad_clip / (norm + 1e-6)).clamp(max=1.0))
+        self.optimizer.step(grads, lr)
+        return {"loss_nats": loss, "grad_norm": norm}
+
+    def _loss_and_gradients(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
+        """Mean loss over the batch and its gradients in the table's order, added up over the micro-batches."""
+        parts = batch.split(self.config.grad_accum_steps)
+        total = torch.zeros((), device=self.device)
+        for i, part in enumerate(parts):
+            loss = self.loss(self._ids(part.inputs), self._ids(part.targets), self._dropout_key(i)) / len(parts)
+            loss.backward()
+            total += loss.detach()
+        grads = []
+        for param in self.params.values():
+            assert param.grad is not None
+            grads.append(param.grad)
+            param.grad = None
+        return total, grads
+
+    def _dropout_key(self, micro_batch: int) -> Tensor | None:
+        if not self.dropout:
+            return None
+        return torch.tensor(key32(self.seed, "dropout", self.optimizer.t + 1, micro_batch), device=self.device)
+
+    def _ids(self, ids: NDArray[np.integer[Any]]) -> Tensor:
+        return torch.from_numpy(ids).to(self.device, torch.int64, non_blocking=True)
+
+    def diagnostics(self) -> dict[str, dict[str, float]]:
+        """What the optimizer did in the last step."""
+        return self.optimizer.diagnostics()
+
+    @torch.no_grad()
+    def evaluate(self, batch: Batch) -> Tensor:
+        """Mean loss in nats, without dropout."""
+        return self.model.loss(self._ids(batch.inputs), self._ids(batch.targets))
+
+    @torch.no_grad()
+    def logits(self, inputs: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
+        """[B, T] ids -> [B, T, V]."""
+        return _numpy(self.model(self._ids(inputs)))
+
+    def gradients(self, batch: Batch) -> tuple[float, dict[str, NDArray[np.float32]]]:
+        """Loss and gradients of the next step, without taking it."""
+        loss, grads = self._loss_and_gradients(batch)
+        return float(loss), {name: _numpy(grad) for name, grad in zip(self.params, grads, strict=True)}
+
+    def weights(self) -> dict[str, NDArray[np.float32]]:
+        """A copy of every parameter."""
+        return {name: _numpy(param) for name, param in self.params.items()}
+
+    def optimizer_state(self) -> dict[str, NDArray[Any]]:
+        """A copy of the optimizer's state."""
+        return self.optimizer.state()
+
+    @torch.no_grad()
+    def load(self, weights: NumpyArrays, optimizer_state: Mapping[str, NDArray[Any]] | None = None) -> None:
+        """Replace the parameters and, if given, the optimizer's state."""
+        for name, param in self.params.items():
+            param.copy_(torch.from_numpy(np.ascontiguousarray(weights[name])))
+        if optimizer_state is not None:
+            self.optimizer.load(dict(optimizer_state))
+
+    def decoder(self) -> TorchDecoder:
+        """A decoder over the current weights."""
+        return TorchDecoder(self.model)
+
+
+def _numpy(tensor: Tensor) -> NDArray[Any]:
+    return tensor.detach().cpu().numpy().copy()
