@@ -30,7 +30,7 @@ class Config(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise UserError(_one_line(cls, error, where)) from None
+            raise UserError(complaint(cls, error, where)) from None
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -52,8 +52,8 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path} is not valid TOML: {error}") from None
 
 
-def _one_line(cls: type[BaseModel], error: ValidationError, where: str) -> str:
-    """The first of pydantic's complaints, with a did-you-mean for an unknown key."""
+def complaint(cls: type[BaseModel], error: ValidationError, where: str) -> str:
+    """The first of pydantic's complaints as one line, with a did-you-mean for an unknown key."""
     first = error.errors()[0]
     path = ".".join(str(part) for part in first["loc"])
     if first["type"] != "extra_forbidden":

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 Record = dict[str, Any]
 Array = NDArray[np.float64]
-COLORS = ["#1d4ed8", "#d9480f", "#15803d", "#9333ea", "#b45309", "#0e7490"]
+KINDS = ("train", "eval", "resume")
+COLORS = ["#1d4ed8", "#d9480f", "#15803d", "#9333ea", "#64748b", "#0e7490"]
 """One for each bucket; where there are more buckets, they are drawn pale under their median."""
 GREY = "#8a8f98"
 SMALL, WIDE = (4.8, 2.7), (9.6, 3.3)
@@ -38,12 +39,14 @@ SMALL, WIDE = (4.8, 2.7), (9.6, 3.3)
 STYLE = {
     "agg.path.chunksize": 10_000,  # a long noisy line would exceed the rasterizer's cells
     "axes.edgecolor": GREY,
+    "axes.formatter.limits": (-2, 7),  # a learning rate is read best in powers of ten
     "axes.grid": True,
     "axes.spines.right": False,
     "axes.spines.top": False,
     "font.size": 9,
     "grid.color": "#e8eaee",
     "legend.frameon": False,
+    "lines.linewidth": 1.4,
     "svg.hashsalt": "lm_core.report",  # ids are random without it
     "text.parse_math": False,  # a bucket may be called anything
 }
@@ -59,8 +62,8 @@ h2 { font-size: 1.1rem; margin: 24px 0 8px }
 main { display: grid; gap: 12px; grid: auto-flow dense / repeat(2, minmax(0, 1fr)) }
 main > *, pre { margin: 0; padding: 10px 12px; background: var(--card); border: 1px solid var(--line);
   border-radius: 8px }
-th, td { padding: 4px 16px 4px 0; text-align: left; font-weight: normal; font-variant-numeric: tabular-nums }
-th, small { color: var(--soft) }
+td { padding: 4px 16px 4px 0; font-variant-numeric: tabular-nums }
+td:first-child, small { color: var(--soft) }
 main > figure { background: #fff; color: #1c2430; --soft: #626b78 }
 .wide { grid-column: 1 / -1 }
 figcaption { font-weight: 600; margin-bottom: 4px }
@@ -108,9 +111,9 @@ def read_run(path: Path) -> Run:
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; give the folder of a run that has begun to train")
-    latest = {(record.get("kind"), record["step"]): record for record in _records(path)}
+    latest = {(record["kind"], record["step"]): record for record in _records(path)}
     ordered = sorted(latest.values(), key=lambda record: record["step"])
-    train, evals, resumes = ([r for r in ordered if r.get("kind") == kind] for kind in ("train", "eval", "resume"))
+    train, evals, resumes = ([r for r in ordered if r["kind"] == kind] for kind in KINDS)
     if not train and not evals:
         raise UserError(f"{path}: no training or validation record in it; let the run reach its first log line")
     per_byte = any("bits_per_byte" in record for record in train + evals)
@@ -123,7 +126,7 @@ def _records(path: Path) -> Iterator[Record]:
             record = json.loads(line)
         except ValueError:
             continue
-        if isinstance(record, dict) and _is_number(record.get("step")):
+        if isinstance(record, dict) and record.get("kind") in KINDS and _is_number(record.get("step")):
             yield record
 
 
@@ -149,16 +152,18 @@ def _window(count: int) -> int:
     return 2 * (count // 100) + 1
 
 
-def _smooth(values: Array) -> Array:
-    """Centred moving mean of what is not NaN. It opens step by step, so as to keep a steep start."""
-    place = np.arange(len(values))
-    before = np.minimum(_window(len(values)) // 2, place)
-    after = np.minimum(before, place[::-1])
+def _smooth(steps: Array, values: Array) -> tuple[Array, Array]:
+    """Centred moving mean of what is not NaN, at no more steps than a figure has room for.
+
+    The window opens with the run, since a loss falls steeply at first.
+    """
+    place = np.arange(0, len(values), max(1, len(values) // 600))
+    before = np.minimum(place, _window(len(values)) // 2)
+    after = np.minimum(before, len(values) - 1 - place)
     there = np.isfinite(values)
     sums, counts = (np.append(0.0, np.cumsum(x)) for x in (np.where(there, values, 0.0), there))
     sums, counts = (x[place + after + 1] - x[place - before] for x in (sums, counts))
-    means: Array = np.divide(sums, counts, out=np.full(len(values), np.nan), where=counts > 0)
-    return means
+    return steps[place], np.divide(sums, counts, out=np.full(len(place), np.nan), where=counts > 0)
 
 
 def _summary(run: Run) -> str:
@@ -167,26 +172,19 @@ def _summary(run: Run) -> str:
     rows = [["Steps", f"{both[-1]['step']:,}"]]
     rows += [["Training time", _duration(clock)] for clock in _series(both, "seconds")[1].values()]
     speeds = _series(run.train, "tokens_per_second")[1].values()
-    rows += [["Median speed", f"{np.median(speed):,.0f} tokens/s"] for speed in speeds]
+    rows += [["Median tokens/s", f"{np.median(speed):,.0f}"] for speed in speeds]
     rows += [["Loss", "nats", run.unit.replace("_", " "), "step"]]
-    rows += [["validation, first", *_loss_cells(record, run.unit)] for record in evals[:1]]
     best = sorted(evals, key=lambda record: record["loss_nats"])
-    rows += [["validation, best", *_loss_cells(record, run.unit)] for record in best[:1]]
-    rows += [["validation, last", *_loss_cells(record, run.unit)] for record in evals[-1:]]
-    rows += [["training, last", *_loss_cells(record, run.unit)] for record in train[-1:]]
-    return f"<div><table>{''.join(map(_row, rows))}</table></div>"
+    picked = {"first": evals[:1], "best": best[:1], "last": evals[-1:]}
+    rows += [[f"validation, {name}", *_loss_cells(r, run.unit)] for name, records in picked.items() for r in records]
+    rows += [["training, last", *_loss_cells(r, run.unit)] for r in train[-1:]]
+    lines = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows]
+    return f"<div><table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table></div>"
 
 
 def _loss_cells(record: Record, unit: str) -> list[str]:
     bits = f"{record[unit]:.4f}" if _is_number(record.get(unit)) else ""
     return [f"{record['loss_nats']:.4f}", bits, f"{record['step']:,}"]
-
-
-def _row(cells: list[str]) -> str:
-    """A table row whose last cell takes what is left of four columns."""
-    *values, last = map(escape, cells[1:])
-    middle = "".join(f"<td>{value}</td>" for value in values)
-    return f'<tr><th>{escape(cells[0])}</th>{middle}<td colspan="{5 - len(cells)}">{last}</td></tr>'
 
 
 def _duration(clock: Array) -> str:
@@ -201,8 +199,8 @@ def _figures(run: Run) -> list[str]:
     return [
         _loss_figure(run),
         _figure_of(run, "tokens_per_second", "Tokens per second", _from_zero),
-        _figure_of(run, "lr", "Learning rate", _scientific),
-        _figure_of(run, "grad_norm", "Gradient norm", _logarithmic),
+        _figure_of(run, "lr", "Learning rate", _from_zero),
+        _figure_of(run, "grad_norm", "Gradient norm", _wide_ranging),
         _figure_of(run, "beta2", "beta2"),
         _figure_of(run, "sunspike", "Sunspike"),
     ]
@@ -219,7 +217,7 @@ def _loss_figure(run: Run) -> str:
 
     def draw(axes: "Axes") -> None:
         if "training" in lines:
-            _plot_noisy(axes, lines["training"], COLORS[0], "training")
+            _plot_noisy(axes, *lines["training"], "training")
         if "validation" in lines:
             axes.plot(*lines["validation"], "o-", color=COLORS[1], markersize=3, linewidth=1.2, label="validation")
         axes.set_ylabel("nats")
@@ -244,20 +242,23 @@ def _figure_of(run: Run, key: str, title: str, scale: Callable[["Axes"], None] |
     steps, rows = _series(run.train, key)
     if not rows:
         return ""
+    table = np.array(list(rows.values()))
 
     def draw(axes: "Axes") -> None:
         if len(rows) > len(COLORS):
-            _plot_crowd(axes, steps, np.array(list(rows.values())))
-        elif key == "lr":  # a schedule has no noise, and a mean would round its corners
-            axes.plot(steps, rows[""], color=COLORS[0])
-        else:
+            _plot_crowd(axes, steps, table)
+        elif len(rows) > 1:
             for color, (name, values) in zip(COLORS, rows.items(), strict=False):
-                _plot_noisy(axes, (steps, values), color, name if len(rows) > 1 else "")
+                axes.plot(*_smooth(steps, values), color=color, label=name)
+        elif key == "lr":  # a schedule has no noise, and a mean would round its corners
+            axes.plot(steps, table[0], color=COLORS[0])
+        else:
+            _plot_noisy(axes, steps, table[0])
         if scale:
             scale(axes)
 
     note = [f"{len(rows)} buckets"] * (len(rows) > 1) + [_note(len(steps))] * (key != "lr")
-    alt = _in_words(f"{title} (median)" if len(rows) > 1 else title, steps, np.nanmedian(list(rows.values()), axis=0))
+    alt = _in_words(f"{title} (median)" if len(rows) > 1 else title, steps, np.nanmedian(table, axis=0))
     return _figure(run, (title, ", ".join(filter(None, note)), alt), draw)
 
 
@@ -269,34 +270,31 @@ def _in_words(name: str, steps: Array, values: Array) -> str:
     return f"{name} from {values[0]:.4g} at step {steps[0]:,.0f} to {values[-1]:.4g} at step {steps[-1]:,.0f}"
 
 
-def _plot_noisy(axes: "Axes", line: tuple[Array, Array], color: str, label: str) -> None:
+def _plot_noisy(axes: "Axes", steps: Array, values: Array, label: str = "") -> None:
     """The raw values, pale, behind their moving mean."""
-    steps, values = line
-    axes.plot(steps, values, color=color, alpha=0.3, linewidth=0.7, rasterized=True)
-    axes.plot(steps, _smooth(values), color=color, linewidth=1.4, label=label)
+    axes.plot(steps, values, color=COLORS[0], alpha=0.3, linewidth=0.7, rasterized=True)
+    axes.plot(*_smooth(steps, values), color=COLORS[0], label=label)
 
 
 def _plot_crowd(axes: "Axes", steps: Array, table: Array) -> None:
     """Every row of the table, pale, behind their 10-90 % band and median."""
-    low, middle, high = (_smooth(row) for row in np.nanpercentile(table, (10, 50, 90), axis=0))
-    every = max(1, len(steps) // 300)  # a smoothed line needs no more points than this
-    crowd = np.array([_smooth(row)[::every] for row in table]).T
-    axes.plot(steps[::every], crowd, color=GREY, alpha=0.3, linewidth=0.4, rasterized=True)
-    axes.fill_between(steps, low, high, color=COLORS[0], alpha=0.2, linewidth=0, rasterized=True, label="10-90 %")
-    axes.plot(steps, middle, color=COLORS[0], linewidth=1.4, label="median")
+    for row in table:
+        axes.plot(*_smooth(steps, row), color=GREY, alpha=0.3, linewidth=0.4, rasterized=True)
+    (places, low), (_, middle), (_, high) = (_smooth(steps, x) for x in np.nanpercentile(table, (10, 50, 90), axis=0))
+    axes.fill_between(places, low, high, color=COLORS[0], alpha=0.2, linewidth=0, label="10-90 %")
+    axes.plot(places, middle, color=COLORS[0], label="median")
 
 
 def _from_zero(axes: "Axes") -> None:
     axes.set_ylim(bottom=0)
-    axes.yaxis.set_major_formatter("{x:,.0f}")
 
 
-def _scientific(axes: "Axes") -> None:
-    axes.set_ylim(bottom=0)
-    axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
-
-
-def _logarithmic(axes: "Axes") -> None:
+def _wide_ranging(axes: "Axes") -> None:
+    """A logarithmic axis, if the values range far enough to have two of its labels 1, 2, 5, 10 among them."""
+    low, high = axes.dataLim.intervaly
+    if not 0 < 5 * low < high:
+        _from_zero(axes)
+        return
     axes.set_yscale("log", subs=(2, 5))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("{x:g}")
@@ -314,6 +312,9 @@ def _picture(draw: Callable[["Axes"], None], size: tuple[float, float], resumes:
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots()
         draw(axes)
+        for line in axes.lines:
+            if np.size(line.get_xdata()) == 1:  # a line of one point is invisible
+                line.set_marker("o")
         for step in resumes:
             axes.axvline(step, color=GREY, linewidth=0.8, linestyle="--")
         axes.margins(x=0.01)

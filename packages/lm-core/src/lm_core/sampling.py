@@ -47,7 +47,9 @@ def filtered(logits: NDArray[np.floating], config: SamplingConfig) -> NDArray[np
     """The reference of the filter: logits [V] -> probabilities [V] in float64, 0 for what is filtered out."""
     logits = np.asarray(logits, dtype=np.float64)
     if config.temperature == 0:
-        return np.eye(len(logits))[int(np.argmax(logits))]
+        greedy = np.zeros(len(logits))
+        greedy[np.argmax(logits)] = 1.0
+        return greedy
     scaled = (logits - logits.max()) / config.temperature
     order = np.argsort(-scaled, kind="stable")
     ranked = np.exp(scaled[order])

@@ -1,9 +1,9 @@
 """Learning-rate schedules: pure functions of the step, which is counted from 1.
 
 Every function gives a factor of the peak rate, but `piecewise`, which gives the rate itself. `learning_rate` picks the
-one a `ScheduleConfig` names and multiplies the linear warm-up in.
+one that a `ScheduleConfig` names and multiplies the warm-up in.
 
-Sources: cosine, Loshchilov and Hutter 2017 (SGDR, equation 5) with a floor; hold then decay, Hu et al. 2024 (MiniCPM, "WSD").
+Sources: cosine, Loshchilov and Hutter 2017 (SGDR, equation 5) with a floor; hold then decay, Hu et al. 2024 ("WSD").
 """
 
 import math

@@ -1,6 +1,6 @@
 """The MLX backend.
 
-Reading order: blas -> layers -> model -> optim -> step (the trainer) -> decode -> backend. `lm_torch` has the same files.
+Reading order: blas -> layers -> model -> optim -> step (the trainer) -> decode -> backend. `lm_torch` is its twin.
 """
 
 from lm_mlx.blas import DESCRIPTION as BLAS

@@ -1,5 +1,7 @@
 """The MLX backend, as `lm_core.backend` finds it."""
 
+from importlib.metadata import version
+
 import mlx.core as mx
 
 from lm_core.backend import NumpyArrays, Trainer
@@ -37,4 +39,4 @@ class MlxBackend:
         """Version, device, BLAS."""
         device = pick_device(step.device)
         where = "gpu" if device == mx.Device(mx.gpu) else f"cpu with {BLAS}"
-        return f"mlx {mx.__version__} on {where}"
+        return f"mlx {version('mlx')} on {where}"

@@ -1,7 +1,7 @@
 """On Linux, give MLX the system's OpenBLAS.
 
-The Linux wheel of MLX bundles the reference BLAS, whose matrix product is some 25 times slower. A library that is loaded
-before it with global symbols answers in its stead, so the package's `__init__` imports this module before anything else.
+The Linux wheel of MLX bundles the reference BLAS, whose matrix product is some 25 times slower. A library that is
+loaded before it with global symbols answers in its stead, so the package's `__init__` imports this module before anything else.
 Set LM_MLX_BLAS=off to keep the wheel's own.
 """
 

@@ -1,5 +1,7 @@
 """Decoding one sequence with a KV cache: prefill, then one id at a time."""
 
+from typing import cast
+
 import mlx.core as mx
 
 from lm_core.sampling import SamplingConfig
@@ -8,7 +10,7 @@ from lm_mlx.model import LanguageModel
 
 
 def probabilities(logits: mx.array, config: SamplingConfig) -> tuple[mx.array, mx.array]:
-    """The filter of `lm_core.sampling.filtered` on the device: logits [V] -> (ranked probabilities [V], their ids [V])."""
+    """`lm_core.sampling.filtered` on the device: logits [V] -> (ranked probabilities [V], their ids [V])."""
     scaled = (logits - logits.max()) / config.temperature
     order = mx.argsort(-scaled)
     ranked = mx.softmax(scaled[order])
@@ -26,12 +28,12 @@ def probabilities(logits: mx.array, config: SamplingConfig) -> tuple[mx.array, m
 def choose(logits: mx.array, uniform: float, config: SamplingConfig) -> int:
     """The id at `uniform` of the inverse CDF of the filtered logits [V]."""
     if config.temperature == 0:
-        return int(mx.argmax(logits).item())
+        return cast(int, mx.argmax(logits).item())
     ranked, order = probabilities(logits, config)
     # Rounding may leave the sum below a uniform near 1: then the last id that is kept is meant.
     last = (ranked > 0).sum() - 1
     rank = mx.minimum((mx.cumsum(ranked) <= uniform).sum(), last)
-    return int(order[rank].item())
+    return cast(int, order[rank].item())
 
 
 class MlxDecoder:

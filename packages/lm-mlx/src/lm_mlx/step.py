@@ -1,7 +1,7 @@
 """The training step: forward, backward, clip, update, on one device."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 import numpy as np
@@ -103,7 +103,7 @@ class MlxTrainer:
     def gradients(self, batch: Batch) -> tuple[float, dict[str, NDArray[np.float32]]]:
         """Loss and gradients of the next step, without taking it."""
         loss, grads = self._loss_and_gradients(self._parts(batch))
-        return float(loss.item()), {name: np.array(grad) for name, grad in grads.items()}
+        return float(_Scalar(loss)), {name: np.array(grad) for name, grad in grads.items()}
 
     def weights(self) -> dict[str, NDArray[np.float32]]:
         """A copy of every parameter."""
@@ -133,4 +133,4 @@ class _Scalar:
         self.array = array
 
     def __float__(self) -> float:
-        return float(self.array.item())
+        return cast(float, self.array.item())

@@ -9,7 +9,7 @@ from lm_torch.model import LanguageModel
 
 
 def probabilities(logits: Tensor, config: SamplingConfig) -> tuple[Tensor, Tensor]:
-    """The filter of `lm_core.sampling.filtered` on the device: logits [V] -> (ranked probabilities [V], their ids [V])."""
+    """`lm_core.sampling.filtered` on the device: logits [V] -> (ranked probabilities [V], their ids [V])."""
     scaled = (logits - logits.max()) / config.temperature
     ranked, order = scaled.sort(descending=True, stable=True)
     ranked = ranked.softmax(dim=-1)

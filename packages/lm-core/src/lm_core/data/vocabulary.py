@@ -1,4 +1,4 @@
-"""The character vocabulary: the distinct characters of a text in code-point order, so every process agrees on the ids."""
+"""The character vocabulary: a text's distinct characters in code-point order, so every process agrees on the ids."""
 
 import hashlib
 from dataclasses import dataclass

@@ -1,5 +1,6 @@
-"""The parameter table: name -> shape, initial std, group. It alone drives names, initial arrays, counts, optimizer groups
-and the validation of checkpoints, in both backends.
+"""The parameter table: name -> shape, initial std, group.
+
+It alone drives names, initial arrays, counts, optimizer groups and the validation of checkpoints, in both backends.
 
 Weights of projections are [out, in], as both frameworks keep them: y = x W^T + b.
 Axes: V vocabulary, T positions, D model, N heads, K kv heads, H head, F feed-forward.

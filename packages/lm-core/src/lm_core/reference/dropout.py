@@ -1,7 +1,7 @@
-"""Dropout masks from a counter, so that both backends drop the same elements and a resumed run drops them again.
+"""Dropout masks from a counter, so that both backends drop the same elements and a resumed run does too.
 
-An element's fate is a hash of its index, the step's 32-bit key and the number of the site (which dropout of the model it
-is). The backends compute the same integers on their device. The finalizer is Wellons' `lowbias32` (2018, hash-prospector).
+An element's fate is a hash of its index, the step's 32-bit key and the number of the site (which dropout of the model
+it is). The backends compute the same integers on their device. The finalizer is Wellons' `lowbias32` (2018).
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""The optimizers of `lm_core.optim` in float64 numpy, one parameter dictionary at a time, for reading and as the oracle."""
+"""The optimizers of `lm_core.optim` in float64 numpy: for reading, and as the oracle."""
 
 from collections.abc import Mapping
 from typing import Any

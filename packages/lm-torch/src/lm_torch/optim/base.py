@@ -1,8 +1,8 @@
 """What the optimizers share: named state, the step counter, weight decay.
 
 Updates use torch's multi-tensor operations (`_foreach_*`): one call for a list of tensors, which a GPU runs in few
-kernels and a compiler fuses further. The scalars that change from step to step come as tensors, so that a compiled update
-is compiled once.
+kernels and a compiler fuses further. The scalars that change from step to step come as tensors, so that a compiled
+update is compiled once.
 """
 
 from typing import Any
