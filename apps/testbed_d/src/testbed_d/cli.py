@@ -7,12 +7,13 @@ import shlex
 import sys
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lm_core.backend import Trainer, load_backend
 from lm_core.cli import parse_flags, peek
-from lm_core.config import ModelConfig, read_toml
+from lm_core.config import read_toml
 from lm_core.errors import UserError, exit_code_of
 from lm_core.model.init import initial_arrays
 from lm_core.model.parameters import parameter_count, parameter_table
@@ -54,9 +55,8 @@ def run(argv: Sequence[str]) -> None:
         trainer.load(checkpoint.weights, checkpoint.optimizer_state)
         state = RunState.from_facts(checkpoint.facts)
         _say(f"resuming {folder.path} at step {state.step} of {flags.steps}")
-    _say(
-        f"{parameter_count(workload.model):,} parameters, {len(workload.vocabulary)} characters, run folder {folder.path}"
-    )
+    count, characters = parameter_count(workload.model), len(workload.vocabulary)
+    _say(f"{count:,} parameters, {characters} characters, run folder {folder.path}")
     with Interrupts() as interrupts:
         state = _train(trainer, workload, folder, checkpoints, state, interrupts)
         if interrupts.requested and state.step < flags.steps:
@@ -82,26 +82,27 @@ def _flags_and_folder(argv: Sequence[str]) -> tuple[Flags, RunFolder]:
     return flags, folder
 
 
-def _checkpoint_to_resume(checkpoints: Checkpoints, workload: Workload) -> Checkpoint:
-    """The newest good checkpoint, if it is one of this model.
+def _checkpoint_to_resume(checkpoints: Checkpoints, workload: Workload) -> Checkpoint | None:
+    """The newest good checkpoint of this model; None when the run was killed before it saved any.
 
     Raises:
-        UserError: when there is none, or it is of another model, vocabulary or optimizer.
+        UserError: when all are damaged, or they are of another model, vocabulary or optimizer.
     """
     checkpoint = checkpoints.newest(_say)
     if checkpoint is None:
-        raise UserError(f"--resume: no good checkpoint in {checkpoints.folder}")
-    theirs = ModelConfig.parse(checkpoint.facts["model"], checkpoint.path.name).model_dump()
+        if any(checkpoints.folder.glob("*.metadata")):
+            raise UserError(f"--resume: no checkpoint in {checkpoints.folder} is whole")
+        _say("nothing was saved yet: starting at step 0")
+        return None
     if checkpoint.facts["vocabulary"] != workload.vocabulary.characters:
         raise UserError("--resume: the text has another vocabulary than the run's; give the run's --text")
     for key, ours in workload.model.model_dump().items():
-        if theirs[key] != ours:
-            raise UserError(f"--resume: the run's model has {key} {theirs[key]}, not {ours}")
+        theirs = checkpoint.facts["model"].get(key)
+        if theirs != ours:
+            raise UserError(f"--resume: the run's model has {key} {theirs}, not {ours}")
     expected = state_shapes(workload.optimizer, parameter_table(workload.model))
     if {name: array.shape for name, array in checkpoint.optimizer_state.items()} != expected:
-        raise UserError(
-            "--resume: the run was made with another --opt or --layer_bucket; its optimizer state does not fit"
-        )
+        raise UserError("--resume: the run's optimizer state does not fit; give its --opt and --layer_bucket")
     return checkpoint
 
 
@@ -120,7 +121,7 @@ def _train(
             "optimizer": workload.optimizer.model_dump(mode="json"),
             "vocabulary": workload.vocabulary.characters,
         }
-        rate = lambda step: learning_rate(workload.schedule, step)  # noqa: E731
+        rate = partial(learning_rate, workload.schedule)
         return train(
             Run(
                 trainer,

@@ -1,11 +1,11 @@
 """Command lines: the fields of a config are the flags, a TOML file gives their defaults, and a mistake is one line."""
 
 import contextlib
+import dataclasses
 import io
-import sys
+import itertools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
 from pydantic import ValidationError
@@ -41,34 +41,38 @@ def parse_flags(cls: type[C], program: str, argv: Sequence[str], values: Mapping
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
-            return tyro.cli(
-                cls,
-                prog=program,
-                args=list(argv),
-                default=default,
-                use_underscores=True,
-                config=(tyro.conf.AvoidSubcommands,),
-            )
-    except ValidationError as error:
-        raise UserError(complaint(cls, error, "flags").replace("flags: ", "--", 1)) from None
+            flags = tyro.cli(_plain(cls, default), prog=program, args=list(argv), use_underscores=True)
     except SystemExit as stop:
         if not stop.code:
             raise
         raise UserError(_first_sentence(printed.getvalue())) from None
+    try:
+        return cls.model_validate(vars(flags))
+    except ValidationError as error:
+        raise UserError("--" + complaint(cls, error, "").removeprefix(": ")) from None
+
+
+def _plain(cls: type[Config], default: Config) -> type[Any]:
+    """A dataclass with the fields of a config but not its checks: tyro reads the types, pydantic judges the values."""
+    fields: list[Any] = [
+        (
+            name,
+            Annotated[info.annotation, tyro.conf.arg(help=info.description)],
+            dataclasses.field(default=getattr(default, name)),
+        )
+        for name, info in cls.model_fields.items()
+    ]
+    plain = dataclasses.make_dataclass(cls.__name__, fields)
+    plain.__doc__ = cls.__doc__
+    return plain
 
 
 def _first_sentence(box: str) -> str:
-    """What tyro says between the title and the first rule of its boxed message, as one line."""
-    lines = [line.strip("│ ╭╮╰╯\n") for line in box.splitlines()[1:]]
-    said: list[str] = []
-    for line in lines:
-        if not line.strip("─ "):
-            break
-        said.append(line)
-    return " ".join(said) + "; see --help"
+    """What tyro says between the title and the next rule of its boxed message, as one line."""
+    lines = [line.strip("│╭╮╰╯ ") for line in box.splitlines()[1:]]
+    content = itertools.dropwhile(_is_rule, lines)
+    return " ".join(itertools.takewhile(lambda line: not _is_rule(line), content)) + "; see --help"
 
 
-def program_name() -> str:
-    """The name under which the program was started, for messages."""
-    path = Path(sys.argv[0])
-    return path.parent.name if path.name == "__main__.py" else path.name
+def _is_rule(line: str) -> bool:
+    return not line.strip("─-")

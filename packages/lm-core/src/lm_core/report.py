@@ -4,8 +4,8 @@
     samples.txt, config.toml ------------------------------------------------+--> report.html
 
 The page loads nothing, and the same folder gives the same bytes. Of two records of one kind and step the later one
-counts, since a resumed run repeats the steps after its checkpoint. A line that is not a JSON object is passed over: a
-run that was killed leaves a torn one. `seconds` is a clock that may start again from 0 after a resume.
+counts, since a run resumed from a checkpoint repeats what came after it. A line that is not a JSON object is passed
+over: a run that was killed leaves a torn one. `seconds` is the training time so far, earlier sessions included.
 
 Limits: what is pale is pixels inside the SVG, so that a picture does not grow with the run; all samples are shown.
 """
@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lm_core.errors import UserError
+from lm_core.run.checkpoint import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,7 +63,7 @@ h2 { font-size: 1.1rem; margin: 24px 0 8px }
 main { display: grid; gap: 12px; grid: auto-flow dense / repeat(2, minmax(0, 1fr)) }
 main > *, pre { margin: 0; padding: 10px 12px; background: var(--card); border: 1px solid var(--line);
   border-radius: 8px }
-td { padding: 4px 16px 4px 0; font-variant-numeric: tabular-nums }
+td { padding: 4px 16px 4px 0; white-space: nowrap; font-variant-numeric: tabular-nums }
 td:first-child, small { color: var(--soft) }
 main > figure { background: #fff; color: #1c2430; --soft: #626b78 }
 .wide { grid-column: 1 / -1 }
@@ -71,13 +72,14 @@ small { font-weight: normal; margin-left: 6px }
 img { display: block; width: 100%; height: auto }
 pre { max-height: 32rem; overflow: auto; white-space: pre-wrap; overflow-wrap: anywhere;
   font: 13px/1.45 ui-monospace, monospace }
-@media (max-width: 700px) { body { padding: 10px } main { grid-template-columns: minmax(0, 1fr) } }
+@media (max-width: 700px) {
+  body { padding: 10px } td { padding-right: 8px; font-size: 13px } main { grid-template-columns: minmax(0, 1fr) } }
 """
 
 
 @dataclass(frozen=True)
 class Run:
-    """What metrics.jsonl says, by step; `unit` is the key of the loss in bits."""
+    """What metrics.jsonl says, by step; `unit` is the key of the loss in bits, as in "bits_per_char"."""
 
     train: list[Record]
     evals: list[Record]
@@ -97,9 +99,8 @@ def write_report(folder: Path) -> Path:
     head = '<meta charset="utf-8">\n<meta name="viewport" content="width=device-width, initial-scale=1">'
     parts = ["<!doctype html>", '<html lang="en">', head, f"<title>{name}</title>", f"<style>{CSS}</style>"]
     parts += [f"<h1>{name}</h1>", "<main>", _summary(run), *_figures(run), "</main>", *quoted, "</html>\n"]
-    path, beside = folder / "report.html", folder / "report.html.new"
-    beside.write_text("\n".join(parts), encoding="utf-8")
-    beside.replace(path)
+    path = folder / "report.html"
+    write_whole(path, "\n".join(parts).encode())
     return path
 
 
@@ -116,8 +117,8 @@ def read_run(path: Path) -> Run:
     train, evals, resumes = ([r for r in ordered if r["kind"] == kind] for kind in KINDS)
     if not train and not evals:
         raise UserError(f"{path}: no training or validation record in it; let the run reach its first log line")
-    per_byte = any("bits_per_byte" in record for record in train + evals)
-    return Run(train, evals, [record["step"] for record in resumes], "bits_per_byte" if per_byte else "bits_per_char")
+    units = [key for record in train + evals for key in record if key.startswith("bits_per_")]
+    return Run(train, evals, [record["step"] for record in resumes], units[0] if units else "bits")
 
 
 def _records(path: Path) -> Iterator[Record]:
@@ -170,7 +171,7 @@ def _summary(run: Run) -> str:
     train, evals = ([r for r in rs if _is_number(r.get("loss_nats"))] for rs in (run.train, run.evals))
     both = sorted(run.train + run.evals, key=lambda record: record["step"])
     rows = [["Steps", f"{both[-1]['step']:,}"]]
-    rows += [["Training time", _duration(clock)] for clock in _series(both, "seconds")[1].values()]
+    rows += [["Training time", _duration(clock[-1])] for clock in _series(both, "seconds")[1].values()]
     speeds = _series(run.train, "tokens_per_second")[1].values()
     rows += [["Median tokens/s", f"{np.median(speed):,.0f}"] for speed in speeds]
     rows += [["Loss", "nats", run.unit.replace("_", " "), "step"]]
@@ -187,11 +188,10 @@ def _loss_cells(record: Record, unit: str) -> list[str]:
     return [f"{record['loss_nats']:.4f}", bits, f"{record['step']:,}"]
 
 
-def _duration(clock: Array) -> str:
-    """h:mm:ss of the whole run; where the clock falls, it started again from 0."""
-    passed = np.diff(clock, prepend=0.0)
-    total = round(float(np.where(passed < 0, clock, passed).sum()))
-    return f"{total // 3600}:{total // 60 % 60:02}:{total % 60:02}"
+def _duration(seconds: float) -> str:
+    """h:mm:ss."""
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
 
 
 def _figures(run: Run) -> list[str]:
@@ -229,7 +229,7 @@ def _loss_figure(run: Run) -> str:
 
 
 def _bits_axis(axes: "Axes", run: Run) -> None:
-    """A right axis in bits. Per byte, its scale is that of the text last measured: validation, if any."""
+    """A right axis in bits. Per byte, its scale depends on the text, here the last one: validation, if any."""
     both = [r for r in run.train + run.evals if all(_is_number(r.get(k)) and r[k] > 0 for k in ("loss_nats", run.unit))]
     if both:
         ratio = both[-1][run.unit] / both[-1]["loss_nats"]

@@ -1,7 +1,7 @@
 """On Linux, give MLX the system's OpenBLAS.
 
 The Linux wheel of MLX bundles the reference BLAS, whose matrix product is some 25 times slower. A library that is
-loaded before it with global symbols answers in its stead, so the package's `__init__` imports this module before anything else.
+loaded before it with global symbols answers in its stead, so the package's `__init__` imports this module first.
 Set LM_MLX_BLAS=off to keep the wheel's own.
 """
 
@@ -23,7 +23,7 @@ def load_openblas() -> str:
     try:
         ctypes.CDLL(LIBRARY, mode=ctypes.RTLD_GLOBAL)
     except OSError:
-        return "the wheel's slow reference BLAS (install OpenBLAS, on Debian the package libopenblas0, for a 15x faster step)"
+        return "the wheel's slow reference BLAS (OpenBLAS, Debian's libopenblas0, makes steps 15x faster)"
     return "the system's OpenBLAS"
 
 

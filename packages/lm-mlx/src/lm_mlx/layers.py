@@ -1,5 +1,5 @@
-"""The parts of a block. Parameters are float32; `astype(x.dtype)` casts them where they are used, so that the type of the
-activations (float32 or bfloat16) decides the type of the matrix products.
+"""The parts of a block. Parameters are float32; `astype(x.dtype)` casts them where they are used, so that the type of
+the activations (float32 or bfloat16) decides the type of the matrix products.
 
 Axes: B batch, T time, S cached time, D model, N heads, K kv heads, H head, F feed-forward.
 """

@@ -1,10 +1,10 @@
 """Checkpoints that are either whole or not there.
 
     weights         -> <sha1>.safetensors   parameters alone, float32; the name is the SHA-1 of the file
-    everything else -> <sha1>.metadata      optimizer state; step, configs and the rest as JSON in the header
+    everything else -> <sha1>.metadata      optimizer state; step, configs and the rest as JSON
 
-Each file is written beside as `.new`, flushed to disk and renamed, then the folder is flushed. The metadata goes last: a
-checkpoint exists once that file does. What was written is read back and checked before anything older is removed. The
+Each file is written beside as `.new`, flushed to disk and renamed, then the folder is flushed. The metadata goes last:
+a checkpoint exists once that file does. What was written is read back and checked before anything older is removed. The
 metadata carries a digest of its own content, so a flipped byte anywhere is noticed. Nothing is ever unpickled.
 """
 

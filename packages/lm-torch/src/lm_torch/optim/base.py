@@ -38,8 +38,9 @@ class Optimizer:
         self.slots[kind] = [torch.zeros_like(p, requires_grad=False) for p in self.params]
 
     def compile(self) -> None:
-        """Let torch compile the update."""
-        self.kernel = torch.compile(self.update)
+        """Let torch fuse the update into few kernels, where launching kernels is what costs: not on the CPU."""
+        if self.device.type != "cpu":
+            self.kernel = torch.compile(self.update)
 
     @torch.no_grad()
     def step(self, grads: list[Tensor], lr: float) -> None:

@@ -1,0 +1,307 @@
+"""What any backend must do, as pytest classes. A backend's suite subclasses them and says which backend it is:
+
+    class TestTorch(BackendConformance):
+        backend_name = "torch"
+
+The oracle is the float64 reference. Nothing here knows a framework.
+"""
+
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from lm_core.backend import Trainer, load_backend
+from lm_core.config import AdamWConfig, KBetaConfig, ModelConfig, OptimizerConfig, StepConfig
+from lm_core.data.batches import Batch, LengthRule, RandomWindows
+from lm_core.model.init import Arrays, initial_arrays
+from lm_core.model.parameters import parameter_table
+from lm_core.optim import state_shapes
+from lm_core.reference import model as reference
+from lm_core.reference.optim import reference_optimizer
+from lm_core.rng import generator
+from lm_core.sampling import SamplingConfig, filtered, generate, uniform
+
+MODELS = {
+    "testbed-d": ModelConfig(vocab_size=31, seq_len=24, d_model=32, n_layers=2, n_heads=4, head_bias=True),
+    "gpt2": ModelConfig(vocab_size=31, seq_len=24, d_model=32, n_layers=2, n_heads=4, mlp="gelu", tie_embeddings=True),
+    "llama": ModelConfig(
+        vocab_size=31,
+        seq_len=24,
+        d_model=32,
+        n_layers=2,
+        n_heads=4,
+        n_kv_heads=2,
+        norm="rms",
+        mlp="swiglu",
+        positions="rope",
+        bias=False,
+    ),
+    "bare": ModelConfig(vocab_size=31, seq_len=24, d_model=32, n_layers=1, n_heads=1, positions="none", bias=False),
+}
+
+ADAMW = AdamWConfig(weight_decay=0.1)
+KBETA = KBetaConfig(beta2_min=0.88, alpha=0.93, tiny_spike=1e-9, bias_correction="beta2max", warmup_steps=3)
+OPTIMIZERS: dict[str, OptimizerConfig] = {
+    "adamw": ADAMW,
+    "adamw-uncorrected": ADAMW.model_copy(update={"bias_correction": False, "decay_groups": ("bias", "norm")}),
+    "kbeta": KBETA,
+    "kbeta-shape": KBETA.model_copy(update={"buckets": "shape", "weight_decay": 0.1}),
+    "kbeta-per-array": KBETA.model_copy(update={"buckets": "per-array"}),
+    "kbeta-exact": KBETA.model_copy(update={"bias_correction": "exact", "warmup_steps": 0}),
+    "kbeta-none": KBETA.model_copy(update={"bias_correction": "none", "adaptive_tiny": True, "tiny_denom": 1e-3}),
+    "kbeta-decay": KBETA.model_copy(update={"decay": 0.98}),
+    "kbeta-max-ratio": KBETA.model_copy(update={"max_ratio": 0.5}),
+    "kbeta-everything": KBETA.model_copy(
+        update={"decay": 0.9, "max_ratio": 2.0, "adaptive_tiny": True, "buckets": "per-array"}
+    ),
+}
+
+
+def rough_arrays(config: ModelConfig, seed: int = 0) -> Arrays:
+    """Weights with larger values than the initial ones, biases included, so that every term counts in a comparison."""
+    arrays = initial_arrays(config, seed)
+    return {
+        name: array + 0.1 * generator(seed, "rough", name).standard_normal(array.shape, dtype=np.float32)
+        for name, array in arrays.items()
+    }
+
+
+def some_batches(config: ModelConfig, rows: int = 4, length: int = 16, seed: int = 0) -> RandomWindows:
+    """Batches of random ids with some structure to learn: each id tends to follow the one before it."""
+    steps = generator(seed, "text").integers(0, 3, size=2000)
+    return RandomWindows(np.cumsum(steps) % config.vocab_size, rows, LengthRule(length, length), seed)
+
+
+def without_key_biases(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """What can be compared after training: a key bias shifts all scores of a row alike, which softmax ignores.
+
+    So its gradient is rounding noise, which an adaptive optimizer scales up to full steps that change nothing.
+    """
+    return {name: array for name, array in arrays.items() if not name.endswith("k_proj.bias")}
+
+
+class BackendConformance:
+    """A backend against the float64 reference."""
+
+    backend_name: ClassVar[str]
+
+    def build(
+        self,
+        model: ModelConfig,
+        optimizer: OptimizerConfig = ADAMW,
+        step: StepConfig | None = None,
+        weights: Arrays | None = None,
+    ) -> Trainer:
+        """A trainer on the CPU, from rough weights unless told otherwise."""
+        config = (step or StepConfig()).model_copy(update={"device": "cpu"})
+        return load_backend(self.backend_name).build(model, optimizer, config, weights or rough_arrays(model), 0)
+
+    @pytest.mark.parametrize("name", MODELS)
+    def test_initial_weights_arrive_to_the_bit(self, name: str) -> None:
+        """What is put in comes out."""
+        arrays = initial_arrays(MODELS[name], 7)
+        weights = self.build(MODELS[name], weights=arrays).weights()
+        assert list(weights) == list(arrays)
+        assert all(weights[key].tobytes() == arrays[key].tobytes() for key in arrays)
+
+    @pytest.mark.parametrize("name", MODELS)
+    def test_logits_and_loss_are_the_reference_s(self, name: str) -> None:
+        """Float32 against float64."""
+        config, weights = MODELS[name], rough_arrays(MODELS[name])
+        trainer, batch = self.build(config), some_batches(config).batch(1)
+        expected = reference.logits(config, weights, batch.inputs)
+        np.testing.assert_allclose(trainer.logits(batch.inputs), expected, atol=1e-5)
+        expected_loss = reference.loss(config, weights, batch.inputs, batch.targets)
+        assert float(trainer.evaluate(batch)) == pytest.approx(expected_loss, abs=1e-5)
+
+    @pytest.mark.parametrize("name", MODELS)
+    def test_gradients_are_the_slope_of_the_reference_loss(self, name: str) -> None:
+        """Along one random direction per parameter, by central differences in float64."""
+        config, weights = MODELS[name], rough_arrays(MODELS[name])
+        batch = some_batches(config).batch(1)
+        _, grads = self.build(config).gradients(batch)
+        assert list(grads) == list(weights)
+        for key, grad in grads.items():
+            direction = generator(0, "direction", key).standard_normal(grad.shape)
+
+            def loss_at(distance: float, key: str = key, direction: NDArray[Any] = direction) -> float:
+                moved = {**weights, key: weights[key] + distance * direction}
+                return reference.loss(config, moved, batch.inputs, batch.targets)
+
+            slope = (loss_at(1e-5) - loss_at(-1e-5)) / 2e-5
+            # The gradient of a key bias is 0 in exact arithmetic: below 1e-2 its size is no scale to go by.
+            scale = max(1e-2, float(np.linalg.norm(grad))) * float(np.linalg.norm(direction))
+            assert abs(float((grad * direction).sum()) - slope) < 1e-4 * scale, key
+
+    @pytest.mark.parametrize("name", MODELS)
+    def test_no_position_sees_the_future(self, name: str) -> None:
+        """Changing an id changes no logits before it."""
+        trainer, ids = self.build(MODELS[name]), some_batches(MODELS[name]).batch(1).inputs
+        changed = ids.copy()
+        changed[:, 9] = (changed[:, 9] + 1) % 31
+        before, after = trainer.logits(ids), trainer.logits(changed)
+        np.testing.assert_array_equal(before[:, :9], after[:, :9])
+        assert (before[:, 9] != after[:, 9]).any()
+
+    def test_positions_that_are_never_reached_have_no_gradient(self) -> None:
+        """Causality by gradient: a batch of 16 leaves the table's rows from 16 on alone."""
+        config = MODELS["testbed-d"]
+        _, grads = self.build(config).gradients(some_batches(config, length=16).batch(1))
+        assert not grads["pos_embed.weight"][16:].any()
+        assert grads["pos_embed.weight"][:16].any(axis=1).all()
+
+    @pytest.mark.parametrize("name", OPTIMIZERS)
+    def test_ten_steps_are_the_reference_s(self, name: str) -> None:
+        """The reference optimizer, fed the backend's own gradients, goes where the backend goes."""
+        config, optimizer = MODELS["testbed-d"], OPTIMIZERS[name]
+        trainer, batches = self.build(config, optimizer), some_batches(config)
+        oracle = reference_optimizer(optimizer, parameter_table(config))
+        params = {key: array.astype(np.float64) for key, array in rough_arrays(config).items()}
+        for step in range(1, 11):
+            batch = batches.batch(step)
+            _, grads = trainer.gradients(batch)
+            params = oracle.update(params, grads, 1e-3 * step)
+            trainer.step(batch, 1e-3 * step)
+        for key, array in trainer.weights().items():
+            np.testing.assert_allclose(array, params[key], rtol=2e-5, atol=2e-6, err_msg=key)
+        expected = {"sunspike", "beta2"} if isinstance(optimizer, KBetaConfig) else set()
+        diagnostics = trainer.diagnostics()
+        assert set(diagnostics) == expected
+        for kind, values in diagnostics.items():
+            assert values == pytest.approx(getattr(oracle, kind), rel=1e-5)
+
+    @pytest.mark.parametrize("name", OPTIMIZERS)
+    def test_a_loaded_state_goes_on_to_the_bit(self, name: str) -> None:
+        """Five steps, then a fresh trainer from what was saved: the same next five."""
+        config, optimizer = MODELS["testbed-d"], OPTIMIZERS[name]
+        first, batches = self.build(config, optimizer), some_batches(config)
+        _take(first, batches, 1, 5)
+        state = first.optimizer_state()
+        assert {key: np.shape(array) for key, array in state.items()} == state_shapes(
+            optimizer, parameter_table(config)
+        )
+        second = self.build(config, optimizer, weights=initial_arrays(config, 99))
+        second.load(first.weights(), state)
+        _take(first, batches, 6, 10)
+        _take(second, batches, 6, 10)
+        _assert_same(first.weights(), second.weights())
+        _assert_same(first.optimizer_state(), second.optimizer_state())
+
+    def test_what_was_copied_out_does_not_change_with_the_next_step(self) -> None:
+        """Weights and state are copies, not views of arrays that are updated in place."""
+        config = MODELS["testbed-d"]
+        trainer, batches = self.build(config, KBETA), some_batches(config)
+        _take(trainer, batches, 1, 2)
+        weights, state = trainer.weights(), trainer.optimizer_state()
+        before = {key: array.copy() for key, array in {**weights, **state}.items()}
+        _take(trainer, batches, 3, 4)
+        _assert_same({**weights, **state}, before)
+
+    def test_accumulation_changes_only_the_rounding(self) -> None:
+        """Four micro-batches of one row against one of four."""
+        config = MODELS["llama"]
+        whole, parts = self.build(config), self.build(config, step=StepConfig(grad_accum_steps=4))
+        batch = some_batches(config).batch(1)
+        (loss, grads), (loss_of_parts, grads_of_parts) = whole.gradients(batch), parts.gradients(batch)
+        assert loss == pytest.approx(loss_of_parts, abs=1e-6)
+        for key, grad in grads.items():
+            np.testing.assert_allclose(grads_of_parts[key], grad, atol=1e-6)
+
+    def test_clipping_shortens_a_long_gradient(self) -> None:
+        """The reference on clipped gradients; the metric is the norm before clipping."""
+        config, optimizer = MODELS["testbed-d"], KBETA
+        trainer = self.build(config, optimizer, StepConfig(grad_clip=0.1))
+        batch = some_batches(config).batch(1)
+        _, grads = trainer.gradients(batch)
+        norm = float(np.sqrt(sum(float((g.astype(np.float64) ** 2).sum()) for g in grads.values())))
+        assert norm > 0.1
+        clipped = {key: g * (0.1 / (norm + 1e-6)) for key, g in grads.items()}
+        params = {key: array.astype(np.float64) for key, array in rough_arrays(config).items()}
+        params = reference_optimizer(optimizer, parameter_table(config)).update(params, clipped, 1e-3)
+        assert float(trainer.step(batch, 1e-3)["grad_norm"]) == pytest.approx(norm, rel=1e-5)
+        for key, array in trainer.weights().items():
+            np.testing.assert_allclose(array, params[key], rtol=1e-5, atol=2e-6)
+
+    @pytest.mark.parametrize("name", ["testbed-d", "llama"])
+    def test_dropout_is_repeatable_and_off_in_evaluation(self, name: str) -> None:
+        """The masks follow from the seed and the step alone."""
+        config = MODELS[name].model_copy(update={"dropout": 0.3})
+        first, second, batches = self.build(config), self.build(config), some_batches(config)
+        assert first.gradients(batches.batch(1))[0] == second.gradients(batches.batch(1))[0]
+        assert first.gradients(batches.batch(1))[0] != float(first.evaluate(batches.batch(1)))
+        dry = self.build(MODELS[name])
+        assert float(first.evaluate(batches.batch(1))) == float(dry.evaluate(batches.batch(1)))
+        _take(first, batches, 1, 3)
+        second.load(first.weights(), first.optimizer_state())
+        _take(first, batches, 4, 5)
+        _take(second, batches, 4, 5)
+        _assert_same(first.weights(), second.weights())
+
+    def test_bfloat16_learns_what_float32_learns(self) -> None:
+        """Losses agree to bfloat16's three digits; weights and state stay float32."""
+        config = MODELS["testbed-d"]
+        trainers = [self.build(config, step=StepConfig(dtype=dtype)) for dtype in ("float32", "bfloat16")]
+        losses = [_take(trainer, some_batches(config), 1, 30) for trainer in trainers]
+        assert losses[0][-1] < losses[0][0] - 0.1
+        np.testing.assert_allclose(losses[1], losses[0], rtol=0.02)
+        assert all(array.dtype == np.float32 for array in trainers[1].weights().values())
+
+    @pytest.mark.parametrize("name", MODELS)
+    def test_the_cache_gives_the_logits_of_a_whole_pass(self, name: str) -> None:
+        """Ids drawn through the cache are those drawn from full logits, prefix by prefix."""
+        config = MODELS[name]
+        trainer, sampling = self.build(config), SamplingConfig(temperature=0.9, top_k=12, top_p=0.9, min_p=0.02)
+        ids = [3, 1, 4]
+        drawn = list(generate(trainer.decoder(), ids, 20, config.seq_len, 5, sampling))
+        for position, chosen in enumerate(drawn):
+            logits = trainer.logits(np.array([ids]))[0, -1]
+            cumulated = np.cumsum(np.sort(filtered(logits, sampling))[::-1])
+            order = np.argsort(-logits, kind="stable")
+            assert chosen == order[int((cumulated <= uniform(5, position)).sum())], f"position {position}"
+            ids.append(chosen)
+
+    def test_text_goes_on_past_the_model_s_window(self) -> None:
+        """Sixty ids from a model of 24 positions, the same twice."""
+        config = MODELS["testbed-d"]
+        trainer = self.build(config)
+        first, second = (list(generate(trainer.decoder(), [1], 60, 24, 0, SamplingConfig())) for _ in range(2))
+        assert first == second
+        assert len(first) == 60
+
+    def test_compiling_changes_only_the_rounding(self) -> None:
+        """The losses and weights of five steps, with and without compiling."""
+        config = MODELS["testbed-d"]
+        plain, compiled = (self.build(config, KBETA, StepConfig(compile=c)) for c in (False, True))
+        np.testing.assert_allclose(
+            _take(compiled, some_batches(config), 1, 5), _take(plain, some_batches(config), 1, 5), atol=1e-5
+        )
+        expected = plain.weights()
+        for key, array in without_key_biases(compiled.weights()).items():
+            np.testing.assert_allclose(array, expected[key], atol=2e-5, err_msg=key)
+
+
+def _take(trainer: Trainer, batches: RandomWindows, first: int, last: int) -> list[float]:
+    """Steps `first` to `last`; returns their losses."""
+    return [float(trainer.step(batches.batch(step), 3e-3)["loss_nats"]) for step in range(first, last + 1)]
+
+
+def _assert_same(ours: dict[str, NDArray[Any]], theirs: dict[str, NDArray[Any]]) -> None:
+    """Equal to the bit."""
+    assert ours.keys() == theirs.keys()
+    for key, array in ours.items():
+        assert np.asarray(array).tobytes() == np.asarray(theirs[key]).tobytes(), key
+
+
+__all__ = [
+    "ADAMW",
+    "KBETA",
+    "MODELS",
+    "OPTIMIZERS",
+    "BackendConformance",
+    "Batch",
+    "rough_arrays",
+    "some_batches",
+    "without_key_biases",
+]

@@ -1,0 +1,5 @@
+from lm_core.testing import BackendConformance
+
+
+class TestMlx(BackendConformance):
+    backend_name = "mlx"

@@ -1,0 +1,76 @@
+"""Who may import whom, lazy imports included; and that the guard itself notices."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SIBLINGS = {"lm_core", "lm_torch", "lm_mlx", "lm_bench", "lm_tokenizer", "testbed_d"}
+FRAMEWORKS = {"torch", "mlx", "kbeta"}
+FORBIDDEN = {
+    "lm_core": (SIBLINGS | FRAMEWORKS) - {"lm_core"},
+    "lm_torch": (SIBLINGS | {"mlx", "kbeta"}) - {"lm_core", "lm_torch"},
+    "lm_mlx": (SIBLINGS | {"torch"}) - {"lm_core", "lm_mlx"},
+    "lm_bench": {"lm_torch", "lm_mlx", "testbed_d"},
+    "testbed_d": {"lm_torch", "lm_mlx", "lm_bench"} | FRAMEWORKS,
+}
+CORE_ORDER = [
+    "errors", "rng", "config", "cli", "schedules", "sampling", "data.vocabulary", "data.corpus", "data.batches",
+    "model.parameters", "model.init", "optim", "backend", "reference.model", "reference.dropout", "reference.optim",
+    "run.checkpoint", "run.interrupts", "run.log", "run.loop", "report", "testing",
+]  # fmt: skip
+
+
+def imported(source: str) -> Iterator[str]:
+    """Every module a source imports, anywhere in it."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "import_module":
+            yield from (a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str))
+
+
+def violations(package: str, source: str) -> set[str]:
+    return {name.split(".")[0] for name in imported(source)} & FORBIDDEN[package]
+
+
+def sources(package: str) -> list[Path]:
+    [root] = REPOSITORY.glob(f"*/*/src/{package}")
+    return sorted(root.rglob("*.py"))
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_a_package_imports_only_what_it_may(package: str) -> None:
+    for path in sources(package):
+        assert not violations(package, path.read_text()), path
+
+
+def test_lm_core_has_an_order_and_nothing_runs_back_up() -> None:
+    root = sources("lm_core")[0].parent
+    modules = {path.relative_to(root).with_suffix("").as_posix().replace("/", "."): path for path in sources("lm_core")}
+    assert {name for name in modules if not name.endswith("__init__")} == set(CORE_ORDER)
+    for i, name in enumerate(CORE_ORDER):
+        for other in imported(modules[name].read_text()):
+            below = [later for later in CORE_ORDER[i + 1 :] if f"{other}.".startswith(f"lm_core.{later}.")]
+            assert not below, f"{name} imports {other}, which stands below it"
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["import torch", "def f():\n    from torch import nn", "import importlib\nimportlib.import_module('torch.nn')"],
+)
+def test_the_guard_notices_also_a_lazy_import(source: str) -> None:
+    assert violations("lm_core", source) == {"torch"}
+
+
+def test_importing_lm_core_loads_no_framework() -> None:
+    names = [f"lm_core.{name}" for name in CORE_ORDER if name != "testing"]
+    code = f"import sys, {', '.join(names)}; print(sorted({{'torch', 'mlx', 'matplotlib'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,120 @@
+"""One training run on two backends: torch against MLX, on the CPU, in float32."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lm_core.backend import Trainer, load_backend
+from lm_core.config import AdamWConfig, KBetaConfig, ModelConfig, OptimizerConfig, StepConfig
+from lm_core.data.batches import LengthRule, RandomWindows
+from lm_core.data.corpus import standard_library_text
+from lm_core.data.vocabulary import CharVocabulary
+from lm_core.model.init import initial_arrays
+from lm_core.sampling import SamplingConfig, generate
+from lm_core.schedules import ScheduleConfig, learning_rate
+from lm_core.testing import MODELS, rough_arrays, some_batches, without_key_biases
+
+pytest.importorskip("mlx.core")
+
+KBETA = KBetaConfig(beta2_min=0.88, alpha=0.93, tiny_spike=1e-9, bias_correction="beta2max", warmup_steps=10)
+OPTIMIZERS: dict[str, OptimizerConfig] = {
+    "adam": AdamWConfig(),
+    "kbeta-global": KBETA,
+    "kbeta-shape": KBETA.model_copy(update={"buckets": "shape"}),
+    "kbeta-per-array": KBETA.model_copy(update={"buckets": "per-array"}),
+}
+SCHEDULE = ScheduleConfig(peak_lr=1e-3, warmup_steps=5)
+ORDERS = [("torch", "mlx"), ("mlx", "torch")]
+
+
+class Corpus:
+    """Testbed D in small, on real text, with lengths that vary."""
+
+    def __init__(self) -> None:
+        text = standard_library_text(100_000)
+        self.vocabulary = CharVocabulary.of(text)
+        self.model = ModelConfig(
+            vocab_size=len(self.vocabulary), seq_len=64, d_model=64, n_layers=2, n_heads=4, head_bias=True
+        )
+        self.batches = RandomWindows(self.vocabulary.encode(text), 8, LengthRule(16, 64, 16, 64), 0)
+
+
+@pytest.fixture(scope="module")
+def corpus() -> Corpus:
+    return Corpus()
+
+
+def trainer(backend: str, model: ModelConfig, optimizer: OptimizerConfig, weights: Any = None) -> Trainer:
+    arrays = initial_arrays(model, 0) if weights is None else weights
+    return load_backend(backend).build(model, optimizer, StepConfig(device="cpu"), arrays, 0)
+
+
+def losses(trained: Trainer, corpus: Corpus, first: int, last: int) -> list[float]:
+    """The losses of the steps from `first` to `last`."""
+    steps = range(first, last + 1)
+    return [
+        float(trained.step(corpus.batches.batch(step), learning_rate(SCHEDULE, step))["loss_nats"]) for step in steps
+    ]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_initial_arrays_are_identical_to_the_bit(name: str) -> None:
+    torch, mlx = (trainer(backend, MODELS[name], AdamWConfig()).weights() for backend in ("torch", "mlx"))
+    assert list(torch) == list(mlx)
+    assert all(torch[key].tobytes() == mlx[key].tobytes() for key in torch)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_logits_agree_within_1e_5(name: str) -> None:
+    model, batch = MODELS[name], some_batches(MODELS[name]).batch(1)
+    torch, mlx = (trainer(b, model, AdamWConfig(), rough_arrays(model)).logits(batch.inputs) for b in ("torch", "mlx"))
+    np.testing.assert_allclose(torch, mlx, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+@pytest.mark.parametrize("name", MODELS)
+def test_gradients_agree_within_1e_4_relative_also_with_dropout(name: str, dropout: float) -> None:
+    model = MODELS[name].model_copy(update={"dropout": dropout})
+    batch = some_batches(model).batch(1)
+    torch, mlx = (trainer(b, model, AdamWConfig(), rough_arrays(model)).gradients(batch)[1] for b in ("torch", "mlx"))
+    for key in without_key_biases(torch):
+        difference = np.linalg.norm(torch[key] - mlx[key]) / np.linalg.norm(torch[key])
+        assert difference < 1e-4, key
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_loss_curves_agree_within_1e_4_over_50_steps(corpus: Corpus, name: str) -> None:
+    torch, mlx = (
+        losses(trainer(backend, corpus.model, OPTIMIZERS[name]), corpus, 1, 50) for backend in ("torch", "mlx")
+    )
+    assert torch[-1] < torch[0] - 0.5, "nothing was learned, so nothing was compared"
+    np.testing.assert_allclose(torch, mlx, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("order", ORDERS, ids="->".join)
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_state_of_one_backend_goes_on_in_the_other(corpus: Corpus, name: str, order: tuple[str, str]) -> None:
+    first = trainer(order[0], corpus.model, OPTIMIZERS[name])
+    losses(first, corpus, 1, 20)
+    second = trainer(order[1], corpus.model, OPTIMIZERS[name], initial_arrays(corpus.model, 1))
+    second.load(first.weights(), first.optimizer_state())
+    for kind, array in second.optimizer_state().items():
+        np.testing.assert_array_equal(array, first.optimizer_state()[kind], err_msg=kind)
+    np.testing.assert_allclose(losses(second, corpus, 21, 50), losses(first, corpus, 21, 50), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "sampling",
+    [SamplingConfig(), SamplingConfig(temperature=0.8, top_k=20, top_p=0.95, min_p=0.02)],
+    ids=["all", "cut"],
+)
+def test_the_same_seed_and_prompt_give_the_same_64_ids(name: str, sampling: SamplingConfig) -> None:
+    model = MODELS[name]
+    torch, mlx = (
+        list(generate(trainer(b, model, KBETA, rough_arrays(model)).decoder(), [1, 2, 3], 64, 24, 7, sampling))
+        for b in ("torch", "mlx")
+    )
+    assert torch == mlx
+    assert len(torch) == 64
