@@ -19,7 +19,7 @@ from lm_core.model.init import initial_arrays
 from lm_core.model.parameters import parameter_count, parameter_table
 from lm_core.optim import state_shapes
 from lm_core.report import write_report
-from lm_core.run.checkpoint import Checkpoint, Checkpoints, write_whole
+from lm_core.run.checkpoint import Checkpoint, Checkpoints, DamagedError, write_whole
 from lm_core.run.interrupts import Interrupts
 from lm_core.run.log import RunFolder, RunLog
 from lm_core.run.loop import Run, RunState, train
@@ -137,8 +137,8 @@ def _train(
             state,
             interrupts,
         )
-    except OSError as error:
-        raise UserError(f"cannot save to {folder.path}: {error.strerror}") from None
+    except (OSError, DamagedError) as error:
+        raise UserError(f"cannot save to {folder.path}: {error}") from None
     finally:
         log.close()
 

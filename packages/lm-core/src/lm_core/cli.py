@@ -1,10 +1,12 @@
 """Command lines: the fields of a config are the flags, a TOML file gives their defaults, and a mistake is one line."""
 
 import contextlib
+import copy
 import dataclasses
 import io
 import itertools
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, TypeVar
 
 import tyro
@@ -41,37 +43,38 @@ def parse_flags(cls: type[C], program: str, argv: Sequence[str], values: Mapping
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
-            flags = tyro.cli(_plain(cls, default), prog=program, args=list(argv), use_underscores=True)
+            flags = tyro.cli(_plain(default), prog=program, args=list(argv), use_underscores=True)
     except SystemExit as stop:
         if not stop.code:
             raise
         raise UserError(_first_sentence(printed.getvalue())) from None
     try:
-        return cls.model_validate(vars(flags))
+        return cls.model_validate(dataclasses.asdict(flags))
     except ValidationError as error:
         raise UserError("--" + complaint(cls, error, "").removeprefix(": ")) from None
 
 
-def _plain(cls: type[Config], default: Config) -> type[Any]:
+def _plain(default: Config) -> type[Any]:
     """A dataclass with the fields of a config but not its checks: tyro reads the types, pydantic judges the values."""
-    fields: list[Any] = [
-        (
-            name,
-            Annotated[info.annotation, tyro.conf.arg(help=info.description)],
-            dataclasses.field(default=getattr(default, name)),
-        )
-        for name, info in cls.model_fields.items()
-    ]
-    plain = dataclasses.make_dataclass(cls.__name__, fields)
-    plain.__doc__ = cls.__doc__
+    fields: list[Any] = []
+    for name, info in type(default).model_fields.items():
+        value = getattr(default, name)
+        kind: Any = _plain(value) if isinstance(value, Config) else info.annotation
+        default_of = kind if isinstance(value, Config) else partial(copy.copy, value)
+        hint = Annotated[kind, tyro.conf.arg(help=info.description)]
+        fields.append((name, hint, dataclasses.field(default_factory=default_of)))
+    plain = dataclasses.make_dataclass(type(default).__name__, fields)
+    plain.__doc__ = type(default).__doc__
     return plain
 
 
 def _first_sentence(box: str) -> str:
-    """What tyro says between the title and the next rule of its boxed message, as one line."""
+    """What tyro says between the title and the next rule of its box, and the flag it suggests, as one line."""
     lines = [line.strip("│╭╮╰╯ ") for line in box.splitlines()[1:]]
-    content = itertools.dropwhile(_is_rule, lines)
-    return " ".join(itertools.takewhile(lambda line: not _is_rule(line), content)) + "; see --help"
+    content = list(itertools.dropwhile(_is_rule, lines))
+    said = list(itertools.takewhile(lambda line: not _is_rule(line), content))
+    meant = next((line.split()[0] for line in content[len(said) :] if line.startswith("--")), None)
+    return " ".join(said) + (f"; did you mean {meant}?" if meant else "; see --help")
 
 
 def _is_rule(line: str) -> bool:

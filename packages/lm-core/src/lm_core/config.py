@@ -5,6 +5,7 @@ so nothing is ever overwritten.
 """
 
 import difflib
+import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,7 +29,8 @@ class Config(BaseModel):
     def parse(cls, values: Mapping[str, Any], where: str = "config") -> Self:
         """Validate `values`; a mistake becomes a `UserError` that names the key and `where` it stands."""
         try:
-            return cls.model_validate(values)
+            # As JSON, where "3" is no 3 and 1 no true, but a list is a tuple and 1 a float, as in TOML.
+            return cls.model_validate_json(json.dumps(values, default=str), strict=True)
         except ValidationError as error:
             raise UserError(complaint(cls, error, where)) from None
 
@@ -186,7 +188,7 @@ class KBetaConfig(Config):
     """Decay of the gradient-norm average."""
     eps: float = Field(1e-8, gt=0)
     """Added to the root of the second moment."""
-    tiny_spike: float = Field(1e-8, ge=0)
+    tiny_spike: float = Field(1e-8, gt=0)
     """Added to the norm average in the sunspike's ratio."""
     tiny_denom: float = Field(1e-8, ge=0)
     """Scale of the adaptive term of the denominator."""

@@ -23,10 +23,14 @@ def exit_code_of(main: Callable[[], int | None], program: str) -> int:
     A reader that closes our standard output early (`... | head`) ends the program quietly, as it does other tools.
     """
     try:
-        return main() or 0
+        code = main() or 0
+        sys.stdout.flush()  # here, where a reader that has gone is expected, and not at exit
+        return code
     except (UserError, NonFiniteError) as error:
         print(f"{program}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        return 130
     except BrokenPipeError:
         # Python would complain again when it flushes stdout at exit; give it somewhere to flush to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

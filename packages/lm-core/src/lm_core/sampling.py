@@ -57,10 +57,11 @@ def filtered(logits: NDArray[np.floating], config: SamplingConfig) -> NDArray[np
     keep = np.ones(len(ranked), dtype=bool)
     if config.top_k:
         keep[config.top_k :] = False
-    kept = np.where(keep, ranked, 0.0)
-    kept /= kept.sum()
-    # What stands before an id decides whether it is needed to reach p, so the first id always stays.
-    keep &= np.cumsum(kept) - kept < config.top_p
+    if config.top_p < 1:  # at 1 a rounded sum would cut the tail off
+        kept = np.where(keep, ranked, 0.0)
+        kept /= kept.sum()
+        # What stands before an id decides whether it is needed to reach p, so the first id always stays.
+        keep &= np.cumsum(kept) - kept < config.top_p
     keep &= ranked >= config.min_p * ranked[0]
     kept = np.where(keep, ranked, 0.0)
     probabilities = np.empty_like(kept)

@@ -92,10 +92,17 @@ class ScheduleConfig(Config):
     @field_validator("points", mode="before")
     @classmethod
     def _from_text(cls, value: object) -> object:
-        return parse_piecewise(value) if isinstance(value, str) else value
+        if isinstance(value, str):
+            return parse_piecewise(value)
+        return tuple(tuple(point) for point in value) if isinstance(value, list) else value
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        steps = [step for step, _ in self.points]
+        if any(step < 0 or rate <= 0 for step, rate in self.points) or steps != sorted(set(steps)):
+            raise ValueError("points: the steps must ascend from 0 or later, and the rates be positive")
+        if self.kind == "hold_then_decay" and self.decay_steps > self.max_steps:
+            raise ValueError(f"decay_steps {self.decay_steps} is more than max_steps {self.max_steps}")
         if self.kind == "piecewise" and not self.points:
             raise ValueError("a piecewise schedule needs points")
         if self.kind == "cosine" and self.warmup_steps >= self.max_steps:

@@ -127,7 +127,7 @@ class BackendConformance:
             direction = generator(0, "direction", key).standard_normal(grad.shape)
 
             def loss_at(distance: float, key: str = key, direction: NDArray[Any] = direction) -> float:
-                moved = {**weights, key: weights[key] + distance * direction}
+                moved: dict[str, NDArray[Any]] = {**weights, key: weights[key] + distance * direction}
                 return reference.loss(config, moved, batch.inputs, batch.targets)
 
             slope = (loss_at(1e-5) - loss_at(-1e-5)) / 2e-5

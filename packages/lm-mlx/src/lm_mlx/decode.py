@@ -17,9 +17,10 @@ def probabilities(logits: mx.array, config: SamplingConfig) -> tuple[mx.array, m
     keep = mx.ones_like(ranked).astype(mx.bool_)
     if config.top_k:
         keep = mx.arange(len(ranked)) < config.top_k
-    kept = ranked * keep
-    kept = kept / kept.sum()
-    keep = keep & (mx.cumsum(kept) - kept < config.top_p)
+    if config.top_p < 1:  # at 1 a rounded sum would cut the tail off
+        kept = ranked * keep
+        kept = kept / kept.sum()
+        keep = keep & (mx.cumsum(kept) - kept < config.top_p)
     keep = keep & (ranked >= config.min_p * ranked[0])
     kept = ranked * keep
     return kept / kept.sum(), order

@@ -16,9 +16,10 @@ def probabilities(logits: Tensor, config: SamplingConfig) -> tuple[Tensor, Tenso
     keep = torch.ones_like(ranked, dtype=torch.bool)
     if config.top_k:
         keep[config.top_k :] = False
-    kept = ranked * keep
-    kept = kept / kept.sum()
-    keep &= kept.cumsum(dim=-1) - kept < config.top_p
+    if config.top_p < 1:  # at 1 a rounded sum would cut the tail off
+        kept = ranked * keep
+        kept = kept / kept.sum()
+        keep &= kept.cumsum(dim=-1) - kept < config.top_p
     keep &= ranked >= config.min_p * ranked[0]
     kept = ranked * keep
     return kept / kept.sum(), order

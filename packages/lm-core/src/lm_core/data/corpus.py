@@ -21,14 +21,15 @@ def read_text(path: str | Path) -> str:
         data = Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"cannot read text {path}: {error.strerror}") from None
-    if not data:
-        raise UserError(f"text {path} is empty")
     try:
-        return data.decode("utf-8-sig")
+        text = data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         cut = error.start >= len(data) - 3 and "unexpected end" in error.reason
         why = "it is cut inside a character at its end" if cut else f"byte {error.start} is no valid UTF-8"
         raise UserError(f"text {path} is not UTF-8: {why}; convert it, for example with iconv -t UTF-8") from None
+    if not text:
+        raise UserError(f"text {path} is empty")
+    return text
 
 
 def standard_library_text(limit: int = STANDARD_LIBRARY_CHARACTERS) -> str:

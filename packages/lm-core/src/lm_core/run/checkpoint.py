@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load, save
 
 Arrays = Mapping[str, NDArray[Any]]
+_MALFORMED = (SafetensorError, ValueError, KeyError, TypeError, OverflowError)
 
 
 class DamagedError(Exception):
@@ -47,11 +48,15 @@ class Checkpoint:
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file so that after a crash it has its old content or its new one, never part of it."""
     beside = path.with_name(path.name + ".new")
-    with beside.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    try:
+        with beside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError:
+        beside.unlink(missing_ok=True)  # a full disk wants the room back
+        raise
     _flush_folder(path.parent)
 
 
@@ -95,7 +100,7 @@ class Checkpoints:
         write_whole(path.with_suffix(".safetensors"), data)
         write_whole(path, save(state, {"facts": text, "digest": _digest(text, state)}))
         self.read(path)
-        self._prune()
+        self._prune(path)
         return path
 
     def read(self, path: Path) -> Checkpoint:
@@ -108,17 +113,17 @@ class Checkpoints:
             facts, digest = _header(path)
             state = load(path.read_bytes())
             data = path.with_suffix(".safetensors").read_bytes()
+            if _digest(facts, state) != digest:
+                raise DamagedError(f"{path.name} is not what was written: its digest differs")
+            named = json.loads(facts)
+            sha1 = hashlib.sha1(data).hexdigest()
+            if sha1 != named["weights"] or path.stem != sha1:
+                raise DamagedError(f"{path.stem}.safetensors is not what was written: its SHA-1 differs")
+            return Checkpoint(path, load(data), state, named)
         except OSError as error:
             raise DamagedError(f"{error.filename or path}: {error.strerror or error}") from None
-        except (SafetensorError, ValueError, KeyError) as error:
+        except _MALFORMED as error:
             raise DamagedError(f"{path.name} is malformed ({error})") from None
-        if _digest(facts, state) != digest:
-            raise DamagedError(f"{path.name} is not what was written: its digest differs")
-        named = json.loads(facts)
-        sha1 = hashlib.sha1(data).hexdigest()
-        if sha1 != named["weights"] or path.stem != sha1:
-            raise DamagedError(f"{path.stem}.safetensors is not what was written: its SHA-1 differs")
-        return Checkpoint(path, load(data), state, named)
 
     def newest(self, warn: Callable[[str], None]) -> Checkpoint | None:
         """The good checkpoint with the most steps; damaged ones are named through `warn` and skipped."""
@@ -135,14 +140,17 @@ class Checkpoints:
         for path in sorted(self.folder.glob("*.metadata")):
             try:
                 steps[path] = int(json.loads(_header(path)[0])["step"])
-            except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            except (OSError, *_MALFORMED) as error:
                 warn(f"checkpoint skipped: {path.name} is malformed ({error})")
         yield from sorted(steps, key=lambda path: steps[path], reverse=True)
 
-    def _prune(self) -> None:
-        """Remove all but the newest `keep`, and what killed saves left behind."""
-        kept = list(self._by_step(lambda _: None))[: self.keep]
-        stems = {path.stem for path in kept}
+    def _prune(self, saved: Path) -> None:
+        """Remove all but `saved` and the `keep` - 1 before it, and what killed saves left behind.
+
+        What claims to come after `saved` is damaged, or the run would have gone on from there.
+        """
+        by_step = list(self._by_step(lambda _: None))
+        stems = {path.stem for path in by_step[by_step.index(saved) :][: self.keep]}
         for suffix in (".metadata", ".safetensors"):
             for path in self.folder.glob(f"*{suffix}"):
                 if path.stem not in stems:

@@ -44,7 +44,7 @@ class RunLog:
         write_whole(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
         self.file = path.open("a", encoding="utf-8")
         on_terminal = sys.stderr.isatty()
-        self.prints_training = not on_terminal
+        self.prints_training, self.reader_left = not on_terminal, False
         # `smoothing` near 0 averages over the whole run: lengths vary from step to step.
         self.bar = tqdm(
             total=total, initial=start, unit="step", disable=not on_terminal, smoothing=0.02, dynamic_ncols=True
@@ -60,7 +60,15 @@ class RunLog:
                 f"loss {values['loss_nats']:.3f}, {values['tokens_per_second']:,.0f} tokens/s", refresh=False
             )
         if kind != "train" or self.prints_training:
-            self.say(line, sys.stdout)
+            self._print(line)
+
+    def _print(self, line: str) -> None:
+        """To the console; a reader who has left (`... | head`) does not end the run."""
+        try:
+            if not self.reader_left:
+                self.say(line, sys.stdout)
+        except BrokenPipeError:
+            self.reader_left = True
 
     def step_done(self) -> None:
         """Move the bar."""

@@ -19,7 +19,7 @@ from lm_core.backend import Metrics, Trainer
 from lm_core.config import Config
 from lm_core.data.batches import Batch, Batches
 from lm_core.errors import NonFiniteError
-from lm_core.run.checkpoint import Checkpoints
+from lm_core.run.checkpoint import Checkpoints, DamagedError
 from lm_core.run.interrupts import Interrupts
 from lm_core.run.log import RunLog
 
@@ -53,6 +53,7 @@ class RunState:
     first_val_loss: float | None = None
     last_val_loss: float | None = None
     best_val_loss: float | None = None
+    gained_val_loss: float | None = None
     best_step: int = 0
     evals_without_gain: int = 0
     stopped_early: bool = False
@@ -156,8 +157,10 @@ def _evaluate(run: Run, state: RunState, started: float) -> None:
     if state.first_val_loss is None:
         state.first_val_loss = loss
     state.last_val_loss = loss
-    if state.best_val_loss is None or loss < state.best_val_loss - config.early_stop_min_delta:
-        state.best_val_loss, state.best_step, state.evals_without_gain = loss, state.step, 0
+    if state.best_val_loss is None or loss < state.best_val_loss:
+        state.best_val_loss, state.best_step = loss, state.step
+    if state.gained_val_loss is None or loss < state.gained_val_loss - config.early_stop_min_delta:
+        state.gained_val_loss, state.evals_without_gain = loss, 0
     elif state.step > config.early_stop_warmup:
         state.evals_without_gain += 1
     if config.early_stop_patience and state.evals_without_gain >= config.early_stop_patience:
@@ -175,8 +178,8 @@ def _try_to_save(run: Run, state: RunState) -> bool:
     """Save; a disk that fails is reported, and training goes on with the older checkpoint as it was."""
     try:
         _save(run, state)
-    except OSError as error:
-        run.log.say(f"step {state.step}: not saved ({error.strerror}); training goes on")
+    except (OSError, DamagedError) as error:
+        run.log.say(f"step {state.step}: not saved ({error}); training goes on")
         return False
     _restart_clock(run)
     return True

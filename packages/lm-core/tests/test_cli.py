@@ -1,0 +1,219 @@
+"""Command lines: flags over TOML over defaults, and every mistake is one line with exit code 2."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from pydantic import Field
+
+from lm_core.cli import parse_flags, peek
+from lm_core.config import Config
+from lm_core.errors import NonFiniteError, UserError, exit_code_of
+
+
+class Inner(Config):
+    """A nested config."""
+
+    depth: int = Field(2, gt=0)
+    """How deep."""
+
+
+class Demo(Config):
+    """A program."""
+
+    steps: int = Field(10, gt=0)
+    """Number of steps."""
+    peak_lr: float = Field(0.5, gt=0)
+    """Learning rate."""
+    opt: Literal["adam", "kbeta"] = "adam"
+    """Optimizer."""
+    verbose: bool = False
+    """Say more."""
+    save_dir: str = ""
+    """Folder."""
+    inner: Inner = Inner()
+    """Nested."""
+    config: str = ""
+    """TOML file."""
+
+
+def parse(*argv: str, **values: object) -> Demo:
+    return parse_flags(Demo, "demo", argv, values)
+
+
+def refusal(*argv: str) -> str:
+    with pytest.raises(UserError) as caught:
+        parse(*argv)
+    message = str(caught.value)
+    assert "\n" not in message
+    for noise in ("│", "╭", "http", "Traceback", "validation error"):
+        assert noise not in message
+    return message
+
+
+# What wins
+
+
+def test_flags_win_over_the_file_the_file_over_the_program_and_the_program_over_the_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text('steps = 5\nopt = "kbeta"\n[inner]\ndepth = 7\n')
+    assert parse() == Demo()
+    assert parse(steps=3, peak_lr=0.25) == Demo(steps=3, peak_lr=0.25)
+    both = parse("--config", str(path), "--steps", "9", steps=3, peak_lr=0.25)
+    assert both == Demo(steps=9, opt="kbeta", peak_lr=0.25, inner=Inner(depth=7), config=str(path))
+    assert parse(f"--config={path}", "--inner.depth", "1").inner == Inner(depth=1)
+
+
+def test_hyphens_and_underscores_are_the_same() -> None:
+    assert parse("--peak-lr", "0.25", "--save-dir", "x") == parse("--peak_lr", "0.25", "--save_dir", "x")
+
+
+def test_switches_go_on_and_off() -> None:
+    assert parse("--verbose").verbose
+    assert not parse("--no_verbose", verbose=True).verbose
+    assert not parse("--no-verbose", verbose=True).verbose
+
+
+@pytest.mark.parametrize(
+    ("argv", "value"),
+    [
+        (["--save_dir", "a"], "a"),
+        (["--save-dir", "a"], "a"),
+        (["--save_dir=a=b"], "a=b"),
+        (["--steps", "1", "--save_dir"], ""),
+        (["--save_dir", "--steps", "1"], ""),
+        (["--save_dirs", "a"], None),
+        (["save_dir", "a"], None),
+        (["--steps", "1"], None),
+        ([], None),
+    ],
+)
+def test_peek_sees_a_flag_before_the_flags_are_parsed(argv: list[str], value: str | None) -> None:
+    assert peek(argv, "save_dir") == value
+
+
+def test_help_prints_every_field_with_its_docstring_and_ends_well(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parse("--help")
+    assert not stop.value.code
+    said = capsys.readouterr().out
+    for words in ("--steps", "Number of steps.", "--inner.depth", "How deep.", "--save_dir"):
+        assert words in said
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--stesp", "3"], ["--stesp", "did you mean --steps?"]),
+        (["--inner.depht", "3"], ["--inner.depht", "did you mean --inner.depth?"]),
+        (["--zzzz", "3"], ["--zzzz", "--help"]),
+        (["stray"], ["stray", "--help"]),
+        (["--steps", "many"], ["--steps", "many"]),
+        (["--steps", "1.5"], ["--steps", "1.5"]),
+        (["--steps"], ["--steps", "value"]),
+        (["--opt", "sgd"], ["--opt", "sgd", "adam", "kbeta"]),
+    ],
+)
+def test_a_wrong_flag_is_one_line_that_names_it(argv: list[str], words: list[str]) -> None:
+    message = refusal(*argv)
+    assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--steps", "-1"], "--steps: Input should be greater than 0"),
+        (["--peak_lr", "nan"], "--peak_lr: Input should be a finite number"),
+        (["--inner.depth", "0"], "depth: Input should be greater than 0"),
+    ],
+)
+def test_a_value_out_of_range_is_one_line_like_those_of_a_file(argv: list[str], message: str) -> None:
+    assert message in refusal(*argv)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("stesp = 3", "unknown key 'stesp'; did you mean 'steps'?"),
+        ("[inner]\ndepht = 3", "unknown key 'inner.depht'; did you mean 'depth'?"),
+        ("steps = 'many'", "steps: Input should be a valid integer"),
+        ("steps = -1", "steps: Input should be greater than 0"),
+        ("steps =", "not valid TOML"),
+    ],
+)
+def test_a_wrong_file_is_one_line_that_names_the_file_and_the_key(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text(text)
+    said = refusal("--config", str(path))
+    assert said.startswith(str(path))
+    assert message in said
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    assert (
+        refusal("--config", str(tmp_path / "none.toml"))
+        == f"cannot read {tmp_path}/none.toml: No such file or directory"
+    )
+
+
+# Exit codes
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(UserError("no text\n  at all"), 2), (NonFiniteError("step 7: loss is nan"), 1)]
+)
+def test_an_expected_failure_is_one_line_on_stderr_and_a_code(
+    error: Exception, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main() -> int:
+        raise error
+
+    assert exit_code_of(main, "demo") == code
+    assert capsys.readouterr() == ("", f"demo: error: {' '.join(str(error).split())}\n")
+
+
+@pytest.mark.parametrize(("returned", "code"), [(None, 0), (0, 0), (3, 3)])
+def test_a_program_that_ends_well_gives_its_own_code(returned: int | None, code: int) -> None:
+    assert exit_code_of(lambda: returned, "demo") == code
+
+
+def test_a_failure_nobody_expected_keeps_its_traceback() -> None:
+    def main() -> int:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        exit_code_of(main, "demo")
+
+
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_a_reader_that_goes_away_ends_the_program_quietly(lines: int) -> None:
+    program = f"""
+import sys
+from lm_core.errors import exit_code_of
+
+def main():
+    sys.stdin.readline()
+    for i in range({lines}):
+        print("line", i)
+
+sys.exit(exit_code_of(main, "demo"))
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        process.stdout = None
+        _, said = process.communicate(b"go\n", timeout=20)
+    assert (process.returncode, said) == (0, b"")

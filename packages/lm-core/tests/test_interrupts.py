@@ -1,0 +1,80 @@
+"""The first signal is noted, the second ends the process at once, and afterwards signals mean what they did before."""
+
+import contextlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from lm_core.run.interrupts import Interrupts
+
+PROGRAM = """
+import sys, time
+from lm_core.run.interrupts import Interrupts
+
+with Interrupts() as interrupts:
+    print("ready", flush=True)
+    while not interrupts.requested:
+        time.sleep(0.01)
+    print("noted", flush=True)
+    if "finish" in sys.argv:
+        sys.exit(0)
+    time.sleep(60)
+"""
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_is_noted_and_the_second_ends_the_process_at_once(
+    first: signal.Signals, second: signal.Signals
+) -> None:
+    with start() as process:
+        process.send_signal(first)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "noted\n"
+        sent = time.monotonic()
+        process.send_signal(second)
+        _, said = process.communicate(timeout=10)
+        assert time.monotonic() - sent < 2
+    assert process.returncode == 128 + second
+    assert said.split("\n")[1::2] == [
+        "stopping after this step; once more to stop at once",
+        "stopped at once; the last saved checkpoint is intact",
+    ]
+    assert "Traceback" not in said
+
+
+def test_a_program_that_is_asked_once_finishes_in_its_own_way() -> None:
+    with start("finish") as process:
+        process.send_signal(signal.SIGTERM)
+        said, _ = process.communicate(timeout=10)
+    assert process.returncode == 0
+    assert said == "noted\n"
+
+
+def handlers() -> list[object]:
+    return [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+
+def test_the_handlers_of_before_come_back_even_after_an_error() -> None:
+    before = handlers()
+    with contextlib.suppress(RuntimeError), Interrupts():
+        assert all(now != then for now, then in zip(handlers(), before, strict=True))
+        raise RuntimeError
+    assert handlers() == before
+
+
+def test_nothing_is_requested_before_a_signal_comes() -> None:
+    with Interrupts() as interrupts:
+        assert not interrupts.requested

@@ -1,0 +1,190 @@
+"""The float64 model: causal, and equal to what the papers' formulas say where a formula can be checked by hand."""
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lm_core.config import ModelConfig
+from lm_core.model.init import initial_arrays
+from lm_core.reference import model
+
+V, T, D, N = 11, 6, 16, 4
+IDS = np.array([[1, 7, 3, 10, 0, 5], [2, 2, 9, 4, 8, 6]])
+VARIANTS = [
+    {"norm": norm, "mlp": mlp, "positions": positions, "n_kv_heads": kv_heads, "tie_embeddings": kv_heads == 2}
+    for norm, mlp, positions, kv_heads in itertools.product(
+        ["layer", "rms"], ["gelu", "gelu_tanh", "swiglu"], ["learned", "rope", "none"], [None, 2]
+    )
+]
+
+
+def config(**changes: Any) -> ModelConfig:
+    shape = {"vocab_size": V, "seq_len": T, "d_model": D, "n_layers": 2, "n_heads": N, "init_std": 0.5}
+    return ModelConfig(**{**shape, **changes})
+
+
+def weights(c: ModelConfig) -> dict[str, Any]:
+    """Initial weights with random biases, so that a bias that is left out shows."""
+    draw = np.random.default_rng(0)
+    return {
+        name: draw.standard_normal(array.shape) if name.endswith(".bias") else array
+        for name, array in initial_arrays(c, seed=0).items()
+    }
+
+
+@pytest.mark.parametrize("changes", VARIANTS, ids=lambda changes: "-".join(map(str, changes.values())))
+def test_logits_are_finite_and_depend_on_what_came_before_and_never_on_what_comes_after(
+    changes: dict[str, Any],
+) -> None:
+    c = config(**changes)
+    arrays = weights(c)
+    before = model.logits(c, arrays, IDS)
+    assert before.shape == (2, T, V)
+    assert np.isfinite(before).all()
+    for t in range(T):
+        ids = IDS.copy()
+        ids[0, t] = (ids[0, t] + 1) % V
+        after = model.logits(c, arrays, ids)
+        np.testing.assert_array_equal(after[0, :t], before[0, :t])
+        np.testing.assert_array_equal(after[1], before[1])
+        assert (np.abs(after[0, t:] - before[0, t:]).max(axis=-1) > 1e-6).all()
+
+
+def test_a_shorter_text_has_the_logits_of_the_longer_ones_beginning() -> None:
+    for positions in ("learned", "rope", "none"):
+        c = config(positions=positions)
+        whole = model.logits(c, weights(c), IDS)
+        np.testing.assert_allclose(model.logits(c, weights(c), IDS[:, :4]), whole[:, :4], rtol=1e-12, atol=1e-12)
+
+
+def test_a_head_of_zeros_loses_ln_v_and_a_certain_one_nothing() -> None:
+    c = config(head_bias=True)
+    arrays = weights(c) | {"lm_head.weight": np.zeros((V, D)), "lm_head.bias": np.zeros(V)}
+    assert model.loss(c, arrays, IDS, np.roll(IDS, -1, axis=1)) == pytest.approx(math.log(V), rel=1e-14)
+    arrays["lm_head.bias"][3] = 1e6
+    assert model.loss(c, arrays, IDS, np.full_like(IDS, 3)) == 0.0
+
+
+def test_the_loss_is_the_mean_of_minus_log_softmax() -> None:
+    c = config()
+    targets = np.roll(IDS, -1, axis=1)
+    probabilities = model.softmax(model.logits(c, weights(c), IDS))
+    chosen = [probabilities[b, t, targets[b, t]] for b in range(2) for t in range(T)]
+    assert model.loss(c, weights(c), IDS, targets) == pytest.approx(-np.log(chosen).mean(), rel=1e-12)
+
+
+def test_huge_logits_do_not_overflow() -> None:
+    c = config()
+    arrays = weights(c) | {"lm_head.weight": np.full((V, D), 1e300) * np.arange(V)[:, None]}
+    assert not math.isnan(model.loss(c, arrays, IDS, IDS))
+
+
+def test_attention_is_each_heads_mean_of_earlier_values_weighted_by_its_scores() -> None:
+    c, x = config(positions="none", n_kv_heads=2), np.random.default_rng(0).standard_normal((1, T, D))
+    arrays, H = weights(c), c.head_dim
+    q, k, v = (model.linear(arrays, f"blocks.0.attn.{name}_proj", x)[0] for name in "qkv")
+    mixed = np.zeros((T, D))
+    for n, t in itertools.product(range(N), range(T)):
+        own, shared = slice(n * H, (n + 1) * H), slice(n // 2 * H, (n // 2 + 1) * H)
+        scores = [math.exp(q[t, own] @ k[s, shared] / math.sqrt(H)) for s in range(t + 1)]
+        mixed[t, own] = sum(score * v[s, shared] for s, score in enumerate(scores)) / sum(scores)
+    expected = model.linear(arrays, "blocks.0.attn.o_proj", mixed)
+    np.testing.assert_allclose(model.attention(c, arrays, "blocks.0.attn", x)[0], expected, rtol=1e-10)
+
+
+def test_as_many_kv_heads_as_heads_is_plain_attention() -> None:
+    plain, grouped = config(), config(n_kv_heads=N)
+    np.testing.assert_array_equal(
+        model.logits(plain, weights(plain), IDS), model.logits(grouped, weights(grouped), IDS)
+    )
+
+
+def test_grouped_attention_is_plain_attention_whose_heads_share_keys_and_values() -> None:
+    grouped, plain = config(n_kv_heads=2), config()
+    arrays = weights(grouped)
+    H = grouped.head_dim
+    shared = {
+        name: np.repeat(a.reshape(2, H, *a.shape[1:]), N // 2, axis=0).reshape(D, *a.shape[1:])
+        if "k_proj" in name or "v_proj" in name
+        else a
+        for name, a in arrays.items()
+    }
+    np.testing.assert_allclose(model.logits(plain, shared, IDS), model.logits(grouped, arrays, IDS), rtol=1e-12)
+
+
+def test_a_block_adds_to_the_stream_so_one_that_says_nothing_changes_nothing() -> None:
+    c = config()
+    arrays = {
+        name: np.zeros_like(array) if "o_proj" in name or "down_proj" in name else array
+        for name, array in weights(c).items()
+    }
+    x = arrays["embed.weight"].astype(float)[IDS] + arrays["pos_embed.weight"]
+    expected = model.linear(arrays, "lm_head", model.normalize(c, arrays, "norm", x))
+    np.testing.assert_allclose(model.logits(c, arrays, IDS), expected, rtol=1e-12)
+
+
+def test_a_tied_head_is_the_token_table() -> None:
+    tied, untied = config(tie_embeddings=True), config()
+    arrays = weights(tied)
+    copied = arrays | {"lm_head.weight": arrays["embed.weight"]}
+    np.testing.assert_array_equal(model.logits(tied, arrays, IDS), model.logits(untied, copied, IDS))
+
+
+# Positions
+
+
+@given(st.integers(0, 9), st.integers(0, 9), st.integers(0, 20), st.floats(2, 1e6), st.integers(0, 99))
+def test_rotary_scores_depend_on_the_distance_alone(i: int, j: int, shift: int, theta: float, seed: int) -> None:
+    q, k = np.random.default_rng(seed).standard_normal((2, 1, 8))
+    q_at, k_at = (model.rotate(np.repeat(x, 30, axis=0), theta) for x in (q, k))
+    assert q_at[i] @ k_at[j] == pytest.approx(q_at[i + shift] @ k_at[j + shift], rel=1e-9, abs=1e-9)
+
+
+def test_rotation_keeps_lengths_and_leaves_the_first_position_alone() -> None:
+    x = np.random.default_rng(0).standard_normal((3, 5, 8))
+    turned = model.rotate(x, 10_000.0)
+    np.testing.assert_allclose(np.linalg.norm(turned, axis=-1), np.linalg.norm(x, axis=-1))
+    np.testing.assert_array_equal(turned[:, 0], x[:, 0])
+    a, b = x[0, 1, 0], x[0, 1, 4]
+    assert turned[0, 1, 0] == pytest.approx(a * math.cos(1) - b * math.sin(1))
+
+
+@pytest.mark.parametrize(("positions", "matters"), [("learned", True), ("rope", True), ("none", False)])
+def test_the_order_of_earlier_tokens_matters_only_with_a_position_signal(positions: str, matters: bool) -> None:
+    c = config(positions=positions, n_layers=1)
+    shuffled = IDS[:, [3, 1, 0, 2, 4, 5]]
+    last, other = (model.logits(c, weights(c), ids)[:, -1] for ids in (IDS, shuffled))
+    assert np.allclose(last, other, rtol=1e-10) != matters
+
+
+# Pieces
+
+
+def test_layer_norm_centres_and_scales_and_rms_norm_scales_alone() -> None:
+    x = np.random.default_rng(0).standard_normal((4, D)) * 3 + 5
+    arrays = {"norm.weight": np.full(D, 2.0), "norm.bias": np.full(D, 1.0)}
+    layer = model.normalize(config(norm_eps=1e-12), arrays, "norm", x)
+    np.testing.assert_allclose(layer, 1 + 2 * (x - x.mean(-1, keepdims=True)) / x.std(-1, keepdims=True))
+    rms = model.normalize(config(norm="rms", norm_eps=1e-12), {"norm.weight": np.full(D, 2.0)}, "norm", x)
+    np.testing.assert_allclose(rms, 2 * x / np.sqrt((x**2).mean(-1, keepdims=True)))
+
+
+def test_a_vector_of_zeros_is_normalized_to_zeros() -> None:
+    for norm in ("layer", "rms"):
+        zeros = model.normalize(config(norm=norm), {"norm.weight": np.ones(D)}, "norm", np.zeros((1, D)))
+        np.testing.assert_array_equal(zeros, 0)
+
+
+def test_the_nonlinearities_at_known_points() -> None:
+    x = np.array([-10.0, -1.0, 0.0, 1.0, 10.0])
+    np.testing.assert_allclose(model.gelu(x), [0, -0.15865525393145707, 0, 0.8413447460685429, 10], atol=1e-15)
+    np.testing.assert_allclose(
+        model.silu(x), [-10 / (1 + math.e**10), -1 / (1 + math.e), 0, 1 / (1 + 1 / math.e), 10], rtol=1e-4
+    )
+    dense = np.linspace(-6, 6, 1001)
+    assert np.abs(model.gelu(dense) - model.gelu_tanh(dense)).max() == pytest.approx(4.7e-4, rel=0.02)
