@@ -1,0 +1,97 @@
+"""What the flags come to mean, without any framework."""
+
+from pathlib import Path
+
+import pytest
+from testbed_d.flags import Flags
+from testbed_d.workload import Workload, plan, run_folder
+
+from lm_core.config import AdamWConfig, KBetaConfig
+from lm_core.errors import UserError
+from lm_core.schedules import learning_rate
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> str:
+    path = tmp_path / "text.txt"
+    path.write_text("0123456789 abc\n" * 2000)
+    return str(path)
+
+
+def workload(text: str, **flags: object) -> Workload:
+    return plan(Flags.parse({"text": text, **flags}))
+
+
+def test_the_defaults_are_the_published_model_and_k_beta(text: str) -> None:
+    made = workload(text)
+    assert (made.model.d_model, made.model.n_layers, made.model.n_heads, made.model.seq_len) == (256, 6, 4, 256)
+    assert made.model.head_bias
+    assert not made.model.tie_embeddings
+    assert made.optimizer == KBetaConfig(
+        beta2_min=0.88, alpha=0.93, tiny_spike=1e-9, bias_correction="beta2max", warmup_steps=200
+    )
+
+
+def test_the_warm_up_of_beta2_is_not_that_of_the_learning_rate(text: str) -> None:
+    made = workload(text, warmup=50, lr=1e-3, lr_warmup=10)
+    assert isinstance(made.optimizer, KBetaConfig)
+    assert made.optimizer.warmup_steps == 50
+    assert [learning_rate(made.schedule, step) for step in (1, 5, 10, 50)] == pytest.approx([1e-4, 5e-4, 1e-3, 1e-3])
+
+
+def test_the_schedule_replaces_the_rate_and_the_warm_up_multiplies_it(text: str) -> None:
+    made = workload(text, lr=9.0, lr_schedule="1:1e-3,30:5e-4", lr_warmup=4)
+    assert [learning_rate(made.schedule, step) for step in (1, 4, 29, 30)] == pytest.approx([2.5e-4, 1e-3, 1e-3, 5e-4])
+
+
+def test_decay_spares_biases_norms_and_embeddings_unless_asked(text: str) -> None:
+    assert workload(text, wd=0.1).optimizer.decay_groups == ("matrix",)
+    assert workload(text, wd=0.1, wd_bias=True, wd_norm=True, wd_embed=True).optimizer.decay_groups == (
+        "matrix",
+        "bias",
+        "norm",
+        "embed",
+    )
+
+
+def test_adam_takes_its_beta2(text: str) -> None:
+    assert workload(text, opt="adam", adam_beta2=0.95).optimizer == AdamWConfig(beta2=0.95)
+
+
+def test_deterministic_fixes_the_length_and_gives_every_array_a_bucket(text: str) -> None:
+    made = workload(text, deterministic=True, lmax=100, len_bucket=32)
+    assert {made.batches.batch(step).inputs.shape for step in range(1, 20)} == {(64, 100)}
+    assert isinstance(made.optimizer, KBetaConfig)
+    assert made.optimizer.buckets == "per-array"
+
+
+def test_lengths_are_rounded_up_and_capped_at_the_context(text: str) -> None:
+    made = workload(text, lmin=10, lmax=300, ctx=100, len_bucket=32)
+    assert {made.batches.batch(step).inputs.shape[1] for step in range(1, 200)} == {32, 64, 96, 100}
+    assert made.eval_batch.inputs.shape == (128, 100)
+    assert "windows are capped at 100" in made.notes[0]
+
+
+def test_the_validation_batch_depends_on_its_own_seed_alone(text: str) -> None:
+    first, second = workload(text, seed=0, batch=3), workload(text, seed=1)
+    assert first.eval_batch.inputs.tobytes() == second.eval_batch.inputs.tobytes()
+    assert first.batches.batch(1).inputs.tobytes() != second.batches.batch(1).inputs[:3].tobytes()
+
+
+def test_the_held_out_part_is_never_trained_on(tmp_path: Path) -> None:
+    path = tmp_path / "two.txt"
+    path.write_text("a" * 9000 + "b" * 1000)
+    made = workload(str(path))
+    b = made.vocabulary.encode("b")[0]
+    assert not any((made.batches.batch(step).targets == b).any() for step in range(1, 50))
+    assert (made.eval_batch.inputs == b).all()
+
+
+def test_resume_takes_the_newest_run(tmp_path: Path) -> None:
+    for name in ("20260101-000000", "20260102-000000"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.toml").touch()
+    assert run_folder(Flags.parse({"resume": True}), tmp_path, "now").name == "20260102-000000"
+    assert run_folder(Flags(), tmp_path, "now").name == "now"
+    with pytest.raises(UserError, match="there is no run under"):
+        run_folder(Flags.parse({"resume": True}), tmp_path / "none", "now")
