@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import pytest
-from testbed_d.flags import Flags
-from testbed_d.workload import Workload, plan, run_folder
 
 from lm_core.config import AdamWConfig, KBetaConfig
 from lm_core.errors import UserError
 from lm_core.schedules import learning_rate
+from testbed_d.flags import Flags
+from testbed_d.workload import Workload, plan, run_folder
 
 
 @pytest.fixture

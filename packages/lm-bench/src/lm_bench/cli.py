@@ -1,0 +1,92 @@
+"""`lm-bench COMMAND`: flags -> measurements -> a table, or JSON, on stdout; progress on stderr."""
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import get_args
+
+from lm_bench.cases import CASES
+from lm_bench.environment import load_average, observe
+from lm_bench.flags import StepFlags
+from lm_bench.sides import BackendName
+from lm_bench.step import StepResult, measure_memory, measure_times
+from lm_bench.table import proof, step_table
+from lm_core.backend import load_backend
+from lm_core.cli import parse_flags
+from lm_core.config import StepConfig
+from lm_core.errors import UserError, exit_code_of
+
+PROGRAM = "lm-bench"
+
+
+def main() -> int:
+    """The program; returns its exit code."""
+    return exit_code_of(lambda: run(sys.argv[1:]), PROGRAM)
+
+
+def run(argv: Sequence[str]) -> None:
+    """Hand over to the command that the first word names.
+
+    Raises:
+        UserError: when there is no such command.
+    """
+    if argv and argv[0] in ("-h", "--help"):
+        print(_usage())
+        return
+    known = f"known commands: {', '.join(COMMANDS)}"
+    if not argv:
+        raise UserError(f"no command given; {known}")
+    if argv[0] not in COMMANDS:
+        raise UserError(f"unknown command {argv[0]!r}; {known}")
+    COMMANDS[argv[0]][0](argv[1:])
+
+
+def _usage() -> str:
+    lines = (f"  {name:8}{purpose}" for name, (_, purpose) in COMMANDS.items())
+    return f"usage: {PROGRAM} COMMAND [flags], or {PROGRAM} COMMAND --help\n\ncommands:\n" + "\n".join(lines)
+
+
+def step(argv: Sequence[str]) -> None:
+    """`lm-bench step`."""
+    words = ["--output=json" if word == "--json" else word for word in argv]
+    flags = parse_flags(StepFlags, f"{PROGRAM} step", words)
+    load = load_average()
+    backends: tuple[BackendName, ...] = get_args(BackendName) if flags.backend == "both" else (flags.backend,)
+    config = StepConfig(dtype=flags.dtype, compile=flags.compile)
+    frameworks: dict[str, str] = {name: load_backend(name).describe(config) for name in backends}
+    results = [
+        _step_result(name, case, config, flags)
+        for case in (CASES if flags.case == "all" else (flags.case,))
+        for name in backends
+    ]
+    environment = observe(frameworks, load)
+    if flags.output == "json":
+        record = {
+            "command": "step",
+            "flags": flags.model_dump(mode="json"),
+            "environment": asdict(environment),
+            "results": [asdict(result) for result in results],
+        }
+        print(json.dumps(record, indent=2))
+        return
+    settings = (
+        f"{flags.rounds} rounds of {flags.steps} steps, {flags.dtype}, {'compiled' if flags.compile else 'eager'}"
+    )
+    print(environment.line, f"{settings}; ratio = ours / bare", "", step_table(results), "", sep="\n")
+    print(*map(proof, results), sep="\n")
+
+
+def _step_result(backend: BackendName, case: str, config: StepConfig, flags: StepFlags) -> StepResult:
+    _say(f"{case} on {backend} ...")
+    memory = measure_memory(backend, CASES[case], config) if flags.memory else None
+    return StepResult(case, backend, measure_times(backend, CASES[case], config, flags.rounds, flags.steps), memory)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+COMMANDS: Mapping[str, tuple[Callable[[Sequence[str]], None], str]] = {
+    "step": (step, "time and memory of a training step against a bare loop of the same model"),
+}

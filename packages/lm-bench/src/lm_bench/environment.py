@@ -1,0 +1,76 @@
+"""Where and when a number was measured; a number without it says nothing."""
+
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Environment:
+    """One machine at one moment."""
+
+    cpu: str
+    cores: int
+    load: float
+    """Runnable processes over the last minute, before the measurement; a quiet machine is near 0."""
+    system: str
+    python: str
+    numpy: str
+    frameworks: dict[str, str]
+    """Backend -> its own line on version, device, threads."""
+    lm_bench: str
+    date: str
+
+    @property
+    def line(self) -> str:
+        """Everything, for people."""
+        machine = f"{self.cpu}, {self.cores} cores, load {self.load:.2f}, {self.system}"
+        versions = [f"python {self.python}", f"numpy {self.numpy}", *self.frameworks.values()]
+        return f"{self.date} | {machine} | {' | '.join(versions)}"
+
+
+def observe(frameworks: dict[str, str], load: float) -> Environment:
+    """This machine, now."""
+    return Environment(
+        cpu=cpu_model(),
+        cores=core_count(),
+        load=load,
+        system=f"{platform.system()} {platform.machine()}",
+        python=platform.python_version(),
+        numpy=np.__version__,
+        frameworks=frameworks,
+        lm_bench=version("lm-bench"),
+        date=datetime.now(UTC).strftime("%Y-%m-%d"),
+    )
+
+
+def load_average() -> float:
+    """The last minute's load, NaN where the system does not tell."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
+
+
+def core_count() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def cpu_model() -> str:
+    """The processor's name as its maker writes it, as far as the system tells."""
+    if sys.platform == "darwin":
+        asked = subprocess.run(
+            ["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False
+        )
+        return asked.stdout.strip() or platform.processor()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
