@@ -149,8 +149,8 @@ class Attention(nn.Module):
 
 
 def gelu_tanh(x: mx.array) -> mx.array:
-    """The tanh form of GELU (Hendrycks and Gimpel 2016); x * x * x because `power` is 22 times slower on the CPU."""
-    return 0.5 * x * (1 + mx.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x))))
+    """The tanh form of GELU (Hendrycks and Gimpel 2016); no `power`, which is 22 times slower on the CPU."""
+    return 0.5 * x * (1 + mx.tanh(math.sqrt(2 / math.pi) * x * (1 + 0.044715 * (x * x))))
 
 
 class MLP(nn.Module):

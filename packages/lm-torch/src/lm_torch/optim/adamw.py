@@ -30,6 +30,5 @@ class AdamW(Optimizer):
         denominator = torch._foreach_sqrt(v)
         torch._foreach_div_(denominator, c2.sqrt())
         torch._foreach_add_(denominator, c.eps)
-        delta = torch._foreach_div(m, denominator)
-        torch._foreach_mul_(delta, lr / c1)
-        torch._foreach_sub_(self.params, delta)
+        torch._foreach_div_(denominator, -lr / c1)
+        torch._foreach_addcdiv_(self.params, m, denominator)
