@@ -103,7 +103,7 @@ SMALL_RUN = "--text good.txt --steps 4 --d_model 16 --n_layer 1 --n_head 2 --bat
     ("flags", "message"),
     [
         ("--resume --save_dir run --text other.txt", "another vocabulary"),
-        ("--resume --save_dir run --d_model 32", "the run's model has d_model 16, not 32"),
+        ("--resume --save_dir run --d_model 32", "the run's model has --d_model 16, not 32"),
         ("--resume --save_dir run --opt adam", "optimizer state does not fit"),
         ("--save_dir run --text good.txt", "run already holds a run: go on with it by --resume"),
     ],
@@ -125,3 +125,28 @@ def test_a_window_longer_than_the_context_is_capped_and_said(
 ) -> None:
     assert run(monkeypatch, SMALL_RUN + " --ctx 128 --lmax 512 --backend torch") == 0
     assert "--lmax 512 is above --ctx 128: windows are capped at 128" in capsys.readouterr().err
+
+
+def test_a_config_file_may_name_the_run_folder_and_the_last_of_two_flags_counts(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "mine.toml").write_text('save_dir = "mine"\n')
+    flags = SMALL_RUN.replace("--save_dir run", "") + " --backend torch --config mine.toml"
+    assert run(monkeypatch, flags) == 0
+    assert (folder / "mine" / "report.html").exists()
+    assert run(monkeypatch, SMALL_RUN + " --backend torch --save_dir other") == 0
+    assert (folder / "other" / "report.html").exists()
+    assert not (folder / "run").exists()
+
+
+def test_a_run_is_resumed_from_another_folder_and_says_when_its_text_has_changed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, SMALL_RUN + " --backend torch") == 0
+    (folder / "elsewhere").mkdir()
+    monkeypatch.chdir(folder / "elsewhere")
+    assert run(monkeypatch, "--save_dir ../run --resume --steps 6") == 0
+    assert "text is not the one" not in capsys.readouterr().err
+    (folder / "good.txt").write_text(GOOD[::-1])
+    assert run(monkeypatch, "--save_dir ../run --resume --steps 8") == 0
+    assert "note: the text is not the one this run began with" in capsys.readouterr().err

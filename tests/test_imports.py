@@ -21,7 +21,7 @@ FORBIDDEN = {
 CORE_ORDER = [
     "errors", "rng", "config", "cli", "schedules", "sampling", "data.vocabulary", "data.corpus", "data.batches",
     "model.parameters", "model.init", "optim", "backend", "reference.model", "reference.dropout", "reference.optim",
-    "run.checkpoint", "run.interrupts", "run.log", "run.loop", "report", "testing",
+    "run.files", "run.folder", "run.checkpoint", "run.interrupts", "run.log", "run.loop", "report", "testing",
 ]  # fmt: skip
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from lm_core.run.checkpoint import Checkpoint, Checkpoints
+from lm_core.run.log import TIMING_FIELDS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SMALL = "--d_model 32 --n_layer 1 --n_head 2 --batch 4 --ctx 32 --lmin 8 --lmax 32 --len_bucket 8 --eval_bs 4"
@@ -45,8 +46,7 @@ def testbed(text: Path, tmp_path: Path) -> Testbed:
 def records(folder: Path) -> list[dict[str, Any]]:
     """The metrics of a run without the fields that measure time."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
-    timing = {"seconds", "tokens_per_second"}
-    return [{key: value for key, value in json.loads(line).items() if key not in timing} for line in lines]
+    return [{key: value for key, value in json.loads(line).items() if key not in TIMING_FIELDS} for line in lines]
 
 
 BACKENDS = ["torch", "mlx"]
@@ -105,6 +105,7 @@ def test_one_interrupt_saves_and_the_printed_command_goes_on(
     _, said = process.communicate(timeout=30)
     assert process.returncode == 0, said
     assert "to go on: uv run apps/testbed_d --save_dir cut --resume" in said
+    assert (tmp_path / "cut" / "report.html").exists()
     assert 10 <= final(tmp_path / "cut").step < 400
     assert testbed("--save_dir", "cut", "--resume").returncode == 0
     assert testbed(*flags, "--save_dir", "whole").returncode == 0

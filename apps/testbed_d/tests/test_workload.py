@@ -1,5 +1,6 @@
 """What the flags come to mean, without any framework."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -88,10 +89,11 @@ def test_the_held_out_part_is_never_trained_on(tmp_path: Path) -> None:
 
 
 def test_resume_takes_the_newest_run(tmp_path: Path) -> None:
-    for name in ("20260101-000000", "20260102-000000"):
+    for age, name in enumerate(["b-newest", "a", "zz-oldest"]):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.toml").touch()
-    assert run_folder(Flags.parse({"resume": True}), tmp_path, "now").name == "20260102-000000"
+        os.utime(tmp_path / name / "config.toml", (1e9 - age, 1e9 - age))
+    assert run_folder(Flags.parse({"resume": True}), tmp_path, "now").name == "b-newest"
     assert run_folder(Flags(), tmp_path, "now").name == "now"
     with pytest.raises(UserError, match="there is no run under"):
         run_folder(Flags.parse({"resume": True}), tmp_path / "none", "now")

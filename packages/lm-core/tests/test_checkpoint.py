@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lm_core.run.checkpoint import Checkpoint, Checkpoints, DamagedError, write_whole
+from lm_core.run.checkpoint import Checkpoint, Checkpoints, DamagedError
+from lm_core.run.files import write_whole
 
 STATE = {"step": np.array(3, np.int64), "m.w": np.ones((2, 2), np.float32), "grad_ema.all": np.array(0.5, np.float32)}
 

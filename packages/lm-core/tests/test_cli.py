@@ -9,7 +9,7 @@ from typing import Literal
 import pytest
 from pydantic import Field
 
-from lm_core.cli import parse_flags, peek
+from lm_core.cli import parse_flags
 from lm_core.config import Config
 from lm_core.errors import NonFiniteError, UserError, exit_code_of
 
@@ -75,24 +75,6 @@ def test_switches_go_on_and_off() -> None:
     assert parse("--verbose").verbose
     assert not parse("--no_verbose", verbose=True).verbose
     assert not parse("--no-verbose", verbose=True).verbose
-
-
-@pytest.mark.parametrize(
-    ("argv", "value"),
-    [
-        (["--save_dir", "a"], "a"),
-        (["--save-dir", "a"], "a"),
-        (["--save_dir=a=b"], "a=b"),
-        (["--steps", "1", "--save_dir"], ""),
-        (["--save_dir", "--steps", "1"], ""),
-        (["--save_dirs", "a"], None),
-        (["save_dir", "a"], None),
-        (["--steps", "1"], None),
-        ([], None),
-    ],
-)
-def test_peek_sees_a_flag_before_the_flags_are_parsed(argv: list[str], value: str | None) -> None:
-    assert peek(argv, "save_dir") == value
 
 
 def test_help_prints_every_field_with_its_docstring_and_ends_well(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lm_core.reference.dropout import keep_mask, mix, threshold
+from lm_core.reference.dropout import keep_mask, mix
+from lm_core.rng import threshold
 
 SIZE = 200_000
 

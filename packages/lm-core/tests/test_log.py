@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from lm_core.errors import UserError
-from lm_core.run.log import RunFolder, RunLog, read_records
+from lm_core.run.folder import RunFolder
+from lm_core.run.log import RunLog, read_records
 
 TRAIN = {"loss_nats": 1.25, "tokens_per_second": 1000.0}
 

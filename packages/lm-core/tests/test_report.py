@@ -201,7 +201,7 @@ def test_unit_is_the_records(make_run: MakeRun, unit: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "torn", ['{"kind":"train","st', '{"kind":"tra{"kind":"resume","step":1}', "\x00\x00", "3", "[]", "\n"]
+    "torn", ['{"kind":"train","st', '{"kind":"tra{"kind":"eval","step":1}', "\x00\x00", "3", "[]", "\n"]
 )
 def test_torn_line_is_passed_over(make_run: MakeRun, torn: str) -> None:
     assert len(read_run(make_run([train(1), torn, train(2), torn]) / "metrics.jsonl").train) == 2
@@ -245,14 +245,12 @@ def test_resumed_run_counts_each_step_once(make_run: MakeRun) -> None:
     """Steps 3 and 4 were trained twice: killed after 4, resumed from the checkpoint of step 2."""
     before = [train(step, seconds=1000.0 * step) for step in (1, 2, 3, 4)]
     after = [train(step, seconds=1001.0 * step, loss_nats=1.0) for step in (3, 4, 5)]
-    folder = make_run([*before, {"kind": "resume", "step": 2}, *after])
+    folder = make_run([*before, *after])
     run = read_run(folder / "metrics.jsonl")
     assert [record["step"] for record in run.train] == [1, 2, 3, 4, 5]
     assert [record["loss_nats"] for record in run.train[2:]] == [1.0, 1.0, 1.0]
-    assert run.resumes == [2]
     page = report(folder)
     assert ["Training time", "1:23:25"] in list(cells(page))
-    assert "dashed: resumed" in page
 
 
 def test_missing_metrics_is_one_clear_line(tmp_path: Path) -> None:
@@ -260,7 +258,7 @@ def test_missing_metrics_is_one_clear_line(tmp_path: Path) -> None:
         write_report(tmp_path)
 
 
-@pytest.mark.parametrize("lines", [[], [{"kind": "resume", "step": 1}], [{"kind": "train"}], ['{"kind":"train","st']])
+@pytest.mark.parametrize("lines", [[], [{"kind": "note", "step": 1}], [{"kind": "train"}], ['{"kind":"train","st']])
 def test_metrics_without_a_record_is_one_clear_line(make_run: MakeRun, lines: list[Line]) -> None:
     folder = make_run(lines)
     with pytest.raises(UserError, match=r"metrics\.jsonl: no training or validation record"):

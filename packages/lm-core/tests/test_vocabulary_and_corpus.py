@@ -53,12 +53,6 @@ def test_ids_take_two_bytes_as_long_as_they_fit(size: int, dtype: type) -> None:
     assert ids.tolist() == list(range(size))
 
 
-@given(texts, texts)
-def test_the_fingerprint_tells_vocabularies_apart(one: str, other: str) -> None:
-    same = set(one) == set(other)
-    assert (CharVocabulary.of(one).fingerprint == CharVocabulary.of(other).fingerprint) == same
-
-
 # Files
 
 

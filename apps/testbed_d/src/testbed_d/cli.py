@@ -9,26 +9,27 @@ from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from lm_core.backend import Trainer, load_backend
-from lm_core.cli import parse_flags, peek
-from lm_core.config import read_toml
+from lm_core.cli import parse_flags
 from lm_core.errors import UserError, exit_code_of
 from lm_core.model.init import initial_arrays
 from lm_core.model.parameters import parameter_count, parameter_table
 from lm_core.optim import state_shapes
 from lm_core.report import write_report
-from lm_core.run.checkpoint import Checkpoint, Checkpoints, DamagedError, write_whole
+from lm_core.run.checkpoint import Checkpoint, Checkpoints
+from lm_core.run.files import write_whole
+from lm_core.run.folder import RunFolder
 from lm_core.run.interrupts import Interrupts
-from lm_core.run.log import RunFolder, RunLog
+from lm_core.run.log import RunLog
 from lm_core.run.loop import Run, RunState, train
 from lm_core.sampling import SamplingConfig, generate
 from lm_core.schedules import learning_rate
 from testbed_d.flags import Flags
-from testbed_d.workload import Workload, plan, run_folder
+from testbed_d.workload import FLAG_OF, Workload, plan, run_folder
 
 PROGRAM = "testbed_d"
+COMMAND = "uv run apps/testbed_d"
 ROOT = Path("runs") / "testbed_d"
 KEEP_CHECKPOINTS = 2
 
@@ -47,7 +48,7 @@ def run(argv: Sequence[str]) -> None:
         _say(note)
     checkpoints = Checkpoints(folder.checkpoints, KEEP_CHECKPOINTS)
     checkpoint = _checkpoint_to_resume(checkpoints, workload) if flags.resume else None
-    folder.prepare(flags.model_copy(update={"resume": False, "config": ""}).to_toml())
+    folder.prepare(_config_of_run(flags))
     weights = checkpoint.weights if checkpoint else initial_arrays(workload.model, flags.seed)
     trainer = backend.build(workload.model, workload.optimizer, workload.step, weights, flags.seed)
     state = RunState()
@@ -60,26 +61,30 @@ def run(argv: Sequence[str]) -> None:
     with Interrupts() as interrupts:
         state = _train(trainer, workload, folder, checkpoints, state, interrupts)
         if interrupts.requested and state.step < flags.steps:
-            again = shlex.join(["uv", "run", "apps/testbed_d", "--save_dir", str(folder.path), "--resume"])
+            write_report(folder.path)
+            again = shlex.join([*COMMAND.split(), "--save_dir", str(folder.path), "--resume"])
             _say(f"saved at step {state.step} of {flags.steps}; to go on: {again}")
             return
     _finish(trainer, workload, folder, flags, state)
 
 
 def _flags_and_folder(argv: Sequence[str]) -> tuple[Flags, RunFolder]:
-    """The flags, over the config of the run that is resumed."""
-    asked = {"save_dir": peek(argv, "save_dir") or "", "resume": peek(argv, "resume") is not None}
-    path = run_folder(Flags.parse(asked), ROOT, datetime.now().strftime("%Y%m%d-%H%M%S"))
-    folder = RunFolder(path)
-    known: dict[str, Any] = {}
-    if asked["resume"] and peek(argv, "help") is None:
+    """The flags, over the config of the run if one is resumed, and the run's folder."""
+    flags = parse_flags(Flags, COMMAND, argv)
+    folder = RunFolder(run_folder(flags, ROOT, datetime.now().strftime("%Y%m%d-%H%M%S")))
+    if flags.resume:
         if not folder.config.exists():
-            raise UserError(f"--resume: {path} holds no run")
-        known = {**read_toml(folder.config), "save_dir": str(path)}
-    flags = parse_flags(Flags, PROGRAM, argv, known)
-    if not flags.resume and folder.holds_run():
-        raise UserError(f"{path} already holds a run: go on with it by --resume, or give another --save_dir")
+            raise UserError(f"--resume: {folder.path} holds no run")
+        return parse_flags(Flags, COMMAND, argv, Flags.load(folder.config).model_dump()), folder
+    if folder.holds_run():
+        raise UserError(f"{folder.path} already holds a run: go on with it by --resume, or give another --save_dir")
     return flags, folder
+
+
+def _config_of_run(flags: Flags) -> str:
+    """What config.toml says: all flags but those of one call, and a text that is found from any folder."""
+    text = str(Path(flags.text).resolve()) if flags.text else ""
+    return flags.model_copy(update={"text": text, "save_dir": "", "resume": False, "config": ""}).to_toml()
 
 
 def _checkpoint_to_resume(checkpoints: Checkpoints, workload: Workload) -> Checkpoint | None:
@@ -99,10 +104,15 @@ def _checkpoint_to_resume(checkpoints: Checkpoints, workload: Workload) -> Check
     for key, ours in workload.model.model_dump().items():
         theirs = checkpoint.facts["model"].get(key)
         if theirs != ours:
-            raise UserError(f"--resume: the run's model has {key} {theirs}, not {ours}")
-    expected = state_shapes(workload.optimizer, parameter_table(workload.model))
+            raise UserError(f"--resume: the run's model has --{FLAG_OF.get(key, key)} {theirs}, not {ours}")
+    table = parameter_table(workload.model)
+    if {name: array.shape for name, array in checkpoint.weights.items()} != {n: p.shape for n, p in table.items()}:
+        raise UserError(f"--resume: {checkpoint.path.stem}.safetensors does not hold this model's parameters")
+    expected = state_shapes(workload.optimizer, table)
     if {name: array.shape for name, array in checkpoint.optimizer_state.items()} != expected:
         raise UserError("--resume: the run's optimizer state does not fit; give its --opt and --layer_bucket")
+    if checkpoint.facts["text"] != workload.text_sha1:
+        _say("note: the text is not the one this run began with")
     return checkpoint
 
 
@@ -120,6 +130,7 @@ def _train(
             "model": workload.model.model_dump(mode="json"),
             "optimizer": workload.optimizer.model_dump(mode="json"),
             "vocabulary": workload.vocabulary.characters,
+            "text": workload.text_sha1,
         }
         rate = partial(learning_rate, workload.schedule)
         return train(
@@ -137,8 +148,6 @@ def _train(
             state,
             interrupts,
         )
-    except (OSError, DamagedError) as error:
-        raise UserError(f"cannot save to {folder.path}: {error}") from None
     finally:
         log.close()
 
@@ -147,16 +156,14 @@ def _finish(trainer: Trainer, workload: Workload, folder: RunFolder, flags: Flag
     """The sample, the report, and the last word."""
     if flags.sample:
         vocabulary, prompt = workload.vocabulary, workload.prompt
-        ids = generate(
-            trainer.decoder(), vocabulary.encode(prompt).tolist(), flags.sample, flags.ctx, flags.seed, SamplingConfig()
-        )
-        text = vocabulary.decode(ids)
+        ids = vocabulary.encode(prompt).tolist()
+        continuation = generate(trainer.decoder(), ids, flags.sample, flags.ctx, flags.seed, SamplingConfig())
+        text = vocabulary.decode(continuation)
         write_whole(folder.samples, f"step {state.step}, temperature 1\n{prompt}{text}\n".encode())
         print(f"\n--- sample at step {state.step} ---\n{text}\n---")
     report = write_report(folder.path)
-    print(
-        f"validation loss {state.first_val_loss:.4f} -> {state.last_val_loss:.4f} nats (best {state.best_val_loss:.4f})"
-    )
+    first, last, best = state.first_val_loss, state.last_val_loss, state.best_val_loss
+    print(f"validation loss {first:.4f} -> {last:.4f} nats (best {best:.4f} at step {state.best_step})")
     print(f"report: {report}")
 
 

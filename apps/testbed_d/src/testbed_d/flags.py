@@ -75,7 +75,7 @@ class Flags(Config):
     backend: Literal["auto", "torch", "mlx"] = "auto"
     """auto: MLX on Apple silicon, torch elsewhere."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
-    """auto: the accelerator if there is one."""
+    """auto: CUDA (torch) or Metal (MLX) if there is one."""
     dtype: Dtype = "float32"
     """Type of activations and matrix products; parameters stay float32."""
     save_dir: str = ""

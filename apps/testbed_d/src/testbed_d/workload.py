@@ -3,6 +3,7 @@
 Flags -> text -> vocabulary -> ids -> (train, validation) -> batches
 """
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from lm_core.schedules import ScheduleConfig, parse_piecewise
 from testbed_d.flags import Flags
 
 EVAL_LENGTH = 256
+FLAG_OF = {"seq_len": "ctx", "n_heads": "n_head", "n_layers": "n_layer"}
+"""The flags whose names are not those of the model's config."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class Workload:
     batches: RandomWindows
     eval_batch: Batch
     prompt: str
+    text_sha1: str
+    """Tells whether a run is resumed on the text it began with."""
     notes: tuple[str, ...]
     """What the user should know before the run starts."""
 
@@ -59,7 +64,11 @@ def plan(flags: Flags) -> Workload:
         model=_model(flags, len(vocabulary)),
         optimizer=_optimizer(flags),
         step=StepConfig(
-            dtype=flags.dtype, compile=flags.compile, device=flags.device, barrier_every=flags.barrier_every
+            dtype=flags.dtype,
+            compile=flags.compile,
+            varying_length=lengths.shortest < lengths.longest,
+            device=flags.device,
+            barrier_every=flags.barrier_every,
         ),
         schedule=schedule,
         loop=LoopConfig(
@@ -74,6 +83,7 @@ def plan(flags: Flags) -> Workload:
         batches=RandomWindows(vocabulary.encode(train), flags.batch, lengths, flags.seed),
         eval_batch=frozen_batch(vocabulary.encode(validation), flags.eval_bs, eval_length, flags.fixed_eval_seed),
         prompt="\n" if "\n" in vocabulary.characters else train[0],
+        text_sha1=hashlib.sha1(text.encode()).hexdigest(),
         notes=_notes(flags, len(text)),
     )
 
@@ -157,7 +167,7 @@ def run_folder(flags: Flags, root: Path, now: str) -> Path:
         return Path(flags.save_dir)
     if not flags.resume:
         return root / now
-    runs = sorted(path.parent for path in root.glob("*/config.toml"))
-    if not runs:
+    configs = sorted(root.glob("*/config.toml"), key=lambda path: path.stat().st_mtime)
+    if not configs:
         raise UserError(f"--resume: there is no run under {root}; name one with --save_dir")
-    return runs[-1]
+    return configs[-1].parent

@@ -18,14 +18,14 @@ from lm_core.errors import UserError
 C = TypeVar("C", bound=Config)
 
 
-def peek(argv: Sequence[str], flag: str) -> str | None:
-    """The value that `--flag VALUE` or `--flag=VALUE` gives, "" for a bare `--flag`, None without it."""
-    for i, word in enumerate(argv):
+def _config_path(argv: Sequence[str]) -> str | None:
+    """What `--config FILE` or `--config=FILE` names; the last one counts, as for every flag."""
+    path = None
+    for word, following in itertools.zip_longest(argv, argv[1:], fillvalue=""):
         name, equals, value = word.partition("=")
-        if name.replace("-", "_") == f"__{flag}":
-            following = argv[i + 1] if i + 1 < len(argv) else "--"
-            return value if equals else ("" if following.startswith("--") else following)
-    return None
+        if name == "--config":
+            path = value if equals else following
+    return path
 
 
 def parse_flags(cls: type[C], program: str, argv: Sequence[str], values: Mapping[str, Any] | None = None) -> C:
@@ -36,7 +36,7 @@ def parse_flags(cls: type[C], program: str, argv: Sequence[str], values: Mapping
         SystemExit: after --help.
     """
     base = dict(values or {})
-    path = peek(argv, "config")
+    path = _config_path(argv)
     if path:
         base |= read_toml(path)
     default = cls.parse(base, path or "config")

@@ -226,8 +226,10 @@ class StepConfig(Config):
     """Type of activations and matrix products; parameters and optimizer state are float32 always."""
     compile: bool = False
     """Let the framework compile the step."""
+    varying_length: bool = False
+    """Sequence lengths differ from step to step: torch compiles once for all of them (MLX compiles for each)."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
-    """Where it runs: auto takes the framework's accelerator if there is one."""
+    """Where it runs: auto takes CUDA (torch) or Metal (MLX) if there is one."""
     grad_clip: float = Field(0.0, ge=0)
     """Largest global gradient norm; 0 does not clip."""
     grad_accum_steps: int = Field(1, gt=0)

@@ -1,11 +1,11 @@
 """The report of a run: one self-contained HTML page, with its curves as inline SVG pictures.
 
-    metrics.jsonl --read_run--> Run --_series--> numbers --_picture--> SVG --+
+    metrics.jsonl --read_run--> History --_series--> numbers --_picture--> SVG --+
     samples.txt, config.toml ------------------------------------------------+--> report.html
 
 The page loads nothing, and the same folder gives the same bytes. Of two records of one kind and step the later one
-counts, since a run resumed from a checkpoint repeats what came after it. A line that is not a JSON object is passed
-over: a run that was killed leaves a torn one. `seconds` is the training time so far, earlier sessions included.
+counts. A line that is not a JSON object is passed over: a run that was killed leaves a torn one. `seconds` is the
+training time so far, before and after a resume.
 
 Limits: what is pale is pixels inside the SVG, so that a picture does not grow with the run; all samples are shown.
 """
@@ -24,14 +24,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lm_core.errors import UserError
-from lm_core.run.checkpoint import write_whole
+from lm_core.run.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Record = dict[str, Any]
 Array = NDArray[np.float64]
-KINDS = ("train", "eval", "resume")
+KINDS = ("train", "eval")
 COLORS = ["#1d4ed8", "#d9480f", "#15803d", "#9333ea", "#64748b", "#0e7490"]
 """One for each bucket; where there are more buckets, they are drawn pale under their median."""
 GREY = "#8a8f98"
@@ -78,12 +78,11 @@ pre { max-height: 32rem; overflow: auto; white-space: pre-wrap; overflow-wrap: a
 
 
 @dataclass(frozen=True)
-class Run:
+class History:
     """What metrics.jsonl says, by step; `unit` is the key of the loss in bits, as in "bits_per_char"."""
 
     train: list[Record]
     evals: list[Record]
-    resumes: list[float]
     unit: str
 
 
@@ -104,7 +103,7 @@ def write_report(folder: Path) -> Path:
     return path
 
 
-def read_run(path: Path) -> Run:
+def read_run(path: Path) -> History:
     """Read a metrics file.
 
     Raises:
@@ -114,11 +113,11 @@ def read_run(path: Path) -> Run:
         raise UserError(f"{path}: no such file; give the folder of a run that has begun to train")
     latest = {(record["kind"], record["step"]): record for record in _records(path)}
     ordered = sorted(latest.values(), key=lambda record: record["step"])
-    train, evals, resumes = ([r for r in ordered if r["kind"] == kind] for kind in KINDS)
+    train, evals = ([r for r in ordered if r["kind"] == kind] for kind in KINDS)
     if not train and not evals:
         raise UserError(f"{path}: no training or validation record in it; let the run reach its first log line")
     units = [key for record in train + evals for key in record if key.startswith("bits_per_")]
-    return Run(train, evals, [record["step"] for record in resumes], units[0] if units else "bits")
+    return History(train, evals, units[0] if units else "bits")
 
 
 def _records(path: Path) -> Iterator[Record]:
@@ -167,7 +166,7 @@ def _smooth(steps: Array, values: Array) -> tuple[Array, Array]:
     return steps[place], np.divide(sums, counts, out=np.full(len(place), np.nan), where=counts > 0)
 
 
-def _summary(run: Run) -> str:
+def _summary(run: History) -> str:
     train, evals = ([r for r in rs if _is_number(r.get("loss_nats"))] for rs in (run.train, run.evals))
     both = sorted(run.train + run.evals, key=lambda record: record["step"])
     rows = [["Steps", f"{both[-1]['step']:,}"]]
@@ -194,7 +193,7 @@ def _duration(seconds: float) -> str:
     return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
 
 
-def _figures(run: Run) -> list[str]:
+def _figures(run: History) -> list[str]:
     """The figures that the records have numbers for, the loss first."""
     return [
         _loss_figure(run),
@@ -206,7 +205,7 @@ def _figures(run: Run) -> list[str]:
     ]
 
 
-def _loss_figure(run: Run) -> str:
+def _loss_figure(run: History) -> str:
     lines: dict[str, tuple[Array, Array]] = {}
     for name, records in ("training", run.train), ("validation", run.evals):
         steps, rows = _series(records, "loss_nats")
@@ -224,11 +223,10 @@ def _loss_figure(run: Run) -> str:
         _bits_axis(axes, run)
 
     alt = "; ".join(_in_words(f"{name} loss in nats", *line) for name, line in lines.items())
-    note = [_note(len(run.train))] + ["dashed: resumed"] * bool(run.resumes)
-    return _figure(run, ("Loss", ", ".join(filter(None, note)), alt), draw, wide=True)
+    return _figure(run, ("Loss", _note(len(run.train)), alt), draw, wide=True)
 
 
-def _bits_axis(axes: "Axes", run: Run) -> None:
+def _bits_axis(axes: "Axes", run: History) -> None:
     """A right axis in bits. Per byte, its scale depends on the text, here the last one: validation, if any."""
     both = [r for r in run.train + run.evals if all(_is_number(r.get(k)) and r[k] > 0 for k in ("loss_nats", run.unit))]
     if both:
@@ -237,7 +235,7 @@ def _bits_axis(axes: "Axes", run: Run) -> None:
         right.set_ylabel(run.unit.replace("_", " "))
 
 
-def _figure_of(run: Run, key: str, title: str, scale: Callable[["Axes"], None] | None = None) -> str:
+def _figure_of(run: History, key: str, title: str, scale: Callable[["Axes"], None] | None = None) -> str:
     """A figure of one number, or of one for each bucket."""
     steps, rows = _series(run.train, key)
     if not rows:
@@ -300,7 +298,7 @@ def _wide_ranging(axes: "Axes") -> None:
     axes.yaxis.set_minor_formatter("{x:g}")
 
 
-def _picture(draw: Callable[["Axes"], None], size: tuple[float, float], resumes: list[float]) -> str:
+def _picture(draw: Callable[["Axes"], None], size: tuple[float, float]) -> str:
     """One figure as an SVG in a data URI."""
     # Imported here because it takes a second. A bare Figure needs no display and leaves no global state.
     from matplotlib import style
@@ -315,8 +313,6 @@ def _picture(draw: Callable[["Axes"], None], size: tuple[float, float], resumes:
         for line in axes.lines:
             if np.size(line.get_xdata()) == 1:  # a line of one point is invisible
                 line.set_marker("o")
-        for step in resumes:
-            axes.axvline(step, color=GREY, linewidth=0.8, linestyle="--")
         axes.margins(x=0.01)
         axes.set_xlabel("step")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -328,14 +324,14 @@ def _picture(draw: Callable[["Axes"], None], size: tuple[float, float], resumes:
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _figure(run: Run, words: tuple[str, str, str], draw: Callable[["Axes"], None], wide: bool = False) -> str:
+def _figure(run: History, words: tuple[str, str, str], draw: Callable[["Axes"], None], wide: bool = False) -> str:
     """HTML of one figure. `words` are its title, a remark beside that, and what it shows to who cannot see it."""
     title, note, alt = map(escape, words)
     caption = f"<figcaption>{title} <small>{note}</small></figcaption>"
-    image = f'<img src="{_picture(draw, SMALL, run.resumes)}" alt="{alt}">'
+    image = f'<img src="{_picture(draw, SMALL)}" alt="{alt}">'
     if not wide:
         return f"<figure>{caption}{image}</figure>"
-    source = f'<source media="(min-width: 701px)" srcset="{_picture(draw, WIDE, run.resumes)}">'
+    source = f'<source media="(min-width: 701px)" srcset="{_picture(draw, WIDE)}">'
     return f'<figure class="wide">{caption}<picture>{source}{image}</picture></figure>'
 
 

@@ -10,6 +10,9 @@ import hashlib
 
 import numpy as np
 
+GOLDEN = 0x9E3779B9
+"""2^32 over the golden ratio: its multiples spread small numbers over 32 bits."""
+
 
 def key(seed: int, *words: str | int) -> int:
     """The 128-bit key of (seed, words): the head of a SHA-256, so that near keys give unrelated streams."""
@@ -25,3 +28,8 @@ def generator(seed: int, *words: str | int) -> np.random.Generator:
 def key32(seed: int, *words: str | int) -> int:
     """A 32-bit key of (seed, words), for random numbers that are made on the device (dropout masks)."""
     return key(seed, *words) & 0xFFFFFFFF
+
+
+def threshold(rate: float) -> int:
+    """The 32-bit number below which a hash falls with probability `rate`."""
+    return int(rate * 2**32)

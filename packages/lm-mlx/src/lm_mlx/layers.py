@@ -10,7 +10,7 @@ import mlx.core as mx
 from mlx import nn
 
 from lm_core.config import ModelConfig
-from lm_core.reference.dropout import GOLDEN, threshold
+from lm_core.rng import GOLDEN, threshold
 
 
 class Linear(nn.Module):
@@ -130,11 +130,11 @@ class Attention(nn.Module):
             q, k = rotate(q, offset, c.rope_theta), rotate(k, offset, c.rope_theta)
         if cache is not None:
             k, v = cache.append(k, v, offset)
-        assert T == 1 or offset == 0, "a prefill starts at 0, a step reads one id"
+        assert offset == 0 or T == 1, "a prefill starts at 0, a step reads one id"
         if key is not None and c.dropout:
             mixed = self._with_dropout(q, k, v, key, site)
         else:
-            mask = "causal" if T > 1 else None
+            mask = "causal" if offset == 0 else None
             mixed = mx.fast.scaled_dot_product_attention(q, k, v, scale=1 / math.sqrt(c.head_dim), mask=mask)
         return self.o_proj(mixed.transpose(0, 2, 1, 3).reshape(B, T, D))
 

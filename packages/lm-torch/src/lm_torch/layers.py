@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lm_core.config import ModelConfig
-from lm_core.reference.dropout import GOLDEN, threshold
+from lm_core.rng import GOLDEN, threshold
 
 _MASK = 0xFFFFFFFF
 
@@ -130,11 +130,11 @@ class Attention(nn.Module):
             q, k = rotate(q, offset, c.rope_theta), rotate(k, offset, c.rope_theta)
         if cache is not None:
             k, v = cache.append(k, v, offset)
-        assert T == 1 or offset == 0, "a prefill starts at 0, a step reads one id"
+        assert offset == 0 or T == 1, "a prefill starts at 0, a step reads one id"
         if key is not None and c.dropout:
             mixed = self._with_dropout(q, k, v, key, site)
         else:
-            mixed = F.scaled_dot_product_attention(q, k, v, is_causal=T > 1, enable_gqa=c.kv_heads != c.n_heads)
+            mixed = F.scaled_dot_product_attention(q, k, v, is_causal=offset == 0, enable_gqa=c.kv_heads != c.n_heads)
         return self.o_proj(mixed.transpose(1, 2).reshape(B, T, D))
 
     def _with_dropout(self, q: Tensor, k: Tensor, v: Tensor, key: Tensor, site: int) -> Tensor:
@@ -170,12 +170,12 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig, index: int):
         super().__init__()
-        self.dropout, self.site = config.dropout, 3 * index + 1
+        self.rate, self.site = config.dropout, 3 * index + 1
         self.attn_norm, self.attn = Norm(config), Attention(config)
         self.mlp_norm, self.mlp = Norm(config), MLP(config)
 
     def forward(self, x: Tensor, key: Tensor | None, cache: KVCache | None, offset: int) -> Tensor:
         """[B, T, D] -> [B, T, D]."""
         attended = self.attn(self.attn_norm(x), key, self.site, cache, offset)
-        x = x + dropout(attended, self.dropout, key, self.site + 1)
-        return x + dropout(self.mlp(self.mlp_norm(x)), self.dropout, key, self.site + 2)
+        x = x + dropout(attended, self.rate, key, self.site + 1)
+        return x + dropout(self.mlp(self.mlp_norm(x)), self.rate, key, self.site + 2)

@@ -7,10 +7,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch._dynamo.exc import TorchDynamoException
 
 from lm_core.backend import Metrics, NumpyArrays
 from lm_core.config import ModelConfig, OptimizerConfig, StepConfig
 from lm_core.data.batches import Batch
+from lm_core.errors import UserError
 from lm_core.model.parameters import parameter_table
 from lm_core.rng import key32
 from lm_torch.decode import TorchDecoder
@@ -42,12 +44,19 @@ class TorchTrainer:
         self.optimizer = make_optimizer(optimizer, table, dict(self.params))
         self.loss = self.model.loss
         if step.compile:
-            self.loss = torch.compile(self.model.loss)
+            # Chosen, not left to torch: a resumed run that meets another length first must get the same kernels.
+            self.loss = torch.compile(self.model.loss, dynamic=step.varying_length)
             self.optimizer.compile()
 
     def step(self, batch: Batch, lr: float) -> Metrics:
         """One optimizer step."""
-        loss, grads = self._loss_and_gradients(batch)
+        try:
+            loss, grads = self._loss_and_gradients(batch)
+        except TorchDynamoException as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"torch cannot compile the step ({reason}); is there a C++ compiler? else do not compile"
+            ) from error
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
         if self.config.grad_clip:
             torch._foreach_mul_(grads, (self.config.grad_clip / (norm + 1e-6)).clamp(max=1.0))
@@ -103,7 +112,7 @@ class TorchTrainer:
 
     def optimizer_state(self) -> dict[str, NDArray[Any]]:
         """A copy of the optimizer's state."""
-        return self.optimizer.state()
+        return self.optimizer.arrays()
 
     @torch.no_grad()
     def load(self, weights: NumpyArrays, optimizer_state: Mapping[str, NDArray[Any]] | None = None) -> None:

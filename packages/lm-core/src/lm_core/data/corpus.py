@@ -50,6 +50,8 @@ def standard_library_text(limit: int = STANDARD_LIBRARY_CHARACTERS) -> str:
             break
         if skipped.intersection(path.relative_to(root).parts[:-1]) and path not in prose:
             continue
+        if path.name.startswith("_sysconfigdata") or path.name in ("sitecustomize.py", "usercustomize.py"):
+            continue  # these describe one machine, not Python
         try:
             part = path.read_bytes().decode("ascii", errors="ignore")
         except OSError:

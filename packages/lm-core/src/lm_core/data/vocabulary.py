@@ -1,6 +1,5 @@
 """The character vocabulary: a text's distinct characters in code-point order, so every process agrees on the ids."""
 
-import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,11 +27,6 @@ class CharVocabulary:
 
     def __len__(self) -> int:
         return len(self.characters)
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash that tells this vocabulary from any other."""
-        return hashlib.sha256(b"characters\0" + self.characters.encode()).hexdigest()
 
     def encode(self, text: str) -> NDArray[Any]:
         """Ids of the characters: uint16 where they fit, else uint32.

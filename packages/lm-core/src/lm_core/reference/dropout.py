@@ -7,7 +7,7 @@ it is). The backends compute the same integers on their device. The finalizer is
 import numpy as np
 from numpy.typing import NDArray
 
-GOLDEN = 0x9E3779B9
+from lm_core.rng import GOLDEN, threshold
 
 
 def mix(x: NDArray[np.uint32]) -> NDArray[np.uint32]:
@@ -15,11 +15,6 @@ def mix(x: NDArray[np.uint32]) -> NDArray[np.uint32]:
     x = (x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D)
     x = (x ^ (x >> np.uint32(15))) * np.uint32(0x846CA68B)
     return np.asarray(x ^ (x >> np.uint32(16)), dtype=np.uint32)
-
-
-def threshold(rate: float) -> int:
-    """Elements whose hash is below this are dropped."""
-    return int(rate * 2**32)
 
 
 def keep_mask(shape: tuple[int, ...], key: int, site: int, rate: float) -> NDArray[np.bool_]:

@@ -10,7 +10,6 @@ metadata carries a digest of its own content, so a flipped byte anywhere is noti
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load, save
+
+from lm_core.run.files import write_whole
 
 Arrays = Mapping[str, NDArray[Any]]
 _MALFORMED = (SafetensorError, ValueError, KeyError, TypeError, OverflowError)
@@ -43,29 +44,6 @@ class Checkpoint:
     def step(self) -> int:
         """Number of steps taken."""
         return int(self.facts["step"])
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that after a crash it has its old content or its new one, never part of it."""
-    beside = path.with_name(path.name + ".new")
-    try:
-        with beside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except OSError:
-        beside.unlink(missing_ok=True)  # a full disk wants the room back
-        raise
-    _flush_folder(path.parent)
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _digest(facts: str, arrays: Arrays) -> str:

@@ -13,20 +13,23 @@ from typing import Any
 from tqdm import tqdm
 
 from lm_core.errors import UserError
-from lm_core.run.checkpoint import write_whole
+from lm_core.run.files import write_whole
 
 TIMING_FIELDS = frozenset({"seconds", "tokens_per_second"})
 """Fields of a record that differ between two runs of the same config."""
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """The records of a metrics file; a last line that a crash has torn is dropped."""
+    """The records of a metrics file, up to the first line that a crash has torn."""
     records = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
         except ValueError:
             break
+        if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+            break
+        records.append(record)
     return records
 
 
@@ -40,12 +43,16 @@ class RunLog:
     """
 
     def __init__(self, path: Path, start: int, total: int):
-        kept = [record for record in read_records(path) if record["step"] <= start] if path.exists() else []
-        write_whole(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
-        self.file = path.open("a", encoding="utf-8")
+        try:
+            kept = [record for record in read_records(path) if record["step"] <= start] if path.exists() else []
+            write_whole(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
+            self.file = path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror}") from None
         on_terminal = sys.stderr.isatty()
-        self.prints_training, self.reader_left = not on_terminal, False
-        # `smoothing` near 0 averages over the whole run: lengths vary from step to step.
+        self.prints_training = not (on_terminal and sys.stdout.isatty())
+        self.reader_left = False
+        # A slow average, because the lengths of the windows vary from step to step.
         self.bar = tqdm(
             total=total, initial=start, unit="step", disable=not on_terminal, smoothing=0.02, dynamic_ncols=True
         )
@@ -83,31 +90,3 @@ class RunLog:
         """Close the file and leave the bar as it is."""
         self.bar.close()
         self.file.close()
-
-
-class RunFolder:
-    """The files of one run.
-
-    config.toml  metrics.jsonl  checkpoints/  samples.txt  report.html
-    """
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.config, self.metrics = path / "config.toml", path / "metrics.jsonl"
-        self.checkpoints, self.samples = path / "checkpoints", path / "samples.txt"
-
-    def holds_run(self) -> bool:
-        """Whether a run has begun here."""
-        return self.config.exists() or any(self.checkpoints.glob("*.metadata"))
-
-    def prepare(self, config_toml: str) -> None:
-        """Make the folder and write the config.
-
-        Raises:
-            UserError: when it cannot be written to.
-        """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            write_whole(self.config, config_toml.encode())
-        except OSError as error:
-            raise UserError(f"cannot write to save_dir {self.path}: {error.strerror}") from None

@@ -18,7 +18,7 @@ from pydantic import Field
 from lm_core.backend import Metrics, Trainer
 from lm_core.config import Config
 from lm_core.data.batches import Batch, Batches
-from lm_core.errors import NonFiniteError
+from lm_core.errors import NonFiniteError, UserError
 from lm_core.run.checkpoint import Checkpoints, DamagedError
 from lm_core.run.interrupts import Interrupts
 from lm_core.run.log import RunLog
@@ -48,7 +48,6 @@ class RunState:
     """What the loop knows beside the trainer; it travels in the checkpoint."""
 
     step: int = 0
-    tokens: int = 0
     seconds: float = 0.0
     first_val_loss: float | None = None
     last_val_loss: float | None = None
@@ -56,12 +55,16 @@ class RunState:
     gained_val_loss: float | None = None
     best_step: int = 0
     evals_without_gain: int = 0
-    stopped_early: bool = False
 
     @classmethod
     def from_facts(cls, facts: dict[str, Any]) -> Self:
         """The state in a checkpoint's facts."""
         return cls(**facts["state"])
+
+
+def stops_early(config: LoopConfig, state: RunState) -> bool:
+    """Whether patience has run out. It is the config's, so a resumed run may be given more."""
+    return 0 < config.early_stop_patience <= state.evals_without_gain
 
 
 def due(step: int, every: int) -> bool:
@@ -88,6 +91,7 @@ class Run:
     def __post_init__(self) -> None:
         self.unread: list[tuple[int, Metrics]] = []
         self.mark, self.tokens_since_mark = time.perf_counter(), 0
+        self.saved_step = 0
 
 
 def train(run: Run, state: RunState, interrupts: Interrupts) -> RunState:
@@ -95,16 +99,16 @@ def train(run: Run, state: RunState, interrupts: Interrupts) -> RunState:
 
     Raises:
         NonFiniteError: when a loss or gradient norm is NaN or infinite, naming the step. Nothing is saved after it.
-        OSError: when the last checkpoint cannot be written.
+        UserError: when the last checkpoint cannot be written.
     """
     config, started = run.config, time.perf_counter() - state.seconds
-    saved = state.step
+    run.saved_step = state.step
     run.mark = time.perf_counter()
-    while state.step < config.max_steps and not state.stopped_early and not interrupts.requested:
+    while state.step < config.max_steps and not stops_early(config, state) and not interrupts.requested:
         step = state.step + 1
         batch, lr = run.batches.batch(step), run.learning_rate(step)
         run.unread.append((step, run.trainer.step(batch, lr)))
-        state.step, state.tokens = step, state.tokens + batch.tokens
+        state.step = step
         run.tokens_since_mark += batch.tokens
         if step == 1 or due(step, config.log_every):
             _log(run, step, lr, started)
@@ -112,10 +116,13 @@ def train(run: Run, state: RunState, interrupts: Interrupts) -> RunState:
             _evaluate(run, state, started)
         state.seconds = time.perf_counter() - started
         if due(step, config.save_every):
-            saved = step if _try_to_save(run, state) else saved
+            _try_to_save(run, state)
         run.log.step_done()
-    if saved != state.step:
-        _save(run, state)
+    if run.saved_step != state.step:
+        try:
+            _save(run, state)
+        except (OSError, DamagedError) as error:
+            raise UserError(f"step {state.step} could not be saved: {error}; {_kept(run)}") from None
     return state
 
 
@@ -124,7 +131,7 @@ def _check_finite(run: Run) -> None:
     for step, metrics in run.unread:
         for name, value in metrics.items():
             if not math.isfinite(float(value)):
-                raise NonFiniteError(f"step {step}: {name} is {float(value)}; the last good checkpoint is kept")
+                raise NonFiniteError(f"step {step}: {name} is {float(value)}; {_kept(run)}")
     run.unread.clear()
 
 
@@ -151,7 +158,7 @@ def _evaluate(run: Run, state: RunState, started: float) -> None:
     _check_finite(run)
     loss, config = float(run.trainer.evaluate(run.eval_batch)), run.config
     if not math.isfinite(loss):
-        raise NonFiniteError(f"step {state.step}: validation loss is {loss}; the last good checkpoint is kept")
+        raise NonFiniteError(f"step {state.step}: validation loss is {loss}; {_kept(run)}")
     seconds = time.perf_counter() - started
     run.log.record("eval", state.step, {"loss_nats": loss, run.bits_name: loss / math.log(2), "seconds": seconds})
     if state.first_val_loss is None:
@@ -163,8 +170,7 @@ def _evaluate(run: Run, state: RunState, started: float) -> None:
         state.gained_val_loss, state.evals_without_gain = loss, 0
     elif state.step > config.early_stop_warmup:
         state.evals_without_gain += 1
-    if config.early_stop_patience and state.evals_without_gain >= config.early_stop_patience:
-        state.stopped_early = True
+    if stops_early(config, state):
         run.log.say(f"early stop at step {state.step}: {state.evals_without_gain} evaluations without a gain")
     _restart_clock(run)
 
@@ -174,15 +180,13 @@ def _restart_clock(run: Run) -> None:
     run.mark, run.tokens_since_mark = time.perf_counter(), 0
 
 
-def _try_to_save(run: Run, state: RunState) -> bool:
+def _try_to_save(run: Run, state: RunState) -> None:
     """Save; a disk that fails is reported, and training goes on with the older checkpoint as it was."""
     try:
         _save(run, state)
     except (OSError, DamagedError) as error:
         run.log.say(f"step {state.step}: not saved ({error}); training goes on")
-        return False
     _restart_clock(run)
-    return True
 
 
 def _save(run: Run, state: RunState) -> None:
@@ -190,6 +194,12 @@ def _save(run: Run, state: RunState) -> None:
     weights = run.trainer.weights()
     for name, array in weights.items():
         if not np.isfinite(array).all():
-            raise NonFiniteError(f"step {state.step}: {name} is not finite; the last good checkpoint is kept")
+            raise NonFiniteError(f"step {state.step}: {name} is not finite; {_kept(run)}")
     facts = {**run.facts, "step": state.step, "state": asdict(state)}
     run.checkpoints.save(weights, run.trainer.optimizer_state(), facts)
+    run.saved_step = state.step
+
+
+def _kept(run: Run) -> str:
+    """What there is to go back to."""
+    return f"the checkpoint of step {run.saved_step} is kept" if run.saved_step else "nothing had been saved before"

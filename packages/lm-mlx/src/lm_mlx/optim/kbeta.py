@@ -27,7 +27,7 @@ class KBeta(Optimizer):
         self.config = config
         self.bucket = bucket_of(config, table)
         self.members = members(self.bucket)
-        self.slots = ["m", "v", "v_max"] if keeps_v_max(config) else ["m", "v"]
+        self.slot_kinds = ["m", "v", "v_max"] if keeps_v_max(config) else ["m", "v"]
         self.key_of: dict[int, str] = {}
         self.package = KourkoutasBeta(
             learning_rate=0.0,
@@ -69,6 +69,10 @@ class KBeta(Optimizer):
         self.state["sunspike"] = mx.where(warm, ratio / (1 + ratio), 0.0)
         adapted = c.beta2_max - (c.beta2_max - c.beta2_min) * self.state["sunspike"]
         self.state["beta2"] = mx.where(warm, adapted, (c.beta2_min + c.beta2_max) / 2)
+        if c.bias_correction == "none":  # then the package does not keep the product, but the state has one
+            for beta2, names in zip(self.state["beta2"], self.members.values(), strict=True):
+                for name in names:
+                    package[name]["beta2_cumprod"] = package[name]["beta2_cumprod"] * beta2
 
     def diagnostics(self) -> dict[str, dict[str, float]]:
         """The sunspike and beta2 of each bucket in the last step."""
@@ -78,7 +82,7 @@ class KBeta(Optimizer):
         """A copy of the state. The package keeps a beta2 product per array; within a bucket they are all the same."""
         package = self.package.state
         arrays: dict[str, NDArray[Any]] = {"step": np.array(self.t, dtype=np.int64)}
-        for kind in self.slots:
+        for kind in self.slot_kinds:
             arrays |= {f"{kind}.{name}": np.array(package[name][kind]) for name in self.table}
         for bucket, names in self.members.items():
             arrays[f"grad_ema.{bucket}"] = np.array(package["_layer_stats"][bucket]["grad_ema"])
@@ -91,6 +95,6 @@ class KBeta(Optimizer):
         self.t = int(arrays["step"])
         package["step"] = mx.array(self.t, dtype=mx.int64)
         for name, bucket in self.bucket.items():
-            package[name] |= {kind: mx.array(arrays[f"{kind}.{name}"]) for kind in self.slots}
+            package[name] |= {kind: mx.array(arrays[f"{kind}.{name}"]) for kind in self.slot_kinds}
             package[name]["beta2_cumprod"] = mx.array(arrays[f"beta2_product.{bucket}"])
             package["_layer_stats"][bucket]["grad_ema"] = mx.array(arrays[f"grad_ema.{bucket}"])

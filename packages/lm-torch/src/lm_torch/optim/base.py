@@ -68,7 +68,7 @@ class Optimizer:
         """What is worth a look, by bucket."""
         return {}
 
-    def state(self) -> dict[str, NDArray[Any]]:
+    def arrays(self) -> dict[str, NDArray[Any]]:
         """A copy of the state, under the names of `lm_core.optim`."""
         arrays: dict[str, NDArray[Any]] = {"step": np.array(self.t, dtype=np.int64)}
         for kind, tensors in self.slots.items():

@@ -21,7 +21,9 @@ class KBeta(Optimizer):
         bucket = bucket_of(config, table)
         self.buckets = list(members(bucket))
         self.bucket_index = [self.buckets.index(bucket[name]) for name in self.names]
-        self.index = torch.tensor(self.bucket_index, device=self.device)
+        # [buckets, parameters]: a product with it adds up over buckets in a fixed order, on a GPU too.
+        self.membership = torch.zeros(len(self.buckets), len(self.names), device=self.device)
+        self.membership[self.bucket_index, range(len(self.names))] = 1.0
         self.grad_ema = torch.zeros(len(self.buckets), device=self.device)
         self.beta2_product = torch.ones(len(self.buckets), device=self.device)
         self.sunspike = torch.zeros(len(self.buckets), device=self.device)
@@ -70,7 +72,7 @@ class KBeta(Optimizer):
         """The bucket's gradient norm against its average decides the bucket's beta2."""
         c = self.config
         squares = torch.stack(torch._foreach_norm(grads)).square()
-        norm = torch.zeros_like(self.grad_ema).index_add_(0, self.index, squares).sqrt()
+        norm = (self.membership @ squares).sqrt()
         self.grad_ema.lerp_(norm, 1 - c.alpha)
         if self.warming_up:
             self.sunspike.zero_()
@@ -95,9 +97,9 @@ class KBeta(Optimizer):
             "beta2": dict(zip(self.buckets, self.beta2.tolist(), strict=True)),
         }
 
-    def state(self) -> dict[str, NDArray[Any]]:
+    def arrays(self) -> dict[str, NDArray[Any]]:
         """A copy of the state, under the names of `lm_core.optim`."""
-        arrays = super().state()
+        arrays = super().arrays()
         for kind, vector in (("grad_ema", self.grad_ema), ("beta2_product", self.beta2_product)):
             values = vector.cpu().numpy().copy()
             arrays |= {f"{kind}.{bucket}": values[i] for i, bucket in enumerate(self.buckets)}
