@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch._dynamo.exc import TorchDynamoException
 
 from lm_core.backend import Metrics, NumpyArrays
 from lm_core.config import ModelConfig, OptimizerConfig, StepConfig
@@ -52,7 +51,10 @@ class TorchTrainer:
         """One optimizer step."""
         try:
             loss, grads = self._loss_and_gradients(batch)
-        except TorchDynamoException as error:
+        except RuntimeError as error:
+            # By name: importing the compiler's exceptions takes a second and 150 MB.
+            if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise
             reason = str(error).strip().splitlines()[0]
             raise UserError(
                 f"torch cannot compile the step ({reason}); is there a C++ compiler? else do not compile"
