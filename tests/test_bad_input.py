@@ -120,6 +120,24 @@ def test_a_run_is_not_resumed_as_something_else(
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
+def test_a_run_that_is_stopped_before_its_first_step_says_how_to_go_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Asked(cli.Interrupts):
+        def __enter__(self) -> "Asked":
+            super().__enter__()
+            self.requested = True
+            return self
+
+    monkeypatch.setattr(cli, "Interrupts", Asked)
+    assert run(monkeypatch, SMALL_RUN + " --backend torch") == 0
+    assert "saved at step 0 of 4; to go on: uv run apps/testbed_d --save_dir run --resume" in capsys.readouterr().err
+    monkeypatch.undo()
+    monkeypatch.chdir(folder)
+    assert run(monkeypatch, "--save_dir run --resume") == 0
+    assert (folder / "run" / "report.html").exists()
+
+
 def test_a_window_longer_than_the_context_is_capped_and_said(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -61,7 +61,8 @@ def run(argv: Sequence[str]) -> None:
     with Interrupts() as interrupts:
         state = _train(trainer, workload, folder, checkpoints, state, interrupts)
         if interrupts.requested and state.step < flags.steps:
-            write_report(folder.path)
+            if state.step:  # else nothing has been logged to report on
+                write_report(folder.path)
             again = shlex.join([*COMMAND.split(), "--save_dir", str(folder.path), "--resume"])
             _say(f"saved at step {state.step} of {flags.steps}; to go on: {again}")
             return
