@@ -1,0 +1,229 @@
+"""Counting pieces: a table of its own for each thread, merged when all are done.
+
+A slot is 32 bytes: the piece as in the encoder's cache (itself, or a hash and its length), its count, and for a long
+piece the place of its bytes in the arena.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from lm_tokenizer._kernels.compiled import compiled
+from lm_tokenizer._kernels.encode import INLINE_BYTES, SLOT, key_of, key_of_long, same_bytes
+from lm_tokenizer._kernels.encode import K1, K2
+from lm_tokenizer._kernels.intrinsics import item_u64, load_u8, load_u64, prefetch, set_item_u64, store_u64
+from lm_tokenizer._kernels.scan import GROUP, INVALID, STATES, U0, U1, scan_gpt2
+
+FULL = -2
+"""The table or the arena must grow before the count can go on."""
+GROUP_BYTES = GROUP * 64
+
+
+class Counts(NamedTuple):
+    """Pieces and how often they occur: addresses, as in `merge.Model`.
+
+    Attributes:
+        table: slots. shift: 64 less the bits of their number.
+        arena: bytes of long pieces. room: its bytes.
+        used: address of two int64, slots taken and bytes taken of the arena.
+    """
+
+    table: int
+    shift: int
+    arena: int
+    room: int
+    used: int
+
+
+@compiled
+def first_slot(low, high, counts):
+    """Address of the slot where the search for a key begins."""
+    return counts.table + (np.int64(((low ^ (high * K2)) * K1) >> np.uint64(counts.shift)) << 5)
+
+
+@compiled
+def add(at, length, low, high, slot, number, counts):
+    """Add `number` to the count of a piece, whose bytes are at the address `at` if it is long."""
+    end = counts.table + (SLOT << (64 - counts.shift))
+    while True:
+        seen = load_u64(slot + 8)
+        if seen == high and load_u64(slot) == low:
+            if length <= INLINE_BYTES or same_bytes(at, counts.arena + np.int64(load_u64(slot + 24)), length):
+                store_u64(slot + 16, load_u64(slot + 16) + number)
+                return
+        elif seen == U0:
+            break
+        slot += SLOT
+        if slot == end:
+            slot = counts.table
+    store_u64(slot, low)
+    store_u64(slot + 8, high)
+    store_u64(slot + 16, number)
+    set_item_u64(counts.used, 0, item_u64(counts.used, 0) + U1)
+    if length > INLINE_BYTES:
+        offset = np.int64(item_u64(counts.used, 1))
+        store_u64(slot + 24, np.uint64(offset))
+        place = counts.arena + offset
+        for i in range(0, length - 7, 8):
+            store_u64(place + i, load_u64(at + i))
+        store_u64(place + length - 8, load_u64(at + length - 8))
+        set_item_u64(counts.used, 1, np.uint64(offset + length + 7 & ~7))
+
+
+@compiled
+def count_spans(n, readable, counts, scratch):
+    """Count the pieces between the first n + 1 starts of the scratch, as far as there is room; how many were."""
+    starts = scratch.starts
+    for i in range(n):
+        start = np.int64(item_u64(starts, i))
+        length = np.int64(item_u64(starts, i + 1)) - start
+        if length <= INLINE_BYTES:
+            low, high = key_of(start, length, readable)
+        else:
+            low, high = key_of_long(start, length)
+        slot = first_slot(low, high, counts)
+        prefetch(slot)
+        set_item_u64(scratch.lows, i, low)
+        set_item_u64(scratch.highs, i, high)
+        set_item_u64(scratch.slots, i, np.uint64(slot))
+    for i in range(n):
+        slot = np.int64(item_u64(scratch.slots, i))
+        low, high = item_u64(scratch.lows, i), item_u64(scratch.highs, i)
+        # Nearly always it is there at once; the rest is a call.
+        if load_u64(slot + 8) == high and load_u64(slot) == low and high >> np.uint64(63) == U0:
+            store_u64(slot + 16, load_u64(slot + 16) + U1)
+            continue
+        start = np.int64(item_u64(starts, i))
+        add(start, np.int64(item_u64(starts, i + 1)) - start, low, high, slot, U1, counts)
+
+
+@compiled
+def has_room(counts, n, total):
+    """Whether `n` new pieces of `total` bytes together fit without crowding the table."""
+    slots = np.int64(1) << (64 - counts.shift)
+    used, taken = np.int64(item_u64(counts.used, 0)), np.int64(item_u64(counts.used, 1))
+    return 2 * (used + n) <= slots and taken + total + 8 * n <= counts.room
+
+
+@compiled
+def count_gpt2(text, position, end, readable, classes, counts, scratch):
+    """Count the pieces of the text from the address `text` to `end`, split by GPT-2's pattern.
+
+    Args:
+        position: where to go on: `text` at first, then what the last call returned.
+
+    Returns:
+        `end` when all is counted; a position before it when the table must grow first; or INVALID.
+    """
+    count = 1
+    if position == text:
+        count = 0
+        for i in range(STATES):
+            set_item_u64(scratch.state, i, U0)
+    while position < end:
+        # A piece that began before this group is counted where it ends, so its bytes need room too.
+        pending = position - np.int64(item_u64(scratch.starts, 0)) if count else 0
+        if not has_room(counts, GROUP_BYTES + 1, GROUP_BYTES + pending):
+            return position
+        count = scan_gpt2(text, position, end, classes, scratch, count)
+        if count < 0:
+            return INVALID
+        position += GROUP_BYTES
+        if position >= end:
+            set_item_u64(scratch.starts, count, np.uint64(end))
+            count += 1
+        count_spans(count - 1, readable, counts, scratch)
+        set_item_u64(scratch.starts, 0, item_u64(scratch.starts, count - 1))
+        count = 1
+    return end
+
+
+@compiled
+def count_texts(text, begins, ends, readable, classes, counts, scratch, progress):
+    """Count the pieces of texts, each split by itself, by GPT-2's pattern.
+
+    Args:
+        text: address that the offsets `begins` and `ends` count from.
+        progress: int64: the text and the address to go on with, zeros at first; brought up to date.
+
+    Returns:
+        0 when all are counted; FULL when the table must grow first; or INVALID, for the text that `progress` names.
+    """
+    for i in range(progress[0], len(begins)):
+        progress[0] = i
+        begin, end = text + begins[i], text + ends[i]
+        position = max(progress[1], begin)
+        progress[1] = count_gpt2(begin, position, end, readable, classes, counts, scratch) if position < end else end
+        if progress[1] == INVALID:
+            return INVALID
+        if progress[1] < end:
+            return FULL
+    return 0
+
+
+@compiled
+def count_pieces(text, ends, readable, counts, scratch, progress):
+    """Count the pieces that lie behind one another from the address `text`: piece i ends at the offset ends[i].
+
+    Args and returns as `count_texts`.
+    """
+    for i in range(progress[0], len(ends)):
+        progress[0] = i
+        begin = text + (ends[i - 1] if i else 0)
+        length = text + ends[i] - begin
+        if not has_room(counts, 1, length):
+            return FULL
+        if length:
+            low, high = key_of(begin, length, readable) if length <= INLINE_BYTES else key_of_long(begin, length)
+            add(begin, length, low, high, first_slot(low, high, counts), U1, counts)
+    return 0
+
+
+@compiled
+def add_all(source, counts, least):
+    """Add what `source` holds, if it occurs at least `least` times, to `counts`, which has room for it."""
+    last = source.table + (SLOT << (64 - source.shift))
+    place = source.table
+    ahead = 8 * SLOT
+    while place < last:
+        if place + ahead < last and load_u64(place + ahead + 8) != U0:
+            prefetch(first_slot(load_u64(place + ahead), load_u64(place + ahead + 8), counts))
+        high, number = load_u64(place + 8), load_u64(place + 16)
+        if high != U0 and number >= least:
+            low = load_u64(place)
+            length, at = np.int64(high >> np.uint64(56)), 0
+            if high >> np.uint64(63):
+                length = np.int64(high & ~(U1 << np.uint64(63)))
+                at = source.arena + np.int64(load_u64(place + 24))
+            add(at, length, low, high, first_slot(low, high, counts), number, counts)
+        place += SLOT
+
+
+@compiled
+def length_at(place):
+    """Bytes of the piece in a slot."""
+    high = load_u64(place + 8)
+    if high >> np.uint64(63):
+        return np.int64(high & ~(U1 << np.uint64(63)))
+    return np.int64(high >> np.uint64(56))
+
+
+@compiled
+def pieces_of(counts, shortest, places, numbers):
+    """The slots that hold a piece of at least `shortest` bytes: their addresses and counts; how many there are."""
+    n = 0
+    for i in range(np.int64(1) << (64 - counts.shift)):
+        place = counts.table + i * SLOT
+        if length_at(place) >= shortest:
+            places[n] = place
+            numbers[n] = load_u64(place + 16)
+            n += 1
+    return n
+
+
+@compiled
+def bytes_at(place, counts):
+    """Address of the bytes of the piece in a slot."""
+    if load_u64(place + 8) >> np.uint64(63):
+        return counts.arena + np.int64(load_u64(place + 24))
+    return place

@@ -1,0 +1,106 @@
+"""Any tokenizer of Hugging Face's `tokenizers`, through that library."""
+
+import json
+import re
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lm_tokenizer.adapters.protocol import Adapter, needed
+from lm_tokenizer.errors import TokenizerError
+from lm_tokenizer.formats.files import read_text, write_whole
+from lm_tokenizer.vocab import from_printable
+
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+
+
+class HuggingFaceTokenizer(Adapter):
+    """A `tokenizers.Tokenizer` without what it does to a batch: truncation, padding, tokens around a text.
+
+    `byte_lengths` are known for the decoders ByteLevel and Metaspace and for SentencePiece's with byte fallback. The
+    latter two drop the space that they put before a text; it is counted nonetheless.
+    """
+
+    name = "hf"
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = type(tokenizer).from_str(tokenizer.to_str())  # a copy, to be changed
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._tokenizer.encode_special_tokens = True  # as text: what is special is decided before
+        added = self._tokenizer.get_added_tokens_decoder().items()
+        size = max(self._tokenizer.get_vocab().values(), default=-1) + 1
+        super().__init__(size, {token.content: token_id for token_id, token in added if token.special})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _from_text, (self._tokenizer.to_str(),)
+
+    @classmethod
+    def load(cls, path: Path) -> "HuggingFaceTokenizer":
+        """Read a `tokenizer.json`, or a folder with one.
+
+        Raises:
+            TokenizerError: when the library is not installed, or the file is missing or not one that it reads.
+        """
+        path = path / "tokenizer.json" if path.is_dir() else path
+        library, text = needed("tokenizers"), read_text(path)
+        try:
+            return cls(library.Tokenizer.from_str(text))
+        except Exception as error:  # the library raises just this
+            raise TokenizerError(f"{path}: tokenizers cannot read it: {error}") from None
+
+    def save(self, folder: Path) -> None:
+        """Write `tokenizer.json` into a folder."""
+        write_whole(Path(folder) / "tokenizer.json", self._content())
+
+    def _encode(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self._tokenizer.decode(ids, skip_special_tokens=False))
+
+    def _content(self) -> bytes:
+        return str(self._tokenizer.to_str()).encode()
+
+    def _byte_lengths(self) -> list[int]:
+        length_of = _length_by(self._document.get("decoder"))
+        lengths = [0] * self.vocab_size
+        for token, token_id in self._tokenizer.get_vocab().items():
+            lengths[token_id] = length_of(token)
+        return lengths
+
+    @cached_property
+    def _document(self) -> Mapping[str, Any]:
+        return dict(json.loads(self._tokenizer.to_str()))
+
+
+def _from_text(text: str) -> HuggingFaceTokenizer:
+    return HuggingFaceTokenizer(needed("tokenizers").Tokenizer.from_str(text))
+
+
+def _length_by(decoder: Any) -> Any:
+    """A function token -> bytes that it adds to the text."""
+    decoder = decoder or {"type": None}
+    steps = decoder["decoders"] if decoder["type"] == "Sequence" else [decoder]
+    kinds = {step["type"] for step in steps}
+    if kinds == {"ByteLevel"}:
+        return _length_of_printable
+    if kinds <= {"Metaspace", "Replace", "ByteFallback", "Fuse", "Strip"} and kinds & {"Metaspace", "Replace"}:
+        space = next(_space_of(step) for step in steps if step["type"] in ("Metaspace", "Replace"))
+        has_bytes = "ByteFallback" in kinds
+        return lambda token: 1 if has_bytes and _BYTE.fullmatch(token) else len(token.replace(space, " ").encode())
+    raise TokenizerError(
+        f"how many bytes a token adds to the text is not known for the decoder {' + '.join(sorted(map(str, kinds)))}"
+    )
+
+
+def _space_of(step: Mapping[str, Any]) -> str:
+    return str(step["replacement"] if step["type"] == "Metaspace" else step["pattern"]["String"])
+
+
+def _length_of_printable(token: str) -> int:
+    try:
+        return len(from_printable(token))
+    except TokenizerError:  # an added token, which is text
+        return len(token.encode())

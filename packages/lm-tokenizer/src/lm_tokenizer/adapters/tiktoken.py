@@ -1,0 +1,91 @@
+"""tiktoken's encodings, through that library: published ones by name, others from files of ranks."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lm_tokenizer.adapters.protocol import Adapter, needed
+from lm_tokenizer.errors import TokenizerError
+from lm_tokenizer.formats.files import read_json, write_whole
+from lm_tokenizer.formats.tiktoken import encoding_of, ranks_to_bytes, read_ranks
+from lm_tokenizer.pretokenize import expression_of
+
+_RANKS, _SETTINGS = "ranks.tiktoken", "tiktoken.json"
+
+
+class TiktokenTokenizer(Adapter):
+    """A `tiktoken.Encoding`. A special token counts the bytes of its name."""
+
+    name = "tiktoken"
+
+    def __init__(self, ranks: Mapping[bytes, int], pattern: str, special_tokens: Mapping[str, int]) -> None:
+        """Make an encoding of ranks, a pattern (a regular expression) and special tokens."""
+        library = needed("tiktoken")
+        self._ranks, self._pattern = dict(ranks), pattern
+        self._encoding: Any = library.Encoding(
+            "custom", pat_str=pattern, mergeable_ranks=self._ranks, special_tokens=dict(special_tokens)
+        )
+        super().__init__(self._encoding.n_vocab, special_tokens)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TiktokenTokenizer, (self._ranks, self._pattern, self.special_tokens)
+
+    @classmethod
+    def load(cls, name_or_path: str) -> "TiktokenTokenizer":
+        """A published encoding by its name, a file of ranks, or a folder that `save` wrote.
+
+        A file has the pattern and the special tokens that its name implies, as in `formats.load`. A published encoding
+        is one that tiktoken finds in its cache or downloads.
+
+        Raises:
+            TokenizerError: when the library is not installed, a file is missing or malformed, or the name unknown.
+        """
+        path = Path(name_or_path)
+        if path.is_dir():
+            settings = read_json(path / _SETTINGS)
+            try:
+                pattern, special_tokens = str(settings["pattern"]), dict(settings["special_tokens"])
+            except (TypeError, KeyError, ValueError):
+                raise TokenizerError(f"{path / _SETTINGS}: no pattern and special tokens") from None
+            return cls(read_ranks(path / _RANKS), pattern, special_tokens)
+        if path.suffix == ".tiktoken" or path.exists():
+            ranks = read_ranks(path)
+            named = encoding_of(path, ranks)
+            return cls(ranks, expression_of(named.pattern), named.special_tokens)
+        library = needed("tiktoken")
+        try:
+            encoding = library.get_encoding(name_or_path)
+        except Exception as error:  # an unknown name is a ValueError; what a download raises is the transport's affair
+            reason = str(error).partition("\n")[0]
+            raise TokenizerError(
+                f"tiktoken has no encoding {name_or_path!r} here; pass a file of ranks: {reason}"
+            ) from None
+        return cls(encoding._mergeable_ranks, encoding._pat_str, encoding._special_tokens)
+
+    def save(self, folder: Path) -> None:
+        """Write `ranks.tiktoken`, and `tiktoken.json` with what ranks leave out, into a folder."""
+        settings = {"pattern": self._pattern, "special_tokens": self.special_tokens}
+        write_whole(Path(folder) / _RANKS, ranks_to_bytes(self._ranks))
+        write_whole(Path(folder) / _SETTINGS, json.dumps(settings, ensure_ascii=False, indent=1).encode())
+
+    def _encode(self, text: str) -> list[int]:
+        return list(self._encoding.encode_ordinary(text))
+
+    def _decode(self, ids: list[int]) -> str:
+        try:
+            return str(self._encoding.decode(ids))
+        except KeyError as error:
+            raise TokenizerError(f"no token has the id {error.args[0]}") from None
+
+    def _content(self) -> bytes:
+        settings = json.dumps([self._pattern, sorted(self.special_tokens.items())])
+        return settings.encode() + b"\0" + ranks_to_bytes(self._ranks)
+
+    def _byte_lengths(self) -> list[int]:
+        lengths = [0] * self.vocab_size
+        for token, token_id in self._ranks.items():
+            lengths[token_id] = len(token)
+        for text, token_id in self.special_tokens.items():
+            lengths[token_id] = len(text.encode())
+        return lengths

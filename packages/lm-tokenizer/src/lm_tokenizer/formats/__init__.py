@@ -1,0 +1,64 @@
+"""Vocabularies in files: GPT-2's two, Hugging Face's one, tiktoken's ranks.
+
+    vocab.json + merges.txt   (gpt2)         tokens and merges; the pattern and what is special are the reader's to say
+    tokenizer.json            (huggingface)  everything
+    *.tiktoken                (tiktoken)     tokens, which imply the merges
+
+A file is written beside and renamed: it is never seen half-written.
+"""
+
+from pathlib import Path
+
+from lm_tokenizer.errors import TokenizerError
+from lm_tokenizer.formats import gpt2, huggingface
+from lm_tokenizer.formats.files import write_whole
+from lm_tokenizer.formats.gpt2 import read_gpt2, write_gpt2
+from lm_tokenizer.formats.huggingface import read_huggingface, write_huggingface
+from lm_tokenizer.formats.tiktoken import read_named, read_tiktoken, write_tiktoken
+from lm_tokenizer.vocab import Vocabulary
+
+__all__ = [
+    "load",
+    "read_gpt2",
+    "read_huggingface",
+    "read_tiktoken",
+    "save",
+    "write_gpt2",
+    "write_huggingface",
+    "write_tiktoken",
+]
+
+
+def load(path: Path) -> Vocabulary:
+    """Read what is at a path.
+
+    A folder holds `tokenizer.json` or, without it, `vocab.json` and `merges.txt`. A file is a `tokenizer.json` under
+    any name that ends in `.json`, or ranks (`*.tiktoken`): those named r50k_base, p50k_base, cl100k_base or o200k_base
+    get the pattern and the special tokens of that encoding, others GPT-2's pattern and no special token.
+
+    Raises:
+        TokenizerError: when there is none of these, or it is malformed.
+    """
+    if path.is_dir():
+        if (path / "tokenizer.json").exists():
+            return read_huggingface(path / "tokenizer.json")
+        if (path / "vocab.json").exists() and (path / "merges.txt").exists():
+            return read_gpt2(path / "vocab.json", path / "merges.txt")
+        raise TokenizerError(f"{path}: the folder has no tokenizer.json, and no vocab.json with merges.txt")
+    if path.suffix == ".tiktoken":
+        return read_named(path)
+    if path.suffix == ".json" or not path.exists():
+        return read_huggingface(path)
+    raise TokenizerError(f"{path}: no tokenizer is recognized: pass a folder, a tokenizer.json or ranks (*.tiktoken)")
+
+
+def save(vocabulary: Vocabulary, folder: Path) -> None:
+    """Write `tokenizer.json`, `vocab.json` and `merges.txt` into a folder, which is made; `load` reads them back.
+
+    Raises:
+        TokenizerError: when the formats cannot hold the vocabulary, before anything is written; or when a file cannot
+            be written, which then keeps its old content.
+    """
+    files = {**gpt2.contents(vocabulary), "tokenizer.json": huggingface.contents(vocabulary)}
+    for name, data in files.items():
+        write_whole(folder / name, data)

@@ -1,0 +1,160 @@
+"""tiktoken's ranks: one token a line, in base64, and its rank, which is its id as well.
+
+The file has no merges: a token is made from the two that are left when its bytes are merged by lower ranks alone. It
+has no pattern and no special tokens either: the name of a published encoding implies them, else they are given.
+"""
+
+import binascii
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from lm_tokenizer.errors import TokenizerError
+from lm_tokenizer.formats.files import naming, read_bytes, write_whole
+from lm_tokenizer.vocab import MAX_VOCAB_SIZE, Vocabulary, check_special_tokens, printable
+
+
+class Encoding(NamedTuple):
+    """What the name of a published encoding implies."""
+
+    pattern: str
+    ranks: int
+    special_tokens: Mapping[str, int]
+
+
+# From tiktoken's openai_public.py.
+ENCODINGS: Mapping[str, Encoding] = {
+    "r50k_base": Encoding("gpt2", 50256, {"<|endoftext|>": 50256}),
+    "p50k_base": Encoding("gpt2", 50280, {"<|endoftext|>": 50256}),
+    "cl100k_base": Encoding("cl100k", 100256, {"<|endoftext|>": 100257, "<|fim_prefix|>": 100258,
+        "<|fim_middle|>": 100259, "<|fim_suffix|>": 100260, "<|endofprompt|>": 100276}),
+    "o200k_base": Encoding("o200k", 199998, {"<|endoftext|>": 199999, "<|endofprompt|>": 200018}),
+}  # fmt: skip
+
+
+def read_tiktoken(path: Path, pattern: str = "gpt2", special_tokens: Mapping[str, int] | None = None) -> Vocabulary:
+    """Read a file of ranks.
+
+    Raises:
+        TokenizerError: when it is missing or malformed, when a token cannot be made from tokens of lower ranks, or
+            when a special token has the id of another token.
+    """
+    return _vocabulary(path, read_ranks(path), pattern, special_tokens or {})
+
+
+def read_named(path: Path) -> Vocabulary:
+    """Read a file of ranks with the pattern and the special tokens that its name implies; see `encoding_of`."""
+    ranks = read_ranks(path)
+    encoding = encoding_of(path, ranks)
+    return _vocabulary(path, ranks, encoding.pattern, encoding.special_tokens)
+
+
+def encoding_of(path: Path, ranks: Mapping[bytes, int]) -> Encoding:
+    """The published encoding that a file is named after; of another name, GPT-2's pattern and no special token.
+
+    Raises:
+        TokenizerError: when the file has fewer or more ranks than the encoding of its name.
+    """
+    encoding = ENCODINGS.get(path.stem, Encoding("gpt2", len(ranks), {}))
+    if len(ranks) != encoding.ranks:
+        raise TokenizerError(f"{path}: it has {len(ranks):,} ranks, {path.stem} has {encoding.ranks:,}: "
+                             f"was the file cut short? If it is another encoding, give it another name")  # fmt: skip
+    return encoding
+
+
+def _vocabulary(path: Path, ranks: Mapping[bytes, int], pattern: str, special: Mapping[str, int]) -> Vocabulary:
+    check_special_tokens(special)
+    tokens = [b""] * (max([*ranks.values(), *special.values()]) + 1)
+    for token, rank in ranks.items():
+        tokens[rank] = token
+    for text, token_id in special.items():
+        if not 0 <= token_id < MAX_VOCAB_SIZE or tokens[token_id]:
+            raise TokenizerError(f"{path}: the id {token_id} of the special token {text!r} is another token's")
+        tokens[token_id] = text.encode()
+    with naming(path):
+        return Vocabulary(tokens, merges_from_ranks(ranks), special, pattern)
+
+
+def write_tiktoken(vocabulary: Vocabulary, path: Path) -> None:
+    """Write the ranks of all tokens but the special ones.
+
+    Raises:
+        TokenizerError: when the merges are not the ones that the ids imply, or the file cannot be written.
+    """
+    ranks = vocabulary.id_of_bytes
+    if merges_from_ranks(ranks) != list(vocabulary.merges):
+        raise TokenizerError(
+            "the merges are not in the order of the ids of what they make, and tiktoken's ranks say both in one "
+            "number: write another format"
+        )
+    write_whole(path, ranks_to_bytes(ranks))
+
+
+def ranks_to_bytes(ranks: Mapping[bytes, int]) -> bytes:
+    """What a file of ranks holds, the lowest rank first."""
+    lines = sorted(ranks.items(), key=lambda item: item[1])
+    return b"".join(binascii.b2a_base64(token, newline=False) + b" %d\n" % rank for token, rank in lines)
+
+
+def read_ranks(path: Path) -> dict[bytes, int]:
+    """Token -> rank, as a file has them.
+
+    Raises:
+        TokenizerError: when it is missing or malformed, or a token or a rank is listed twice.
+    """
+    ranks: dict[bytes, int] = {}
+    lines = read_bytes(path).splitlines()
+    for number, line in enumerate(lines, 1):
+        if not line:
+            continue
+        try:
+            encoded, written = line.split()
+            token, rank = binascii.a2b_base64(encoded, strict_mode=True), int(written)
+        except ValueError:
+            raise TokenizerError(
+                f"{path}, line {number}: a line is a token in base64, a space and its rank, not {line[:40]!r}; "
+                f"was the file cut short?"
+            ) from None
+        if not token or token in ranks or not 0 <= rank < MAX_VOCAB_SIZE:
+            raise TokenizerError(f"{path}, line {number}: the token {token!r} is empty, listed twice, or has a rank "
+                                 f"that is not from 0 to {MAX_VOCAB_SIZE - 1}")  # fmt: skip
+        ranks[token] = rank
+    if not ranks:
+        raise TokenizerError(f"{path}: the file is empty")
+    if len(set(ranks.values())) < len(ranks):
+        raise TokenizerError(f"{path}: two tokens have the same rank")
+    return ranks
+
+
+def merges_from_ranks(ranks: Mapping[bytes, int]) -> list[tuple[int, int]]:
+    """The merges, in the order of their ranks, of a vocabulary in which the rank of a merge is the id of its token.
+
+    Raises:
+        TokenizerError: for a token that merging its bytes by lower ranks does not bring down to two parts.
+    """
+    merges = []
+    for token, rank in sorted(ranks.items(), key=lambda item: item[1]):
+        if len(token) > 1:
+            parts = _parts(token, ranks, rank)
+            if len(parts) != 2 or parts[0] not in ranks or parts[1] not in ranks:
+                shown = " + ".join(map(printable, parts))
+                raise TokenizerError(
+                    f"the token {printable(token)!r} of rank {rank} cannot be made: tokens of lower ranks give {shown}"
+                )
+            merges.append((ranks[parts[0]], ranks[parts[1]]))
+    return merges
+
+
+def _parts(token: bytes, ranks: Mapping[bytes, int], limit: int) -> list[bytes]:
+    """The bytes of a token merged by ranks below `limit`, the lowest and leftmost first."""
+    parts = [token[i : i + 1] for i in range(len(token))]
+    while len(parts) > 2:
+        best, at = limit, -1
+        for i in range(len(parts) - 1):
+            rank = ranks.get(parts[i] + parts[i + 1], limit)
+            if rank < best:
+                best, at = rank, i
+        if at < 0:
+            break
+        parts[at : at + 2] = [parts[at] + parts[at + 1]]
+    return parts

@@ -1,0 +1,80 @@
+"""Byte-level BPE as it is defined, to be read first; everything fast in this package is tested against it.
+
+Train (Sennrich et al. 2016, algorithm 1, on bytes): count the pieces of the text, then, until the vocabulary is full,
+merge the most frequent pair of neighbouring tokens everywhere. Of pairs that are equally frequent the one with the
+smaller ids is merged first, as in Hugging Face's trainer.
+
+Encode: cut the text into pieces, write each as bytes, and apply the merges in the order in which they were learned.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from lm_tokenizer.pretokenize import splitter
+from lm_tokenizer.vocab import BYTE_ORDER, Vocabulary
+
+Pair = tuple[int, int]
+
+
+def pairs_of(ids: Sequence[int]) -> list[Pair]:
+    """The pairs of neighbours, from left to right."""
+    return list(zip(ids, ids[1:], strict=False))
+
+
+def merge(ids: Sequence[int], pair: Pair, merged: int) -> list[int]:
+    """`ids` with every occurrence of `pair`, from left to right, replaced by `merged`."""
+    out: list[int] = []
+    i = 0
+    while i < len(ids):
+        if tuple(ids[i : i + 2]) == pair:
+            out.append(merged)
+            i += 2
+        else:
+            out.append(ids[i])
+            i += 1
+    return out
+
+
+def train(texts: Iterable[str], vocab_size: int, pattern: str = "gpt2") -> Vocabulary:
+    """Learn a vocabulary of at most `vocab_size` tokens, the 256 bytes among them, from separate texts."""
+    split = splitter(pattern)
+    counts = Counter(piece.encode() for text in texts for piece in split(text))
+    tokens = [bytes([byte]) for byte in BYTE_ORDER]
+    id_of = {token: i for i, token in enumerate(tokens)}
+    words = {piece: [id_of[bytes([byte])] for byte in piece] for piece in counts}
+    merges: list[Pair] = []
+    while len(tokens) < vocab_size:
+        frequency: Counter[Pair] = Counter()
+        for piece, ids in words.items():
+            for pair in pairs_of(ids):
+                frequency[pair] += counts[piece]
+        if not frequency:
+            break
+        best = min(frequency, key=lambda pair: (-frequency[pair], pair))
+        token = tokens[best[0]] + tokens[best[1]]
+        merges.append(best)
+        if token not in id_of:  # two merges may make the same token; the second adds none
+            id_of[token] = len(tokens)
+            tokens.append(token)
+        words = {piece: merge(ids, best, id_of[token]) for piece, ids in words.items()}
+    return Vocabulary(tokens, merges, {}, pattern)
+
+
+def encode_piece(piece: bytes, vocabulary: Vocabulary) -> list[int]:
+    """The ids of one piece: while any merge applies, apply the one of the lowest rank, leftmost first."""
+    ids = [vocabulary.id_of_bytes[bytes([byte])] for byte in piece]
+    ranks, merged = vocabulary.ranks, vocabulary.merged_ids
+    while found := [(ranks[pair], i) for i, pair in enumerate(pairs_of(ids)) if pair in ranks]:
+        rank, i = min(found)
+        ids[i : i + 2] = [merged[rank]]
+    return ids
+
+
+def encode(text: str, vocabulary: Vocabulary) -> list[int]:
+    """The ids of a text without special tokens."""
+    return [i for piece in splitter(vocabulary.pattern)(text) for i in encode_piece(piece.encode(), vocabulary)]
+
+
+def decode_bytes(ids: Iterable[int], vocabulary: Vocabulary) -> bytes:
+    """The bytes that the ids stand for."""
+    return b"".join(vocabulary.tokens[i] for i in ids)

@@ -1,0 +1,371 @@
+"""The tokenizer: text -> ids -> text, by the readable path for a prompt and by compiled kernels for a corpus.
+
+    text --special tokens--> stretches --small--> words.py, Python with a memory of pieces
+                                       --large--> engine.py, kernels in threads
+
+Loading the kernels takes most of a second (and compiling them, once on a machine, several), so a process that has
+encoded little never loads them.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from operator import index
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from lm_tokenizer import formats
+from lm_tokenizer.errors import TokenizerError
+from lm_tokenizer.special import Choice, Found, SpecialTokens
+from lm_tokenizer.threads import thread_count
+from lm_tokenizer.vocab import Vocabulary
+from lm_tokenizer.words import Words, decoded, utf8
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from lm_tokenizer.engine import Engine
+    from lm_tokenizer.stream import StreamDecoder
+
+Text = str | bytes
+Errors = Literal["strict", "replace"]
+Path_ = str | os.PathLike[str]
+
+SMALL = 1 << 21
+"""Bytes that a tokenizer encodes, and ids that it decodes, before it loads the kernels."""
+PART, LARGE_PART = 1 << 16, 1 << 24
+"""Bytes of text that a stream, and a file, is encoded by."""
+NAMES_OF_THE_END = ("<|endoftext|>", "<|end_of_text|>", "<eos>", "</s>", "<|eos|>")
+
+
+class Tokenizer:
+    """A byte-level BPE. Immutable; may be shared by threads, forked and pickled.
+
+    Texts are `str`, or `bytes` of UTF-8. Special tokens in them are handled as `allowed_special` and
+    `disallowed_special` say (see `special.SpecialTokens`): by default one in the text is an error. What is not UTF-8
+    (in a `str`, a lone surrogate) is an error that says where, or with errors="replace" becomes U+FFFD.
+    """
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
+        self._special = SpecialTokens(vocabulary.special_tokens)
+        self._words = Words(vocabulary)
+        self._small = SMALL
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Tokenizer, (self.vocabulary,)
+
+    def __repr__(self) -> str:
+        return f"Tokenizer({self.vocab_size:,} tokens, pattern {self.vocabulary.pattern!r})"
+
+    # Making one
+
+    @classmethod
+    def train(
+        cls,
+        source: "Path_ | Iterable[str | Path]",
+        vocab_size: int,
+        special_tokens: Sequence[str] = (),
+        pattern: str = "gpt2",
+        threads: int | None = None,
+        progress: bool = True,
+        special_tokens_first: bool = False,
+    ) -> "Tokenizer":
+        """Learn a vocabulary.
+
+        Args:
+            source: a file, a folder, or an iterable of texts (`str`) and files (`Path`); each is a document.
+            vocab_size: the most tokens there may be, special tokens and the 256 bytes among them.
+            special_tokens: cut the documents, are never counted, and get the last ids (or the first).
+            pattern: a name of `pretokenize.PATTERNS`, or a regular expression.
+            threads: that count the pieces; by default one a core. The result does not depend on it.
+            progress: whether to show a bar, on a terminal.
+
+        Raises:
+            TokenizerError: for an empty corpus, one that is not UTF-8 or cannot be read, or too small a `vocab_size`.
+        """
+        from lm_tokenizer.train import train
+
+        return cls(train(source, vocab_size, special_tokens, pattern, threads, progress, special_tokens_first))
+
+    @classmethod
+    def from_files(
+        cls, vocab_json: Path_, merges_txt: Path_, special_tokens: Sequence[str] = (), pattern: str = "gpt2"
+    ) -> "Tokenizer":
+        """Read GPT-2's `vocab.json` and `merges.txt`.
+
+        A token that is no byte and that no merge makes is special (GPT-2's `<|endoftext|>`), beside those of
+        `special_tokens`, which get the ids after the last one if the vocabulary does not have them.
+
+        Raises:
+            TokenizerError: for files that are missing, malformed, or do not belong together.
+        """
+        return cls(formats.read_gpt2(Path(vocab_json), Path(merges_txt), special_tokens, pattern))
+
+    @classmethod
+    def load(cls, path: Path_) -> "Tokenizer":
+        """Read a folder that `save` wrote, a `tokenizer.json`, or a file of tiktoken's ranks (`*.tiktoken`).
+
+        Raises:
+            TokenizerError: for a file that is missing, malformed, or holds a kind of tokenizer that this is not.
+        """
+        return cls(formats.load(Path(path)))
+
+    def save(self, folder: Path_) -> None:
+        """Write `tokenizer.json`, `vocab.json` and `merges.txt` into a folder, which is made if need be."""
+        formats.save(self.vocabulary, Path(folder))
+
+    # What it knows
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, special tokens among them."""
+        return len(self.vocabulary.tokens)
+
+    @property
+    def special_tokens(self) -> dict[str, int]:
+        """Special token -> id."""
+        return dict(self.vocabulary.special_tokens)
+
+    @property
+    def eos_id(self) -> int | None:
+        """Id of the token that ends a text: the special token that is named as one usually is, or the only one."""
+        special = self.vocabulary.special_tokens
+        named = [special[name] for name in NAMES_OF_THE_END if name in special]
+        return next(iter(named or special.values())) if named or len(special) == 1 else None
+
+    @cached_property
+    def byte_lengths(self) -> "np.ndarray":
+        """Bytes of every id in `decode_bytes`, int64 (vocab_size,)."""
+        import numpy as np
+
+        return np.array([len(token) for token in self.vocabulary.tokens], np.int64)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of vocabulary, merges, special tokens and pattern, in hexadecimal."""
+        return self.vocabulary.fingerprint
+
+    @property
+    def dtype(self) -> "type[np.uint16] | type[np.uint32]":
+        """Type of the ids in arrays: uint16 for a vocabulary of up to 65,536, else uint32."""
+        import numpy as np
+
+        return np.uint32 if self.vocab_size > 1 << 16 else np.uint16
+
+    # Encoding
+
+    def encode(self, text: Text, *, allowed_special: Choice = (), disallowed_special: Choice = "all",
+               errors: Errors = "strict") -> list[int]:  # fmt: skip
+        """The ids of a text.
+
+        Raises:
+            SpecialTokenError: when the text holds a disallowed special token.
+            TokenizerError: when it is not UTF-8.
+        """
+        if not self._is_small(len(text)):
+            ids, _ = self._encode_large([text], 1, allowed_special, disallowed_special, errors)
+            return ids.tolist()  # type: ignore[no-any-return]
+        if errors == "replace":
+            text = utf8(text, text, errors) if isinstance(text, str) else text
+        if isinstance(text, bytes):
+            text = decoded(text, errors)
+        if not self._special.ids:
+            return self._words.encode(text)
+        return self._encode_between(text, self._special.find(text, allowed_special, disallowed_special))
+
+    def _encode_between(self, text: str, found: Sequence[Found]) -> list[int]:
+        if not found:
+            return self._words.encode(text)
+        ids: list[int] = []
+        at = 0
+        for start, end, token_id in found:
+            ids += self._words.encode(text[at:start])
+            ids.append(token_id)
+            at = end
+        return ids + self._words.encode(text[at:])
+
+    def encode_array(self, text: Text, *, allowed_special: Choice = (), disallowed_special: Choice = "all",
+                     errors: Errors = "strict", threads: int | None = 1) -> "np.ndarray":  # fmt: skip
+        """The ids of a text as an array of `dtype`, shape (n,). Raises as `encode`."""
+        return self.encode_batch(
+            [text], threads, allowed_special=allowed_special, disallowed_special=disallowed_special, errors=errors
+        )[0]
+
+    def encode_batch(self, texts: Sequence[Text], threads: int | None = None, *, allowed_special: Choice = (),
+                     disallowed_special: Choice = "all", errors: Errors = "strict") -> "list[np.ndarray]":  # fmt: skip
+        """The ids of every text, each encoded by itself, as arrays of `dtype`, in their order.
+
+        Args:
+            threads: that share the work; by default one a core.
+
+        Raises:
+            As `encode`; a message about one of several texts begins with which.
+        """
+        import numpy as np
+
+        if self._is_small(sum(map(len, texts))):
+            ids = [np.array(self._encode_one_of(texts, i, allowed_special, disallowed_special, errors), self.dtype)
+                   for i in range(len(texts))]  # fmt: skip
+            return ids
+        joined, counts = self._encode_large(texts, threads, allowed_special, disallowed_special, errors)
+        if len(texts) == 1:
+            return [joined]
+        return np.split(joined, np.cumsum(counts)[:-1]) if len(texts) else []
+
+    def _encode_large(self, texts: Sequence[Text], threads: int | None, allowed: Choice, disallowed: Choice,
+                      errors: Errors) -> "tuple[np.ndarray, np.ndarray]":  # fmt: skip
+        """The ids of all texts behind one another, and how many each has."""
+        import numpy as np
+
+        from lm_tokenizer.engine import NotUTF8
+
+        data = [text if isinstance(text, bytes) else utf8(text, text, errors) for text in texts]
+        found = [self._special.find(text, allowed, disallowed) for text in data]
+        stretches, specials = _between(data, found)
+        try:
+            ids, counts = self._engine.encode(stretches, thread_count(threads))
+        except NotUTF8:
+            data = [decoded(text, errors).encode() for text in data]
+            return self._encode_large(data, threads, allowed, disallowed, errors)
+        if not any(found):
+            return ids, counts
+        # Each stretch but the last of a text is followed by a special token.
+        where = np.flatnonzero(specials >= 0)
+        ids = np.insert(ids, np.cumsum(counts)[where], specials[where].astype(ids.dtype))
+        counts[where] += 1
+        owners = np.repeat(np.arange(len(texts)), [len(places) + 1 for places in found])
+        return ids, np.bincount(owners, counts, len(texts)).astype(np.int64)
+
+    def _encode_one_of(self, texts: Sequence[Text], i: int, allowed: Choice, disallowed: Choice,
+                       errors: Errors) -> list[int]:  # fmt: skip
+        try:
+            return self.encode(texts[i], allowed_special=allowed, disallowed_special=disallowed, errors=errors)
+        except TokenizerError as error:
+            if len(texts) > 1:
+                error.args = (f"text {i}: {error}",)
+            raise
+
+    def encode_iterable(self, texts: Iterable[str], *, allowed_special: Choice = (),
+                        disallowed_special: Choice = "all") -> Iterator[int]:  # fmt: skip
+        """The ids of the texts joined, one by one, in bounded memory: a file larger than memory may be read by lines.
+
+        How the text is cut into `texts` makes no difference, so lines of a file give what the whole file gives.
+        With a custom pattern the text is joined first: such a pattern promises no place to cut it.
+        """
+        from lm_tokenizer.corpus import parts_of_texts
+
+        for part in parts_of_texts(texts, self.vocabulary.pattern, self.vocabulary.special_tokens, PART):
+            yield from self.encode(part, allowed_special=allowed_special, disallowed_special=disallowed_special)
+
+    def encode_file(self, path: Path_, out: Path_, *, allowed_special: Choice = (), disallowed_special: Choice = "all",
+                    threads: int | None = None) -> int:  # fmt: skip
+        """Encode a text file into a token file (see `token_file`), in bounded memory; the number of ids.
+
+        Raises:
+            As `encode`, and TokenizerError when a file cannot be read or written. No file `out` is left then.
+        """
+        from lm_tokenizer.corpus import parts_of_file
+        from lm_tokenizer.token_file import TokenFileWriter
+
+        with TokenFileWriter(
+            out, self.dtype, vocab_size=self.vocab_size, fingerprint=self.fingerprint, eos_id=self.eos_id
+        ) as file:
+            parts = parts_of_file(Path(path), self.vocabulary.pattern, self.vocabulary.special_tokens, LARGE_PART)
+            for offset, part in parts:
+                try:
+                    ids = self.encode_array(
+                        part, allowed_special=allowed_special, disallowed_special=disallowed_special, threads=threads
+                    )
+                except TokenizerError as error:
+                    raise TokenizerError(f"{path}, in the part from byte {offset} on: {error}") from None
+                file.write(ids, text_bytes=len(part))
+            file.documents = 1
+        return file.tokens
+
+    def _is_small(self, size: int) -> bool:
+        """Whether the kernels are not worth loading for a text; once they are loaded, whether a call costs more."""
+        if "_engine" in self.__dict__:
+            return size < 512
+        self._small -= size
+        return self._small >= 0
+
+    @cached_property
+    def _engine(self) -> "Engine":
+        from lm_tokenizer.engine import Engine
+
+        return Engine(self.vocabulary)
+
+    # Decoding
+
+    def decode(self, ids: "Sequence[int] | np.ndarray", errors: Errors = "replace") -> str:
+        """The text that ids stand for.
+
+        Raises:
+            TokenizerError: for an id that is no token, and with errors="strict" for bytes that are not UTF-8.
+        """
+        try:
+            return str(self._decoded(ids), "utf-8", errors)
+        except UnicodeDecodeError as error:
+            raise TokenizerError(f"the ids stand for bytes that are not UTF-8, from byte {error.start} on; "
+                                 'pass errors="replace", or use decode_bytes') from None  # fmt: skip
+
+    def decode_bytes(self, ids: "Sequence[int] | np.ndarray") -> bytes:
+        """The bytes that ids stand for. Raises TokenizerError for an id that is no token."""
+        return bytes(self._decoded(ids))
+
+    def _decoded(self, ids: "Sequence[int] | np.ndarray") -> "bytes | np.ndarray":
+        if "_engine" not in self.__dict__ and len(ids) < SMALL or len(ids) < 64:
+            return self._joined(ids)
+        import numpy as np
+
+        from lm_tokenizer.engine import UnknownId
+
+        try:
+            array = np.asarray(ids) if len(ids) else np.zeros(0, np.uint32)
+            if array.ndim != 1 or array.dtype.kind not in "iu":
+                raise TokenizerError(f"ids are integers, one after another, not {array.dtype} of shape {array.shape}")
+            return self._engine.decode(array)
+        except UnknownId as error:
+            raise self._unknown(array[error.position], error.position) from None
+
+    def _joined(self, ids: "Sequence[int] | np.ndarray") -> bytes:
+        tokens = self.vocabulary.tokens
+        ids = ids if isinstance(ids, list) else list(map(index, ids))
+        try:
+            found = [tokens[i] for i in ids]
+        except (IndexError, TypeError):
+            found = []
+        if not all(found) or len(found) < len(ids) or min(ids, default=0) < 0:
+            for position, token_id in enumerate(map(index, ids)):
+                if not 0 <= token_id < len(tokens) or not tokens[token_id]:
+                    raise self._unknown(token_id, position)
+        return b"".join(found)
+
+    def _unknown(self, token_id: int, position: int) -> TokenizerError:
+        return TokenizerError(
+            f"the id {token_id} at position {position} is no token: ids are from 0 to {self.vocab_size - 1}"
+        )
+
+    def stream_decoder(self, errors: Errors = "replace") -> "StreamDecoder":
+        """A decoder for ids as they come: it holds back characters that are not complete yet."""
+        from lm_tokenizer.stream import StreamDecoder
+
+        return StreamDecoder(self.vocabulary.tokens, errors)
+
+
+def _between(texts: Sequence[bytes], found: Sequence[Sequence[Found]]) -> "tuple[list[bytes | memoryview], np.ndarray]":
+    """The stretches of texts between special tokens, and the id of the special token behind each, or -1."""
+    import numpy as np
+
+    stretches: list[bytes | memoryview] = []
+    behind: list[int] = []
+    for text, places in zip(texts, found, strict=True):
+        at, view = 0, memoryview(text)
+        for start, end, token_id in places:
+            stretches.append(view[at:start])
+            behind.append(token_id)
+            at = end
+        stretches.append(view[at:] if at else text)
+        behind.append(-1)
+    return stretches, np.array(behind, np.int64)

@@ -1,0 +1,155 @@
+"""Training: a corpus -> counts of its pieces -> merges -> a vocabulary.
+
+    corpus.py --units--> tally.py --pieces and counts--> _kernels/learn.py --merges--> Vocabulary
+
+What it learns is what `reference.train` learns, and Hugging Face's trainer: see there for the rule.
+"""
+
+import os
+import threading
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from lm_tokenizer._kernels import learn
+from lm_tokenizer.corpus import Corpus
+from lm_tokenizer.errors import TokenizerError
+from lm_tokenizer.pretokenize import expression_of
+from lm_tokenizer.tally import MOST_PIECES, Table, Tally
+from lm_tokenizer.threads import thread_count
+from lm_tokenizer.vocab import BYTE_ORDER, MAX_VOCAB_SIZE, Vocabulary, check_special_tokens
+
+POLL_SECONDS = 0.05
+
+
+def train(
+    source: "str | os.PathLike[str] | Iterable[str | Path]",
+    vocab_size: int,
+    special_tokens: Sequence[str],
+    pattern: str,
+    threads: int | None,
+    progress: bool,
+    special_tokens_first: bool,
+) -> Vocabulary:
+    """Learn a vocabulary; arguments and errors as `Tokenizer.train`."""
+    special_tokens = list(special_tokens)
+    check_special_tokens(special_tokens)
+    expression_of(pattern)
+    least = 256 + len(special_tokens)
+    if not least <= vocab_size <= MAX_VOCAB_SIZE:
+        raise TokenizerError(
+            f"vocab_size {vocab_size}: must be from {least} (256 bytes and {len(special_tokens)} special tokens) "
+            f"to {MAX_VOCAB_SIZE}"
+        )
+    corpus = Corpus(source, pattern, special_tokens)
+    with tqdm(total=corpus.size, desc="counting", unit="B", unit_scale=True, disable=None if progress else True) as bar:
+        tally = Tally(pattern, thread_count(threads), bar.update)
+        table = tally.count(corpus.units())
+    if not len(table):
+        raise TokenizerError("the corpus is empty: there is nothing to learn from")
+    if tally.dropped:
+        warnings.warn(
+            f"the corpus has more than {MOST_PIECES:,} distinct pieces: {tally.dropped:,} of the rarest were left out",
+            stacklevel=3,
+        )
+    tokens, merges = _learn(table, vocab_size - len(special_tokens), progress)
+    return _vocabulary(tokens, merges, special_tokens, pattern, special_tokens_first)
+
+
+def _learn(table: Table, n_tokens: int, progress: bool) -> tuple[list[bytes], list[tuple[int, int]]]:
+    """Tokens and merges, with the ids of a vocabulary without special tokens."""
+    learner = _Learner(table, n_tokens)
+    with tqdm(total=n_tokens - 256, desc="merging", unit="token", disable=None if progress else True) as bar:
+        learner.start()
+        try:
+            while learner.is_alive():
+                learner.join(POLL_SECONDS)
+                bar.update(learner.n_tokens - 256 - bar.n)
+        finally:
+            learner.stop()
+    return learner.tokens, learner.merges
+
+
+class _Learner(threading.Thread):
+    """Runs the kernel beside the thread that shows its progress and can interrupt it."""
+
+    def __init__(self, table: Table, n_tokens: int) -> None:
+        super().__init__(daemon=True)
+        places, numbers = table.pieces()
+        order = np.argsort(-numbers)
+        places, numbers = places[order], numbers[order]
+        self._until = n_tokens
+        # In 10 to 100 MB of text the last of 32,000 merges is found more often than this. A floor that is too low
+        # costs memory, one that is too high another pass over the pieces.
+        self._floor = max(1, int(numbers.sum()) // (16 * n_tokens))
+        dtype = np.uint16 if n_tokens < 1 << 16 else np.uint32
+        self._end = int(np.iinfo(dtype).max)
+        positions = learn.size_of_layout(places, numbers)
+        if positions >= 1 << 32:
+            raise TokenizerError(f"the distinct pieces of the corpus have {positions:,} bytes; the limit is 4 GB")
+        self._symbols = np.empty(positions, dtype)
+        self._weights = np.zeros((positions >> learn.BLOCK_BITS) + 1, np.int64)
+        order_of_bytes = np.frombuffer(BYTE_ORDER, np.uint8)
+        id_of_byte = np.argsort(order_of_bytes).astype(np.uint32)
+        learn.lay_out(places, numbers, table.counts, id_of_byte, self._symbols, self._weights, self._end)
+        self._state = np.array([256, 0, 0], np.int64)
+        self._merges = np.empty((n_tokens, 2), np.int64)
+        self._starts = np.zeros(n_tokens + 2, np.int64)
+        self._starts[:257] = np.arange(257)
+        self._texts = np.zeros(32 * n_tokens, np.uint8)
+        self._texts[:256] = order_of_bytes
+        self._slots = np.full(1 << (4 * n_tokens).bit_length(), -1, np.int64)
+
+    def run(self) -> None:
+        """Learn until there are enough tokens, no pair is left, or `stop` is called."""
+        while self.n_tokens < self._until and not self._state[2]:
+            outcome = learn.learn(self._symbols, self._weights, self._end, self._state, self._merges, self._texts,
+                                  self._starts, self._slots, self._floor, self._until)  # fmt: skip
+            if outcome == learn.NO_ROOM:
+                self._merges = np.concatenate([self._merges, np.empty_like(self._merges)])
+                self._texts = np.concatenate([self._texts, np.empty_like(self._texts)])
+            elif outcome == learn.RARER:
+                if self._floor == 1:
+                    return
+                self._floor = max(1, self._floor // 8)
+
+    def stop(self) -> None:
+        """End soon, and wait for it."""
+        self._state[2] = 1
+        self.join()
+
+    @property
+    def n_tokens(self) -> int:
+        """How many tokens there are by now."""
+        return int(self._state[0])
+
+    @property
+    def tokens(self) -> list[bytes]:
+        """The tokens, by id."""
+        texts, starts = self._texts.tobytes(), self._starts.tolist()
+        return [texts[starts[i] : starts[i + 1]] for i in range(self.n_tokens)]
+
+    @property
+    def merges(self) -> list[tuple[int, int]]:
+        """The merges, by rank."""
+        return [(left, right) for left, right in self._merges[: int(self._state[1])].tolist()]
+
+
+def _vocabulary(
+    tokens: list[bytes],
+    merges: list[tuple[int, int]],
+    special_tokens: list[str],
+    pattern: str,
+    special_tokens_first: bool,
+) -> Vocabulary:
+    """Tokens and merges with the special tokens before or behind them."""
+    special = [token.encode() for token in special_tokens]
+    if not special_tokens_first:
+        ids = {token: len(tokens) + i for i, token in enumerate(special_tokens)}
+        return Vocabulary(tokens + special, merges, ids, pattern)
+    shift = len(special)
+    shifted = [(left + shift, right + shift) for left, right in merges]
+    return Vocabulary(special + tokens, shifted, {token: i for i, token in enumerate(special_tokens)}, pattern)

@@ -1,0 +1,105 @@
+"""The readable path: the pieces of a small text, each merged once and remembered."""
+
+import heapq
+import re
+
+from lm_tokenizer.errors import TokenizerError
+from lm_tokenizer.pretokenize import splitter
+from lm_tokenizer.vocab import Vocabulary
+
+LONGEST_REMEMBERED = 256
+"""Characters of the longest piece that is remembered."""
+MOST_REMEMBERED = 1 << 16
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class Words:
+    """Encodes small texts without special tokens, in Python, with a bounded memory of pieces."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        self._split = splitter(vocabulary.pattern)
+        self._known: dict[str, list[int]] = {}
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text.
+
+        Raises:
+            TokenizerError: when the text holds a lone surrogate.
+        """
+        known = self._known
+        ids: list[int] = []
+        for piece in self._split(text):
+            try:
+                ids += known[piece]
+            except KeyError:
+                ids += self._encode_new(piece, text)
+        return ids
+
+    def _encode_new(self, piece: str, text: str) -> list[int]:
+        ids = encode_piece(utf8(piece, text), self._vocabulary)
+        if len(piece) <= LONGEST_REMEMBERED:
+            if len(self._known) >= MOST_REMEMBERED:
+                self._known = {}
+            self._known[piece] = ids
+        return ids
+
+
+def utf8(piece: str, text: str, errors: str = "strict") -> bytes:
+    """The UTF-8 bytes of a piece of a text.
+
+    Raises:
+        TokenizerError: for a lone surrogate, with where it is in the text; with errors="replace" it is U+FFFD.
+    """
+    try:
+        return piece.encode()
+    except UnicodeEncodeError as error:
+        if errors == "replace":
+            return _SURROGATE.sub("\ufffd", piece).encode()
+        lone = piece[error.start]
+        raise TokenizerError(
+            f"the text holds the lone surrogate U+{ord(lone):04X} at character {text.index(lone)}, which UTF-8 cannot "
+            'say; repair the text, or pass errors="replace" to read it as U+FFFD'
+        ) from None
+
+
+def decoded(text: bytes, errors: str = "strict") -> str:
+    """The text that UTF-8 bytes say.
+
+    Raises:
+        TokenizerError: for bytes that are not UTF-8, with their offset; with errors="replace" they are U+FFFD.
+    """
+    try:
+        return text.decode("utf-8", errors)
+    except UnicodeDecodeError as error:
+        raise TokenizerError(
+            f"byte {error.start} (0x{text[error.start]:02x}) is not UTF-8: {error.reason}; "
+            'repair the text, or pass errors="replace" to read it as U+FFFD'
+        ) from None
+
+
+def encode_piece(piece: bytes, vocabulary: Vocabulary) -> list[int]:
+    """What `reference.encode_piece` gives, in n log n steps: pairs wait in a heap, tokens are linked to neighbours."""
+    ids = [vocabulary.id_of_byte[byte] for byte in piece]
+    if len(ids) < 2:
+        return ids
+    ranks, merged = vocabulary.ranks, vocabulary.merged_ids
+    before, after = list(range(-1, len(ids) - 1)), list(range(1, len(ids) + 1))
+    gone = -1
+    heap = [(ranks[pair], i) for i, pair in enumerate(zip(ids, ids[1:], strict=False)) if pair in ranks]
+    heapq.heapify(heap)
+    while heap:
+        rank, i = heapq.heappop(heap)
+        j = after[i]
+        if ids[i] == gone or j == len(ids) or ranks.get((ids[i], ids[j])) != rank:
+            continue  # one of the two has been merged since
+        ids[i], ids[j] = merged[rank], gone
+        after[i] = after[j]
+        if after[i] < len(ids):
+            before[after[i]] = i
+        for left in (before[i], i):
+            if left >= 0 and after[left] < len(ids):
+                new = ranks.get((ids[left], ids[after[left]]))
+                if new is not None:
+                    heapq.heappush(heap, (new, left))
+    return [i for i in ids if i != gone]
