@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from lm_tokenizer._kernels import decode, encode, merge
-from lm_tokenizer._kernels.encode import OUT_SLACK, SCRATCH_BYTES, SLOT, Cache, Scratch
+from lm_tokenizer._kernels.encode import OUT_SLACK, PROBES, SCRATCH_BYTES, SLOT, Cache, Scratch
 from lm_tokenizer._kernels.merge import Model
 from lm_tokenizer._kernels.scan import INVALID, LETTER, NO_CHARACTER, NUMBER, OTHER, WHITE
 from lm_tokenizer.boundaries import safe_ends
@@ -230,7 +230,7 @@ def _model(vocabulary: Vocabulary) -> tuple[Model, Arrays]:
     tokens, merges = vocabulary.tokens, np.array(vocabulary.merges, np.int64).reshape(-1, 2)
     merged = np.array(vocabulary.merged_ids, np.uint32)
     byte_ids = np.array(vocabulary.id_of_byte, np.uint32)
-    bits = max(4, (len(merges) // 3).bit_length())
+    bits = max(4, (len(merges) // 4).bit_length())
     pairs = aligned(64 << bits)[: 8 << bits]
     pairs[:] = merge.EMPTY
     merge.fill_pairs(merges, pairs, np.uint64(64 - bits))
@@ -272,7 +272,7 @@ def _is_ordered(merges: np.ndarray, merged: np.ndarray, byte_ids: np.ndarray) ->
 
 
 def _new_cache(slots: int, room: int) -> tuple[Cache, Arrays]:
-    table, arena, counts = aligned(slots * SLOT), np.empty(room, np.uint8), np.zeros(2, np.int64)
+    table, arena, counts = aligned((slots + PROBES) * SLOT), np.empty(room, np.uint8), np.zeros(2, np.int64)
     shift = 64 - (slots.bit_length() - 1)
     return Cache(table.ctypes.data, shift, arena.ctypes.data, room, counts.ctypes.data), (table, arena, counts)
 

@@ -22,6 +22,7 @@ from lm_tokenizer._kernels.intrinsics import (
     copy_ids_u16,
     copy_ids_u32,
     fetch_add,
+    in_use,
     item_u32,
     item_u64,
     load_acquire,
@@ -35,7 +36,7 @@ from lm_tokenizer._kernels.intrinsics import (
     store_u32,
     store_u64,
 )
-from lm_tokenizer._kernels.merge import SHORT, merge_long, merge_short
+from lm_tokenizer._kernels.merge import SHORT, is_run, merge_long, merge_run, merge_short
 from lm_tokenizer._kernels.scan import ALL, GROUP, INVALID, MASKS, SLACK, STATES, U0, U1, scan_gpt2
 
 SLOT = 32
@@ -60,8 +61,8 @@ class Cache(NamedTuple):
     """Pieces and their ids.
 
     Attributes:
-        table: address of the slots, a multiple of 64. shift: 64 less the bits of their number.
-        arena: address of the arena. room: its bytes.
+        table: address of the slots, a multiple of 64, and of PROBES more than can be addressed.
+        shift: 64 less the bits of their number. arena: address of the arena. room: its bytes.
         counts: address of two int64, slots taken and bytes taken of the arena.
     """
 
@@ -194,12 +195,16 @@ def encode_unknown(at, length, low, high, slot, model, cache, scratch, out, wide
         return store_ids(out, scratch.ids, n, wide)
     if not model.ordered:
         return UNORDERED
-    long_ids = np.empty(length, np.uint32)
-    n = merge_long(at, length, model, long_ids)
-    ids = np.int64(long_ids.ctypes.data)
+    memory = np.empty(length, np.uint32)
+    ids = np.int64(memory.ctypes.data)
+    n = merge_run(np.int64(load_u8(at)), length, model, ids) if is_run(at, length) else -1
+    if n < 0:
+        n = merge_long(at, length, model, ids)
     if length <= LONGEST_KEPT:
         keep(at, length, low, high, slot, cache, ids, n)
-    return store_ids(out, ids, n, wide)
+    out = store_ids(out, ids, n, wide)
+    in_use(memory)
+    return out
 
 
 @compiled

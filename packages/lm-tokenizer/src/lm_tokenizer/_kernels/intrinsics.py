@@ -331,3 +331,13 @@ def find_in_8(typingctx, address, key, shift):
         return context.make_tuple(builder, signature.return_type, [bits(same), bits(empty)])
 
     return result(types.int64, types.uint64, types.uint64), codegen
+
+
+@intrinsic
+def in_use(typingctx, array):
+    """Nothing: an array whose address is used must be named once more behind, or Numba frees it after the last time."""
+
+    def codegen(context, builder, signature, arguments):
+        return context.get_dummy_value()
+
+    return types.void(array), codegen

@@ -11,12 +11,14 @@ import numpy as np
 from lm_tokenizer._kernels.compiled import compiled
 from lm_tokenizer._kernels.intrinsics import (
     find_in_8,
+    in_use,
     item_u32,
     item_u64,
     leading_zeros,
     least_of_16,
     load_u8,
     set_item_u32,
+    set_item_u64,
     trailing_zeros,
 )
 from lm_tokenizer._kernels.scan import ALL, U0, U1
@@ -26,7 +28,9 @@ EMPTY = ALL
 NO_RANK = np.int64((1 << RANK_BITS) - 1)  # the rank that an EMPTY entry of the table shows
 SHORT = 64
 """Bytes of the longest piece whose tokens are bits of one word."""
-NOBODY = np.uint32(0xFFFFFFFF)
+NOBODY = np.int64(0xFFFFFFFF)
+ROOM = 64
+"""Runs of equal tokens in a piece of one byte: about one for every doubling."""
 
 U3, U_ID, U_RANK = np.uint64(3), np.uint64(ID_BITS), np.uint64(RANK_BITS)
 RANK_MASK = (U1 << U_RANK) - U1
@@ -134,83 +138,185 @@ def merge_short(text, length, model, ids, queue):
     return n
 
 
+class Queue(NamedTuple):
+    """The pairs of a long piece, in buckets by rank: addresses of uint32, as in `Model`.
+
+    Attributes:
+        heads: rank -> position of the first pair, or NOBODY. occupied: uint64, a bit for each rank.
+        ranks: position -> rank of the pair that begins there, or NO_RANK.
+        earlier, later: position -> the pairs before and behind it in its bucket, or NOBODY.
+    """
+
+    heads: int
+    occupied: int
+    ranks: int
+    earlier: int
+    later: int
+
+
 @compiled
-def unlink(i, ranks, heads, earlier, later):
+def unlink(i, queue):
     """Take the pair at `i` out of its bucket, if it is in one."""
-    rank = ranks[i]
+    rank = np.int64(item_u32(queue.ranks, i))
     if rank == NO_RANK:
         return
-    ranks[i] = NO_RANK
-    if earlier[i] == NOBODY:
-        heads[rank] = later[i]
+    set_item_u32(queue.ranks, i, NO_RANK)
+    earlier, later = np.int64(item_u32(queue.earlier, i)), np.int64(item_u32(queue.later, i))
+    if earlier == NOBODY:
+        set_item_u32(queue.heads, rank, later)
     else:
-        later[earlier[i]] = later[i]
-    if later[i] != NOBODY:
-        earlier[later[i]] = earlier[i]
+        set_item_u32(queue.later, earlier, later)
+    if later != NOBODY:
+        set_item_u32(queue.earlier, later, earlier)
 
 
 @compiled
-def link(i, rank, ranks, heads, occupied, earlier, later):
+def link(i, rank, queue):
     """Put the pair at `i` at the head of the bucket of its rank."""
-    ranks[i] = rank
+    set_item_u32(queue.ranks, i, rank)
     if rank == NO_RANK:
         return
-    occupied[rank >> 6] |= U1 << np.uint64(rank & 63)
-    earlier[i] = NOBODY
-    later[i] = heads[rank]
-    if heads[rank] != NOBODY:
-        earlier[heads[rank]] = i
-    heads[rank] = i
+    word = rank >> 6
+    set_item_u64(queue.occupied, word, item_u64(queue.occupied, word) | U1 << np.uint64(rank & 63))
+    head = np.int64(item_u32(queue.heads, rank))
+    set_item_u32(queue.earlier, i, NOBODY)
+    set_item_u32(queue.later, i, head)
+    if head != NOBODY:
+        set_item_u32(queue.earlier, head, i)
+    set_item_u32(queue.heads, rank, i)
 
 
 @compiled
 def merge_long(text, length, model, ids):
-    """Encode `length` bytes at the address `text` into `ids`, uint32 with room for as many; the number of ids.
+    """Encode `length` bytes at the address `text` into `ids`, address of uint32 for as many; the number of ids.
 
     The merges must be `ordered`: then the pairs of one rank are all there when the first of them is merged, and the
     queue moves only up. Takes 24 bytes a byte.
     """
-    n_ranks = model.n_ranks
-    heads = np.full(n_ranks, NOBODY, np.uint32)
-    occupied = np.zeros((n_ranks >> 6) + 1, np.uint64)
-    after, before, earlier, later, ranks = (np.empty(length + 1, np.uint32), np.empty(length + 1, np.uint32),
-        np.empty(length, np.uint32), np.empty(length, np.uint32), np.empty(length, np.uint32))  # fmt: skip
-    ranks[length - 1] = NO_RANK
+    words = (model.n_ranks >> 6) + 1
+    heads = np.full(model.n_ranks + 1, NOBODY, np.uint32)
+    occupied = np.zeros(words, np.uint64)
+    memory = np.empty((5, length + 1), np.uint32)
+    base, row = np.int64(memory.ctypes.data), 4 * (length + 1)
+    after, before = base, base + row
+    queue = Queue(
+        np.int64(heads.ctypes.data), np.int64(occupied.ctypes.data), base + 2 * row, base + 3 * row, base + 4 * row
+    )
+    following_byte = 0
     for i in range(length - 1, -1, -1):
         byte = np.int64(load_u8(text + i))
-        ids[i] = item_u32(model.byte_ids, byte)
-        after[i], before[i + 1] = i + 1, i
-        if i + 1 < length:
-            rank = np.int64(item_u32(model.byte_ranks, byte << 8 | np.int64(load_u8(text + i + 1))))
-            link(i, rank, ranks, heads, occupied, earlier, later)
-    before[0] = NOBODY
-    for word in range(len(occupied)):
-        while occupied[word]:
-            rank = word << 6 | trailing_zeros(occupied[word])
-            occupied[word] &= occupied[word] - U1
+        set_item_u32(ids, i, item_u32(model.byte_ids, byte))
+        set_item_u32(after, i, i + 1)
+        set_item_u32(before, i + 1, i)
+        rank = np.int64(item_u32(model.byte_ranks, byte << 8 | following_byte)) if i + 1 < length else NO_RANK
+        link(i, rank, queue)
+        following_byte = byte
+    set_item_u32(before, 0, NOBODY)
+    for word in range(words):
+        while item_u64(queue.occupied, word):
+            bits = item_u64(queue.occupied, word)
+            rank = word << 6 | trailing_zeros(bits)
+            set_item_u64(queue.occupied, word, bits & (bits - U1))
             merged = item_u32(model.merged, rank)
-            while heads[rank] != NOBODY:
-                i = np.int64(heads[rank])
-                first = ids[i]
-                if ids[after[i]] == first:  # of a run of one token, the pairs count from its left end
-                    while before[i] != NOBODY and ids[before[i]] == first:
-                        i = np.int64(before[i])
-                while i < length and ranks[i] == rank:
-                    gone = np.int64(after[i])
-                    following, previous = np.int64(after[gone]), before[i]
-                    unlink(i, ranks, heads, earlier, later)
-                    unlink(gone, ranks, heads, earlier, later)
-                    ids[i] = merged
-                    after[i], before[following] = following, i
+            while True:
+                i = np.int64(item_u32(queue.heads, rank))
+                if i == NOBODY:
+                    break
+                first = item_u32(ids, i)
+                if item_u32(ids, np.int64(item_u32(after, i))) == first:  # a run's pairs count from its left end
+                    previous = np.int64(item_u32(before, i))
+                    while previous != NOBODY and item_u32(ids, previous) == first:
+                        i = previous
+                        previous = np.int64(item_u32(before, i))
+                while i < length and np.int64(item_u32(queue.ranks, i)) == rank:
+                    gone = np.int64(item_u32(after, i))
+                    following, previous = np.int64(item_u32(after, gone)), np.int64(item_u32(before, i))
+                    unlink(i, queue)
+                    unlink(gone, queue)
+                    set_item_u32(ids, i, merged)
+                    set_item_u32(after, i, following)
+                    set_item_u32(before, following, i)
                     if following < length:
-                        link(i, rank_of(model, merged, ids[following]), ranks, heads, occupied, earlier, later)
+                        link(i, rank_of(model, merged, item_u32(ids, following)), queue)
                     if previous != NOBODY:
-                        unlink(previous, ranks, heads, earlier, later)
-                        new = rank_of(model, ids[previous], merged)
-                        link(previous, new, ranks, heads, occupied, earlier, later)
+                        unlink(previous, queue)
+                        link(previous, rank_of(model, item_u32(ids, previous), merged), queue)
                     i = following
     n = i = 0
     while i < length:
-        ids[n] = ids[i]
-        n, i = n + 1, np.int64(after[i])
+        set_item_u32(ids, n, item_u32(ids, i))
+        n, i = n + 1, np.int64(item_u32(after, i))
+    in_use(heads)
+    in_use(occupied)
+    in_use(memory)
     return n
+
+
+@compiled
+def is_run(text, length):
+    """Whether all bytes are equal."""
+    first = load_u8(text)
+    for i in range(1, length):
+        if load_u8(text + i) != first:
+            return False
+    return True
+
+
+@compiled
+def merge_run(byte, length, model, ids):
+    """Encode one byte `length` times over; the merges must be `ordered`. As `merge_long`, in a few steps.
+
+    The tokens are kept as runs of equal ones, of which there are never more than a few: what merging equal tokens in
+    pairs leaves over.
+    """
+    tokens, counts = np.empty(ROOM, np.uint32), np.empty(ROOM, np.int64)
+    tokens[0], counts[0] = item_u32(model.byte_ids, byte), length
+    n = 1
+    while True:
+        best, at, within = NO_RANK, 0, True
+        for i in range(n):
+            rank = rank_of(model, tokens[i], tokens[i]) if counts[i] > 1 else NO_RANK
+            if rank < best:
+                best, at, within = rank, i, True
+            rank = rank_of(model, tokens[i], tokens[i + 1]) if i + 1 < n else NO_RANK
+            if rank < best:
+                best, at, within = rank, i, False
+        if best == NO_RANK:
+            break
+        if n + 2 > ROOM:
+            return -1
+        # Replace run `at`, or the two around a border, by what is left of them and the new tokens.
+        merged, old_n = item_u32(model.merged, best), n
+        new_tokens, new_counts = np.empty(ROOM, np.uint32), np.empty(ROOM, np.int64)
+        n = 0
+        for i in range(old_n):
+            count = counts[i]
+            if within and i == at:
+                n = append_run(new_tokens, new_counts, n, merged, count >> 1)
+                n = append_run(new_tokens, new_counts, n, tokens[i], count & 1)
+            elif not within and i == at:
+                n = append_run(new_tokens, new_counts, n, tokens[i], count - 1)
+                n = append_run(new_tokens, new_counts, n, merged, 1)
+            elif not within and i == at + 1:
+                n = append_run(new_tokens, new_counts, n, tokens[i], count - 1)
+            else:
+                n = append_run(new_tokens, new_counts, n, tokens[i], count)
+        tokens, counts = new_tokens, new_counts
+    total = 0
+    for i in range(n):
+        for _ in range(counts[i]):
+            set_item_u32(ids, total, tokens[i])
+            total += 1
+    return total
+
+
+@compiled
+def append_run(tokens, counts, n, token, count):
+    """Append equal tokens to runs of tokens; the number of runs."""
+    if count == 0:
+        return n
+    if n and tokens[n - 1] == token:
+        counts[n - 1] += count
+        return n
+    tokens[n], counts[n] = token, count
+    return n + 1

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lm_tokenizer.adapters.protocol import Adapter, needed
+from lm_tokenizer.adapters.protocol import Adapter, needed, one_line
 from lm_tokenizer.errors import TokenizerError
 from lm_tokenizer.formats.files import read_text, write_whole
 from lm_tokenizer.vocab import from_printable
@@ -48,7 +48,7 @@ class HuggingFaceTokenizer(Adapter):
         try:
             return cls(library.Tokenizer.from_str(text))
         except Exception as error:  # the library raises just this
-            raise TokenizerError(f"{path}: tokenizers cannot read it: {error}") from None
+            raise TokenizerError(f"{path}: tokenizers cannot read it: {one_line(error)}") from None
 
     def save(self, folder: Path) -> None:
         """Write `tokenizer.json` into a folder."""

@@ -162,6 +162,11 @@ def needed(module: str) -> Any:
         raise TokenizerError(f'{module} is not installed: pip install "lm-tokenizer[peers]"') from None
 
 
+def one_line(error: Exception) -> str:
+    """What a library says, on one line."""
+    return " ".join(str(error).split())
+
+
 def check_text(text: str) -> None:
     """Refuse a text that is not Unicode.
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from lm_tokenizer.adapters.protocol import Adapter, needed
+from lm_tokenizer.adapters.protocol import Adapter, needed, one_line
 from lm_tokenizer.adapters.source import Source, lines_of
 from lm_tokenizer.errors import TokenizerError
 from lm_tokenizer.formats.files import naming, read_bytes, write_whole
@@ -30,7 +30,7 @@ class SentencePieceTokenizer(Adapter):
         try:
             self._processor: Any = library.SentencePieceProcessor(model_proto=model)
         except Exception as error:  # RuntimeError, or what its bindings make of damage
-            raise TokenizerError(f"this is no SentencePiece model: {error}") from None
+            raise TokenizerError(f"this is no SentencePiece model: {one_line(error)}") from None
         self._model = model
         processor = self._processor
         size = processor.get_piece_size()
@@ -104,7 +104,7 @@ class SentencePieceTokenizer(Adapter):
             raise
         except Exception as error:  # RuntimeError with a line of the library's source
             raise TokenizerError(
-                f"SentencePiece cannot learn {vocab_size:,} pieces from this corpus: {error}"
+                f"SentencePiece cannot learn {vocab_size:,} pieces from this corpus: {one_line(error)}"
             ) from None
         return cls(out.getvalue())
 

@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lm_tokenizer.adapters.protocol import Adapter, needed
+from lm_tokenizer.adapters.protocol import Adapter, needed, one_line
 from lm_tokenizer.errors import TokenizerError
-from lm_tokenizer.formats.files import read_json, write_whole
+from lm_tokenizer.formats.files import naming, read_json, write_whole
 from lm_tokenizer.formats.tiktoken import encoding_of, ranks_to_bytes, read_ranks
 from lm_tokenizer.pretokenize import expression_of
+from lm_tokenizer.vocab import check_special_tokens
 
 _RANKS, _SETTINGS = "ranks.tiktoken", "tiktoken.json"
 
@@ -20,12 +21,22 @@ class TiktokenTokenizer(Adapter):
     name = "tiktoken"
 
     def __init__(self, ranks: Mapping[bytes, int], pattern: str, special_tokens: Mapping[str, int]) -> None:
-        """Make an encoding of ranks, a pattern (a regular expression) and special tokens."""
+        """Make an encoding of ranks, a pattern (a regular expression) and special tokens.
+
+        Raises:
+            TokenizerError: when the library is not installed, or refuses them; or when a byte has no rank.
+        """
         library = needed("tiktoken")
         self._ranks, self._pattern = dict(ranks), pattern
-        self._encoding: Any = library.Encoding(
-            "custom", pat_str=pattern, mergeable_ranks=self._ranks, special_tokens=dict(special_tokens)
-        )
+        if not all(bytes([byte]) in self._ranks for byte in range(256)):
+            raise TokenizerError("the ranks are not byte-level: not every byte has one")
+        check_special_tokens(special_tokens)
+        try:
+            self._encoding: Any = library.Encoding(
+                "custom", pat_str=pattern, mergeable_ranks=self._ranks, special_tokens=dict(special_tokens)
+            )
+        except Exception as error:  # ValueError, or what its bindings make of wrong types
+            raise TokenizerError(f"tiktoken cannot make this encoding: {one_line(error)}") from None
         super().__init__(self._encoding.n_vocab, special_tokens)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -43,21 +54,21 @@ class TiktokenTokenizer(Adapter):
         """
         path = Path(name_or_path)
         if path.is_dir():
-            settings = read_json(path / _SETTINGS)
-            try:
-                pattern, special_tokens = str(settings["pattern"]), dict(settings["special_tokens"])
-            except (TypeError, KeyError, ValueError):
-                raise TokenizerError(f"{path / _SETTINGS}: no pattern and special tokens") from None
-            return cls(read_ranks(path / _RANKS), pattern, special_tokens)
+            match read_json(path / _SETTINGS):
+                case {"pattern": str(pattern), "special_tokens": dict(special_tokens)}:
+                    with naming(path):
+                        return cls(read_ranks(path / _RANKS), pattern, special_tokens)
+            raise TokenizerError(f"{path / _SETTINGS}: it should have a `pattern` and `special_tokens`")
         if path.suffix == ".tiktoken" or path.exists():
             ranks = read_ranks(path)
             named = encoding_of(path, ranks)
-            return cls(ranks, expression_of(named.pattern), named.special_tokens)
+            with naming(path):
+                return cls(ranks, expression_of(named.pattern), named.special_tokens)
         library = needed("tiktoken")
         try:
             encoding = library.get_encoding(name_or_path)
         except Exception as error:  # an unknown name is a ValueError; what a download raises is the transport's affair
-            reason = str(error).partition("\n")[0]
+            reason = one_line(error)
             raise TokenizerError(
                 f"tiktoken has no encoding {name_or_path!r} here; pass a file of ranks: {reason}"
             ) from None

@@ -38,9 +38,9 @@ class WordTokenizer(Adapter):
         special = [UNKNOWN, END_OF_LINE, *(token for token in special_tokens if token not in (UNKNOWN, END_OF_LINE))]
         check_special_tokens(special)
         self._words = [*special, *words]
-        odd = next((word for word in self._words if not isinstance(word, str) or word.split() != [word]), None)
-        if odd is not None:
-            raise TokenizerError(f"{odd!r} is no word: a word has a character or more, and no white space")
+        for word in self._words:
+            if not isinstance(word, str) or word.split() != [word]:
+                raise TokenizerError(f"{word!r:.40} is no word: a word has a character or more, and no white space")
         check_text(" ".join(self._words))
         self._ids = {word: i for i, word in enumerate(self._words)}
         if len(self._ids) < len(self._words):

@@ -13,11 +13,12 @@ from lm_tokenizer.errors import TokenizerError
 from lm_tokenizer.formats import gpt2, huggingface
 from lm_tokenizer.formats.files import write_whole
 from lm_tokenizer.formats.gpt2 import read_gpt2, write_gpt2
-from lm_tokenizer.formats.huggingface import read_huggingface, write_huggingface
+from lm_tokenizer.formats.huggingface import check_pattern, read_huggingface, write_huggingface
 from lm_tokenizer.formats.tiktoken import read_named, read_tiktoken, write_tiktoken
 from lm_tokenizer.vocab import Vocabulary
 
 __all__ = [
+    "check_pattern",
     "load",
     "read_gpt2",
     "read_huggingface",

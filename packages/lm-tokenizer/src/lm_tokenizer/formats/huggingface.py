@@ -8,7 +8,8 @@ post-processor (it adds tokens around a text), truncation and padding. An added 
 or not the file calls it special.
 
 Split expressions are run by Oniguruma there and, where they are no published pattern, by `regex` here. What the two
-read differently is refused: `{n,m}+` repeats there and is possessive here, `^` and `$` are the ends of a line there.
+read differently is refused: `{n,m}+` repeats there and is possessive here, `^` and `$` are the ends of a line there,
+`\w` leaves out joiners there. What stays different are characters that are newer than Unicode 16.
 """
 
 import json
@@ -35,7 +36,7 @@ _NAME_OF = {expression: name for name, expression in _WRITTEN.items()} | dict.fr
 
 # Escapes and classes that both engines read alike are passed over whole; of the rest, what they do not is found.
 _READ_DIFFERENTLY = re.compile(
-    r"""  \\[pPxu]\{\w*\} | \\[^hHRXZGKkgyYoON] | \[\^?\]?(?: \\[^hHRX] | \[:\^?\w+:\] | &(?!&) | [^\]\\&\[] )*\]
+    r"""  \\[pPxu]\{\w*\} | \\[^wWbBhHRXZGKkgyYoON] | \[\^?\]?(?: \\[^wWhHRX] | \[:\^?\w+:\] | &(?!&) | [^\]\\&\[] )*\]
       | (?P<found> \\. | \{\d*,?\d*\}\+ | \{\d+\}\? | [\[^$] | \(\?[a-zA-Z]*[ms] )""",
     re.VERBOSE | re.DOTALL,
 )
@@ -114,6 +115,17 @@ def unportable(expression: str) -> str | None:
     return next((found["found"] for found in _READ_DIFFERENTLY.finditer(expression) if found["found"]), None)
 
 
+def check_pattern(pattern: str) -> None:
+    """Refuse a pattern that cannot be written, for a trainer to know before it has worked for an hour.
+
+    Raises:
+        TokenizerError: for an expression that is not valid, or that Hugging Face's engine reads differently.
+    """
+    expression = expression_of(pattern)
+    if name_of(pattern) is None and (part := unportable(expression)):
+        raise TokenizerError(f"the pattern {pattern!r} cannot be written: {_reason(part)}")
+
+
 # Patterns
 
 
@@ -125,14 +137,15 @@ def _pre_tokenizer(pattern: str) -> dict[str, Any]:
     name = name_of(pattern)
     if name == "gpt2":
         return _byte_level(use_regex=True)
-    expression = _WRITTEN[name] if name else expression_of(pattern)
-    if name is None and (part := unportable(expression)):
-        raise TokenizerError(f"the pattern {pattern!r} cannot be written: {_reason(part)}")
+    check_pattern(pattern)
+    expression = _WRITTEN[name] if name else pattern
     split = {"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated", "invert": False}
     return {"type": "Sequence", "pretokenizers": [split, _byte_level(use_regex=False)]}
 
 
 def _reason(part: str) -> str:
+    if part == "[":
+        part = r"[...] with [, &&, \w or \h in it"
     return f"Hugging Face's engine reads {part!r} as another thing than this package does"
 
 
@@ -164,7 +177,7 @@ def _split_pattern(step: Mapping[str, Any], path: Path) -> str:
         case {"Regex": str(expression)}:
             pass
         case other:
-            raise TokenizerError(f"{path}: its Split is by {other!r}, not by a regular expression: {_INSTEAD}")
+            raise TokenizerError(f"{path}: its Split is by {other!r:.60}, not by a regular expression: {_INSTEAD}")
     name = _NAME_OF.get(expression)
     how = (str(step.get("behavior")).lower(), bool(step.get("invert")))
     # What matches is a piece; a published pattern leaves nothing out, so that what does not match may be dropped.
@@ -213,7 +226,7 @@ def _special_tokens(added: Any, ids: Mapping[str, int], path: Path) -> dict[str,
             case {"id": int(token_id), "content": str(text), **options} if 0 <= token_id < MAX_VOCAB_SIZE:
                 pass
             case _:
-                raise TokenizerError(f"{path}: an added token is {token!r}; it should have an `id` and a `content`")
+                raise TokenizerError(f"{path}: an added token is {token!r:.60}; it should have an `id` and a `content`")
         for option in ("lstrip", "rstrip", "single_word"):
             if options.get(option):
                 raise TokenizerError(f"{path}: its added token {text!r} has {option}: {_INSTEAD}")
@@ -236,5 +249,5 @@ def _parts(merges: Any, where: str) -> tuple[list[str], list[str]]:
             return lefts, rights
     for rank, merge in enumerate(pairs):
         if not isinstance(merge, list) or len(merge) != 2 or set(map(type, merge)) != {str}:
-            raise TokenizerError(f"{where}[{rank}]: a merge is two tokens, not {merge!r}")
+            raise TokenizerError(f"{where}[{rank}]: a merge is two tokens, not {merge!r:.60}")
     raise AssertionError("unreachable")

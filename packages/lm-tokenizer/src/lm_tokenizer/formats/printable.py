@@ -33,7 +33,9 @@ def checked_ids(value: Any, where: str) -> dict[str, int]:
         return value
     if not integers or min(values) < 0 or max(values) >= MAX_VOCAB_SIZE:
         name, token_id = next((n, i) for n, i in value.items() if type(i) is not int or not 0 <= i < MAX_VOCAB_SIZE)
-        raise TokenizerError(f"{where}: the id of {name!r} is {token_id!r}; it must be from 0 to {MAX_VOCAB_SIZE - 1}")
+        raise TokenizerError(
+            f"{where}: the id of {name!r} is {token_id!r:.40}; it must be from 0 to {MAX_VOCAB_SIZE - 1}"
+        )
     if len(set(values)) < len(values):
         seen: dict[int, str] = {}
         name, token_id = next((n, i) for n, i in value.items() if seen.setdefault(i, n) != n)
