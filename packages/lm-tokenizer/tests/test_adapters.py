@@ -311,6 +311,26 @@ def test_an_unknown_encoding_is_one_line() -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ("[]", "should have a `pattern`"),
+        ('{"pattern": "(", "special_tokens": {}}', "cannot make this encoding"),
+        ('{"pattern": ".", "special_tokens": {"<s>": "1"}}', "cannot make this encoding"),
+        ('{"pattern": ".", "special_tokens": {"": 500}}', "one character or more"),
+    ],
+)
+def test_malformed_settings_of_tiktoken_are_refused(make: Any, tmp_path: Path, settings: str, says: str) -> None:
+    make("tiktoken").save(tmp_path)
+    (tmp_path / "tiktoken.json").write_text(settings)
+    with pytest.raises(TokenizerError, match=says) as caught:
+        load_tokenizer(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+    (tmp_path / "x.tiktoken").write_bytes(b"YQ== 0\n")
+    with pytest.raises(TokenizerError, match=r"x\.tiktoken: .* not byte-level"):
+        load_tokenizer(f"tiktoken:{tmp_path / 'x.tiktoken'}")
+
+
 # Characters
 
 

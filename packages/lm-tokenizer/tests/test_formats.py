@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -114,12 +115,10 @@ def peers(saved: tuple[Vocabulary, Path]) -> tuple[Vocabulary, Any, Any, Any]:
     from tiktoken.load import load_tiktoken_bpe
 
     made, folder = saved
-    try:
-        from transformers import PreTrainedTokenizerFast
-    except ImportError:
-        transformer = None
-    else:
-        transformer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+    transformer: Any = None
+    with suppress(ImportError):
+        transformers: Any = import_module("transformers")
+        transformer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
     encoding = tiktoken.Encoding(
         "saved",
         pat_str=expression_of(made.pattern),
@@ -282,9 +281,19 @@ def test_ignored_merges_are_refused_where_they_matter(document: Any, read: Any) 
 
 @pytest.mark.parametrize(
     ("expression", "part"),
-    [(r"\d{1,3}+", "{1,3}+"), (r"a{2}?", "{2}?"), (r"^a", "^"), (r"a\Z", r"\Z"), (r"\h", r"\h"), ("[a&&b]", "["),
-     ("(?m)a", "(?m"), (r"\p{L}+|\$|[$^]|[^\]\s]{1,3}|(?i:'s)|a{2,}|(?P<m>a)|\x41++|[[:alpha:]]?+", None)],
-)  # fmt: skip
+    [
+        (r"\d{1,3}+", "{1,3}+"),
+        (r"a{2}?", "{2}?"),
+        (r"^a", "^"),
+        (r"a\Z", r"\Z"),
+        (r"\h", r"\h"),
+        (r"\w", r"\w"),
+        (r"[\w]", "["),
+        (r"[a&&b]", "["),
+        (r"(?m)a", "(?m"),
+        (r"\p{L}+|\$|[$^]|[^\]\s]{1,3}|(?i:'s)|a{2,}|(?P<m>a)|\x41++|[[:alpha:]]?+", None),
+    ],
+)
 def test_what_two_engines_read_differently_is_found(expression: str, part: str | None) -> None:
     assert unportable(expression) == part
 
@@ -292,6 +301,10 @@ def test_what_two_engines_read_differently_is_found(expression: str, part: str |
 def test_a_pattern_that_cannot_be_written_is_refused_and_nothing_is_written(plain: Vocabulary, tmp_path: Path) -> None:
     with pytest.raises(TokenizerError, match="cannot be written"):
         formats.save(replace(plain, pattern=r"\p{N}{1,3}+"), tmp_path / "new")
+    with pytest.raises(TokenizerError, match="cannot be written"):
+        formats.check_pattern(r"\p{N}{1,3}+")
+    for pattern in PATTERNS:
+        formats.check_pattern(pattern)
     assert not (tmp_path / "new").exists()
 
 

@@ -43,7 +43,7 @@ def test_a_vocabulary_knows_ids_ranks_and_products() -> None:
 
 
 def test_unused_ids_are_allowed_and_have_no_bytes() -> None:
-    vocabulary = Vocabulary([*BYTES, b"", b"ab", b""], [(A, B)])
+    vocabulary = Vocabulary([*BYTES, b"", b"ab"], [(A, B)])
     assert b"" not in vocabulary.id_of_bytes
     assert list(vocabulary.merged_ids) == [257]
 
@@ -53,6 +53,7 @@ def test_unused_ids_are_allowed_and_have_no_bytes() -> None:
     [
         (BYTES[1:], [], {}, "no token for 1 of the 256 bytes, the first is 0x21"),
         ([*BYTES, b"a"], [], {}, "b'a' is in the vocabulary twice"),
+        ([*BYTES, b""], [], {}, "the last id of the vocabulary is not used"),
         (BYTES, [(A, 256)], {}, "merge 0 names an id outside the vocabulary"),
         (BYTES, [(A, -1)], {}, "merge 0 names an id outside the vocabulary"),
         (BYTES, [(A, B)], {}, "do not belong together: merge 0 joins 'a' and 'b'"),
@@ -96,7 +97,7 @@ def test_the_fingerprint_is_of_all_that_decides_the_ids(vocabulary: Vocabulary) 
     changed = [
         replace(vocabulary, pattern=other),
         replace(vocabulary, merges=swapped),
-        replace(vocabulary, tokens=[*vocabulary.tokens, b""]),
+        replace(vocabulary, tokens=[*vocabulary.tokens, b"\xff\xfe"]),
         replace(vocabulary, special_tokens={"<|endoftext|>": 398}),
     ]
     prints = {v.fingerprint for v in changed}

@@ -12,18 +12,19 @@ shadow. Positions in the shadow are positions in the text.
 import re
 from collections.abc import Callable, Iterator
 from functools import cache
-from importlib import resources
 from typing import TYPE_CHECKING
 
 from lm_tokenizer.errors import TokenizerError
 
 if TYPE_CHECKING:
     import numpy as np
+    import regex
 
 Split = Callable[[str], list[str]]
 
 # The published patterns, as other libraries read and write them.
-# gpt2: Radford et al. 2019, encoder.py; cl100k and o200k: tiktoken's openai_public.py.
+# gpt2: Radford et al. 2019, encoder.py; cl100k and o200k: tiktoken's openai_public.py; llama3: its tokenizer.json, a
+# cl100k that treats white space before the end of a text otherwise.
 PATTERNS = {
     "gpt2": r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
     "cl100k": r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+"
@@ -31,6 +32,8 @@ PATTERNS = {
     "o200k": r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
     r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
     r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    "llama3": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+",
 }
 
 # Characters of the shadow: upper and title case, lower case, other letters, marks, numbers, white space, the rest.
@@ -47,12 +50,16 @@ _SHADOW_PATTERNS = {
     "o200k": rf"[^\r\n{_L}{_N}]?[{_UPPER}]*[{_LOWER}]+(?:{_CONTRACTION})?"
     rf"|[^\r\n{_L}{_N}]?[{_UPPER}]+[{_LOWER}]*(?:{_CONTRACTION})?"
     rf"|[{_N}]{{1,3}}| ?[^{_S}{_L}{_N}]+[\r\n/]*|[{_S}]*[\r\n]+|[{_S}]+(?![^{_S}])|[{_S}]+",
+    "llama3": rf"{_CONTRACTION}|[^\r\n{_L}{_N}]?[{_L}]+|[{_N}]{{1,3}}| ?[^{_S}{_L}{_N}]+[\r\n]*"
+    rf"|[{_S}]*[\r\n]+|[{_S}]+(?![^{_S}])|[{_S}]+",
 }
 
 
 @cache
 def shadow_table() -> str:
     """Code point -> its character in the shadow, for all 0x110000 of them."""
+    from importlib import resources  # here: an ASCII text does not need it
+
     lines = resources.files("lm_tokenizer").joinpath("unicode16.txt").read_text().split()
     starts = [int(word, 16) for word in lines[::2]]
     ends = [*starts[1:], 0x110000]
@@ -123,22 +130,25 @@ def byte_ends(ends: list[int], text: str, data: "np.ndarray") -> "np.ndarray":
     return np.append(starts, len(data))[offsets]
 
 
-def _compiled(expression: str):  # type: ignore[no-untyped-def]
+def _compiled(expression: str) -> "regex.Pattern[str]":
     import regex  # here: only a custom pattern needs it
 
     try:
-        return regex.compile(expression)
+        compiled = regex.compile(expression)
     except regex.error as error:
         raise TokenizerError(f"the pattern {expression!r} is not a regular expression: {error}") from None
+    if compiled.match("") is not None:
+        raise TokenizerError(f"the pattern {expression!r} matches the empty text: a piece has one character or more")
+    return compiled
 
 
-def _spans_with_gaps(compiled, text: str) -> Iterator[tuple[int, int]]:  # type: ignore[no-untyped-def]
+def _spans_with_gaps(compiled: "regex.Pattern[str]", text: str) -> Iterator[tuple[int, int]]:
     end = 0
     for match in compiled.finditer(text):
         if match.start() > end:
             yield end, match.start()
         if match.end() > match.start():
             yield match.span()
-            end = match.end()
+        end = match.end()
     if end < len(text):
         yield end, len(text)

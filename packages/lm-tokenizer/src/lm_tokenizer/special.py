@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from lm_tokenizer.errors import SpecialTokenError, TokenizerError
 
+NAMES_OF_THE_END = ("<|endoftext|>", "<|end_of_text|>", "<eos>", "</s>", "<|eos|>")
+"""Special tokens that end a text, as vocabularies usually name them."""
 Choice = Literal["all"] | Collection[str]
 Found = tuple[int, int, int]
 """Start, end and id of a special token in a text."""

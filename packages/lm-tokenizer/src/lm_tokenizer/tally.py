@@ -85,8 +85,9 @@ class Tally:
         self._ends = None if name_of(pattern) == "gpt2" else end_finder(pattern)
         self._threads, self._on_bytes = threads, on_bytes
         self._classes = class_table()
+        self.most = MOST_PIECES
         self.dropped = 0
-        """Distinct pieces that were dropped because there were more than MOST_PIECES."""
+        """Distinct pieces that were dropped because there were more than `most`."""
 
     def count(self, units: Iterator[Unit]) -> Table:
         """Count all pieces of all units.
@@ -113,9 +114,9 @@ class Tally:
             more = left[0] < 0 or any(len(table) for table in tables)
             for table in tables:
                 total = total.merged(table)
-            if len(total) > MOST_PIECES:
+            if len(total) > self.most:
                 before = len(total)
-                total = total.pruned(MOST_PIECES)
+                total = total.pruned(self.most)
                 self.dropped += before - len(total)
         return total
 

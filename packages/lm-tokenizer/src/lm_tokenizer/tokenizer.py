@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 from lm_tokenizer import formats
 from lm_tokenizer.errors import TokenizerError
-from lm_tokenizer.special import Choice, Found, SpecialTokens
+from lm_tokenizer.special import NAMES_OF_THE_END, Choice, Found, SpecialTokens
 from lm_tokenizer.threads import thread_count
 from lm_tokenizer.vocab import Vocabulary
 from lm_tokenizer.words import Words, decoded, utf8
@@ -35,7 +35,6 @@ SMALL = 1 << 21
 """Bytes that a tokenizer encodes, and ids that it decodes, before it loads the kernels."""
 PART, LARGE_PART = 1 << 16, 1 << 24
 """Bytes of text that a stream, and a file, is encoded by."""
-NAMES_OF_THE_END = ("<|endoftext|>", "<|end_of_text|>", "<eos>", "</s>", "<|eos|>")
 
 
 class Tokenizer:
@@ -45,6 +44,9 @@ class Tokenizer:
     `disallowed_special` say (see `special.SpecialTokens`): by default one in the text is an error. What is not UTF-8
     (in a `str`, a lone surrogate) is an error that says where, or with errors="replace" becomes U+FFFD.
     """
+
+    name = "bpe"
+    """Of this kind of tokenizer, among the adapters."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary

@@ -17,8 +17,9 @@ from tqdm import tqdm
 from lm_tokenizer._kernels import learn
 from lm_tokenizer.corpus import Corpus
 from lm_tokenizer.errors import TokenizerError
-from lm_tokenizer.pretokenize import expression_of
-from lm_tokenizer.tally import MOST_PIECES, Table, Tally
+from lm_tokenizer.formats import check_pattern
+from lm_tokenizer.formats.printable import ALPHABET
+from lm_tokenizer.tally import Table, Tally
 from lm_tokenizer.threads import thread_count
 from lm_tokenizer.vocab import BYTE_ORDER, MAX_VOCAB_SIZE, Vocabulary, check_special_tokens
 
@@ -37,7 +38,10 @@ def train(
     """Learn a vocabulary; arguments and errors as `Tokenizer.train`."""
     special_tokens = list(special_tokens)
     check_special_tokens(special_tokens)
-    expression_of(pattern)
+    check_pattern(pattern)
+    for token in special_tokens:
+        if token in ALPHABET:
+            raise TokenizerError(f"the special token {token!r} is the name of a byte in GPT-2's files: use a longer one")
     least = 256 + len(special_tokens)
     if not least <= vocab_size <= MAX_VOCAB_SIZE:
         raise TokenizerError(
@@ -52,7 +56,7 @@ def train(
         raise TokenizerError("the corpus is empty: there is nothing to learn from")
     if tally.dropped:
         warnings.warn(
-            f"the corpus has more than {MOST_PIECES:,} distinct pieces: {tally.dropped:,} of the rarest were left out",
+            f"the corpus has more than {tally.most:,} distinct pieces: {tally.dropped:,} of the rarest were left out",
             stacklevel=3,
         )
     tokens, merges = _learn(table, vocab_size - len(special_tokens), progress)

@@ -5,7 +5,6 @@
 Every merge makes the token that is its two parts joined; the lower its rank, the earlier it is applied.
 """
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -90,19 +89,25 @@ class Vocabulary:
                 f"the vocabulary is not byte-level: it has no token for {len(missing)} of the 256 bytes, "
                 f"the first is 0x{missing[0]:02x}"
             )
-        special = set(self.special_tokens.values())
-        ordinary = [token for i, token in enumerate(self.tokens) if token and i not in special]
-        if len(ordinary) > len(self.id_of_bytes):
-            twice = next(token for i, token in enumerate(self.tokens) if token and i not in special
-                         and self.id_of_bytes[token] != i)  # fmt: skip
+        if not self.tokens[-1]:
+            raise TokenizerError("the last id of the vocabulary is not used: leave it out")
+        used = len(self.tokens) - self.tokens.count(b"") - len(self.special_tokens)
+        if used > len(self.id_of_bytes):
+            special = set(self.special_tokens.values())
+            twice = next(token for i, token in enumerate(self.tokens)
+                         if token and i not in special and self.id_of_bytes[token] != i)  # fmt: skip
             raise TokenizerError(f"the token {twice!r} is in the vocabulary twice")
         self.merged_ids  # noqa: B018  (made here, so that merges without a token are found here)
 
     @cached_property
     def id_of_bytes(self) -> Mapping[bytes, int]:
         """Ordinary token -> id; special tokens are not in it."""
-        special = set(self.special_tokens.values())
-        return {token: i for i, token in reversed(list(enumerate(self.tokens))) if token and i not in special}
+        tokens = list(self.tokens)
+        for token_id in self.special_tokens.values():
+            tokens[token_id] = b""
+        ids = dict(zip(reversed(tokens), range(len(tokens) - 1, -1, -1), strict=True))
+        ids.pop(b"", None)
+        return ids
 
     @cached_property
     def id_of_byte(self) -> Sequence[int]:
@@ -135,6 +140,8 @@ class Vocabulary:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256, in hexadecimal, over tokens, merges, special tokens and pattern."""
+        import hashlib  # here: a prompt does not need it
+
         digest = hashlib.sha256(b"byte-level BPE\0")
         digest.update(expression_of(self.pattern).encode() + b"\0")
         for token in self.tokens:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lm_tokenizer.errors import TokenizerError
 from lm_tokenizer.special import Choice, SpecialTokens
-from lm_tokenizer.tokenizer import NAMES_OF_THE_END
+from lm_tokenizer.special import NAMES_OF_THE_END
 
 Ids = NDArray[Any]
 

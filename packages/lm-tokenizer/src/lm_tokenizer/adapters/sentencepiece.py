@@ -9,7 +9,7 @@ from lm_tokenizer.adapters.protocol import Adapter, needed, one_line
 from lm_tokenizer.adapters.source import Source, lines_of
 from lm_tokenizer.errors import TokenizerError
 from lm_tokenizer.formats.files import naming, read_bytes, write_whole
-from lm_tokenizer.tokenizer import NAMES_OF_THE_END
+from lm_tokenizer.special import NAMES_OF_THE_END
 from lm_tokenizer.vocab import check_special_tokens
 
 _FILE = "tokenizer.model"

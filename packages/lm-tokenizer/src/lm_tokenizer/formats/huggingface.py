@@ -35,11 +35,11 @@ _GPT2 = (
 _NAME_OF = {expression: name for name, expression in _WRITTEN.items()} | dict.fromkeys(_GPT2, "gpt2")
 
 # Escapes and classes that both engines read alike are passed over whole; of the rest, what they do not is found.
-_READ_DIFFERENTLY = re.compile(
-    r"""  \\[pPxu]\{\w*\} | \\[^wWbBhHRXZGKkgyYoON] | \[\^?\]?(?: \\[^wWhHRX] | \[:\^?\w+:\] | &(?!&) | [^\]\\&\[] )*\]
-      | (?P<found> \\. | \{\d*,?\d*\}\+ | \{\d+\}\? | [\[^$] | \(\?[a-zA-Z]*[ms] )""",
-    re.VERBOSE | re.DOTALL,
-)
+_READ_DIFFERENTLY = r"""
+        \\[pPxu]\{\w*\} | \\[^wWbBhHRXZGKkgyYoON]
+      | \[\^?\]?(?: \\[^wWhHRX] | \[:\^?\w+:\] | &(?!&) | [^\]\\&\[] )*\]
+      | (?P<found> \\. | \{\d*,?\d*\}\+ | \{\d+\}\? | [\[^$] | \(\?[a-zA-Z]*[ms] )
+"""
 
 
 def read_huggingface(path: Path) -> Vocabulary:
@@ -112,7 +112,8 @@ def contents(vocabulary: Vocabulary) -> bytes:
 
 def unportable(expression: str) -> str | None:
     """The first part of an expression that Hugging Face's engine and `regex` read differently, or None."""
-    return next((found["found"] for found in _READ_DIFFERENTLY.finditer(expression) if found["found"]), None)
+    matches = re.finditer(_READ_DIFFERENTLY, expression, re.VERBOSE | re.DOTALL)  # compiled for those who need it
+    return next((match["found"] for match in matches if match["found"]), None)
 
 
 def check_pattern(pattern: str) -> None:
