@@ -9,19 +9,22 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-SIBLINGS = {"lm_core", "lm_torch", "lm_mlx", "lm_bench", "lm_tokenizer", "testbed_d"}
+SIBLINGS = {"lm_core", "lm_torch", "lm_mlx", "lm_bench", "lm_tokenizer", "testbed_d", "transformerlm"}
 FRAMEWORKS = {"torch", "mlx", "kbeta"}
 FORBIDDEN = {
     "lm_core": (SIBLINGS | FRAMEWORKS) - {"lm_core"},
     "lm_torch": (SIBLINGS | {"mlx", "kbeta"}) - {"lm_core", "lm_torch"},
     "lm_mlx": (SIBLINGS | {"torch"}) - {"lm_core", "lm_mlx"},
-    "lm_bench": {"lm_torch", "lm_mlx", "testbed_d"},
-    "testbed_d": {"lm_torch", "lm_mlx", "lm_bench"} | FRAMEWORKS,
+    "lm_tokenizer": (SIBLINGS | FRAMEWORKS) - {"lm_tokenizer"},
+    "lm_bench": {"lm_torch", "lm_mlx", "testbed_d", "transformerlm"},
+    "testbed_d": {"lm_torch", "lm_mlx", "lm_bench", "transformerlm"} | FRAMEWORKS,
+    "transformerlm": {"lm_torch", "lm_mlx", "lm_bench", "testbed_d"} | FRAMEWORKS,
 }
 CORE_ORDER = [
-    "errors", "rng", "config", "cli", "schedules", "sampling", "data.vocabulary", "data.corpus", "data.batches",
-    "model.parameters", "model.init", "optim", "backend", "reference.model", "reference.dropout", "reference.optim",
-    "run.files", "run.folder", "run.checkpoint", "run.interrupts", "run.log", "run.loop", "report", "testing",
+    "errors", "rng", "config", "cli", "schedules", "sampling", "data.vocabulary", "data.token_file", "data.corpus",
+    "data.batches", "model.parameters", "model.init", "optim", "backend", "reference.model", "reference.dropout",
+    "reference.optim", "run.files", "run.folder", "run.checkpoint", "run.interrupts", "run.log", "run.loop", "report",
+    "testing",
 ]  # fmt: skip
 
 

@@ -107,6 +107,11 @@ def test_a_wrong_flag_is_one_line_that_names_it(argv: list[str], words: list[str
     assert all(word in message for word in words), message
 
 
+def test_a_wrong_flag_is_the_same_line_on_a_terminal_without_line_drawing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert refusal("--stesp", "3") == "Unrecognized options: --stesp, 3; did you mean --steps?"
+    assert refusal("--opt", "sgd").endswith("('adam', 'kbeta').; see --help")
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [

@@ -6,7 +6,6 @@ import random
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +15,14 @@ from hypothesis import strategies as st
 
 from lm_tokenizer import Tokenizer, TokenizerError, Vocabulary, engine, reference
 from lm_tokenizer.boundaries import safe_ends
-from lm_tokenizer.engine import Engine, NotUTF8
+from lm_tokenizer.engine import Engine, NotUTF8Error
 from lm_tokenizer.pretokenize import PATTERNS, splitter
 from lm_tokenizer.words import encode_piece
 
 TEXT = """The quick brown foxes don't jump; they're over the lazy dogs' backs -- 1234567 times, or 12,345.67!
     def fibonacci(n):\n\tif n < 2: return n  # naïve\n\treturn fibonacci(n - 1) + fibonacci(n - 2)\n\n
-Ça coûte cinquante €, señor. Привет, мир! 你好，世界。今日は良い天気ですね。 안녕하세요 🙂🙂🙂 ٣٤٥ ½ x̂ A_B'S WE'LL\u00a0end\u3000"""
+Ça coûte cinquante €, señor. Привет, мир! 你好，世界。今日は良い天気ですね。 안녕하세요 🙂🙂🙂
+٣٤٥ ½ x̂ A_B'S WE'LL\u00a0end\u3000"""
 CHARACTERS = "  \n\t\r'''sdmtlreveSLſ ab AB12½٣.-_/\u00a0\u2003\u3000\u0085\x1c\x00éñß日本語한글🙂ªʰ\u0301\u0903ǅ"
 texts = st.one_of(
     st.text(alphabet=st.sampled_from(CHARACTERS), max_size=200),
@@ -47,11 +47,10 @@ def encode(machine: Engine, *parts: str, threads: int = 1) -> list[list[int]]:
 
 
 @pytest.fixture
-def small_pieces(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of a few bytes, and a cache that must grow and be emptied all the time."""
     for name, value in {"CHUNK": 48, "FIRST_SLOTS": 8, "MOST_SLOTS": 32, "FIRST_ARENA": 64, "MOST_ARENA": 256}.items():
         monkeypatch.setattr(engine, name, value)
-    yield
 
 
 def test_the_twins_agree(tokenizer: Tokenizer) -> None:
@@ -138,7 +137,7 @@ def test_what_is_not_utf8_is_found(gpt2_machine: Engine, data: bytes) -> None:
     try:
         data.decode()
     except UnicodeDecodeError:
-        with pytest.raises(NotUTF8):
+        with pytest.raises(NotUTF8Error):
             gpt2_machine.encode([b"good", data], 1)
     else:
         gpt2_machine.encode([b"good", data], 1)
@@ -163,9 +162,8 @@ def test_threads_may_share_a_tokenizer(gpt2_like: Tokenizer, monkeypatch: pytest
     expected = [gpt2_like._words.encode(text) for text in inputs]
 
     def work(seed: int) -> None:
-        for i in random.Random(seed).choices(range(len(inputs)), k=40):
-            if shared.encode(inputs[i]) != expected[i]:
-                wrong.append(i)
+        chosen = random.Random(seed).choices(range(len(inputs)), k=40)
+        wrong.extend(i for i in chosen if shared.encode(inputs[i]) != expected[i])
 
     workers = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
     for worker in workers:
@@ -206,7 +204,12 @@ def test_where_the_package_cannot_be_written_the_code_is_kept_in_the_users_cache
 
     package = tmp_path / "lm_tokenizer"
     source = Path(lm_tokenizer.__file__).parent
-    for path in [*source.glob("*.py"), *source.glob("_kernels/*.py"), source / "unicode16.txt", *source.glob("formats/*.py")]:
+    for path in [
+        *source.glob("*.py"),
+        *source.glob("_kernels/*.py"),
+        source / "unicode16.txt",
+        *source.glob("formats/*.py"),
+    ]:
         target = package / path.relative_to(source)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(path.read_bytes())

@@ -13,11 +13,15 @@ TEXT = Path(reference.__file__).read_text() + Path(corpus.__file__).read_text()
 MIXED = TEXT + " Größe, naïve; Привет мир, 你好世界 今日は 🙂🙂 1234 ''' \u00a0\u3000\r\n\t" * 5
 
 
-def learn(source: Iterable[str | Path] | Path, size: int, special: tuple[str, ...] = (), **options: object) -> Vocabulary:
+def learn(
+    source: Iterable[str | Path] | Path, size: int, special: tuple[str, ...] = (), **options: object
+) -> Vocabulary:
     return Tokenizer.train(source, size, special, progress=False, **options).vocabulary  # type: ignore[arg-type]
 
 
-def hugging_face(texts: list[str], size: int, special: tuple[str, ...] = ()) -> tuple[list[tuple[int, int]], dict[str, int]]:
+def hugging_face(
+    texts: list[str], size: int, special: tuple[str, ...] = ()
+) -> tuple[list[tuple[int, int]], dict[str, int]]:
     tokenizers = pytest.importorskip("tokenizers")
     model = tokenizers.Tokenizer(tokenizers.models.BPE())
     model.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -136,7 +140,9 @@ def test_a_mistake_is_one_line(source: list[str], size: int, options: dict[str, 
     assert "\n" not in str(error.value)
 
 
-def test_bytes_that_are_not_utf8_are_named_with_file_and_offset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_that_are_not_utf8_are_named_with_file_and_offset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(corpus, "UNIT", 1000)
     data = MIXED.encode()
     at = data.index(b" ", 4000)

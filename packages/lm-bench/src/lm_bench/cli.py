@@ -4,17 +4,21 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import get_args
+from typing import Any, get_args
 
 from lm_bench.cases import CASES
-from lm_bench.environment import load_average, observe
-from lm_bench.flags import StepFlags
+from lm_bench.corpora import build
+from lm_bench.environment import Environment, load_average, observe
+from lm_bench.flags import CorpusFlags, StepFlags, TokenizerFlags
 from lm_bench.sides import BackendName
 from lm_bench.step import StepResult, measure_memory, measure_times
 from lm_bench.table import proof, step_table
+from lm_bench.tokenizer.libraries import LIBRARIES, OURS, describe, installed
+from lm_bench.tokenizer.measurement import measure
+from lm_bench.tokenizer.report import tokenizer_report
 from lm_core.backend import load_backend
 from lm_core.cli import parse_flags
-from lm_core.config import StepConfig
+from lm_core.config import Config, StepConfig
 from lm_core.errors import UserError, exit_code_of
 
 PROGRAM = "lm-bench"
@@ -43,14 +47,13 @@ def run(argv: Sequence[str]) -> None:
 
 
 def _usage() -> str:
-    lines = (f"  {name:8}{purpose}" for name, (_, purpose) in COMMANDS.items())
+    lines = (f"  {name:11}{purpose}" for name, (_, purpose) in COMMANDS.items())
     return f"usage: {PROGRAM} COMMAND [flags], or {PROGRAM} COMMAND --help\n\ncommands:\n" + "\n".join(lines)
 
 
 def step(argv: Sequence[str]) -> None:
     """`lm-bench step`."""
-    words = ["--output=json" if word == "--json" else word for word in argv]
-    flags = parse_flags(StepFlags, f"{PROGRAM} step", words)
+    flags = parse_flags(StepFlags, f"{PROGRAM} step", _words(argv))
     load = load_average()
     backends: tuple[BackendName, ...] = get_args(BackendName) if flags.backend == "both" else (flags.backend,)
     config = StepConfig(dtype=flags.dtype, compile=flags.compile)
@@ -62,13 +65,7 @@ def step(argv: Sequence[str]) -> None:
     ]
     environment = observe(frameworks, load)
     if flags.output == "json":
-        record = {
-            "command": "step",
-            "flags": flags.model_dump(mode="json"),
-            "environment": asdict(environment),
-            "results": [asdict(result) for result in results],
-        }
-        print(json.dumps(record, indent=2))
+        _print_json("step", flags, environment, [asdict(result) for result in results])
         return
     settings = (
         f"{flags.rounds} rounds of {flags.steps} steps, {flags.dtype}, {'compiled' if flags.compile else 'eager'}"
@@ -77,10 +74,42 @@ def step(argv: Sequence[str]) -> None:
     print(*map(proof, results), sep="\n")
 
 
+def tokenizer(argv: Sequence[str]) -> None:
+    """`lm-bench tokenizer`."""
+    flags = parse_flags(TokenizerFlags, f"{PROGRAM} tokenizer", _words(argv))
+    versions = {name: describe(name) for name in LIBRARIES if name in (OURS, *flags.peers) and installed(name)}
+    environment = observe(versions, load_average())
+    results = measure(flags, _say)
+    if flags.output == "json":
+        _print_json("tokenizer", flags, environment, asdict(results))
+        return
+    print(environment.line, tokenizer_report(results, flags), sep="\n")
+
+
+def corpus(argv: Sequence[str]) -> None:
+    """`lm-bench corpus`."""
+    flags = parse_flags(CorpusFlags, f"{PROGRAM} corpus", argv)
+    print(f"{flags.out}: {build(flags.out, flags.size, flags.sources, flags.suffixes).line}")
+
+
 def _step_result(backend: BackendName, case: str, config: StepConfig, flags: StepFlags) -> StepResult:
     _say(f"{case} on {backend} ...")
     memory = measure_memory(backend, CASES[case], config) if flags.memory else None
     return StepResult(case, backend, measure_times(backend, CASES[case], config, flags.rounds, flags.steps), memory)
+
+
+def _words(argv: Sequence[str]) -> list[str]:
+    return ["--output=json" if word == "--json" else word for word in argv]
+
+
+def _print_json(command: str, flags: Config, environment: Environment, results: Any) -> None:
+    record = {
+        "command": command,
+        "flags": flags.model_dump(mode="json"),
+        "environment": asdict(environment),
+        "results": results,
+    }
+    print(json.dumps(record, indent=2))
 
 
 def _say(text: str) -> None:
@@ -89,4 +118,6 @@ def _say(text: str) -> None:
 
 COMMANDS: Mapping[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "step": (step, "time and memory of a training step against a bare loop of the same model"),
+    "tokenizer": (tokenizer, "our tokenizer against other libraries: training, encoding, decoding, start-up"),
+    "corpus": (corpus, "one text file of a given size out of the texts at hand"),
 }

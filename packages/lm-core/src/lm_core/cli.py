@@ -73,7 +73,8 @@ def _first_sentence(box: str) -> str:
     lines = [line.strip("│╭╮╰╯ ") for line in box.splitlines()[1:]]
     content = list(itertools.dropwhile(_is_rule, lines))
     said = list(itertools.takewhile(lambda line: not _is_rule(line), content))
-    meant = next((line.split()[0] for line in content[len(said) :] if line.startswith("--")), None)
+    flags = (line for line in content[len(said) :] if line.startswith("--") and not _is_rule(line))
+    meant = next((flag.split()[0] for flag in flags), None)
     return " ".join(said) + (f"; did you mean {meant}?" if meant else "; see --help")
 
 

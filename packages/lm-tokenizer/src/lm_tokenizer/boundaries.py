@@ -42,11 +42,11 @@ def _may_cut(text: bytes, at: int, is_gpt2: bool) -> bool:
     before = shadow(text[first:at].decode(errors="replace"))
     if text[at] == 0x20 or is_gpt2:
         return before not in _WHITE
-    return before in "Ààªß¼" or before.isascii() and before.isalnum()
+    return before in "Ààªß¼" or (before.isascii() and before.isalnum())
 
 
 def safe_ends(text: bytes | memoryview, size: int, pattern: str) -> Iterator[int]:
-    """Offsets that cut a text into parts of at most `size` bytes, if it has places to cut at; the last is its length."""
+    """Offsets that cut a text into parts of at most `size` bytes where it has places to cut at; the last is its end."""
     start = 0
     while len(text) - start > size:
         cut = last_cut(text, start, start + size, pattern)

@@ -1,6 +1,6 @@
 """A corpus as units of bytes: read in stretches, cut where no piece and no special token is cut.
 
-    files, folders, texts --read--> stretches --Cutter--> parts --> units of some MB, each of whole texts or parts of one
+files, folders, texts --read--> stretches --Cutter--> parts --> units of some MB, each of whole texts or parts of one
 """
 
 import os
@@ -158,7 +158,7 @@ class Corpus:
         self._documents: Iterable[str | Path]
         if isinstance(source, str | os.PathLike):
             self._documents = files_in(Path(source))
-            self.size: int | None = sum(file.stat().st_size for file in self._documents)  # type: ignore[union-attr]
+            self.size: int | None = sum(file.stat().st_size for file in self._documents)
         else:
             self._documents = source
             self.size = None

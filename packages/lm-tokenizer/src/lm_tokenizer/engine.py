@@ -50,14 +50,14 @@ def class_table() -> np.ndarray:
     return table
 
 
-class NotUTF8(Exception):
+class NotUTF8Error(Exception):
     """A text is not UTF-8."""
 
     def __init__(self, text: bytes) -> None:
         self.text = text
 
 
-class UnknownId(Exception):
+class UnknownIdError(Exception):
     """An id is no token."""
 
     def __init__(self, position: int) -> None:
@@ -85,7 +85,7 @@ class Engine:
         """The ids of all texts behind one another, each encoded by itself, and the number of ids of each, int64.
 
         Raises:
-            NotUTF8: for a text that is not.
+            NotUTF8Error: for a text that is not.
         """
         chunks, owners = _chunks(texts, self._vocabulary.pattern)
         if threads > 1 and len(chunks) > 1:
@@ -132,7 +132,7 @@ class Engine:
                     break
             one = bytes(text[int(ends[failed - 1]) if failed else 0 : ends[failed]])
             if self._ends is None and counts[failed] == INVALID:
-                raise NotUTF8(one)
+                raise NotUTF8Error(one)
             counts[failed] = self._encode_by_pieces(one, cache, scratch, ids[n:])
             n += int(counts[failed])
             done = failed + 1
@@ -145,7 +145,7 @@ class Engine:
         try:
             characters = text.decode()
         except UnicodeDecodeError:
-            raise NotUTF8(text) from None
+            raise NotUTF8Error(text) from None
         data = np.frombuffer(text, np.uint8)
         if self._ends is not None:
             ends = byte_ends(self._ends(characters), characters, data)
@@ -176,21 +176,21 @@ class Engine:
 
     # Decoding
 
-    def decode(self, ids: np.ndarray) -> np.ndarray:
-        """The bytes of ids, uint8.
+    def decode(self, ids: np.ndarray) -> memoryview:
+        """The bytes of ids.
 
         Raises:
-            UnknownId: for an id that is no token.
+            UnknownIdError: for an id that is no token.
         """
         if self._decoder is None:
             self._decoder = _decoder(self._vocabulary)
         lengths, starts, tokens = self._decoder
         total = decode.decoded_length(ids, lengths)
         if total < 0:
-            raise UnknownId(-1 - total)
+            raise UnknownIdError(-1 - total)
         out = np.empty(total + decode.WIDTH, np.uint8)
         decode.decode(ids, lengths, starts, tokens.ctypes.data, out.ctypes.data)
-        return out[:total]
+        return out[:total].data
 
 
 def _chunks(texts: Sequence[Buffer], pattern: str) -> tuple[list[Chunk], list[int]]:

@@ -9,6 +9,7 @@ Encode: cut the text into pieces, write each as bytes, and apply the merges in t
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 from lm_tokenizer.pretokenize import splitter
 from lm_tokenizer.vocab import BYTE_ORDER, Vocabulary
@@ -18,7 +19,7 @@ Pair = tuple[int, int]
 
 def pairs_of(ids: Sequence[int]) -> list[Pair]:
     """The pairs of neighbours, from left to right."""
-    return list(zip(ids, ids[1:], strict=False))
+    return list(pairwise(ids))
 
 
 def merge(ids: Sequence[int], pair: Pair, merged: int) -> list[int]:

@@ -1,6 +1,6 @@
 """How often every piece of a corpus occurs, counted by threads.
 
-    units --threads--> a table each --merge--> one table, after every SEGMENT of text
+units --threads--> a table each --merge--> one table, after every SEGMENT of text
 """
 
 import threading

@@ -207,9 +207,10 @@ class Tokenizer:
         import numpy as np
 
         if self._is_small(sum(map(len, texts))):
-            ids = [np.array(self._encode_one_of(texts, i, allowed_special, disallowed_special, errors), self.dtype)
-                   for i in range(len(texts))]  # fmt: skip
-            return ids
+            return [
+                np.array(self._encode_one_of(texts, i, allowed_special, disallowed_special, errors), self.dtype)
+                for i in range(len(texts))
+            ]
         joined, counts = self._encode_large(texts, threads, allowed_special, disallowed_special, errors)
         if len(texts) == 1:
             return [joined]
@@ -220,14 +221,14 @@ class Tokenizer:
         """The ids of all texts behind one another, and how many each has."""
         import numpy as np
 
-        from lm_tokenizer.engine import NotUTF8
+        from lm_tokenizer.engine import NotUTF8Error
 
         data = [text if isinstance(text, bytes) else utf8(text, text, errors) for text in texts]
         found = [self._special.find(text, allowed, disallowed) for text in data]
         stretches, specials = _between(data, found)
         try:
             ids, counts = self._engine.encode(stretches, thread_count(threads))
-        except NotUTF8:
+        except NotUTF8Error:
             data = [decoded(text, errors).encode() for text in data]
             return self._encode_large(data, threads, allowed, disallowed, errors)
         if not any(found):
@@ -316,19 +317,19 @@ class Tokenizer:
         """The bytes that ids stand for. Raises TokenizerError for an id that is no token."""
         return bytes(self._decoded(ids))
 
-    def _decoded(self, ids: "Sequence[int] | np.ndarray") -> "bytes | np.ndarray":
-        if "_engine" not in self.__dict__ and len(ids) < SMALL or len(ids) < 64:
+    def _decoded(self, ids: "Sequence[int] | np.ndarray") -> bytes | memoryview:
+        if ("_engine" not in self.__dict__ and len(ids) < SMALL) or len(ids) < 64:
             return self._joined(ids)
         import numpy as np
 
-        from lm_tokenizer.engine import UnknownId
+        from lm_tokenizer.engine import UnknownIdError
 
         try:
             array = np.asarray(ids) if len(ids) else np.zeros(0, np.uint32)
             if array.ndim != 1 or array.dtype.kind not in "iu":
                 raise TokenizerError(f"ids are integers, one after another, not {array.dtype} of shape {array.shape}")
             return self._engine.decode(array)
-        except UnknownId as error:
+        except UnknownIdError as error:
             raise self._unknown(array[error.position], error.position) from None
 
     def _joined(self, ids: "Sequence[int] | np.ndarray") -> bytes:

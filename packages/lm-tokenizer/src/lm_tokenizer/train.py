@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from lm_tokenizer._kernels import learn
+from lm_tokenizer._kernels import layout, learn
 from lm_tokenizer.corpus import Corpus
 from lm_tokenizer.errors import TokenizerError
 from lm_tokenizer.formats import check_pattern
@@ -41,7 +41,9 @@ def train(
     check_pattern(pattern)
     for token in special_tokens:
         if token in ALPHABET:
-            raise TokenizerError(f"the special token {token!r} is the name of a byte in GPT-2's files: use a longer one")
+            raise TokenizerError(
+                f"the special token {token!r} is the name of a byte in GPT-2's files: use a longer one"
+            )
     least = 256 + len(special_tokens)
     if not least <= vocab_size <= MAX_VOCAB_SIZE:
         raise TokenizerError(
@@ -91,14 +93,15 @@ class _Learner(threading.Thread):
         self._floor = max(1, int(numbers.sum()) // (16 * n_tokens))
         dtype = np.uint16 if n_tokens < 1 << 16 else np.uint32
         self._end = int(np.iinfo(dtype).max)
-        positions = learn.size_of_layout(places, numbers)
+        positions = layout.size_of_layout(places, numbers)
         if positions >= 1 << 32:
             raise TokenizerError(f"the distinct pieces of the corpus have {positions:,} bytes; the limit is 4 GB")
         self._symbols = np.empty(positions, dtype)
-        self._weights = np.zeros((positions >> learn.BLOCK_BITS) + 1, np.int64)
+        self._weights = np.zeros((positions >> layout.BLOCK_BITS) + 1, np.int64)
         order_of_bytes = np.frombuffer(BYTE_ORDER, np.uint8)
         id_of_byte = np.argsort(order_of_bytes).astype(np.uint32)
-        learn.lay_out(places, numbers, table.counts, id_of_byte, self._symbols, self._weights, self._end)
+        once = layout.lay_out(places, numbers, table.counts, id_of_byte, self._symbols, self._weights, self._end)
+        self._once = np.uint64(once)
         self._state = np.array([256, 0, 0], np.int64)
         self._merges = np.empty((n_tokens, 2), np.int64)
         self._starts = np.zeros(n_tokens + 2, np.int64)
@@ -110,8 +113,10 @@ class _Learner(threading.Thread):
     def run(self) -> None:
         """Learn until there are enough tokens, no pair is left, or `stop` is called."""
         while self.n_tokens < self._until and not self._state[2]:
-            outcome = learn.learn(self._symbols, self._weights, self._end, self._state, self._merges, self._texts,
-                                  self._starts, self._slots, self._floor, self._until)  # fmt: skip
+            outcome = learn.learn(
+                self._symbols, self._weights, self._end, self._once, self._state, self._merges, self._texts,
+                self._starts, self._slots, self._floor, self._until,
+            )  # fmt: skip
             if outcome == learn.NO_ROOM:
                 self._merges = np.concatenate([self._merges, np.empty_like(self._merges)])
                 self._texts = np.concatenate([self._texts, np.empty_like(self._texts)])

@@ -20,7 +20,7 @@ _PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 BYTE_ORDER = bytes([*_PRINTABLE, *(byte for byte in range(256) if byte not in _PRINTABLE)])
 """The 256 bytes in the order of GPT-2's ids and of Hugging Face's alphabet."""
 _CHARACTERS = "".join(map(chr, _PRINTABLE)) + "".join(map(chr, range(0x100, 0x100 + 256 - len(_PRINTABLE))))
-_CHARACTER_OF_BYTE = {byte: character for byte, character in zip(BYTE_ORDER, _CHARACTERS, strict=True)}
+_CHARACTER_OF_BYTE = dict(zip(BYTE_ORDER, _CHARACTERS, strict=True))
 _BYTE_OF_CHARACTER = {ord(character): byte for byte, character in _CHARACTER_OF_BYTE.items()}
 
 
@@ -170,7 +170,7 @@ def check_special_tokens(special_tokens: Iterable[str]) -> None:
 def with_special_tokens(
     tokens: Sequence[bytes], merges: Sequence[tuple[int, int]], special_tokens: Iterable[str], pattern: str
 ) -> Vocabulary:
-    """A vocabulary in which each of `special_tokens` keeps the id it has in `tokens`, or gets the next one after them."""
+    """A vocabulary in which each of `special_tokens` keeps the id it has in `tokens`, or gets the next one behind."""
     special_tokens = list(special_tokens)
     check_special_tokens(special_tokens)
     made = {tokens[left] + tokens[right] for left, right in merges}

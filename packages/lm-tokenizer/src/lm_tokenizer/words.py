@@ -2,6 +2,7 @@
 
 import heapq
 import re
+from itertools import pairwise
 
 from lm_tokenizer.errors import TokenizerError
 from lm_tokenizer.pretokenize import splitter
@@ -86,7 +87,7 @@ def encode_piece(piece: bytes, vocabulary: Vocabulary) -> list[int]:
     ranks, merged = vocabulary.ranks, vocabulary.merged_ids
     before, after = list(range(-1, len(ids) - 1)), list(range(1, len(ids) + 1))
     gone = -1
-    heap = [(ranks[pair], i) for i, pair in enumerate(zip(ids, ids[1:], strict=False)) if pair in ranks]
+    heap = [(ranks[pair], i) for i, pair in enumerate(pairwise(ids)) if pair in ranks]
     heapq.heapify(heap)
     while heap:
         rank, i = heapq.heappop(heap)

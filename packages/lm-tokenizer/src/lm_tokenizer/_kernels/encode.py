@@ -37,7 +37,7 @@ from lm_tokenizer._kernels.intrinsics import (
     store_u64,
 )
 from lm_tokenizer._kernels.merge import SHORT, is_run, merge_long, merge_run, merge_short
-from lm_tokenizer._kernels.scan import ALL, GROUP, INVALID, MASKS, SLACK, STATES, U0, U1, scan_gpt2
+from lm_tokenizer._kernels.scan import ALL, GROUP, INVALID, MASKS, SLACK, STATES, U0, scan_gpt2
 
 SLOT = 32
 INLINE_BYTES, INLINE_IDS = 15, 3

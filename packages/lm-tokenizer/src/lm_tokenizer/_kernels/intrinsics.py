@@ -26,7 +26,7 @@ def _splat(value):
 
 @intrinsic
 def block_masks(typingctx, address):
-    """Of the 64 bytes at `address`, one bit each: ASCII letters, digits, white space, spaces, apostrophes, non-ASCII."""
+    """One bit each of the 64 bytes at `address`: ASCII letters, digits, white space, spaces, apostrophes, non-ASCII."""
     if not isinstance(address, types.Integer):
         return None
     result = types.UniTuple(types.uint64, 6)
@@ -311,7 +311,7 @@ def least_of_16(typingctx, address):
 
 @intrinsic
 def find_in_8(typingctx, address, key, shift):
-    """Of 8 uint64 at `address`: one bit each whether it is `key` above its lowest `shift` bits, and whether all ones."""
+    """One bit each of the 8 uint64 at `address`: whether it is `key` above the lowest `shift` bits; whether all ones."""
     result = types.UniTuple(types.uint64, 2)
 
     def codegen(context, builder, signature, arguments):

@@ -21,7 +21,7 @@ from lm_tokenizer._kernels.intrinsics import (
     set_item_u64,
     trailing_zeros,
 )
-from lm_tokenizer._kernels.scan import ALL, U0, U1
+from lm_tokenizer._kernels.scan import ALL, U1
 
 ID_BITS, RANK_BITS = 21, 22
 EMPTY = ALL

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lm_tokenizer.errors import TokenizerError
-from lm_tokenizer.special import Choice, SpecialTokens
-from lm_tokenizer.special import NAMES_OF_THE_END
+from lm_tokenizer.special import NAMES_OF_THE_END, Choice, SpecialTokens
 
 Ids = NDArray[Any]
 

@@ -1,0 +1,163 @@
+"""`transformerlm-make-data`: text -> token files.
+
+    config --plan--> job --encode_units--> .parts/ --join--> train.npy, validation.npy, each with its sidecar
+
+The parts are removed when the token files are on disk, and not before: killed at any moment and run again, it goes on
+and ends with the same bytes.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import get_args
+
+from tqdm import tqdm
+
+from lm_core.data.token_file import Facts, TokenFile, read_sidecar, sidecar_of
+from lm_core.errors import UserError
+from lm_core.run.files import write_whole
+from lm_tokenizer.errors import TokenizerError
+from transformerlm.encoding import Encoder, encode_units
+from transformerlm.job import Job, Split, no_documents, plan
+from transformerlm.make_data_config import MakeDataConfig
+from transformerlm.parts import Parts, Progress
+from transformerlm.program import run_program, say
+from transformerlm.tokenizers import load_tokenizer
+
+PROGRAM = "transformerlm-make-data"
+CONFIG_NAME = "make_data.toml"
+COPIED_AT_ONCE = 1 << 22
+
+
+def main() -> int:
+    """The program; returns its exit code."""
+    return run_program(MakeDataConfig, PROGRAM, make_data)
+
+
+def make_data(config: MakeDataConfig) -> None:
+    """Write the token files that the config describes, or say that they are there.
+
+    Raises:
+        UserError: for a mistake in config or corpus, and when the output cannot be written.
+    """
+    for key in ("tokenizer", "output"):
+        if not getattr(config, key):
+            raise UserError(f"{key}: give a path")
+    tokenizer = load_tokenizer(config.tokenizer)
+    job = plan(config, tokenizer)
+    encoder = Encoder(tokenizer, job, config.special_tokens, config.eos_between_documents, config.threads or None)
+    output = Path(config.output)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with locked(output):
+            _make(config, encoder, output)
+    except TokenizerError as error:  # those about the corpus have become UserErrors: this one is about writing
+        raise UserError(f"{error}; what is finished is kept: run again to go on") from error
+    except OSError as error:
+        raise UserError(f"cannot write to output {error.filename or output}: {error.strerror}") from error
+
+
+def _make(config: MakeDataConfig, encoder: Encoder, output: Path) -> None:
+    parts = Parts(output / ".parts", encoder.job.fingerprint)
+    made = finished(encoder.job, output)
+    if made:
+        say(f"nothing to do: {output} was made from this config and these inputs")
+    else:
+        _check_replaceable(output)
+        parts.open()
+        if parts.units:
+            say(f"going on after {len(parts.units)} finished units")
+        try:
+            with _bar(encoder.job, parts.progress) as show:
+                encode_units(encoder, parts, config.shard_bytes, show)
+            made = join(encoder, parts, output, config.resolved())
+        except Exception:
+            if not parts.units:  # nothing in them to go on with
+                parts.remove()
+            raise
+    parts.remove()
+    for split, facts in made.items():
+        print(
+            f"{output / split}.npy: {facts.tokens:,} tokens, {facts.documents:,} documents, {facts.bytes:,} bytes"
+            f" ({facts.bytes / facts.tokens:.2f} a token)"
+        )
+
+
+def finished(job: Job, output: Path) -> dict[Split, Facts]:
+    """What the sidecars of the job's token files say, if all are there and whole; else nothing."""
+    try:
+        found = {split: TokenFile.open(output / f"{split}.npy").facts for split in job.splits}
+    except UserError:
+        return {}
+    return found if all(facts.source == job.fingerprint for facts in found.values()) else {}
+
+
+def join(encoder: Encoder, parts: Parts, output: Path, config: str) -> dict[Split, Facts]:
+    """Make the token files of the parts, and write the config beside them.
+
+    Raises:
+        UserError: when a split would be empty, or a part is damaged.
+    """
+    job = encoder.job
+    with ExitStack() as stack:
+        files = {split: stack.enter_context(encoder.writer(output / f"{split}.npy")) for split in job.splits}
+        for split, file in files.items():
+            for part in parts.token_files(split):
+                for start in range(0, len(part), COPIED_AT_ONCE):
+                    file.write(part.tokens[start : start + COPIED_AT_ONCE])
+                file.write(part.tokens[:0], part.facts.bytes, part.facts.documents)
+        if not all(file.tokens for file in files.values()):
+            raise UserError(no_documents(job, parts.progress.documents))
+        write_whole(output / CONFIG_NAME, config.encode())
+        for split in set(get_args(Split)) - set(files):  # else it would seem to belong to the new ones
+            (output / f"{split}.npy").unlink(missing_ok=True)
+            sidecar_of(output / f"{split}.npy").unlink(missing_ok=True)
+    return {split: read_sidecar(file.path) for split, file in files.items()}
+
+
+def _check_replaceable(output: Path) -> None:
+    """Token files of another config are replaced, and that is said; what is no token file is not touched."""
+    there = [path for split in get_args(Split) if (path := output / f"{split}.npy").exists()]
+    for path in there:
+        try:
+            read_sidecar(path)
+        except UserError:
+            raise UserError(
+                f"{path} is there and is not a whole token file: remove it, or give another output"
+            ) from None
+    if there:
+        say(f"the token files in {output} are of another config or other inputs, and will be replaced")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder against another process; a process that dies lets go of it.
+
+    Raises:
+        UserError: when another process holds it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise UserError(f"output {folder} is being written by another process: wait for it") from None
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _bar(job: Job, start: Progress):  # type: ignore[no-untyped-def]
+    """A progress bar over the bytes of all files, on a terminal; yields what moves it."""
+    before = [0]
+    for file in job.files:
+        before.append(before[-1] + file.size)
+    with tqdm(total=job.size, unit="B", unit_scale=True, desc="encoding", disable=None) as bar:
+
+        def show(progress: Progress) -> None:
+            bar.update(before[progress.file] + progress.offset - bar.n)
+
+        show(start)
+        yield show

@@ -1,0 +1,41 @@
+"""What can be chosen about token files."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from transformerlm.corpus.pieces import Errors
+from transformerlm.program import ProgramConfig
+
+SpecialTokens = Literal["refuse", "text", "ids"]
+
+
+class MakeDataConfig(ProgramConfig):
+    """Encode text into token files that training reads: train.npy, validation.npy, each with a sidecar."""
+
+    train: tuple[str, ...] = ()
+    """Files, folders and globs to read. By suffix: .jsonl (and .ndjson), .parquet; anything else is UTF-8 text."""
+    validation: tuple[str, ...] = ()
+    """The same for validation; alternatively validation_fraction holds a part of train out."""
+    tokenizer: str = ""
+    """Folder that transformerlm-train-tokenizer wrote, or any tokenizer as path or kind:path ("tiktoken:gpt2")."""
+    output: str = ""
+    """Folder of the token files; made where there is none."""
+    separator: str = ""
+    """Where a text file is cut into documents, such as "<|endoftext|>"; without it, a file is a document."""
+    text_field: str = "text"
+    """Field of a JSONL line, or column of a parquet file, that holds the document."""
+    eos_between_documents: bool = True
+    """Append the tokenizer's end-of-text id to every document."""
+    special_tokens: SpecialTokens = "refuse"
+    """What a special token in the text is: a mistake, ordinary text, or its id."""
+    errors: Errors = "strict"
+    """What is not UTF-8 (or a lone surrogate in JSON): stop, or replace it by U+FFFD."""
+    validation_fraction: float = Field(0.0, ge=0, lt=1)
+    """Part of the documents of train that goes to validation instead; which ones, the seed decides."""
+    seed: int = Field(0, ge=0)
+    """Seed of that choice."""
+    threads: int = Field(0, ge=0)
+    """Threads that encode; 0: one for each core. The result does not depend on it."""
+    shard_bytes: int = Field(1 << 26, gt=0)
+    """Text of one work unit: the most that is done again after a kill. The result does not depend on it."""

@@ -1,0 +1,49 @@
+"""What the command lines share: a TOML file under flags, --print-config, and one line for a mistake."""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import tomli_w
+
+from lm_core.cli import parse_flags
+from lm_core.config import Config
+from lm_core.errors import UserError, exit_code_of
+from lm_tokenizer.errors import TokenizerError
+
+
+class ProgramConfig(Config):
+    """What every command line takes besides its own."""
+
+    config: str = ""
+    """TOML file with any of these; flags on the command line win."""
+    print_config: bool = False
+    """Print the resolved config as TOML, and do nothing else."""
+
+    def resolved(self) -> str:
+        """The config as TOML, without the two flags that are about one call."""
+        return tomli_w.dumps(self.model_dump(mode="json", exclude={"config", "print_config"}, exclude_none=True))
+
+
+C = TypeVar("C", bound=ProgramConfig)
+
+
+def run_program(cls: type[C], name: str, action: Callable[[C], None], argv: Sequence[str] | None = None) -> int:
+    """Do `action` with the config of the command line; returns the exit code."""
+
+    def main() -> None:
+        config = parse_flags(cls, name, sys.argv[1:] if argv is None else argv)
+        if config.print_config:
+            print(config.resolved(), end="")
+            return
+        try:
+            action(config)
+        except TokenizerError as error:
+            raise UserError(str(error)) from error
+
+    return exit_code_of(main, name)
+
+
+def say(text: str) -> None:
+    """A line for the person who waits; results go to stdout, this does not."""
+    print(text, file=sys.stderr, flush=True)

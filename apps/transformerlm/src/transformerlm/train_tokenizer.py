@@ -1,0 +1,122 @@
+"""`transformerlm-train-tokenizer`: text -> a folder with tokenizer.json, vocab.json and merges.txt."""
+
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pydantic import Field
+
+from lm_core.errors import UserError
+from lm_tokenizer import Tokenizer
+from transformerlm.corpus.inputs import InputFile, find_inputs
+from transformerlm.corpus.pieces import Place, Rules
+from transformerlm.corpus.read import read_file
+from transformerlm.program import ProgramConfig, run_program, say
+
+PROGRAM = "transformerlm-train-tokenizer"
+
+
+class TrainTokenizerConfig(ProgramConfig):
+    """Learn a byte-level BPE vocabulary from text."""
+
+    input: tuple[str, ...] = ()
+    """Files, folders and globs to read. By suffix: .jsonl (and .ndjson), .parquet; anything else is UTF-8 text."""
+    text_field: str = "text"
+    """Field of a JSONL line, or column of a parquet file, that holds the document."""
+    vocab_size: int = Field(32000, gt=256)
+    """V: most tokens there may be, the 256 bytes and the special tokens among them."""
+    special_tokens: tuple[str, ...] = ("<|endoftext|>",)
+    """Each is one token and is never merged with text; the corpus is cut where it holds one."""
+    special_tokens_first: bool = False
+    """Give the special tokens the first ids, not the last."""
+    pattern: str = "gpt2"
+    """How text is cut before merging: gpt2, cl100k, o200k, or a regular expression."""
+    threads: int = Field(0, ge=0)
+    """Threads that count; 0: one for each core. The result does not depend on it."""
+    save_dir: str = ""
+    """Folder of the tokenizer; made where there is none."""
+
+
+def main() -> int:
+    """The program; returns its exit code."""
+    return run_program(TrainTokenizerConfig, PROGRAM, train_tokenizer)
+
+
+def train_tokenizer(config: TrainTokenizerConfig) -> None:
+    """Train, save and say what came out.
+
+    Raises:
+        UserError, TokenizerError: for a mistake in config or corpus; nothing has been written then.
+    """
+    if not config.input:
+        raise UserError("input: name the files, folders or globs to read")
+    if not config.save_dir:
+        raise UserError("save_dir: give a folder to save the tokenizer in")
+    folder = Path(config.save_dir)
+    _check_can_be_made(folder)  # before hours of training
+    files = find_inputs(config.input, but_not_in=folder)
+    started = time.perf_counter()
+    tokenizer = Tokenizer.train(
+        _documents(files, Rules(field=config.text_field)),
+        config.vocab_size,
+        config.special_tokens,
+        config.pattern,
+        config.threads or None,
+        special_tokens_first=config.special_tokens_first,
+    )
+    seconds = time.perf_counter() - started
+    save(tokenizer, folder)
+    if tokenizer.vocab_size < config.vocab_size:
+        say(f"the corpus gave {tokenizer.vocab_size:,} tokens, fewer than vocab_size {config.vocab_size:,}")
+    print(summary(tokenizer, sum(file.size for file in files), seconds))
+    print(folder)
+
+
+def summary(tokenizer: Tokenizer, size: int, seconds: float) -> str:
+    """The result in one line; `size` is that of the corpus in bytes."""
+    vocabulary = tokenizer.vocabulary
+    special = set(vocabulary.special_tokens.values())
+    longest = max((token for i, token in enumerate(vocabulary.tokens) if i not in special), key=len)
+    return (
+        f"{tokenizer.vocab_size:,} tokens, {len(vocabulary.merges):,} merges, {seconds:.1f} s,"
+        f" {size / 1e6 / seconds:.1f} MB/s, longest token {longest.decode(errors='replace')!r}"
+    )
+
+
+def save(tokenizer: Tokenizer, folder: Path) -> None:
+    """Save into a folder, in which each file is the old one or the whole new one at any moment.
+
+    Raises:
+        UserError: when it cannot be written; no half of a file is left then.
+    """
+    beside = folder.resolve().with_name(folder.resolve().name + ".new")
+    try:
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        tokenizer.save(beside)
+        folder.mkdir(exist_ok=True)
+        for path in sorted(beside.iterdir()):
+            path.replace(folder / path.name)
+    except OSError as error:
+        raise UserError(f"cannot write to save_dir {folder}: {error.strerror}") from None
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _check_can_be_made(folder: Path) -> None:
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise UserError(f"save_dir {folder}: {there.name} is a file, not a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"save_dir {folder} cannot be made: no permission to write in {there}")
+
+
+def _documents(files: Sequence[InputFile], rules: Rules) -> Iterator[str | Path]:
+    """Text files as paths, which are read in chunks; the documents of the others one by one."""
+    for file in files:
+        if file.kind == "text":
+            yield file.path
+        else:
+            yield from (piece.data.decode() for piece in read_file(file, Place(), rules))

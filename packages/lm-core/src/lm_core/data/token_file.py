@@ -1,0 +1,175 @@
+"""Token files: memory-mapped ids, and a sidecar that says what they are.
+
+    X.npy  what numpy.save writes for a 1-D array of uint16 or uint32      X.npy.json  its sidecar
+
+The writer (`lm_tokenizer.token_file`) puts the SHA-256 of the ids into the sidecar and one of the sidecar itself, so a
+flipped bit, a cut, or a data file and a sidecar of two different times are found when the file is opened.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from lm_core.config import Config
+from lm_core.errors import UserError
+
+HEADER_BYTES = 128
+_LONGEST_SIDECAR = 1 << 16
+_CHUNK = 1 << 22
+"""Ids that are checked at a time."""
+
+
+class Facts(Config):
+    """What a sidecar says."""
+
+    format: Literal["token file 1"]
+    """Version of the layout."""
+    dtype: Literal["uint16", "uint32"]
+    """Type of an id on disk, little-endian."""
+    tokens: int = Field(ge=0)
+    """Number of ids."""
+    documents: int = Field(ge=0)
+    """Number of documents that end in the file."""
+    bytes: int = Field(ge=0)
+    """UTF-8 bytes of the text that was encoded, so that bits per byte is exact; ends of text add none."""
+    vocab_size: int = Field(gt=0)
+    """Every id is below it."""
+    eos_id: int | None
+    """The id that ends a document."""
+    fingerprint: str
+    """Of the tokenizer that gave the ids."""
+    source: str
+    """What the ids were made from, in the writer's words."""
+    sha256: str
+    """Of the ids as they lie in the file, without its header."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.vocab_size > 1 << 8 * np.dtype(self.dtype).itemsize:
+            raise ValueError(f"{self.dtype} does not hold the ids of a vocabulary of {self.vocab_size:,}")
+        if self.eos_id is not None and not 0 <= self.eos_id < self.vocab_size:
+            raise ValueError(f"eos_id {self.eos_id} is outside the vocabulary of {self.vocab_size:,}")
+        return self
+
+
+@dataclass(frozen=True)
+class TokenFile:
+    """An open token file."""
+
+    path: Path
+    tokens: NDArray[Any]
+    """The ids, shape (facts.tokens,), read-only, read from disk as they are used."""
+    facts: Facts
+
+    @classmethod
+    def open(cls, path: str | Path, fingerprint: str | None = None, *, verify: bool = True) -> "TokenFile":
+        """Map a token file into memory.
+
+        Args:
+            path: of the `.npy`; its sidecar stands beside it.
+            fingerprint: of the tokenizer whose ids are expected; any when not given.
+            verify: read all of it and compare the SHA-256 and every id (about a second for a gigabyte).
+
+        Raises:
+            UserError: for a file that is missing, damaged, or made by another tokenizer.
+        """
+        path = Path(path)
+        facts = read_sidecar(path)
+        if fingerprint is not None and facts.fingerprint != fingerprint:
+            raise UserError(
+                f"token file {path} was made by another tokenizer ({_short(facts.fingerprint)}) than the one in use"
+                f" ({_short(fingerprint)}): make it anew, or use the tokenizer it was made by"
+            )
+        dtype = np.dtype(facts.dtype).newbyteorder("<")
+        _check_layout(path, dtype, facts.tokens)
+        mapped = np.memmap(path, dtype, "r", HEADER_BYTES, (facts.tokens,)) if facts.tokens else np.empty(0, dtype)
+        tokens = np.asarray(mapped)  # a plain array: slices of a memmap are slow to make
+        if verify:
+            _check_content(path, tokens, facts)
+        return cls(path, tokens, facts)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+def sidecar_of(path: str | Path) -> Path:
+    """Where the sidecar of a token file is: `X.npy.json` for `X.npy`."""
+    return Path(f"{path}.json")
+
+
+def read_sidecar(path: str | Path) -> Facts:
+    """What the sidecar of the token file at `path` says.
+
+    Raises:
+        UserError: when it is missing or damaged.
+    """
+    sidecar = sidecar_of(path)
+    if not Path(path).is_file():
+        raise UserError(f"there is no token file {path}: make it with transformerlm-make-data")
+    try:
+        with sidecar.open("rb") as file:
+            data = file.read(_LONGEST_SIDECAR + 1)
+    except FileNotFoundError:
+        raise UserError(
+            f"token file {path} has no sidecar {sidecar.name}: it was moved without it, or never finished; make it anew"
+        ) from None
+    except OSError as error:
+        raise UserError(f"cannot read {sidecar}: {error.strerror}") from None
+    try:
+        said = json.loads(data)
+        digest = said.pop("sidecar_sha256")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise UserError(f"{sidecar} is not the sidecar of a token file: make the token file anew") from None
+    if digest != hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest():
+        raise UserError(f"{sidecar} is damaged, its SHA-256 differs: make the token file anew")
+    return Facts.parse(said, str(sidecar))
+
+
+def npy_header(dtype: np.dtype[Any], count: int) -> bytes:
+    """The 128 bytes with which `numpy.save` begins a 1-D array of `count` numbers (npy format 1.0)."""
+    said = f"{{'descr': '{dtype.str}', 'fortran_order': False, 'shape': ({count},), }}"
+    magic = b"\x93NUMPY\x01\x00" + (HEADER_BYTES - 10).to_bytes(2, "little")
+    return magic + said.ljust(HEADER_BYTES - 11).encode() + b"\n"
+
+
+def _check_layout(path: Path, dtype: np.dtype[Any], count: int) -> None:
+    """The size and the header must be those of `count` ids; there is no other valid file, so nothing is parsed."""
+    expected = HEADER_BYTES + count * dtype.itemsize
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            header = file.read(HEADER_BYTES)
+    except OSError as error:
+        raise UserError(f"cannot read token file {path}: {error.strerror}") from None
+    if size != expected:
+        how = "it is cut" if size < expected else "it is another file than its sidecar's"
+        raise UserError(
+            f"token file {path} has {size:,} bytes, and {count:,} ids take {expected:,}: {how}; make it anew"
+        )
+    if header != npy_header(dtype, count):
+        raise UserError(f"token file {path} does not begin as {count:,} ids of {dtype.name}: make it anew")
+
+
+def _check_content(path: Path, tokens: NDArray[Any], facts: Facts) -> None:
+    digest = hashlib.sha256()
+    for start in range(0, len(tokens), _CHUNK):
+        chunk = tokens[start : start + _CHUNK]
+        digest.update(chunk.data)
+        if int(chunk.max()) >= facts.vocab_size:
+            where = start + int(np.argmax(chunk >= facts.vocab_size))
+            raise UserError(
+                f"token file {path} holds id {tokens[where]} at position {where:,}, beyond its vocabulary of"
+                f" {facts.vocab_size:,}: it is damaged; make it anew"
+            )
+    if digest.hexdigest() != facts.sha256:
+        raise UserError(f"token file {path} is not what was written, its SHA-256 differs: make it anew")
+
+
+def _short(fingerprint: str) -> str:
+    return fingerprint[:12] or "none"

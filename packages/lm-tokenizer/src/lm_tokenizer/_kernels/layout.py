@@ -1,0 +1,52 @@
+"""The distinct pieces of a corpus, laid out for learning.
+
+All lie behind one another in `symbols`, most frequent first, each followed by END. A token that spans bytes p to q has
+its id in symbols[p] and in symbols[q], so both its neighbours are one look away; what lies between is never read. How
+often a piece occurs is kept for blocks of positions: pieces of different counts do not share one.
+"""
+
+import numpy as np
+
+from lm_tokenizer._kernels.compiled import compiled
+from lm_tokenizer._kernels.count import bytes_at, length_at
+from lm_tokenizer._kernels.intrinsics import load_u8
+
+BLOCK_BITS = 4
+"""Positions of one block of 2**BLOCK_BITS belong to pieces of one count."""
+
+
+@compiled
+def size_of_layout(places, numbers):
+    """Positions that `lay_out` needs."""
+    block = 1 << BLOCK_BITS
+    p = block
+    for i in range(len(places)):
+        if i and numbers[i] != numbers[i - 1]:
+            p = (p + block - 1) & ~(block - 1)
+        p += length_at(places[i]) + 1
+    return (p + 2 * block) & ~(block - 1)
+
+
+@compiled
+def lay_out(places, numbers, counts, id_of_byte, symbols, weights, end_symbol):
+    """Write the pieces, ordered by count, and the count of every block; the position of the first that occurs once."""
+    block = 1 << BLOCK_BITS
+    symbols[:block] = end_symbol
+    p = block
+    once = len(symbols)
+    for i in range(len(places)):
+        if i and numbers[i] != numbers[i - 1]:
+            while p & (block - 1):
+                symbols[p] = end_symbol
+                p += 1
+        if numbers[i] == 1:
+            once = min(once, p)
+        at = bytes_at(places[i], counts)
+        for j in range(length_at(places[i])):
+            symbols[p] = id_of_byte[load_u8(at + j)]
+            weights[p >> BLOCK_BITS] = numbers[i]
+            p += 1
+        symbols[p] = end_symbol
+        p += 1
+    symbols[p:] = end_symbol
+    return once

@@ -1,0 +1,174 @@
+"""Pairs of neighbouring tokens: how often each occurs and where, in a table; and which is the next to merge, in a heap.
+
+Only pairs with at least `floor` occurrences are kept: no other can be merged before the floor is lowered and the table
+made anew. A position that no longer holds the pair is passed over when its turn comes.
+"""
+
+import numpy as np
+
+from lm_tokenizer._kernels.compiled import compiled
+from lm_tokenizer._kernels.layout import BLOCK_BITS
+
+KEY, COUNT, START, SEEN = range(4)
+"""Columns of a row of the table of pairs: left << 32 | right; count; where its positions start; how many there are."""
+NO_KEY = np.int64(-1)
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+U32 = np.uint64(32)
+
+
+@compiled
+def row_of(key, table):
+    """The row of a pair, or the empty one where it would be."""
+    mask = len(table) - 1
+    row = np.int64((np.uint64(key) * GOLDEN) >> U32) & mask
+    while table[row, KEY] != key and table[row, KEY] != NO_KEY:
+        row = (row + 1) & mask
+    return row
+
+
+@compiled
+def new_table(rows):
+    """An empty table of pairs; `rows` is a power of two."""
+    table = np.empty((rows, 4), np.int64)
+    table[:, KEY] = NO_KEY
+    return table
+
+
+@compiled
+def doubled(table):
+    """The table with twice the rows."""
+    larger = new_table(2 * len(table))
+    for i in range(len(table)):
+        if table[i, KEY] != NO_KEY:
+            larger[row_of(table[i, KEY], larger)] = table[i]
+    return larger
+
+
+@compiled
+def before(count_a, key_a, count_b, key_b):
+    """Whether one pair is merged before another: the more frequent one, then the one with the smaller ids."""
+    return count_a > count_b or (count_a == count_b and key_a < key_b)
+
+
+@compiled
+def sift_down(heap, size, i):
+    """Restore the order of a heap below row `i`."""
+    count, key = heap[i, 0], heap[i, 1]
+    while True:
+        child = 2 * i + 1
+        if child >= size:
+            break
+        if child + 1 < size and before(heap[child + 1, 0], heap[child + 1, 1], heap[child, 0], heap[child, 1]):
+            child += 1
+        if not before(heap[child, 0], heap[child, 1], count, key):
+            break
+        heap[i, 0], heap[i, 1] = heap[child, 0], heap[child, 1]
+        i = child
+    heap[i, 0], heap[i, 1] = count, key
+
+
+@compiled
+def push(heap, size, count, key):
+    """Add a pair; the heap has room."""
+    i = size
+    while i:
+        parent = (i - 1) >> 1
+        if not before(count, key, heap[parent, 0], heap[parent, 1]):
+            break
+        heap[i, 0], heap[i, 1] = heap[parent, 0], heap[parent, 1]
+        i = parent
+    heap[i, 0], heap[i, 1] = count, key
+
+
+@compiled
+def remembered_row(left, right, table, rows_of_bytes):
+    """`row_of`, at once for a pair of the first 256 ids that has been looked up before."""
+    if left > 255 or right > 255:
+        return row_of(left << 32 | right, table)
+    row = np.int64(rows_of_bytes[left << 8 | right])
+    if row < 0:
+        row = row_of(left << 32 | right, table)
+        rows_of_bytes[left << 8 | right] = row
+    return row
+
+
+@compiled
+def count_pairs(symbols, weights, lengths, end_symbol):
+    """All pairs of neighbours: a table with counts and numbers of positions."""
+    table, used = new_table(1 << 16), 0
+    rows_of_bytes = np.full(1 << 16, -1, np.int32)
+    p, stop = 1 << BLOCK_BITS, len(symbols)
+    while p < stop:
+        left = np.int64(symbols[p])
+        if left == end_symbol:
+            p += 1
+            continue
+        weight = weights[p >> BLOCK_BITS]
+        p += lengths[left]
+        right = np.int64(symbols[p])
+        while right != end_symbol:
+            row = remembered_row(left, right, table, rows_of_bytes)
+            if table[row, KEY] == NO_KEY:
+                key = left << 32 | right
+                table[row, KEY], table[row, COUNT], table[row, SEEN] = key, 0, 0
+                used += 1
+                if 2 * used > len(table):
+                    table = doubled(table)
+                    row = row_of(key, table)
+                    rows_of_bytes[:] = -1
+            table[row, COUNT] += weight
+            table[row, SEEN] += 1
+            left = right
+            p += lengths[left]
+            right = np.int64(symbols[p])
+    return table
+
+
+@compiled
+def frequent_pairs(symbols, lengths, end_symbol, every, floor):
+    """Of all pairs those with at least `floor` occurrences: a table, its rows in use, their positions, and a heap."""
+    kept = seen = 0
+    for i in range(len(every)):
+        if every[i, KEY] != NO_KEY and every[i, COUNT] >= floor:
+            kept += 1
+            seen += every[i, SEEN]
+    rows = 1 << 12
+    while rows < 4 * kept:
+        rows *= 2
+    table, heap = new_table(rows), np.empty((max(2 * kept, 1024), 2), np.int64)
+    positions = np.empty(max(2 * seen, 1 << 16), np.uint32)
+    size = top = 0
+    for i in range(len(every)):
+        if every[i, KEY] != NO_KEY and every[i, COUNT] >= floor:
+            row = row_of(every[i, KEY], table)
+            table[row] = every[i]
+            table[row, START], table[row, SEEN] = top, 0
+            top += every[i, SEEN]
+            heap[size, 0], heap[size, 1] = every[i, COUNT], every[i, KEY]
+            size += 1
+    for i in range(size // 2 - 1, -1, -1):
+        sift_down(heap, size, i)
+    rows_of_bytes = np.full(1 << 16, -1, np.int32)
+    p, stop = 1 << BLOCK_BITS, len(symbols)
+    while p < stop:
+        left = np.int64(symbols[p])
+        if left == end_symbol:
+            p += 1
+            continue
+        following = p + lengths[left]
+        right = np.int64(symbols[following])
+        if right != end_symbol:
+            row = remembered_row(left, right, table, rows_of_bytes)
+            if table[row, KEY] != NO_KEY:
+                positions[table[row, START] + table[row, SEEN]] = p
+                table[row, SEEN] += 1
+        p = following
+    return table, kept, positions, top, heap, size
+
+
+@compiled
+def longer(array, used, needed):
+    """An array of at least `needed` rows that begins with the first `used` of this one."""
+    larger = np.empty((max(needed, 2 * len(array)),) + array.shape[1:], array.dtype)
+    larger[:used] = array[:used]
+    return larger
