@@ -13,8 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from lm_tokenizer._kernels import cache as caches
 from lm_tokenizer._kernels import decode, encode, merge
-from lm_tokenizer._kernels.encode import OUT_SLACK, PROBES, SCRATCH_BYTES, SLOT, Cache, Scratch
+from lm_tokenizer._kernels.cache import PROBES, SLOT, Cache
+from lm_tokenizer._kernels.encode import OUT_SLACK, SCRATCH_BYTES, Scratch
 from lm_tokenizer._kernels.merge import Model
 from lm_tokenizer._kernels.scan import INVALID, LETTER, NO_CHARACTER, NUMBER, OTHER, WHITE
 from lm_tokenizer.boundaries import safe_ends
@@ -168,7 +170,7 @@ class Engine:
         more_slots, more_room = min(4 * slots, MOST_SLOTS), min(4 * room, MOST_ARENA)
         larger, larger_arrays = _new_cache(more_slots, more_room)
         if 4 * arrays[2][0] < 3 * more_slots and arrays[2][1] < more_room:
-            encode.rehash(cache, larger)
+            caches.rehash(cache, larger)
             used = min(int(arrays[2][1]), room)
             larger_arrays[1][:used] = arrays[1][:used]  # after the slots: what they point to is complete
             larger_arrays[2][1] = used

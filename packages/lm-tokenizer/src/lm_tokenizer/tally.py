@@ -10,8 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from lm_tokenizer._kernels import count
+from lm_tokenizer._kernels.cache import SLOT
 from lm_tokenizer._kernels.count import Counts
-from lm_tokenizer._kernels.encode import SLOT, Scratch
+from lm_tokenizer._kernels.encode import Scratch
 from lm_tokenizer._kernels.scan import INVALID
 from lm_tokenizer.corpus import Unit
 from lm_tokenizer.engine import aligned, class_table, new_scratch

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lm_tokenizer._kernels.cache import INLINE_BYTES, K1, K2, SLOT, key_of, key_of_long, same_bytes
 from lm_tokenizer._kernels.compiled import compiled
-from lm_tokenizer._kernels.encode import INLINE_BYTES, K1, K2, SLOT, key_of, key_of_long, same_bytes
 from lm_tokenizer._kernels.intrinsics import item_u64, load_u64, prefetch, set_item_u64, store_u64
 from lm_tokenizer._kernels.scan import GROUP, INVALID, STATES, U0, U1, scan_gpt2
 

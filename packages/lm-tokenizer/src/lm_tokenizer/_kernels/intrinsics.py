@@ -311,7 +311,7 @@ def least_of_16(typingctx, address):
 
 @intrinsic
 def find_in_8(typingctx, address, key, shift):
-    """One bit each of the 8 uint64 at `address`: whether it is `key` above the lowest `shift` bits; whether all ones."""
+    """One bit each of 8 uint64 at `address`: whether it is `key` above the lowest `shift` bits; whether all ones."""
     result = types.UniTuple(types.uint64, 2)
 
     def codegen(context, builder, signature, arguments):

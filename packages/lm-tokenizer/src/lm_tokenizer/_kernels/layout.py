@@ -5,8 +5,6 @@ its id in symbols[p] and in symbols[q], so both its neighbours are one look away
 often a piece occurs is kept for blocks of positions: pieces of different counts do not share one.
 """
 
-import numpy as np
-
 from lm_tokenizer._kernels.compiled import compiled
 from lm_tokenizer._kernels.count import bytes_at, length_at
 from lm_tokenizer._kernels.intrinsics import load_u8

@@ -120,7 +120,7 @@ def update_pairs(neighbours, changes, is_right, first, second, token, again, flo
     """Take from the pairs that a merge has broken, and enter those that it has made and that reach the floor.
 
     Args:
-        again: how often the new token was merged beside itself, "abab": then the pair (token, first) was made and broken.
+        again: how often the new token was merged beside itself, "abab": the pair (token, first) was made and broken.
 
     Returns:
         The sizes of the heap and of the list of positions, in which the new pairs have their places.
