@@ -34,6 +34,8 @@ Path_ = str | os.PathLike[str]
 
 SMALL = 1 << 21
 """Bytes that a tokenizer encodes, and ids that it decodes, before it loads the kernels."""
+TINY = 1 << 9
+"""Characters of a text that is always encoded by the readable path: a call of the kernels costs more."""
 PART, LARGE_PART = 1 << 16, 1 << 24
 """Bytes of text that a stream, and a file, is encoded by."""
 
@@ -166,15 +168,15 @@ class Tokenizer:
             SpecialTokenError: when the text holds a disallowed special token.
             TokenizerError: when it is not UTF-8.
         """
+        if len(text) < TINY and isinstance(text, str) and not self._special.any_in(text) and errors == "strict":
+            return self._words.encode(text)
         if not self._is_small(len(text)):
             ids, _ = self._encode_large([text], 1, allowed_special, disallowed_special, errors)
             return ids.tolist()  # type: ignore[no-any-return]
-        if errors == "replace":
-            text = utf8(text, text, errors) if isinstance(text, str) else text
+        if errors == "replace" and isinstance(text, str):
+            text = utf8(text, text, errors)
         if isinstance(text, bytes):
             text = decoded(text, errors)
-        if not self._special.ids:
-            return self._words.encode(text)
         return self._encode_between(text, self._special.find(text, allowed_special, disallowed_special))
 
     def _encode_between(self, text: str, found: Sequence[Found]) -> list[int]:
@@ -291,7 +293,7 @@ class Tokenizer:
     def _is_small(self, size: int) -> bool:
         """Whether the kernels are not worth loading for a text; once they are loaded, whether a call costs more."""
         if "_engine" in self.__dict__:
-            return size < 512
+            return size < TINY
         self._small -= size
         return self._small >= 0
 
