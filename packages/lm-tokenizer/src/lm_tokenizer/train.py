@@ -102,6 +102,8 @@ class _Learner(threading.Thread):
         id_of_byte = np.argsort(order_of_bytes).astype(np.uint32)
         once = layout.lay_out(places, numbers, table.counts, id_of_byte, self._symbols, self._weights, self._end)
         self._once = np.uint64(once)
+        # Untouched until it is used. Every merge leaves a token less, so about this much is ever needed.
+        self._room = np.empty(3 * positions, np.uint32)
         self._state = np.array([256, 0, 0], np.int64)
         self._merges = np.empty((n_tokens, 2), np.int64)
         self._starts = np.zeros(n_tokens + 2, np.int64)
@@ -115,7 +117,7 @@ class _Learner(threading.Thread):
         while self.n_tokens < self._until and not self._state[2]:
             outcome = learn.learn(
                 self._symbols, self._weights, self._end, self._once, self._state, self._merges, self._texts,
-                self._starts, self._slots, self._floor, self._until,
+                self._starts, self._slots, self._floor, self._until, self._room,
             )  # fmt: skip
             if outcome == learn.NO_ROOM:
                 self._merges = np.concatenate([self._merges, np.empty_like(self._merges)])

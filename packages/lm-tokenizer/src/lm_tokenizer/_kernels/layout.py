@@ -7,8 +7,10 @@ often a piece occurs is kept for blocks of positions: pieces of different counts
 
 from lm_tokenizer._kernels.compiled import compiled
 from lm_tokenizer._kernels.count import bytes_at, length_at
-from lm_tokenizer._kernels.intrinsics import load_u8
+from lm_tokenizer._kernels.intrinsics import load_u8, prefetch
 
+AHEAD = 16
+"""Pieces between asking for a cache line and reading it."""
 BLOCK_BITS = 4
 """Positions of one block of 2**BLOCK_BITS belong to pieces of one count."""
 
@@ -21,6 +23,8 @@ def size_of_layout(places, numbers):
     for i in range(len(places)):
         if i and numbers[i] != numbers[i - 1]:
             p = (p + block - 1) & ~(block - 1)
+        if i + AHEAD < len(places):
+            prefetch(places[i + AHEAD])
         p += length_at(places[i]) + 1
     return (p + 2 * block) & ~(block - 1)
 
@@ -39,6 +43,8 @@ def lay_out(places, numbers, counts, id_of_byte, symbols, weights, end_symbol):
                 p += 1
         if numbers[i] == 1:
             once = min(once, p)
+        if i + AHEAD < len(places):
+            prefetch(places[i + AHEAD])
         at = bytes_at(places[i], counts)
         for j in range(length_at(places[i])):
             symbols[p] = id_of_byte[load_u8(at + j)]

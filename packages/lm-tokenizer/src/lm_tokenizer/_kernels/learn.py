@@ -19,6 +19,7 @@ from lm_tokenizer._kernels.pairs import (
     SEEN,
     START,
     U32,
+    count_byte_pairs,
     count_pairs,
     doubled,
     frequent_pairs,
@@ -162,7 +163,7 @@ def write_positions(done, lengths, end_symbol, lefts, rights, positions):
 
 
 @compiled
-def learn(symbols, weights, end_symbol, once, state, merges, texts, starts, slots, floor, until):
+def learn(symbols, weights, end_symbol, once, state, merges, texts, starts, slots, floor, until, room):
     """Merge pairs with at least `floor` occurrences, most frequent first, until there are `until` tokens.
 
     Args:
@@ -170,6 +171,7 @@ def learn(symbols, weights, end_symbol, once, state, merges, texts, starts, slot
             on every piece occurs once.
         state: int64: number of tokens, number of merges, whether to stop. Kept up to date for other threads to see.
         merges: int64 (n, 2), written from row state[1] on.
+        room: uint32, for positions of pairs.
         texts, starts: bytes of token i from starts[i] to starts[i + 1]. slots: hash table of the tokens' ids.
 
     Returns:
@@ -180,8 +182,11 @@ def learn(symbols, weights, end_symbol, once, state, merges, texts, starts, slot
     lengths = np.zeros(len(starts), np.int64)
     for i in range(n_tokens):
         lengths[i] = starts[i + 1] - starts[i]
-    every = count_pairs(symbols, weights, lengths, end_symbol)
-    table, used, positions, top, heap, size = frequent_pairs(symbols, lengths, end_symbol, every, floor)
+    if n_tokens == 256:
+        every = count_byte_pairs(symbols, weights, once)
+    else:
+        every = count_pairs(symbols, weights, lengths, end_symbol)
+    table, used, positions, top, heap, size = frequent_pairs(symbols, lengths, end_symbol, every, floor, room)
     lefts, rights = np.zeros((len(starts), 4), np.int64), np.zeros((len(starts), 4), np.int64)
     neighbours = np.empty((2, len(starts)), np.int64)
     done = np.empty((1024, 3), np.uint32)

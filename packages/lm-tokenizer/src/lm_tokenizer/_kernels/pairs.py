@@ -12,6 +12,8 @@ from lm_tokenizer._kernels.layout import BLOCK_BITS
 KEY, COUNT, START, SEEN = range(4)
 """Columns of a row of the table of pairs: left << 32 | right; count; where its positions start; how many there are."""
 NO_KEY = np.int64(-1)
+UNKNOWN = -1
+U8 = np.uint64(8)
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 U32 = np.uint64(32)
 
@@ -81,22 +83,28 @@ def push(heap, size, count, key):
 
 
 @compiled
-def remembered_row(left, right, table, rows_of_bytes):
-    """`row_of`, at once for a pair of the first 256 ids that has been looked up before."""
-    if left > 255 or right > 255:
-        return row_of(left << 32 | right, table)
-    row = np.int64(rows_of_bytes[left << 8 | right])
-    if row < 0:
-        row = row_of(left << 32 | right, table)
-        rows_of_bytes[left << 8 | right] = row
-    return row
+def count_byte_pairs(symbols, weights, once):
+    """`count_pairs`, when every token is a byte still."""
+    counts = np.zeros((1 << 16, 2), np.int64)
+    for p in range(1 << BLOCK_BITS, len(symbols) - 1):
+        left, right = symbols[p], symbols[p + 1]
+        if left < 256 and right < 256:
+            pair = np.uint64(left) << U8 | np.uint64(right)
+            counts[pair, 0] += 1 if p >= once else weights[p >> BLOCK_BITS]
+            counts[pair, 1] += 1
+    table = new_table(1 << 17)
+    for pair in range(1 << 16):
+        if counts[pair, 1]:
+            key = (pair >> 8) << 32 | (pair & 255)
+            row = row_of(key, table)
+            table[row, KEY], table[row, COUNT], table[row, SEEN] = key, counts[pair, 0], counts[pair, 1]
+    return table
 
 
 @compiled
 def count_pairs(symbols, weights, lengths, end_symbol):
     """All pairs of neighbours: a table with counts and numbers of positions."""
     table, used = new_table(1 << 16), 0
-    rows_of_bytes = np.full(1 << 16, -1, np.int32)
     p, stop = 1 << BLOCK_BITS, len(symbols)
     while p < stop:
         left = np.int64(symbols[p])
@@ -107,15 +115,14 @@ def count_pairs(symbols, weights, lengths, end_symbol):
         p += lengths[left]
         right = np.int64(symbols[p])
         while right != end_symbol:
-            row = remembered_row(left, right, table, rows_of_bytes)
+            key = left << 32 | right
+            row = row_of(key, table)
             if table[row, KEY] == NO_KEY:
-                key = left << 32 | right
                 table[row, KEY], table[row, COUNT], table[row, SEEN] = key, 0, 0
                 used += 1
                 if 2 * used > len(table):
                     table = doubled(table)
                     row = row_of(key, table)
-                    rows_of_bytes[:] = -1
             table[row, COUNT] += weight
             table[row, SEEN] += 1
             left = right
@@ -125,8 +132,11 @@ def count_pairs(symbols, weights, lengths, end_symbol):
 
 
 @compiled
-def frequent_pairs(symbols, lengths, end_symbol, every, floor):
-    """Of all pairs those with at least `floor` occurrences: a table, its rows in use, their positions, and a heap."""
+def frequent_pairs(symbols, lengths, end_symbol, every, floor, positions):
+    """Of all pairs those with at least `floor` occurrences: a table, its rows in use, their positions, and a heap.
+
+    Their positions are written into `positions`, uint32, if it is long enough.
+    """
     kept = seen = 0
     for i in range(len(every)):
         if every[i, KEY] != NO_KEY and every[i, COUNT] >= floor:
@@ -136,7 +146,8 @@ def frequent_pairs(symbols, lengths, end_symbol, every, floor):
     while rows < 4 * kept:
         rows *= 2
     table, heap = new_table(rows), np.empty((max(2 * kept, 1024), 2), np.int64)
-    positions = np.empty(max(2 * seen, 1 << 16), np.uint32)
+    if seen > len(positions):
+        positions = np.empty(2 * seen, np.uint32)
     size = top = 0
     for i in range(len(every)):
         if every[i, KEY] != NO_KEY and every[i, COUNT] >= floor:
@@ -148,7 +159,7 @@ def frequent_pairs(symbols, lengths, end_symbol, every, floor):
             size += 1
     for i in range(size // 2 - 1, -1, -1):
         sift_down(heap, size, i)
-    rows_of_bytes = np.full(1 << 16, -1, np.int32)
+    rows_of_bytes = np.full(1 << 16, UNKNOWN, np.int32)
     p, stop = 1 << BLOCK_BITS, len(symbols)
     while p < stop:
         left = np.int64(symbols[p])
@@ -158,7 +169,13 @@ def frequent_pairs(symbols, lengths, end_symbol, every, floor):
         following = p + lengths[left]
         right = np.int64(symbols[following])
         if right != end_symbol:
-            row = remembered_row(left, right, table, rows_of_bytes)
+            if left < 256 and right < 256:
+                row = np.int64(rows_of_bytes[left << 8 | right])
+                if row == UNKNOWN:
+                    row = row_of(left << 32 | right, table)
+                    rows_of_bytes[left << 8 | right] = row
+            else:
+                row = row_of(left << 32 | right, table)
             if table[row, KEY] != NO_KEY:
                 positions[table[row, START] + table[row, SEEN]] = p
                 table[row, SEEN] += 1
