@@ -65,6 +65,18 @@ def test_encoding_and_decoding_give_the_text_back(name, measured):
     assert all(row.equal for row in results.decode)
 
 
+def test_ratios_are_against_the_first_and_ids_are_compared_with_its(files, monkeypatch):
+    pytest.importorskip("tiktoken")
+    pytest.importorskip("tokenizers")
+    monkeypatch.setattr("lm_bench.tokenizer.measurement.installed", lambda name: name in ("tiktoken", "tokenizers"))
+    results = measure(TokenizerFlags(**files, parts=("encode",)), lambda _: None)
+    first, other = results.encode
+    assert (first.library, first.cold_ratio, first.warm_ratio) == ("tiktoken", None, None)
+    assert other.cold_ratio.median > 0
+    assert [row.difference for row in results.same_ids] == ["", ""]
+    assert "ours" in results.missing
+
+
 @pytest.mark.parametrize("name", [name for name, library in LIBRARIES.items() if library.trains and library.gpt2])
 def test_training_tells_time_memory_and_merges(name, measured):
     results = measured(name, "train")
@@ -110,8 +122,8 @@ def test_the_report_has_a_table_for_each_part_and_says_what_is_missing():
     ]
     results.same_ids = [SameIds("c", "gigatoken", 1, 5, ""), SameIds("c", "tiktoken", 2, 5, "token 1 is 2 and not 3")]
     results.train = [
-        Training("c", "gigatoken", 2, 10**8, ONES, None, 300.0, 100.0, "31,744"),
-        Training("c", "sentencepiece", 2, 10**8, None, None, 0, 0, "over 900 s"),
+        Training("c", "gigatoken", 2, 10**8, ONES, None, 300.0, 100.0, 0.5, "31,744"),
+        Training("c", "sentencepiece", 2, 10**8, None, None, 0, 0, 0, "over 900 s"),
     ]
     report = tokenizer_report(results, TokenizerFlags())
     assert "not installed: ours" in report

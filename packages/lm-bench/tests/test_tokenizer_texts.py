@@ -46,6 +46,8 @@ def test_a_stream_of_pieces_is_the_file(tmp_path, monkeypatch):
     assert "".join(stream(path)) == text
     parts = list(Text(path).parts(1))
     assert "".join(piece for part in parts for piece in part.pieces) == text
+    assert "".join(Text(path).lines) == text
+    assert all(line.index("\n") == len(line) - 1 for line in Text(path).lines[:-1])
 
 
 def test_a_prefix_ends_with_a_line_or_a_character():

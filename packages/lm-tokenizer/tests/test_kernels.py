@@ -14,6 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lm_tokenizer import Tokenizer, TokenizerError, Vocabulary, engine, reference
+from lm_tokenizer import tokenizer as module
 from lm_tokenizer.boundaries import safe_ends
 from lm_tokenizer.engine import Engine, NotUTF8Error
 from lm_tokenizer.pretokenize import PATTERNS, splitter
@@ -157,7 +158,7 @@ def test_every_character_has_the_class_that_the_readable_twin_sees(gpt2_like: To
 def test_threads_may_share_a_tokenizer(gpt2_like: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "FIRST_SLOTS", 64)
     shared, wrong = Tokenizer(gpt2_like.vocabulary), []
-    shared._small = -1
+    shared._encoded = module.SMALL
     inputs = ["".join(random.Random(seed).choices(TEXT, k=3000)) for seed in range(8)]
     expected = [gpt2_like._words.encode(text) for text in inputs]
 
@@ -177,7 +178,7 @@ def test_threads_may_share_a_tokenizer(gpt2_like: Tokenizer, monkeypatch: pytest
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Python 3.12 warns of forks beside threads
 def test_a_fork_and_a_pickle_encode_alike(gpt2_like: Tokenizer) -> None:
     tokenizer = Tokenizer(gpt2_like.vocabulary)
-    tokenizer._small = -1
+    tokenizer._encoded = module.SMALL
     expected = tokenizer.encode(TEXT * 20)
     copy = pickle.loads(pickle.dumps(tokenizer))
     assert copy.encode(TEXT * 20) == expected

@@ -66,6 +66,27 @@ class UnknownIdError(Exception):
         self.position = position
 
 
+class _Lane:
+    """The ids that one thread has found, of some of the chunks."""
+
+    def __init__(self, ids: np.ndarray) -> None:
+        self.ids, self.used = ids, 0
+        self.counts: dict[int, np.ndarray] = {}
+
+    def encode(self, engine: "Engine", i: int, chunk: Chunk) -> None:
+        """Append the ids of chunk `i`."""
+        self.counts[i] = engine.encode_into(chunk, self.ids[self.used :])
+        self.used += int(self.counts[i].sum())
+
+    def copy_to(self, ids: np.ndarray, ends: np.ndarray) -> None:
+        """Copy them to their places: those of chunk i end at ends[i]."""
+        at = 0
+        for i, counts in self.counts.items():
+            n = int(counts.sum())
+            ids[ends[i] - n : ends[i]] = self.ids[at : at + n]
+            at += n
+
+
 class Engine:
     """Encodes and decodes with the kernels."""
 
@@ -90,26 +111,37 @@ class Engine:
             NotUTF8Error: for a text that is not.
         """
         chunks, owners = _chunks(texts, self._vocabulary.pattern)
-        if threads > 1 and len(chunks) > 1:
-            with ThreadPoolExecutor(min(threads, len(chunks))) as pool:
-                parts = list(pool.map(self._encode_chunk, chunks))
-            ids, counts = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-        else:
-            ids = np.empty(sum(len(text) for text, _ in chunks) + OUT_SLACK, self.dtype)
-            all_counts, n = [np.zeros(0, np.int64)], 0
-            for chunk in chunks:
-                all_counts.append(self._encode_into(chunk, ids[n:]))
-                n += int(all_counts[-1].sum())
-            ids.resize(n, refcheck=False)  # in place: what lies behind has never been touched
-            counts = np.concatenate(all_counts)
+        ids, counts = self._encode_chunks(chunks, min(threads, len(chunks)))
         return ids, np.bincount(owners, counts, len(texts)).astype(np.int64)
 
-    def _encode_chunk(self, chunk: Chunk) -> tuple[np.ndarray, np.ndarray]:
-        ids = np.empty(len(chunk[0]) + OUT_SLACK, self.dtype)
-        counts = self._encode_into(chunk, ids)
-        return ids[: int(counts.sum())].copy(), counts
+    def _encode_chunks(self, chunks: Sequence[Chunk], threads: int) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of all chunks behind one another, and how many each of their texts has."""
+        room = sum(len(text) for text, _ in chunks) + OUT_SLACK
+        if threads <= 1:
+            lane = _Lane(np.empty(room, self.dtype))
+            for i, chunk in enumerate(chunks):
+                lane.encode(self, i, chunk)
+            lane.ids.resize(lane.used, refcheck=False)  # in place: what lies behind has never been touched
+            return lane.ids, np.concatenate([np.zeros(0, np.int64), *lane.counts.values()])
+        todo = iter(range(len(chunks)))
 
-    def _encode_into(self, chunk: Chunk, ids: np.ndarray) -> np.ndarray:
+        def work(_: int) -> _Lane:
+            # As long as all ids, if one thread should do all of it; memory is taken where it is written.
+            lane = _Lane(np.empty(room, self.dtype))
+            for i in todo:
+                lane.encode(self, i, chunks[i])
+            return lane
+
+        with ThreadPoolExecutor(threads) as pool:
+            lanes = list(pool.map(work, range(threads)))
+            counts = {i: found for lane in lanes for i, found in lane.counts.items()}
+            in_order = [counts[i] for i in range(len(chunks))]
+            ends = np.cumsum([found.sum() for found in in_order])
+            ids = np.empty(int(ends[-1]), self.dtype)
+            list(pool.map(lambda lane: lane.copy_to(ids, ends), lanes))
+        return ids, np.concatenate(in_order)
+
+    def encode_into(self, chunk: Chunk, ids: np.ndarray) -> np.ndarray:
         """Write the ids of a chunk's texts behind one another; how many each has."""
         text, ends = chunk
         counts = np.zeros(len(ends), np.int64)
@@ -157,7 +189,9 @@ class Engine:
             )
             if n >= 0:
                 return int(n)
-        found = Words(self._vocabulary).encode(characters)
+        words = Words(self._vocabulary)
+        words.longest = len(text)  # there is no other way left
+        found = words.encode(characters)
         ids[: len(found)] = found
         return len(found)
 

@@ -8,6 +8,7 @@ encoded little never loads them.
 """
 
 import os
+import sys
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
@@ -20,7 +21,7 @@ from lm_tokenizer.errors import TokenizerError
 from lm_tokenizer.special import NAMES_OF_THE_END, Choice, Found, SpecialTokens
 from lm_tokenizer.threads import thread_count
 from lm_tokenizer.vocab import Vocabulary
-from lm_tokenizer.words import Words, decoded, utf8
+from lm_tokenizer.words import LongPieceError, Words, decoded, utf8
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,8 +33,9 @@ Text = str | bytes
 Errors = Literal["strict", "replace"]
 Path_ = str | os.PathLike[str]
 
-SMALL = 1 << 21
-"""Bytes that a tokenizer encodes, and ids that it decodes, before it loads the kernels."""
+SMALL, SMALL_WHEN_LOADED = 1 << 21, 1 << 17
+"""Bytes that a tokenizer encodes, and ids that it decodes, before it uses the kernels: once some other tokenizer has
+loaded them, there are only tables to be made."""
 TINY = 1 << 9
 """Characters of a text that is always encoded by the readable path: a call of the kernels costs more."""
 PART, LARGE_PART = 1 << 16, 1 << 24
@@ -55,7 +57,7 @@ class Tokenizer:
         self.vocabulary = vocabulary
         self._special = SpecialTokens(vocabulary.special_tokens)
         self._words = Words(vocabulary)
-        self._small = SMALL
+        self._encoded = 0
 
     def __reduce__(self) -> tuple[object, ...]:
         return Tokenizer, (self.vocabulary,)
@@ -170,14 +172,20 @@ class Tokenizer:
         """
         if len(text) < TINY and isinstance(text, str) and not self._special.any_in(text) and errors == "strict":
             return self._words.encode(text)
-        if not self._is_small(len(text)):
-            ids, _ = self._encode_large([text], 1, allowed_special, disallowed_special, errors)
-            return ids.tolist()  # type: ignore[no-any-return]
+        if self._is_small(len(text)):
+            try:
+                return self._encode_small(text, allowed_special, disallowed_special, errors)
+            except LongPieceError:
+                pass
+        ids, _ = self._encode_large([text], 1, allowed_special, disallowed_special, errors)
+        return ids.tolist()  # type: ignore[no-any-return]
+
+    def _encode_small(self, text: Text, allowed: Choice, disallowed: Choice, errors: Errors) -> list[int]:
         if errors == "replace" and isinstance(text, str):
             text = utf8(text, text, errors)
         if isinstance(text, bytes):
             text = decoded(text, errors)
-        return self._encode_between(text, self._special.find(text, allowed_special, disallowed_special))
+        return self._encode_between(text, self._special.find(text, allowed, disallowed))
 
     def _encode_between(self, text: str, found: Sequence[Found]) -> list[int]:
         if not found:
@@ -294,8 +302,8 @@ class Tokenizer:
         """Whether the kernels are not worth loading for a text; once they are loaded, whether a call costs more."""
         if "_engine" in self.__dict__:
             return size < TINY
-        self._small -= size
-        return self._small >= 0
+        self._encoded += size
+        return self._encoded < (SMALL_WHEN_LOADED if "lm_tokenizer.engine" in sys.modules else SMALL)
 
     @cached_property
     def _engine(self) -> "Engine":

@@ -11,6 +11,14 @@ from lm_tokenizer.vocab import Vocabulary
 LONGEST_REMEMBERED = 256
 """Characters of the longest piece that is remembered."""
 MOST_REMEMBERED = 1 << 16
+LONGEST = 1 << 12
+"""Characters of the longest piece that is merged here: the kernels take a thousandth of the time."""
+
+
+class LongPieceError(Exception):
+    """A text has a piece that is better left to the kernels."""
+
+
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -21,12 +29,14 @@ class Words:
         self._vocabulary = vocabulary
         self._split = splitter(vocabulary.pattern)
         self._known: dict[str, list[int]] = {}
+        self.longest = LONGEST
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text.
 
         Raises:
             TokenizerError: when the text holds a lone surrogate.
+            LongPieceError: when a piece is longer than LONGEST.
         """
         known = self._known
         ids: list[int] = []
@@ -38,6 +48,8 @@ class Words:
         return ids
 
     def _encode_new(self, piece: str, text: str) -> list[int]:
+        if len(piece) > self.longest:
+            raise LongPieceError
         ids = encode_piece(utf8(piece, text), self._vocabulary)
         if len(piece) <= LONGEST_REMEMBERED:
             if len(self._known) >= MOST_REMEMBERED:

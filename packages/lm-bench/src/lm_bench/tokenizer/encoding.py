@@ -49,7 +49,7 @@ def measure(
 ) -> tuple[list[Encoding], list[SameIds]]:
     """Prove, then time. The first of `names` is the reference; a library that fails is in the proof alone."""
     sides = [Side(name, count) for name in names for count in threads]
-    # How many threads a slow library has is not what makes it slow: one proof is enough.
+    # A slow library gives each thread whole pieces, so one proof is enough, and all of them take minutes.
     proofs = prove(
         [side for side in sides if side.threads == max(threads) or not LIBRARIES[side.library].slow], corpus, models
     )

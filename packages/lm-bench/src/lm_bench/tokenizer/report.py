@@ -58,16 +58,15 @@ def ratio(q: Quartiles | None) -> str:
 
 def _train(rows: Sequence[Training]) -> str:
     table: list[tuple[str, ...]] = [
-        ("corpus", "MB", "library", "seconds", "ratio (quartiles)", "peak MiB", "above import", "merges")
+        ("corpus", "MB", "library", "seconds", "ratio (quartiles)", "load s", "peak MiB", "merges")
     ]
     for row in rows:
         cells = (row.corpus, f"{row.size / 1e6:.1f}", row.library)
         if row.seconds is None:
             table.append((*cells, "", "", "", "", row.merges))
             continue
-        added = row.peak_mib - row.imported_mib
-        memory = f"{row.peak_mib:.0f}", f"{added:.0f}"
-        table.append((*cells, f"{row.seconds.median:.2f}", ratio(row.ratio), *memory, row.merges))
+        times = f"{row.seconds.median:.2f}", ratio(row.ratio), f"{row.loading:.2f}"
+        table.append((*cells, *times, f"{row.peak_mib:.0f}", row.merges))
     return aligned(table)
 
 

@@ -27,6 +27,11 @@ class Text:
         """All of it, in order."""
         return list(pieces(self.data.decode()))
 
+    @cached_property
+    def lines(self) -> list[str]:
+        """All of it, in order, each with its line end."""
+        return [line for piece in self.pieces for line in re.findall(r"[^\n]*\n|[^\n]+", piece)]
+
     def parts(self, count: int) -> Iterator["Text"]:
         """Texts of `count` pieces each, for a library that could not hold the results of all at once."""
         for i in range(0, len(self.pieces), count):

@@ -10,9 +10,8 @@ from lm_bench.tokenizer.corpus import Corpus
 from lm_bench.tokenizer.gpt2 import Models
 from lm_bench.tokenizer.libraries import LIBRARIES, Merges
 from lm_bench.tokenizer.rounds import interleaved, ratios
+from lm_bench.tokenizer.worker import WARMUP_VOCAB_SIZE
 from lm_bench.tokenizer.workers import Side, Worker, WorkerError
-
-WARMUP_VOCAB_SIZE = 1000
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,9 @@ class Training:
     peak_mib: float
     """The most that the process held, median over the rounds."""
     imported_mib: float
-    """What it held once the library was imported."""
+    """What it held once the library was loaded."""
+    loading: float
+    """Seconds to import the library and to have its code loaded, before the clock of `seconds` starts."""
     merges: str
     """How they stand to the reference's, or why there are none."""
 
@@ -46,7 +47,12 @@ def measure(
         try:
             with Worker(Side(name, threads), Models("", "")) as worker:
                 return worker.ask(
-                    "train", timeout, path=str(path), vocab_size=size, out=str(_merges_path(corpus, name))
+                    "train",
+                    timeout,
+                    path=str(path),
+                    vocab_size=size,
+                    out=str(_merges_path(corpus, name)),
+                    warmup=str(corpus.warmup),
                 )
         except WorkerError as error:
             failures[name] = str(error)
@@ -60,13 +66,15 @@ def measure(
     for name, answers in samples.items():
         words = failures.get(name) or _standing(corpus, name, names[0])
         if name in failures:
-            results.append(Training(corpus.name, name, threads, corpus.path.stat().st_size, None, None, 0, 0, words))
+            results.append(Training(corpus.name, name, threads, corpus.path.stat().st_size, None, None, 0, 0, 0, words))
             continue
         seconds = [answer["seconds"] for answer in answers]
         base = None
         if name != names[0] and names[0] not in failures:
             base = [answer["seconds"] for answer in samples[names[0]]]
-        peak, imported = (Quartiles.of([answer[key] for answer in answers]).median for key in ("peak", "imported"))
+        peak, imported, loading = (
+            Quartiles.of([answer[key] for answer in answers]).median for key in ("peak", "imported", "loading")
+        )
         results.append(
             Training(
                 corpus.name,
@@ -77,6 +85,7 @@ def measure(
                 ratios(seconds, base),
                 peak,
                 imported,
+                loading,
                 words,
             )
         )

@@ -27,7 +27,7 @@ class Library:
     """Whether it has GPT-2's split and merges, so that its ids and merges must equal ours."""
     slow: ClassVar[bool] = False
     """Below some 40 MB/s and without a cache that grows: a part of the corpus tells its speed."""
-    reads: ClassVar[Literal["path", "data", "pieces"]] = "pieces"
+    reads: ClassVar[Literal["path", "data", "pieces", "lines"]] = "pieces"
     """The form of a text that `encode` takes; it is made before the clock starts."""
     takes: ClassVar[tuple[str, ...]] = ("list",)
     """What it decodes from: "array", "list"; the natural one first."""

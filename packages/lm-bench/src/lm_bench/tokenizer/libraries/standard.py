@@ -92,12 +92,13 @@ class HuggingFace(Library):
 
 
 class SentencePiece(Library):
-    """Pieces to arrays, by a model of its own: a BPE with byte fallback and its own split."""
+    """Lines to lists, by a model of its own: a BPE with byte fallback and its own split."""
 
     name = "sentencepiece"
     module = "sentencepiece"
     gpt2 = False
     slow = True
+    reads = "lines"
     note = "sentencepiece: its own split, its own model (BPE with byte fallback, learned from the same text)"
 
     def open(self, models: Models) -> Any:
@@ -105,8 +106,8 @@ class SentencePiece(Library):
         return self.imported.SentencePieceProcessor(model_file=models.sentencepiece)
 
     def encode(self, tokenizer: Any, text: Text, threads: int) -> Any:
-        """Lists."""
-        return tokenizer.encode(text.pieces, out_type=int, num_threads=threads)
+        """Lists; from lines it is twice as fast as from longer texts, and its array is no faster."""
+        return tokenizer.encode(text.lines, out_type=int, num_threads=threads)
 
     def decode(self, tokenizer: Any, ids: Any) -> str | bytes:
         """Text."""
@@ -140,6 +141,7 @@ class SentencePiece(Library):
             num_threads=threads,
             normalization_rule_name="identity",
             remove_extra_whitespaces=False,
+            add_dummy_prefix=False,  # decoding gives the text back
             max_sentence_length=10_000_000,  # in bytes; it leaves longer lines out
             hard_vocab_limit=False,  # a small text may not have that many
             minloglevel=2,
