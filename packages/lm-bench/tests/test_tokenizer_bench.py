@@ -111,7 +111,7 @@ def test_a_library_that_fails_is_reported_and_not_measured(files):
         with pytest.raises(WorkerError, match="renew: "):
             worker.ask("renew")
         with pytest.raises(WorkerError, match=r"over 0\.01 s"):
-            worker.ask("train", 0.01, path="nowhere", vocab_size=300, out="nowhere")
+            worker.ask("train", 0.01, path="nowhere", vocab_size=300, out="nowhere", warmup="nowhere")
 
 
 def test_the_report_has_a_table_for_each_part_and_says_what_is_missing():
