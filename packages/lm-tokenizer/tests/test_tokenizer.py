@@ -60,6 +60,10 @@ def test_special_tokens_are_refused_allowed_or_text(tokenizer: Tokenizer) -> Non
     with pytest.raises(SpecialTokenError, match=r"'<\|endoftext\|>' at character 3") as refused:
         tokenizer.encode(text)
     assert (refused.value.token, refused.value.position) == ("<|endoftext|>", 3)
+    with pytest.raises(SpecialTokenError, match=r"text 1: the text holds .* at character 5:"):
+        tokenizer.encode_batch(["fine", "élan <|end|>"])
+    with pytest.raises(SpecialTokenError, match=r"'<\|end\|>' at (byte 6|character 5)"):
+        tokenizer.encode("élan <|end|>".encode())
     plain = tokenizer.encode
     expected = [*plain("one"), ids["<|endoftext|>"], *plain("two"), ids["<|end|>"], ids["<|endo"], *plain(" three")]
     assert tokenizer.encode(text, allowed_special="all") == expected
@@ -77,6 +81,8 @@ def test_what_is_not_utf8_is_named_or_replaced(tokenizer: Tokenizer) -> None:
     with pytest.raises(TokenizerError, match=r"byte 4 \(0xff\) is not UTF-8"):
         tokenizer.encode(b"abc \xff def")
     assert tokenizer.decode(tokenizer.encode(b"abc \xff def", errors="replace")) == "abc \ufffd def"
+    with pytest.raises(TokenizerError, match=r"text 2: byte 1 \(0xfe\)"):
+        tokenizer.encode_batch([b"a", b"b", b"c\xfe"])
     with pytest.raises(TokenizerError, match=r"lone surrogate U\+D800 at character 2"):
         tokenizer.encode("ab\ud800")
     assert tokenizer.decode(tokenizer.encode("ab\ud800", errors="replace")) == "ab\ufffd"

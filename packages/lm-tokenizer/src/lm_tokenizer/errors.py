@@ -8,10 +8,11 @@ class TokenizerError(ValueError):
 class SpecialTokenError(TokenizerError):
     """A text holds a special token that the caller did not allow."""
 
-    def __init__(self, token: str, position: int) -> None:
-        self.token = token
-        self.position = position
+    def __init__(self, token: str, position: int, unit: str = "character", text: int = 0, of_texts: int = 1) -> None:
+        """A token at a position, in characters or bytes, of one of several texts."""
+        self.token, self.position, self.text = token, position, text
+        which = f"text {text}: " if of_texts > 1 else ""
         super().__init__(
-            f"the text holds the special token {token!r} at character {position}: "
+            f"{which}the text holds the special token {token!r} at {unit} {position}: "
             f"pass allowed_special={{{token!r}}} to encode it as one id, or disallowed_special=() to encode it as text"
         )

@@ -57,9 +57,9 @@ class SpecialTokens:
         if refused is None and wanted is None:
             return [[] for _ in texts]
         found: list[list[Found]] = []
-        for text in texts:
+        for i, text in enumerate(texts):
             if refused is not None and (match := refused(text)):
-                raise SpecialTokenError(_word(match), match.start())
+                raise SpecialTokenError(_word(match), match.start(), "character" if is_text else "byte", i, len(texts))
             if wanted is None or not wanted(text):
                 found.append([])
                 continue

@@ -10,14 +10,14 @@ encoded little never loads them.
 import os
 import sys
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from operator import index
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from lm_tokenizer import formats
-from lm_tokenizer.errors import TokenizerError
+from lm_tokenizer.errors import SpecialTokenError, TokenizerError
 from lm_tokenizer.special import NAMES_OF_THE_END, Choice, Found, SpecialTokens
 from lm_tokenizer.threads import thread_count
 from lm_tokenizer.vocab import Vocabulary
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from lm_tokenizer.engine import Engine
     from lm_tokenizer.stream import StreamDecoder
 
+T = TypeVar("T")
+R = TypeVar("R")
 Text = str | bytes
 Errors = Literal["strict", "replace"]
 Path_ = str | os.PathLike[str]
@@ -218,10 +220,8 @@ class Tokenizer:
         import numpy as np
 
         if self._is_small(sum(map(len, texts))):
-            return [
-                np.array(self._encode_one_of(texts, i, allowed_special, disallowed_special, errors), self.dtype)
-                for i in range(len(texts))
-            ]
+            choice: dict[str, Any] = {"allowed_special": allowed_special, "disallowed_special": disallowed_special}
+            return _for_each(texts, lambda text: np.array(self.encode(text, **choice, errors=errors), self.dtype))
         joined, counts = self._encode_large(texts, threads, allowed_special, disallowed_special, errors)
         if len(texts) == 1:
             return [joined]
@@ -235,13 +235,20 @@ class Tokenizer:
 
         from lm_tokenizer.engine import NotUTF8Error
 
-        data = [text if isinstance(text, bytes) else utf8(text, text, errors) for text in texts]
-        found = self._special.find_in_all(data, allowed, disallowed)
+        data = _for_each(texts, lambda text: text if isinstance(text, bytes) else utf8(text, text, errors))
+        try:
+            found = self._special.find_in_all(data, allowed, disallowed)
+        except SpecialTokenError as error:
+            i = error.text
+            if isinstance(texts[i], bytes):
+                raise
+            position = len(data[i][: error.position].decode())
+            raise SpecialTokenError(error.token, position, text=i, of_texts=len(texts)) from None
         stretches, specials = _between(data, found) if any(found) else (data, None)
         try:
             ids, counts = self._engine.encode(stretches, thread_count(threads))
         except NotUTF8Error:
-            data = [decoded(text, errors).encode() for text in data]
+            data = _for_each(data, lambda text: decoded(text, errors).encode())
             return self._encode_large(data, threads, allowed, disallowed, errors)
         if specials is None:
             return ids, counts
@@ -251,15 +258,6 @@ class Tokenizer:
         counts[where] += 1
         owners = np.repeat(np.arange(len(texts)), [len(places) + 1 for places in found])
         return ids, np.bincount(owners, counts, len(texts)).astype(np.int64)
-
-    def _encode_one_of(self, texts: Sequence[Text], i: int, allowed: Choice, disallowed: Choice,
-                       errors: Errors) -> list[int]:  # fmt: skip
-        try:
-            return self.encode(texts[i], allowed_special=allowed, disallowed_special=disallowed, errors=errors)
-        except TokenizerError as error:
-            if len(texts) > 1:
-                error.args = (f"text {i}: {error}",)
-            raise
 
     def encode_iterable(self, texts: Iterable[str], *, allowed_special: Choice = (),
                         disallowed_special: Choice = "all") -> Iterator[int]:  # fmt: skip
@@ -370,6 +368,19 @@ class Tokenizer:
         from lm_tokenizer.stream import StreamDecoder
 
         return StreamDecoder(self.vocabulary.tokens, errors)
+
+
+def _for_each(texts: Sequence[T], work: Callable[[T], R]) -> list[R]:
+    """What `work` gives for each text; an error about one of several says which."""
+    done: list[R] = []
+    try:
+        for text in texts:
+            done.append(work(text))  # noqa: PERF401  (the number of those done tells which has failed)
+    except TokenizerError as error:
+        if len(texts) > 1:
+            error.args = (f"text {len(done)}: {error}",)
+        raise
+    return done
 
 
 def _between(texts: Sequence[bytes], found: Sequence[Sequence[Found]]) -> "tuple[list[bytes | memoryview], np.ndarray]":
