@@ -314,6 +314,7 @@ def test_nothing_is_read_behind_a_text(length: str, text: str) -> None:
     vocabulary = Tokenizer.train([text], 420, progress=False).vocabulary
     machine, tally, rng = Engine(vocabulary), Tally("gpt2", 1), random.Random(0)
     words = Tokenizer(vocabulary)._words
+    words.longest = 1 << 20
     near = [0, 15, 16, 64, 512, 4096, 8192]
     fence = Fenced(max(near) + 64)
     sizes = [size + shift for size in near for shift in range(-17, 18) if size + shift > 0]
