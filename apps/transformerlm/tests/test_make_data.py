@@ -253,6 +253,7 @@ MISTAKES = [
     ("--validation_fraction 1", "--validation_fraction: Input should be less than 1"),
     ("--shard_bytes 0", "--shard_bytes: Input should be greater than 0"),
     ("--speical_tokens ids", "did you mean --special_tokens?"),
+    ("--pint-config", "did you mean --print_config?"),
     ("--special_tokens id", "('refuse', 'text', 'ids')"),
     ("--config typo.toml", "typo.toml: unknown key 'vallidation'; did you mean 'validation'?"),
     ("--config type.toml", "type.toml: seed: Input should be a valid integer"),

@@ -74,7 +74,7 @@ def _first_sentence(box: str) -> str:
     content = list(itertools.dropwhile(_is_rule, lines))
     said = list(itertools.takewhile(lambda line: not _is_rule(line), content))
     flags = (line for line in content[len(said) :] if line.startswith("--") and not _is_rule(line))
-    meant = next((flag.split()[0] for flag in flags), None)
+    meant = next((flag.split()[0].rstrip(",") for flag in flags), None)
     return " ".join(said) + (f"; did you mean {meant}?" if meant else "; see --help")
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from lm_tokenizer._kernels import layout, learn
+from lm_tokenizer._kernels.compiled import is_first_time
 from lm_tokenizer.corpus import Corpus
 from lm_tokenizer.errors import TokenizerError
 from lm_tokenizer.formats import check_pattern
@@ -51,7 +52,8 @@ def train(
             f"to {MAX_VOCAB_SIZE}"
         )
     corpus = Corpus(source, pattern, special_tokens)
-    with tqdm(total=corpus.size, desc="counting", unit="B", unit_scale=True, disable=None if progress else True) as bar:
+    doing = "compiling once, counting" if is_first_time() else "counting"
+    with tqdm(total=corpus.size, desc=doing, unit="B", unit_scale=True, disable=None if progress else True) as bar:
         tally = Tally(pattern, thread_count(threads), bar.update)
         table = tally.count(corpus.units())
     if not len(table):

@@ -33,6 +33,11 @@ def _cache_folder() -> str | None:
 _FOLDER = _cache_folder()
 
 
+def is_first_time() -> bool:
+    """Whether there is no compiled code yet, so that what comes next takes some seconds more."""
+    return _FOLDER is None or next(Path(_FOLDER).rglob("*.nbi"), None) is None
+
+
 def compiled(function):  # type: ignore[no-untyped-def]
     """Compile a function when it is first called, keep the code on disk, and run it without the interpreter's lock."""
     before = numba.config.CACHE_DIR
