@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from lm_tokenizer import Tokenizer, TokenizerError, Vocabulary, engine, reference
 from lm_tokenizer import tokenizer as module
 from lm_tokenizer.boundaries import safe_ends
-from lm_tokenizer.engine import Engine, NotUTF8Error
+from lm_tokenizer.engine import Engine, NotUTF8Error, UnknownIdError
 from lm_tokenizer.pretokenize import PATTERNS, splitter
 from lm_tokenizer.words import encode_piece
 
@@ -233,6 +233,9 @@ def test_decoding_is_the_same_by_both_paths(gpt2_like: Tokenizer) -> None:
     large = Tokenizer(gpt2_like.vocabulary)
     assert large._engine is not None
     assert large.decode(ids) == gpt2_like.decode(ids) == TEXT * 30
+    holes = Vocabulary([*gpt2_like.vocabulary.tokens, b"", b"<x>"], gpt2_like.vocabulary.merges, {"<x>": 421})
+    with pytest.raises(UnknownIdError):
+        Engine(holes).decode(np.array([65, 420]))
     for wrong in (gpt2_like.vocab_size, -1, 1 << 40):
         for one in (large, gpt2_like):
             with pytest.raises(TokenizerError, match=rf"the id {wrong} at position 100 "):

@@ -53,6 +53,7 @@ def test_unused_ids_are_allowed_and_have_no_bytes() -> None:
     [
         (BYTES[1:], [], {}, "no token for 1 of the 256 bytes, the first is 0x21"),
         ([*BYTES, b"a"], [], {}, "b'a' is in the vocabulary twice"),
+        ([*BYTES, b"", b"zz"], [(256, A)], {}, "merge 0 names an id that is not used"),
         ([*BYTES, b""], [], {}, "the last id of the vocabulary is not used"),
         (BYTES, [(A, 256)], {}, "merge 0 names an id outside the vocabulary"),
         (BYTES, [(A, -1)], {}, "merge 0 names an id outside the vocabulary"),

@@ -14,6 +14,7 @@ from lm_tokenizer.errors import TokenizerError
 from lm_tokenizer.pretokenize import expression_of
 
 MAX_VOCAB_SIZE = 1 << 21  # the kernels pack two ids and a rank into 64 bits
+MAX_MERGES = (1 << 22) - 1
 
 # GPT-2 writes a byte as a printable character: itself where it is one, else the next free one from U+0100 on.
 _PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
@@ -83,6 +84,8 @@ class Vocabulary:
     def _check_tokens(self) -> None:
         if len(self.tokens) > MAX_VOCAB_SIZE:
             raise TokenizerError(f"the vocabulary has {len(self.tokens):,} tokens; the limit is {MAX_VOCAB_SIZE:,}")
+        if len(self.merges) > MAX_MERGES:
+            raise TokenizerError(f"the vocabulary has {len(self.merges):,} merges; the limit is {MAX_MERGES:,}")
         missing = [byte for byte in range(256) if bytes([byte]) not in self.id_of_bytes]
         if missing:
             raise TokenizerError(
@@ -119,12 +122,16 @@ class Vocabulary:
         """Rank -> the id of the token that the merge makes."""
         tokens, id_of = self.tokens, self.id_of_bytes
         try:
-            return [id_of[tokens[left] + tokens[right]] for left, right in self.merges]
+            merged = [id_of[tokens[left] + tokens[right]] for left, right in self.merges]
+            if b"" not in tokens or all(tokens[left] and tokens[right] for left, right in self.merges):
+                return merged
         except (KeyError, IndexError):
             pass
         for rank, (left, right) in enumerate(self.merges):
             if not (0 <= left < len(tokens) and 0 <= right < len(tokens)):
                 raise TokenizerError(f"merge {rank} names an id outside the vocabulary: {(left, right)}")
+            if not tokens[left] or not tokens[right]:
+                raise TokenizerError(f"merge {rank} names an id that is not used: {(left, right)}")
             if tokens[left] + tokens[right] not in id_of:
                 raise TokenizerError(
                     f"vocabulary and merges do not belong together: merge {rank} joins {printable(tokens[left])!r} and "

@@ -13,9 +13,9 @@ def decoded_length(ids, lengths):
     total, wrong = 0, False
     for i in range(len(ids)):
         token = ids[i]
-        known = token < len(lengths) and token >= 0
-        wrong |= not known
-        total += lengths[token if known else 0]
+        length = lengths[token] if token < len(lengths) and token >= 0 else 0
+        wrong |= length == 0
+        total += length
     if wrong:
         for i in range(len(ids)):
             if ids[i] >= len(lengths) or ids[i] < 0 or lengths[ids[i]] == 0:
