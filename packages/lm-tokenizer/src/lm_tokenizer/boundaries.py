@@ -11,6 +11,7 @@ from lm_tokenizer.pretokenize import name_of, shadow
 
 WINDOW = 1 << 12
 """Bytes that are searched at a time, from the end."""
+_ASCII_WHITE = b" \t\n\v\f\r"
 _WHITE = " \t\n\v\f\r\x85"
 
 
@@ -28,6 +29,9 @@ def last_cut(text: bytes | memoryview, start: int, end: int, pattern: str) -> in
         offset = max(start, low - 4)
         at = len(window)
         while (at := max(window.rfind(b" ", 0, at), window.rfind(b"\n", 0, at))) > 0:
+            if window[at - 1] in _ASCII_WHITE:  # inside a run: on to its first
+                at = len(window[:at].rstrip(_ASCII_WHITE)) + 1
+                continue
             if offset + at > start and _may_cut(window, at, name == "gpt2"):
                 return offset + at
         end = low

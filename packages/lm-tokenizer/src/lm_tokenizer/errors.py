@@ -11,8 +11,12 @@ class SpecialTokenError(TokenizerError):
     def __init__(self, token: str, position: int, unit: str = "character", text: int = 0, of_texts: int = 1) -> None:
         """A token at a position, in characters or bytes, of one of several texts."""
         self.token, self.position, self.text = token, position, text
+        self._arguments = (token, position, unit, text, of_texts)
         which = f"text {text}: " if of_texts > 1 else ""
         super().__init__(
             f"{which}the text holds the special token {token!r} at {unit} {position}: "
             f"pass allowed_special={{{token!r}}} to encode it as one id, or disallowed_special=() to encode it as text"
         )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return SpecialTokenError, self._arguments

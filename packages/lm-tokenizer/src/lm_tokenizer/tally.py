@@ -18,10 +18,11 @@ from lm_tokenizer.corpus import Unit
 from lm_tokenizer.engine import aligned, class_table, new_scratch
 from lm_tokenizer.pretokenize import byte_ends, end_finder, name_of
 
-SEGMENT = 1 << 30
+SEGMENT = 1 << 26
 """Bytes of text after which the threads' tables are merged."""
 MOST_PIECES = 10_000_000
-"""Distinct pieces that are kept, in about 100 bytes each. When a segment ends with more, the rarest are dropped."""
+"""Distinct pieces that are kept, in about 250 bytes each while they are counted and learned from. When a segment ends
+with more, the rarest are dropped."""
 
 
 class Table:
@@ -111,7 +112,11 @@ class Tally:
                     return unit
 
             with ThreadPoolExecutor(self._threads) as pool:
-                tables = list(pool.map(lambda _, take=take: self._work(take), range(self._threads)))
+                try:
+                    tables = list(pool.map(lambda _, take=take: self._work(take), range(self._threads)))
+                except BaseException:
+                    left[0] = 0  # the other threads end with the unit in hand
+                    raise
             more = left[0] < 0 or any(len(table) for table in tables)
             for table in tables:
                 total = total.merged(table)

@@ -78,6 +78,8 @@ def _learn(table: Table, n_tokens: int, progress: bool) -> tuple[list[bytes], li
                 bar.update(learner.n_tokens - 256 - bar.n)
         finally:
             learner.stop()
+    if learner.error is not None:
+        raise learner.error
     return learner.tokens, learner.merges
 
 
@@ -90,6 +92,7 @@ class _Learner(threading.Thread):
         order = np.argsort(-numbers)
         places, numbers = places[order], numbers[order]
         self._until = n_tokens
+        self.error: BaseException | None = None
         # In 10 to 100 MB of text the last of 32,000 merges is found more often than this. A floor that is too low
         # costs memory, one that is too high another pass over the pieces.
         self._floor = max(1, int(numbers.sum()) // (16 * n_tokens))
@@ -115,7 +118,13 @@ class _Learner(threading.Thread):
         self._slots = np.full(1 << (4 * n_tokens).bit_length(), -1, np.int64)
 
     def run(self) -> None:
-        """Learn until there are enough tokens, no pair is left, or `stop` is called."""
+        """Learn until there are enough tokens, no pair is left, or `stop` is called; `error` says what went wrong."""
+        try:
+            self._learn()
+        except BaseException as error:
+            self.error = error
+
+    def _learn(self) -> None:
         while self.n_tokens < self._until and not self._state[2]:
             outcome = learn.learn(
                 self._symbols, self._weights, self._end, self._once, self._state, self._merges, self._texts,

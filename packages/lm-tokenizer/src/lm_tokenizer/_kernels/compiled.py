@@ -17,7 +17,10 @@ _HERE = Path(__file__).parent
 
 def _cache_folder() -> str | None:
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(_HERE.glob("*.py")))).hexdigest()[:16]
-    system = Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache")
+    try:
+        system = Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache")
+    except RuntimeError:  # a user without a home
+        system = None
     roots = [numba.config.CACHE_DIR, _HERE / "__pycache__", os.environ.get("XDG_CACHE_HOME") or system]
     for root in filter(None, roots):
         folder = Path(root) / f"lm-tokenizer-{digest}"
