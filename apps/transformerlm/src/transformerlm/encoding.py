@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 
 from lm_core.errors import UserError
 from lm_tokenizer.errors import SpecialTokenError, TokenizerError
+from lm_tokenizer.special import Choice
 from lm_tokenizer.token_file import TokenFileWriter
 from transformerlm.corpus.pieces import Piece, Place
 from transformerlm.corpus.read import read_file
 from transformerlm.job import Job, Split
 from transformerlm.make_data_config import SpecialTokens
 from transformerlm.parts import Parts, Progress, Unit
-from transformerlm.tokenizers import Choice, TokenizerLike
+from transformerlm.tokenizers import TokenizerLike
 
 T = TypeVar("T")
 _CHOICES: dict[SpecialTokens, tuple[Choice, Choice]] = {"refuse": ((), "all"), "text": ((), ()), "ids": ("all", ())}

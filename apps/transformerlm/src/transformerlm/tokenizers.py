@@ -1,9 +1,9 @@
 """The tokenizer that a config names."""
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -11,9 +11,8 @@ from numpy.typing import DTypeLike, NDArray
 from lm_tokenizer import Tokenizer, adapters
 from lm_tokenizer.boundaries import last_cut
 from lm_tokenizer.pretokenize import name_of
+from lm_tokenizer.special import Choice
 from transformerlm.corpus.pieces import Cut
-
-Choice = Literal["all"] | Collection[str]
 
 
 class TokenizerLike(Protocol):
