@@ -3,7 +3,15 @@
 Set OMP_NUM_THREADS to try another number.
 """
 
+import contextlib
 import os
 
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
+
+# Both backends in one process, each with the BLAS that it has alone in the processes that tests start, to the last bit:
+# torch binds its own when it is loaded, if lm_mlx has not put OpenBLAS before it; and lm_mlx comes before mlx.core.
+with contextlib.suppress(ImportError):
+    import torch  # noqa: F401
+with contextlib.suppress(ImportError):
+    import lm_mlx  # noqa: F401

@@ -8,10 +8,18 @@ from pathlib import Path
 import pytest
 
 from lm_core.cli import parse_flags
+from lm_core.config import ModelConfig
+from lm_core.interchange.folder import architecture_of
+from lm_core.model.parameters import parameter_count
 from testbed_d.flags import Flags
 from testbed_d.workload import plan
+from transformerlm.export import ExportConfig
+from transformerlm.infer_config import InferConfig
 from transformerlm.make_data_config import MakeDataConfig
 from transformerlm.program import ProgramConfig
+from transformerlm.sweep import SweepConfig
+from transformerlm.sweep_config import read_sweep, trials_of
+from transformerlm.train_config import TrainConfig
 from transformerlm.train_tokenizer import TrainTokenizerConfig
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -23,8 +31,13 @@ APP = "uv run apps/testbed_d"
 PROGRAMS: dict[str, type[ProgramConfig]] = {
     "transformerlm-train-tokenizer": TrainTokenizerConfig,
     "transformerlm-make-data": MakeDataConfig,
+    "transformerlm-train": TrainConfig,
+    "transformerlm-infer": InferConfig,
+    "transformerlm-export": ExportConfig,
+    "transformerlm-sweep": SweepConfig,
 }
-CONFIGS = {path.name: path for path in sorted((REPOSITORY / "configs").glob("*.toml"))}
+# Those of the benchmarks are loaded by lm-bench's tests.
+CONFIGS = {p.name: p for p in sorted((REPOSITORY / "configs").iterdir()) if not p.name.startswith("bench_")}
 
 
 def commands(name: str) -> list[str]:
@@ -50,7 +63,7 @@ def test_a_documented_command_has_flags_that_exist(command: str) -> None:
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_the_documented_commands_of_transformerlm_have_flags_that_exist(program: str) -> None:
-    for command in commands(f"uv run {program}"):
+    for command in commands(f"uv run {program} "):
         words = shlex.split(command.split(program)[1], comments=True)
         if "--help" not in words:
             words = [str(REPOSITORY / word) if word.startswith("configs/") else word for word in words]
@@ -58,21 +71,53 @@ def test_the_documented_commands_of_transformerlm_have_flags_that_exist(program:
 
 
 def test_every_config_is_loaded_here() -> None:
-    assert set(CONFIGS) == {"testbed_d.toml", "train_tokenizer.toml", "make_data.toml"}
+    of_transformerlm = {"train_tokenizer.toml", "make_data.toml", "train.toml", "infer.toml", "sweep.yaml"}
+    assert set(CONFIGS) == {"testbed_d.toml", *of_transformerlm}
 
 
-@pytest.mark.parametrize(("name", "cls"), [("train_tokenizer", TrainTokenizerConfig), ("make_data", MakeDataConfig)])
+@pytest.mark.parametrize(
+    ("name", "cls"),
+    [
+        ("train_tokenizer", TrainTokenizerConfig), ("make_data", MakeDataConfig), ("train", TrainConfig),
+        ("infer", InferConfig),
+    ],
+)  # fmt: skip
 def test_a_config_of_transformerlm_loads_and_comes_back_when_printed(name: str, cls: type[ProgramConfig]) -> None:
     config = cls.load(CONFIGS[f"{name}.toml"])
     assert cls.parse(tomllib.loads(config.resolved())) == config
 
 
-def test_the_two_configs_of_transformerlm_fit_together() -> None:
-    train = TrainTokenizerConfig.load(CONFIGS["train_tokenizer.toml"])
+def test_the_configs_of_transformerlm_fit_together() -> None:
+    tokenizer = TrainTokenizerConfig.load(CONFIGS["train_tokenizer.toml"])
     make = MakeDataConfig.load(CONFIGS["make_data.toml"])
-    assert make.tokenizer == train.save_dir
-    assert make.train == train.input
-    assert not make.eos_between_documents or "<|endoftext|>" in train.special_tokens
+    train = TrainConfig.load(CONFIGS["train.toml"])
+    assert make.tokenizer == train.data.tokenizer == tokenizer.save_dir
+    assert make.train == tokenizer.input
+    assert make.validation or make.validation_fraction
+    assert not make.eos_between_documents or "<|endoftext|>" in tokenizer.special_tokens
+    assert (train.data.train, train.data.validation) == (f"{make.output}/train.npy", f"{make.output}/validation.npy")
+
+
+def test_the_model_of_the_train_config_can_be_exported_and_is_small() -> None:
+    shape = TrainConfig.load(CONFIGS["train.toml"]).model.model_dump()
+    vocab_size = TrainTokenizerConfig.load(CONFIGS["train_tokenizer.toml"]).vocab_size
+    model = ModelConfig(**{**shape, "vocab_size": vocab_size})
+    architecture_of(model)
+    assert 1e6 < parameter_count(model) < 2e6
+
+
+@pytest.mark.parametrize("name", ["adamw", "kbeta", "muon"])
+def test_the_train_config_takes_every_optimizer(name: str) -> None:
+    flags = ["--config", str(CONFIGS["train.toml"]), "--optimizer.name", name]
+    assert parse_flags(TrainConfig, "train", flags).optimizer.name == name
+
+
+def test_every_trial_of_the_sweep_has_flags_that_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    trials = trials_of(read_sweep(str(CONFIGS["sweep.yaml"])), 0, 0)
+    assert len(trials) == 6
+    for trial in trials:
+        assert parse_flags(TrainConfig, "train", trial.words).training.max_steps == 200
 
 
 def test_the_config_of_testbed_d_makes_a_workload(tmp_path: Path) -> None:

@@ -22,9 +22,12 @@ FORBIDDEN = {
 }
 CORE_ORDER = [
     "errors", "rng", "config", "cli", "schedules", "sampling", "data.vocabulary", "data.token_file", "data.corpus",
-    "data.batches", "model.parameters", "model.init", "optim", "backend", "reference.model", "reference.dropout",
-    "reference.optim", "run.files", "run.folder", "run.checkpoint", "run.interrupts", "run.log", "run.loop", "report",
-    "testing",
+    "data.permutation", "data.batches", "model.parameters", "model.init", "model.flops", "optim", "backend",
+    "reference.model", "reference.dropout", "reference.optim", "run.files", "run.folder", "run.tensors",
+    "run.checkpoint", "run.writer", "run.interrupts", "run.sinks.sink", "run.sinks.console", "run.sinks.tensorboard",
+    "run.sinks.wandb", "run.log", "run.state", "run.evaluation", "run.norms", "run.loop",
+    "interchange.keys", "interchange.tensor_file", "interchange.architecture", "interchange.gpt2", "interchange.llama",
+    "interchange.tokenizer", "interchange.folder", "report", "testing",
 ]  # fmt: skip
 
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from lm_core.backend import Trainer, load_backend
-from lm_core.config import AdamWConfig, KBetaConfig, ModelConfig, OptimizerConfig, StepConfig
+from lm_core.config import AdamWConfig, KBetaConfig, ModelConfig, MuonConfig, OptimizerConfig, StepConfig
 from lm_core.data.batches import LengthRule, RandomWindows
 from lm_core.data.corpus import standard_library_text
 from lm_core.data.vocabulary import CharVocabulary
 from lm_core.model.init import initial_arrays
-from lm_core.sampling import SamplingConfig, generate
+from lm_core.sampling import Generation, SamplingConfig, generate
 from lm_core.schedules import ScheduleConfig, learning_rate
 from lm_core.testing import MODELS, rough_arrays, some_batches, without_key_biases
 
@@ -23,6 +23,7 @@ OPTIMIZERS: dict[str, OptimizerConfig] = {
     "kbeta-global": KBETA,
     "kbeta-shape": KBETA.model_copy(update={"buckets": "shape"}),
     "kbeta-per-array": KBETA.model_copy(update={"buckets": "per-array"}),
+    "muon": MuonConfig(weight_decay=0.1, lr_factor=2.0),
 }
 SCHEDULE = ScheduleConfig(peak_lr=1e-3, warmup_steps=5)
 ORDERS = [("torch", "mlx"), ("mlx", "torch")]
@@ -118,3 +119,29 @@ def test_the_same_seed_and_prompt_give_the_same_64_ids(name: str, sampling: Samp
     )
     assert torch == mlx
     assert len(torch) == 64
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        SamplingConfig(temperature=0, repetition_penalty=1.3),
+        SamplingConfig(temperature=0.9, top_k=20, top_p=0.9, min_p=0.02, repetition_penalty=1.2),
+    ],
+    ids=["greedy", "cut"],
+)
+def test_prompts_of_unequal_length_continued_together_give_the_same_ids(name: str, sampling: SamplingConfig) -> None:
+    """Past the window, one of them ended early."""
+    model = MODELS[name]
+    texts = []
+    for backend in ("torch", "mlx"):
+        prompts = [[1, 2, 3], [4], [5, 6, 7, 8, 9, 10], list(range(30))]
+        decoder = trainer(backend, model, KBETA, rough_arrays(model)).decoder(len(prompts))
+        generation = Generation(decoder, prompts, model.seq_len, 7, sampling)
+        for position in range(40):
+            if position == 9:
+                generation.end({1})
+            generation.step()
+        texts.append(generation.ids)
+    assert texts[0] == texts[1]
+    assert [len(ids) for ids in texts[0]] == [43, 10, 46, 70]

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from lm_tokenizer import Tokenizer
-from transformerlm import make_data, train_tokenizer
+from transformerlm import infer, make_data, train, train_tokenizer
+from transformerlm.make_data_config import MakeDataConfig
 
 WORDS = "the quick brown fox jumps over a lazy dog, and it's 1,234 times naïve: 東京 is far \U0001f600"
 Run = Callable[..., int]
@@ -65,3 +66,31 @@ def run_make_data(monkeypatch: pytest.MonkeyPatch) -> Run:
 @pytest.fixture
 def run_train_tokenizer(monkeypatch: pytest.MonkeyPatch) -> Run:
     return program(train_tokenizer.main, monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def token_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer_folder: Path) -> Path:
+    """Token files of the small corpus."""
+    folder = tmp_path_factory.mktemp("tokens")
+    (folder / "text.txt").write_text("<|endoftext|>".join(prose(60, seed) for seed in range(20)))
+    config = {"train": [str(folder / "text.txt")], "tokenizer": str(tokenizer_folder), "output": str(folder / "out")}
+    values = {**config, "separator": "<|endoftext|>", "validation_fraction": 0.2, "threads": 1}
+    make_data.make_data(MakeDataConfig.parse(values))
+    return folder / "out"
+
+
+@pytest.fixture
+def workplace(folder: Path, token_folder: Path) -> Path:
+    """The current folder, with the tokenizer as `tok` and the token files as `tokens`."""
+    (folder / "tokens").symlink_to(token_folder)
+    return folder
+
+
+@pytest.fixture
+def run_train(monkeypatch: pytest.MonkeyPatch) -> Run:
+    return program(train.main, monkeypatch)
+
+
+@pytest.fixture
+def run_infer(monkeypatch: pytest.MonkeyPatch) -> Run:
+    return program(infer.main, monkeypatch)

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lm_bench.rounds import interleaved, per_byte, ratios
 from lm_bench.tokenizer import texts
 from lm_bench.tokenizer.encoding import first_difference
 from lm_bench.tokenizer.gpt2 import PATTERN, convert, raw
-from lm_bench.tokenizer.rounds import interleaved, per_byte, ratios
 from lm_bench.tokenizer.texts import Text, pieces, prefix, stream
 from lm_bench.tokenizer.training import compare
 from lm_core.errors import UserError

@@ -1,13 +1,15 @@
 """A batch is a function of (seed, step, rank, world size) and of nothing else."""
 
 import hashlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lm_core.data.batches import Batch, LengthRule, RandomWindows, frozen_batch
+from lm_core.data.batches import Batch, LengthRule, RandomWindows, SequentialWindows, ShuffledWindows, frozen_batch
+from lm_core.data.permutation import Permutation
 from lm_core.errors import UserError
 from lm_core.rng import generator
 
@@ -118,3 +120,114 @@ def test_the_stream_of_batches_has_not_changed() -> None:
     for step in (1, 2, 1000):
         digest.update(stream().batch(step).inputs.astype("<i4").tobytes())
     assert digest.hexdigest() == "c2f14049142c6cdc6ea485e3d11668b33d522b3ccca8a4581985c0355526ef51"
+
+
+# Without replacement
+
+
+@given(st.integers(1, 3000), st.integers(0, 2**63), st.integers(0, 99))
+def test_a_permutation_visits_everything_once(n: int, seed: int, epoch: int) -> None:
+    order = Permutation(n, seed, epoch)(np.arange(n))
+    assert np.array_equal(np.sort(order), np.arange(n))
+
+
+def test_a_permutation_of_billions_needs_no_table() -> None:
+    n = 3_000_000_017
+    positions = np.concatenate([np.arange(1000), np.arange(n - 1000, n)])
+    found = Permutation(n, 1)(positions)
+    assert len(np.unique(found)) == 2000
+    assert found.min() >= 0
+    assert found.max() < n
+    assert abs(found.mean() / n - 0.5) < 0.03, "they come from everywhere"
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 8])
+def test_every_thing_comes_to_every_place_with_about_the_same_probability(n: int) -> None:
+    orders = np.array([Permutation(n, seed)(np.arange(n)) for seed in range(1000)])
+    for place in range(n):
+        counts = np.bincount(orders[:, place], minlength=n)
+        assert np.abs(counts - 1000 / n).max() < 5 * np.sqrt(1000 / n)
+
+
+def shuffled(**changes: object) -> ShuffledWindows:
+    values = {"tokens": TOKENS, "batch_size": 12, "length": 7, "seed": 1}
+    return ShuffledWindows(**{**values, **changes})  # type: ignore[arg-type]
+
+
+@given(st.integers(8, 400), st.integers(1, 7), st.sampled_from([1, 3, 12, 50]), st.integers(0, 5))
+def test_an_epoch_visits_windows_that_do_not_overlap_each_once(
+    count: int, length: int, batch_size: int, epoch: int
+) -> None:
+    stream = shuffled(tokens=TOKENS[:count], batch_size=batch_size, length=length)
+    n = stream.per_epoch
+    first, last = epoch * n, epoch * n + n - 1
+    batches = [stream.batch(step) for step in range(first // batch_size + 1, last // batch_size + 2)]
+    starts = np.concatenate([batch.inputs[:, 0] for batch in batches])
+    starts = np.sort(starts[first % batch_size :][:n])
+    assert np.all(np.diff(starts) == length)
+    assert starts[-1] + length < count
+    assert count - n * length <= 2 * length, "and leaves out less than two of them"
+
+
+def test_epochs_differ_in_order_and_in_where_they_cut() -> None:
+    stream = shuffled(batch_size=70, length=7)
+    assert stream.per_epoch == 70
+    epochs = [stream.batch(step).inputs[:, 0] for step in (1, 2, 3)]
+    assert len({tuple(np.argsort(epoch)) for epoch in epochs}) == 3
+    assert len({int(epoch.min()) for epoch in epochs}) > 1
+    reached = {int(shuffled(batch_size=70).batch(step).inputs.min()) for step in range(1, 200)}
+    assert reached == set(range(10)), "every offset comes up, so no token is left out for good"
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 12])
+@pytest.mark.parametrize("step", [1, 6, 12345])
+def test_ranks_share_a_shuffled_batch_and_nothing_depends_on_what_was_drawn_before(world: int, step: int) -> None:
+    whole = shuffled().batch(step)
+    assert same(whole, shuffled().batch(step))
+    assert all(map(same, (shuffled().batch(step, rank, world) for rank in range(world)), whole.split(world)))
+    np.testing.assert_array_equal(whole.targets, whole.inputs + 1)
+    assert not same(whole, shuffled(seed=2).batch(step))
+
+
+def test_shuffled_windows_need_one_window_and_refuse_less() -> None:
+    assert shuffled(tokens=TOKENS[:8]).batch(3).inputs.tolist() == [list(range(7))] * 12
+    with pytest.raises(UserError, match="7 tokens are too few for windows of 7"):
+        shuffled(tokens=TOKENS[:7])
+
+
+def test_memory_mapped_tokens_are_read_only_where_a_batch_is(tmp_path: Path) -> None:
+    path = tmp_path / "ids.npy"
+    with path.open("wb") as file:
+        file.truncate(8_000_000_000)  # sparse: four billion zeros that take no room on the disk
+    tokens = np.memmap(path, np.uint16, "r")
+    assert shuffled(tokens=tokens, length=1024).batch(123_456).inputs.sum() == 0
+    in_order = SequentialWindows(tokens, 8, 1024)
+    assert len(in_order) == 488_283
+    assert in_order[-1].inputs.shape == (1, 1023)
+
+
+# In order
+
+
+@given(st.integers(2, 300), st.integers(1, 9), st.integers(1, 9), st.none() | st.integers(1, 400))
+def test_every_token_but_the_first_is_a_target_exactly_once_and_in_order(
+    count: int, batch_size: int, length: int, limit: int | None
+) -> None:
+    batches = SequentialWindows(TOKENS[:count], batch_size, length, limit)
+    targets = [batch.targets.ravel() for batch in batches]
+    scored = count - 1 if limit is None else min(limit, count - 1)
+    np.testing.assert_array_equal(np.concatenate(targets), np.arange(1, scored + 1))
+    np.testing.assert_array_equal(np.concatenate([batch.inputs.ravel() for batch in batches]), np.arange(scored))
+    assert len(targets) == len(batches)
+    assert len({batch.inputs.shape for batch in batches}) <= 3
+    assert same(batches[-1], batches[len(batches) - 1])
+    assert len(batches[1:]) == len(batches) - 1
+
+
+def test_an_index_past_the_end_and_too_few_tokens_are_refused() -> None:
+    with pytest.raises(IndexError):
+        SequentialWindows(TOKENS, 4, 5)[999]
+    with pytest.raises(UserError, match="too few to evaluate"):
+        SequentialWindows(TOKENS[:1], 4, 5)
+    with pytest.raises(UserError, match="limit above 0"):
+        SequentialWindows(TOKENS, 4, 5, limit_tokens=0)

@@ -2,16 +2,21 @@
 
 import errno
 import itertools
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.numpy import load
 
 from lm_core.run.checkpoint import Checkpoint, Checkpoints, DamagedError
 from lm_core.run.files import write_whole
+from lm_core.run.tensors import contiguous, safetensors_parts
 
 STATE = {"step": np.array(3, np.int64), "m.w": np.ones((2, 2), np.float32), "grad_ema.all": np.array(0.5, np.float32)}
 
@@ -116,6 +121,90 @@ def test_saving_the_same_weights_again_moves_the_checkpoint_on(tmp_path: Path) -
     assert found is not None
     assert found.step == 2
     assert len(list(tmp_path.iterdir())) == 2
+
+
+# The best
+
+
+def save_scored(checkpoints: Checkpoints, losses: list[float | None]) -> None:
+    for step, loss in enumerate(losses, 1):
+        weights = {"w": np.full(2, step, np.float32)}
+        checkpoints.save(weights, {}, {"step": step, "val_loss": loss}, keep_best=True)
+
+
+def steps_kept(checkpoints: Checkpoints) -> list[int]:
+    return sorted(checkpoints.read(path).step for path in checkpoints.folder.glob("*.metadata"))
+
+
+@pytest.mark.parametrize(
+    ("losses", "kept", "best"),
+    [
+        ([3.0, 1.0, 2.0, None, 2.5], [2, 4, 5], 2),
+        ([3.0, 2.0, 1.0, None], [3, 4], 3),
+        ([3.0, 2.0, None, 1.0], [3, 4], 4),
+        ([2.0, 2.0, 3.0, 3.0], [1, 3, 4], 1),
+        ([None, None, None], [2, 3], 3),
+    ],
+)
+def test_the_newest_and_the_best_are_kept_and_the_best_is_found(
+    tmp_path: Path, losses: list[float | None], kept: list[int], best: int
+) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    save_scored(checkpoints, losses)
+    assert steps_kept(checkpoints) == kept
+    found = checkpoints.best(pytest.fail)
+    assert found is not None
+    assert found.step == best
+    assert len(list(tmp_path.iterdir())) == 2 * len(kept)
+
+
+def test_a_damaged_best_is_named_and_the_next_best_is_taken(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    save_scored(checkpoints, [2.0, 1.0, 3.0])
+    best = checkpoints.best(pytest.fail)
+    assert best is not None
+    best.path.with_suffix(".safetensors").write_bytes(b"")
+    warnings: list[str] = []
+    found = checkpoints.best(warnings.append)
+    assert found is not None
+    assert (found.step, len(warnings)) == (1, 1)
+    assert best.path.stem in warnings[0]
+
+
+def test_an_older_checkpoint_without_a_loss_is_read_and_counts_as_newest_only(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.best(pytest.fail) is None
+    save(checkpoints, 1)
+    save(checkpoints, 2)
+    found = checkpoints.best(pytest.fail)
+    assert found is not None
+    assert found.step == 2
+
+
+# The layout
+
+shapes = st.lists(st.integers(0, 3), max_size=3).map(tuple)
+arrays = st.sampled_from(["<f4", "<f8", "<i8", "<i4", "|u1", "|b1", "<f2", "<u2", ">f4"]).flatmap(
+    lambda dtype: shapes.map(lambda shape: np.ones(shape, dtype))
+)
+
+
+@given(st.dictionaries(st.text(max_size=5).filter(lambda name: name != "__metadata__"), arrays, max_size=5))
+def test_a_file_is_laid_out_as_the_safetensors_package_reads_it(named: dict[str, Any]) -> None:
+    data = b"".join(safetensors_parts(contiguous(named), {"facts": "é"}))
+    read = load(data)
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    assert all(header[name]["data_offsets"][0] % array.itemsize == 0 for name, array in named.items()), "aligned"
+    assert {n: (a.dtype, a.shape, a.tobytes()) for n, a in read.items()} == {
+        n: (a.dtype.newbyteorder("<"), a.shape, a.astype(a.dtype.newbyteorder("<")).tobytes()) for n, a in named.items()
+    }
+
+
+def test_no_array_is_copied_on_its_way_to_the_file() -> None:
+    array = np.zeros((3, 4), np.float32)
+    _, part = safetensors_parts(contiguous({"a": array}))
+    array[2, 3] = 1
+    assert bytes(part) == array.tobytes()
 
 
 # Damage
@@ -291,14 +380,15 @@ class Torn:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.file, name)
 
-    def write(self, data: bytes) -> int:
+    def writelines(self, parts: Iterable[bytes | memoryview]) -> None:
+        data = b"".join(parts)
         try:
             self.disk.ask("write", self.path)
         except BaseException:
             self.file.write(data[: len(data) // 2])
             self.file.flush()
             raise
-        return int(self.file.write(data))
+        self.file.write(data)
 
 
 @pytest.mark.parametrize("keep", [1, 2])
@@ -348,15 +438,21 @@ def test_a_full_disk_gets_back_what_a_failed_write_took(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_save_that_reads_back_wrong_removes_nothing_older(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("suffix", [".metadata", ".safetensors"])
+def test_a_save_that_reads_back_wrong_removes_nothing_older(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
     checkpoints = Checkpoints(tmp_path, keep=1)
     save(checkpoints, 1)
 
-    def refuse(_self: Checkpoints, path: Path) -> Checkpoint:
-        raise DamagedError(path.name)
+    def flip_the_last_bit(path: Path, *parts: bytes | memoryview) -> None:
+        data = b"".join(parts)
+        write_whole(path, data[:-1] + bytes([data[-1] ^ 1]) if path.suffix == suffix else data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Checkpoints, "read", refuse)
-        with pytest.raises(DamagedError):
+        patch.setattr("lm_core.run.checkpoint.write_whole", flip_the_last_bit)
+        with pytest.raises(DamagedError, match=f"{suffix} does not read back as it was written"):
             save(checkpoints, 2)
     assert len(list(tmp_path.glob("*.metadata"))) == len(list(tmp_path.glob("*.safetensors"))) == 2
+    step, warnings = newest(checkpoints)
+    assert (step, len(warnings)) == (1, 1)

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
 from pydantic import Field
@@ -19,6 +19,26 @@ class Inner(Config):
 
     depth: int = Field(2, gt=0)
     """How deep."""
+
+
+class Round(Config):
+    """One shape."""
+
+    name: Literal["round"] = "round"
+    """Which shape."""
+    radius: float = Field(1.0, gt=0, lt=9)
+    """How wide."""
+
+
+class Square(Config):
+    """Another shape."""
+
+    name: Literal["square"] = "square"
+    """Which shape."""
+    side: float = Field(1.0, gt=0)
+    """How long."""
+    color: str = "red"
+    """Which color."""
 
 
 class Demo(Config):
@@ -36,6 +56,8 @@ class Demo(Config):
     """Folder."""
     inner: Inner = Inner()
     """Nested."""
+    shape: Annotated[Round | Square, Field(discriminator="name")] = Round()
+    """One of several."""
     config: str = ""
     """TOML file."""
 
@@ -67,6 +89,23 @@ def test_flags_win_over_the_file_the_file_over_the_program_and_the_program_over_
     assert parse(f"--config={path}", "--inner.depth", "1").inner == Inner(depth=1)
 
 
+def test_tables_are_merged_key_by_key(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text('[shape]\nname = "square"\nside = 2.0\n')
+    under = {"inner": {"depth": 5}, "shape": {"name": "square", "side": 3.0, "color": "blue"}}
+    both = parse("--config", str(path), **under)
+    assert both == Demo(inner=Inner(depth=5), shape=Square(side=2, color="blue"), config=str(path))
+
+
+def test_a_flag_switches_between_several_configs_and_the_others_are_those_of_the_one_chosen(tmp_path: Path) -> None:
+    assert parse("--shape.name", "square", "--shape.side", "4").shape == Square(side=4)
+    assert parse("--shape.side=4", "--shape.name=square").shape == Square(side=4)
+    path = tmp_path / "a.toml"
+    path.write_text("[shape]\nside = 2.0\n")
+    assert parse("--config", str(path), "--shape.name", "square").shape == Square(side=2)
+    assert parse("--shape.radius", "2").shape == Round(radius=2)
+
+
 def test_hyphens_and_underscores_are_the_same() -> None:
     assert parse("--peak-lr", "0.25", "--save-dir", "x") == parse("--peak_lr", "0.25", "--save_dir", "x")
 
@@ -82,6 +121,7 @@ def test_help_prints_every_field_with_its_docstring_and_ends_well(capsys: pytest
         parse("--help")
     assert not stop.value.code
     said = capsys.readouterr().out
+    assert "--shape.name {round,square}" in said
     for words in ("--steps", "Number of steps.", "--inner.depth", "How deep.", "--save_dir"):
         assert words in said
 
@@ -100,6 +140,8 @@ def test_help_prints_every_field_with_its_docstring_and_ends_well(capsys: pytest
         (["--steps", "1.5"], ["--steps", "1.5"]),
         (["--steps"], ["--steps", "value"]),
         (["--opt", "sgd"], ["--opt", "sgd", "adam", "kbeta"]),
+        (["--shape.name", "oval"], ["--shape.name: 'oval' is not one of 'round', 'square'"]),
+        (["--shape.side", "3"], ["--shape.side"]),
     ],
 )
 def test_a_wrong_flag_is_one_line_that_names_it(argv: list[str], words: list[str]) -> None:
@@ -117,7 +159,8 @@ def test_a_wrong_flag_is_the_same_line_on_a_terminal_without_line_drawing(capsys
     [
         (["--steps", "-1"], "--steps: Input should be greater than 0"),
         (["--peak_lr", "nan"], "--peak_lr: Input should be a finite number"),
-        (["--inner.depth", "0"], "depth: Input should be greater than 0"),
+        (["--inner.depth", "0"], "--inner.depth: Input should be greater than 0"),
+        (["--shape.name", "square", "--shape.side", "0"], "--shape.side: Input should be greater than 0"),
     ],
 )
 def test_a_value_out_of_range_is_one_line_like_those_of_a_file(argv: list[str], message: str) -> None:
@@ -132,6 +175,13 @@ def test_a_value_out_of_range_is_one_line_like_those_of_a_file(argv: list[str], 
         ("steps = 'many'", "steps: Input should be a valid integer"),
         ("steps = -1", "steps: Input should be greater than 0"),
         ("steps =", "not valid TOML"),
+        ("inner = 3", "inner: this is a table of keys, not a value"),
+        ("shape = 3", "shape: this is a table of keys, not a value"),
+        ("[shape]\nradius = 2", "shape.name is missing: it is one of 'round', 'square'"),
+        ("[shape]\nname = 'oval'", "shape.name: 'oval' is not one of 'round', 'square'"),
+        ("[shape]\nname = 'round'\nradius = 9", "shape.radius: Input should be less than 9"),
+        ("[shape]\nname = 'square'\ncolour = 'red'", "unknown key 'shape.colour'; did you mean 'color'?"),
+        ("[shape]\nname = 'round'\nside = 1", "'shape.side'; it belongs to name = 'square', and name is 'round'"),
     ],
 )
 def test_a_wrong_file_is_one_line_that_names_the_file_and_the_key(tmp_path: Path, text: str, message: str) -> None:

@@ -56,7 +56,7 @@ def test_an_unknown_key_is_refused_with_the_key_that_was_meant(
 
 def test_a_key_like_no_other_gets_the_list_of_known_ones() -> None:
     message = refusal(SamplingConfig, {"zzzz": 1})
-    assert message == "run.toml: unknown key 'zzzz'; known keys: min_p, temperature, top_k, top_p"
+    assert message == "run.toml: unknown key 'zzzz'; known keys: min_p, repetition_penalty, temperature, top_k, top_p"
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,11 @@
-"""The loop, over a trainer of three numbers: what is due when, what stops it, and what is saved."""
+"""The loop, over a trainer of three numbers: what is due when, what stops it, what is said and what is saved."""
 
 import errno
+import itertools
 import math
-from collections.abc import Iterator, Mapping
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,12 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lm_core.config import ModelConfig
 from lm_core.data.batches import Batch, LengthRule, RandomWindows, frozen_batch
 from lm_core.errors import NonFiniteError, UserError
+from lm_core.model.parameters import parameter_table
 from lm_core.run.checkpoint import Checkpoints, DamagedError
 from lm_core.run.interrupts import Interrupts
 from lm_core.run.log import TIMING_FIELDS, RunLog, read_records
-from lm_core.run.loop import LoopConfig, Run, RunState, stops_early, train
+from lm_core.run.loop import Run, train
+from lm_core.run.norms import weight_norms
+from lm_core.run.state import LoopConfig, RunState, stops_early
 
 TOKENS = np.arange(400) % 97
 FULL = OSError(errno.ENOSPC, "No space left on device")
@@ -43,9 +50,11 @@ class Momentum:
         self.val_losses: Iterator[float] | None = None
         self.interrupts = Interrupts()
         self.interrupt_at = 0
+        self.before_step: Callable[[int], None] = lambda step: None
 
     def step(self, batch: Batch, lr: float) -> Mapping[str, Any]:
         self.taken += 1
+        self.before_step(self.taken)
         self.events.append(("step", self.taken))
         gradient = (self.w - batch.inputs.mean() / 97).astype(np.float32)
         self.m = np.float32(0.9) * self.m + gradient
@@ -65,6 +74,9 @@ class Momentum:
             return next(self.val_losses)
         return float(((self.w - batch.inputs.mean() / 97) ** 2).mean())
 
+    def activation_norms(self, batch: Batch) -> dict[str, float]:
+        return {"blocks.0": float(batch.inputs.mean())}
+
     def weights(self) -> dict[str, np.ndarray]:
         return {"w": self.w.copy()}
 
@@ -75,19 +87,31 @@ class Momentum:
         self.w, self.m, self.taken = weights["w"], state["m"], int(state["step"])
 
 
+class Crash(BaseException):
+    """The process ends here: nothing in the code under test may catch it for good."""
+
+
 class Saves(Checkpoints):
-    """Checkpoints that note when they are made and fail when told to."""
+    """Checkpoints that note when they are made, and wait or fail when told to."""
 
     def __init__(self, folder: Path, events: Events):
         super().__init__(folder, keep=99)
         self.events = events
-        self.failures: dict[int, Exception] = {}
+        self.failures: dict[int, BaseException] = {}
+        self.gates: dict[int, threading.Event] = {}
 
-    def save(self, weights: Mapping[str, Any], optimizer_state: Mapping[str, Any], facts: Mapping[str, Any]) -> Path:
-        if facts["step"] in self.failures:
-            raise self.failures.pop(facts["step"])
-        self.events.append(("save", facts["step"]))
-        return super().save(weights, optimizer_state, facts)
+    def save(self, *args: Any, **kwargs: Any) -> Path:
+        step = args[2]["step"]
+        if step in self.gates:
+            assert self.gates[step].wait(10), "nobody trained on while this was saved"
+        if step in self.failures:
+            raise self.failures.pop(step)
+        path = super().save(*args, **kwargs)
+        self.events.append(("save", step))
+        return path
+
+    def steps(self) -> list[int]:
+        return sorted(self.read(path).step for path in self.folder.glob("*.metadata"))
 
 
 class Bench:
@@ -99,6 +123,7 @@ class Bench:
         self.config = LoopConfig(**{"max_steps": 10, "log_every": 3, **config})
         self.trainer, self.saves = Momentum(self.events), Saves(folder / "checkpoints", self.events)
         self.state = RunState()
+        self.extras: dict[str, Any] = {}
 
     def go(self) -> RunState:
         log = RunLog(self.folder / "metrics.jsonl", self.state.step, self.config.max_steps)
@@ -112,16 +137,18 @@ class Bench:
         run = Run(
             trainer=self.trainer,  # type: ignore[arg-type]
             batches=RandomWindows(TOKENS, 4, LengthRule(5, 9), seed=3),
-            eval_batch=frozen_batch(TOKENS, 8, 9, seed=4),
             learning_rate=lambda step: 0.1 / step,
             config=self.config,
             log=log,
             checkpoints=self.saves,
             facts={"model": {"d_model": 3}},
+            **{"evaluation": [frozen_batch(TOKENS, 8, 9, seed=4)], **self.extras},
         )
+        threads = threading.active_count()
         try:
             return train(run, self.state, self.trainer.interrupts)
         finally:
+            assert threading.active_count() == threads, "a thread is left behind"
             log.close()
 
     def resume(self) -> None:
@@ -159,7 +186,10 @@ def test_the_first_step_the_due_ones_and_the_last_are_logged_evaluated_and_saved
         ("step", 5),
         *last,
     ]
-    assert bench.events == expected
+    assert [event for event in bench.events if event[0] != "save"] == [e for e in expected if e[0] != "save"]
+    assert bench.at("save") == [4, 5]
+    assert bench.events.index(("save", 4)) > bench.events.index(("eval record", 4))
+    assert bench.events[-1] == ("save", 5), "the last save is waited for"
 
 
 def test_an_interval_of_zero_is_never_but_the_ends_are_evaluated_and_the_end_is_saved(tmp_path: Path) -> None:
@@ -201,6 +231,61 @@ def test_a_record_says_what_the_step_did_in_the_units_of_its_names(tmp_path: Pat
     assert evaluation["loss_nats"] == state.first_val_loss
 
 
+def test_the_validation_loss_is_the_mean_over_the_tokens_of_all_batches(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, max_steps=1)
+    bench.extras = {"evaluation": [frozen_batch(TOKENS, rows, 4, seed=1) for rows in (1, 2, 5)]}
+    bench.trainer.val_losses = iter([8.0, 4.0, 1.0])
+    assert bench.go().last_val_loss == pytest.approx((8 * 4 + 4 * 8 + 1 * 20) / 32)
+
+
+def test_with_the_bytes_of_a_batch_records_hold_bits_per_byte_and_if_asked_perplexity(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, max_steps=1)
+    batches = [frozen_batch(TOKENS, rows, 4, seed=1) for rows in (1, 3)]
+    bench.extras = {"evaluation": batches, "bytes_of": lambda batch: int(batch.targets.sum()), "perplexity": True}
+    bench.trainer.val_losses = iter([1.0, 2.0])
+    bench.go()
+    trained, evaluated = bench.records()
+    first = RandomWindows(TOKENS, 4, LengthRule(5, 9), seed=3).batch(1)
+    nats = trained["loss_nats"] * first.tokens
+    assert trained["bits_per_byte"] == pytest.approx(nats / math.log(2) / first.targets.sum())
+    text_bytes = sum(int(batch.targets.sum()) for batch in batches)
+    assert evaluated["bits_per_byte"] == pytest.approx((1 * 4 + 2 * 12) / math.log(2) / text_bytes)
+    assert evaluated["perplexity"] == pytest.approx(math.exp(1.75))
+    assert "perplexity" not in trained
+
+
+def test_utilization_is_said_where_the_device_is_known(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, max_steps=1)
+    bench.extras = {"flops_per_token": 6e3, "peak_flops": 1e9}
+    bench.go()
+    [record] = [r for r in read_records(tmp_path / "metrics.jsonl") if r["kind"] == "train"]
+    assert record["mfu"] == pytest.approx(record["tokens_per_second"] * 6e3 / 1e9)
+
+
+def test_norms_are_logged_if_asked(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, log_norms=True)
+    bench.go()
+    records = [record for record in bench.records() if record["kind"] == "train"]
+    assert [list(record["weight_norm"]) for record in records] == [["head"]] * 4
+    assert len({record["weight_norm"]["head"] for record in records}) == 4
+    assert len({record["activation_rms"]["blocks.0"] for record in records}) == 1, "they are those of one batch"
+
+
+def test_weights_belong_to_the_embedding_their_block_or_the_head() -> None:
+    table = parameter_table(ModelConfig(vocab_size=5, seq_len=3, d_model=4, n_layers=2, n_heads=1))
+    norms = weight_norms({name: np.full(p.shape, 2, np.float32) for name, p in table.items()})
+    assert list(norms) == ["embed", "blocks.0", "blocks.1", "head"]
+    assert norms["embed"] == pytest.approx(2 * math.sqrt(5 * 4 + 3 * 4))
+    assert norms["head"] == pytest.approx(2 * math.sqrt(4 + 4 + 5 * 4))
+
+
+def test_norms_that_are_not_finite_stop_the_run(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, log_norms=True)
+    bench.trainer.weights = lambda: {"blocks.3.x": np.array([np.nan])}  # type: ignore[method-assign]
+    with pytest.raises(NonFiniteError, match=r"step 1: weight_norm of blocks\.3 is nan"):
+        bench.go()
+
+
 # What stops it
 
 
@@ -222,9 +307,16 @@ def test_weights_that_are_not_finite_are_never_saved_though_every_loss_was(tmp_p
     bench = Bench(tmp_path, save_every=3)
     weights = bench.trainer.weights
     bench.trainer.weights = lambda: weights() if bench.trainer.taken < 6 else {"w": np.array([1, np.inf])}  # type: ignore[method-assign]
-    with pytest.raises(NonFiniteError, match="step 6: w is not finite"):
+    with pytest.raises(NonFiniteError, match="step 6: w is not finite; the checkpoint of step 3 is kept"):
         bench.go()
     assert bench.at("save") == [3]
+
+
+def test_optimizer_state_that_is_not_finite_is_never_saved_either(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.trainer.optimizer_state = lambda: {"m": np.array([np.inf])}  # type: ignore[method-assign]
+    with pytest.raises(NonFiniteError, match="step 10: m is not finite; nothing had been saved"):
+        bench.go()
 
 
 def test_a_validation_loss_that_is_not_finite_stops_the_run_and_is_not_recorded(tmp_path: Path) -> None:
@@ -325,12 +417,157 @@ def test_a_last_save_that_failed_when_due_is_tried_again_and_its_failure_is_not_
         bench.go()
 
 
+# Saving while training goes on
+
+
+def test_steps_are_taken_while_a_save_is_written_and_the_next_save_waits_for_it(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, save_every=3)
+    gate = bench.saves.gates[3] = threading.Event()
+    bench.trainer.before_step = lambda step: gate.set() if step == 6 else None
+    bench.go()
+    assert bench.events.index(("step", 5)) < bench.events.index(("save", 3)) < bench.events.index(("save", 6))
+    assert bench.at("save") == [3, 6, 9, 10]
+
+
+def test_what_is_saved_is_what_was_there_at_its_step(tmp_path: Path) -> None:
+    short = Bench(tmp_path / "short", max_steps=3)
+    short.go()
+    long = Bench(tmp_path / "long", save_every=3)
+    gate = long.saves.gates[3] = threading.Event()
+    long.trainer.before_step = lambda step: gate.set() if step == 5 else None
+    long.go()
+    [saved] = [found for path in long.saves.folder.glob("*.metadata") if (found := long.saves.read(path)).step == 3]
+    assert saved.weights["w"].tobytes() == short.trainer.w.tobytes()
+    assert saved.optimizer_state["m"].tobytes() == short.trainer.m.tobytes()
+    assert saved.facts["state"]["step"] == 3
+
+
+@pytest.mark.parametrize(
+    ("failure", "kept"), [(None, "the checkpoint of step 3 is kept"), (FULL, "nothing had been saved before")]
+)
+def test_an_error_waits_for_the_save_in_hand_and_says_what_is_kept(
+    tmp_path: Path, failure: OSError | None, kept: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench = Bench(tmp_path, save_every=3, log_every=1)
+    gate = bench.saves.gates[3] = threading.Event()
+    later = threading.Timer(0.2, gate.set)
+    bench.trainer.before_step = lambda step: later.start() if step == 4 else None
+    bench.trainer.bad = {4: {"loss_nats": math.nan}}
+    bench.saves.failures = {3: failure} if failure else {}
+    with pytest.raises(NonFiniteError, match=f"step 4: loss_nats is nan; {kept}"):
+        bench.go()
+    assert ("step 3: not saved" in capsys.readouterr().err) == bool(failure)
+
+
+def test_an_interrupt_waits_for_the_save_in_hand(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, save_every=3)
+    gate = bench.saves.gates[3] = threading.Event()
+    bench.trainer.before_step = lambda step: gate.set() if step == 4 else None
+    bench.trainer.interrupt_at = 4
+    bench.go()
+    assert bench.at("save") == [3, 4]
+
+
+@pytest.mark.parametrize("at", [3, 10])
+@pytest.mark.parametrize("error", [ValueError("out of range"), Crash()])
+def test_an_error_that_is_not_the_disks_is_raised_in_the_loop(tmp_path: Path, error: BaseException, at: int) -> None:
+    bench = Bench(tmp_path, save_every=3)
+    bench.saves.failures = {at: error}
+    with pytest.raises(type(error)):
+        bench.go()
+
+
+def test_the_loops_own_error_comes_before_that_of_the_save_in_hand(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, save_every=3)
+    bench.saves.failures = {3: ValueError("the save's")}
+    bench.saves.gates[3] = threading.Event()
+
+    def fail(step: int) -> None:
+        if step == 4:
+            bench.saves.gates[3].set()
+            raise RuntimeError("the loop's")
+
+    bench.trainer.before_step = fail
+    with pytest.raises(RuntimeError, match="the loop's"):
+        bench.go()
+
+
+def test_wherever_a_background_save_crashes_the_run_goes_on_from_a_whole_checkpoint_as_if_never_killed(
+    tmp_path: Path,
+) -> None:
+    options = {"max_steps": 4, "save_every": 2, "eval_every": 1, "log_every": 1, "save_best": True}
+    whole = Bench(tmp_path / "whole", **options)
+    whole.saves.keep = 1
+    whole.go()
+    for fail_at in itertools.count(1):
+        killed = Bench(tmp_path / str(fail_at), **options)
+        killed.saves.keep = 1
+        with pytest.MonkeyPatch.context() as patch:
+            calls = itertools.count(1)
+            for owner, name in ((os, "fsync"), (Path, "replace"), (Path, "unlink")):
+                patch.setattr(owner, name, crashing(getattr(owner, name), calls, fail_at))
+            try:
+                killed.go()
+            except Crash:
+                pass
+            else:
+                break
+        again = Bench(tmp_path / str(fail_at), **options)
+        again.saves.keep = 1
+        if list(again.saves.folder.glob("*.metadata")):
+            again.resume()
+        again.go()
+        assert again.records() == whole.records()
+        assert again.trainer.w.tobytes() == whole.trainer.w.tobytes()
+        assert set(again.saves.steps()) >= set(whole.saves.steps()), "at most, something older was not yet removed"
+    assert fail_at > 20
+
+
+def crashing(original: Callable[..., Any], calls: Iterator[int], fail_at: int) -> Callable[..., Any]:
+    """The function, but for the call with which the thread that saves comes to its end."""
+
+    def called(*args: Any, **kwargs: Any) -> Any:
+        if threading.current_thread() is not threading.main_thread() and next(calls) == fail_at:
+            raise Crash
+        return original(*args, **kwargs)
+
+    return called
+
+
+# The best
+
+
+def test_a_new_best_loss_is_saved_where_it_is_measured_and_only_once(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, eval_every=1, save_every=3, save_best=True, max_steps=7)
+    bench.saves.keep = 1
+    bench.trainer.val_losses = iter([5.0, 6.0, 4.0, 3.0, 3.0, 7.0, 8.0])
+    bench.go()
+    assert bench.at("save") == [1, 3, 4, 6, 7]
+    assert bench.saves.steps() == [4, 7]
+    best, newest = bench.saves.best(pytest.fail), bench.saves.newest(pytest.fail)
+    assert best is not None
+    assert newest is not None
+    assert (best.step, best.facts["val_loss"]) == (4, 3.0)
+    assert (newest.step, newest.facts["val_loss"]) == (7, 8.0)
+
+
+def test_a_checkpoint_says_the_validation_loss_only_if_it_is_that_of_its_step(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, eval_every=4, save_every=2, max_steps=6)
+    bench.trainer.val_losses = iter([5.0, 4.0, 3.0])
+    bench.go()
+    found = [bench.saves.read(path) for path in bench.saves.folder.glob("*.metadata")]
+    assert {one.step: one.facts["val_loss"] for one in found} == {2: None, 4: 4.0, 6: 3.0}
+
+
 # Resuming
 
 
 @pytest.mark.parametrize("cut", [1, 3, 4, 7, 9])
-def test_a_run_in_two_parts_has_the_records_and_the_weights_of_one_in_one(tmp_path: Path, cut: int) -> None:
-    options = {"eval_every": 4, "log_every": 2, "early_stop_patience": 5}
+@pytest.mark.parametrize("save_best", [False, True])
+def test_a_run_in_two_parts_has_the_records_and_the_weights_of_one_in_one(
+    tmp_path: Path, cut: int, save_best: bool
+) -> None:
+    options = {"eval_every": 4, "log_every": 2, "early_stop_patience": 5, "save_best": save_best, "log_norms": True}
     whole = Bench(tmp_path / "whole", **options)
     expected = whole.go()
     first = Bench(tmp_path / "parts", **options)
@@ -344,6 +581,11 @@ def test_a_run_in_two_parts_has_the_records_and_the_weights_of_one_in_one(tmp_pa
     assert second.trainer.w.tobytes() == whole.trainer.w.tobytes()
     assert {**asdict(state), "seconds": 0} == {**asdict(expected), "seconds": 0}
     assert state.seconds > first.state.seconds
+    if save_best:
+        best = [bench.saves.best(pytest.fail) for bench in (whole, second)]
+        assert [found and (found.step, found.facts["val_loss"]) for found in best] == [
+            (state.best_step, state.best_val_loss)
+        ] * 2
 
 
 def test_a_run_killed_after_a_save_loses_only_what_came_after_it(tmp_path: Path) -> None:

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lm_core.config import AdamWConfig, DecayGroup, KBetaConfig, ModelConfig
+from lm_core.config import AdamWConfig, DecayGroup, KBetaConfig, ModelConfig, MuonConfig
 from lm_core.model.parameters import parameter_table
-from lm_core.optim import bucket_of, decayed, members, state_shapes
-from lm_core.reference.optim import AdamW, KBeta, reference_optimizer
+from lm_core.optim import bucket_of, decayed, members, muon_scale, orthogonalized, state_shapes
+from lm_core.reference.optim import AdamW, KBeta, Muon, newton_schulz, reference_optimizer
 
 TABLE = parameter_table(ModelConfig(vocab_size=5, seq_len=4, d_model=8, n_layers=1, n_heads=2, head_bias=True))
 LR = 0.01
@@ -20,7 +20,7 @@ def random_arrays(seed: int, scale: float = 1.0) -> dict[str, np.ndarray]:
     return {name: scale * draw.standard_normal(p.shape) for name, p in TABLE.items()}
 
 
-def same_gradient(optimizer: AdamW | KBeta, grads: dict[str, np.ndarray], steps: int) -> dict[str, np.ndarray]:
+def same_gradient(optimizer: AdamW | KBeta | Muon, grads: dict[str, np.ndarray], steps: int) -> dict[str, np.ndarray]:
     """How far each parameter moves in the last of `steps` steps with one gradient."""
     params = random_arrays(0)
     for _ in range(steps):
@@ -29,7 +29,7 @@ def same_gradient(optimizer: AdamW | KBeta, grads: dict[str, np.ndarray], steps:
     return {name: before[name] - params[name] for name in params}
 
 
-def trajectory(optimizer: AdamW | KBeta, steps: int = 12) -> list[dict[str, np.ndarray]]:
+def trajectory(optimizer: AdamW | KBeta | Muon, steps: int = 12) -> list[dict[str, np.ndarray]]:
     params, points = random_arrays(0), []
     for step in range(steps):
         params = optimizer.update(params, random_arrays(step + 1, scale=math.exp(step % 3)), LR)
@@ -163,10 +163,103 @@ def test_buckets_are_one_or_one_a_shape_or_one_an_array() -> None:
     assert by_shape["8x8"] == [f"blocks.0.attn.{x}_proj.weight" for x in "qkvo"]
 
 
+# Muon
+
+QKVO = [f"blocks.0.attn.{x}_proj.weight" for x in "qkvo"]
+MATRICES = [*QKVO, "blocks.0.mlp.up_proj.weight", "blocks.0.mlp.down_proj.weight"]
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (8, 32), (32, 8), (1, 5), (64, 64)], ids=str)
+def test_newton_schulz_brings_the_singular_values_of_random_matrices_near_1(shape: tuple[int, int]) -> None:
+    for seed in range(5):
+        matrix = np.random.default_rng(seed).standard_normal(shape)
+        u, before, vt = np.linalg.svd(matrix, full_matrices=False)
+        # The iteration is a polynomial in the matrix: it keeps the directions, so these are the singular values.
+        after = u.T @ newton_schulz(matrix, 5) @ vt.T
+        np.testing.assert_allclose(after, np.diag(np.diag(after)), atol=1e-10)
+        # What was far below the norm has not arrived yet.
+        values = np.diag(after)[before > 0.02 * np.linalg.norm(before)]
+        assert len(values) > 0.8 * len(before)
+        assert 0.6 < values.min() <= values.max() < 1.3
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e6])
+def test_newton_schulz_knows_no_scale_and_no_orientation(scale: float) -> None:
+    matrix = np.random.default_rng(0).standard_normal((8, 24))
+    expected = newton_schulz(matrix, 5)
+    np.testing.assert_allclose(newton_schulz(scale * matrix, 5), expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(newton_schulz(matrix.T, 5), expected.T, rtol=1e-12)
+    np.testing.assert_allclose(newton_schulz(-matrix, 5), -expected, rtol=1e-12)
+
+
+def test_newton_schulz_scales_an_orthogonal_matrix_and_leaves_zeros() -> None:
+    q = np.linalg.qr(np.random.default_rng(0).standard_normal((8, 8)))[0]
+    x = 1 / math.sqrt(8)  # all its singular values after the division by the norm
+    for _ in range(5):
+        x = 3.4445 * x - 4.7750 * x**3 + 2.0315 * x**5
+    np.testing.assert_allclose(newton_schulz(q, 5), x * q, atol=1e-6)
+    assert not newton_schulz(np.zeros((3, 4)), 5).any()
+
+
+@pytest.mark.parametrize(
+    ("shape", "original", "match_rms_adamw"),
+    [((8, 8), 1.0, 0.2 * math.sqrt(8)), ((8, 32), 1.0, 0.2 * math.sqrt(32)), ((32, 8), 2.0, 0.2 * math.sqrt(32))],
+    ids=["square", "wide", "tall"],
+)
+def test_the_scale_of_a_step_follows_from_the_shape(
+    shape: tuple[int, int], original: float, match_rms_adamw: float
+) -> None:
+    assert muon_scale(MuonConfig(scale="original"), shape) == original
+    assert muon_scale(MuonConfig(scale="match_rms_adamw"), shape) == match_rms_adamw
+
+
+def test_a_step_matched_to_adamw_has_its_size_whatever_the_shape() -> None:
+    """The root mean square of a semi-orthogonal matrix is 1 / sqrt(max(rows, columns)), of AdamW's step about 0.2."""
+    moved = same_gradient(Muon(MuonConfig(), TABLE), random_arrays(1), 1)
+    for name in MATRICES:
+        assert np.sqrt((moved[name] ** 2).mean()) == pytest.approx(0.2 * LR, rel=0.3), name
+
+
+def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest() -> None:
+    assert sorted(orthogonalized(TABLE)) == sorted(MATRICES)
+    shared: dict[str, Any] = {"beta1": 0.8, "beta2": 0.95, "eps": 1e-4, "weight_decay": 0.1}
+    muon, adamw = trajectory(Muon(MuonConfig(**shared), TABLE)), trajectory(AdamW(AdamWConfig(**shared), TABLE))
+    for ours, theirs in zip(muon, adamw, strict=True):
+        assert list(ours) == list(TABLE)
+        assert {name for name in TABLE if not np.array_equal(ours[name], theirs[name])} == set(MATRICES)
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_muon_is_its_equations_for_one_matrix(nesterov: bool) -> None:
+    config = MuonConfig(momentum=0.8, nesterov=nesterov, lr_factor=3.0, weight_decay=0.1, scale="original", ns_steps=4)
+    name = "blocks.0.mlp.up_proj.weight"
+    p, m = random_arrays(0)[name], np.zeros((32, 8))
+    for t, point in enumerate(trajectory(Muon(config, TABLE)), start=1):
+        g = random_arrays(t, scale=math.exp((t - 1) % 3))[name]
+        m = 0.8 * m + 0.2 * g
+        u = 0.2 * g + 0.8 * m if nesterov else m
+        x = u.T / (np.linalg.norm(u) + 1e-7)
+        for _ in range(4):
+            a = x @ x.T
+            x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+        p = p * (1 - 3 * LR * 0.1) - 3 * LR * 2 * x.T
+        np.testing.assert_allclose(point[name], p, rtol=1e-10, atol=1e-12)
+
+
+def test_the_matrices_decay_at_their_own_rate() -> None:
+    zeros = {name: np.zeros(p.shape) for name, p in TABLE.items()}
+    config = MuonConfig(weight_decay=0.5, decay_groups=("matrix", "embed"), lr_factor=3.0)
+    before = random_arrays(0)
+    after = Muon(config, TABLE).update(before, zeros, LR)
+    for name, parameter in TABLE.items():
+        rate = 3 * LR if name in MATRICES else LR if parameter.group in ("matrix", "embed") else 0.0
+        np.testing.assert_allclose(after[name], (1 - 0.5 * rate) * before[name], rtol=1e-14, err_msg=name)
+
+
 @pytest.mark.parametrize("groups", [(), ("matrix",), ("bias", "norm"), ("matrix", "embed", "bias", "norm")])
-@pytest.mark.parametrize("cls", [AdamWConfig, KBetaConfig])
+@pytest.mark.parametrize("cls", [AdamWConfig, KBetaConfig, MuonConfig])
 def test_weight_decay_shrinks_its_groups_and_nothing_else(
-    cls: type[AdamWConfig | KBetaConfig], groups: tuple[DecayGroup, ...]
+    cls: type[AdamWConfig | KBetaConfig | MuonConfig], groups: tuple[DecayGroup, ...]
 ) -> None:
     zeros = {name: np.zeros(p.shape) for name, p in TABLE.items()}
     optimizer = reference_optimizer(cls(weight_decay=0.5, decay_groups=groups), TABLE)
@@ -180,7 +273,7 @@ def test_weight_decay_shrinks_its_groups_and_nothing_else(
 
 def test_an_update_leaves_the_arrays_it_was_given_alone() -> None:
     params, grads = random_arrays(0), random_arrays(1)
-    for config in (AdamWConfig(weight_decay=0.1), KBetaConfig(weight_decay=0.1)):
+    for config in (AdamWConfig(weight_decay=0.1), KBetaConfig(weight_decay=0.1), MuonConfig(weight_decay=0.1)):
         reference_optimizer(config, TABLE).update(params, grads, LR)
     assert all(
         np.array_equal(params[n], random_arrays(0)[n]) and np.array_equal(grads[n], random_arrays(1)[n]) for n in TABLE
@@ -203,3 +296,9 @@ def test_the_state_of_a_checkpoint_has_these_names_and_shapes(
     expected |= {f"{kind}.{name}": p.shape for kind in kinds for name, p in TABLE.items()}
     expected |= {f"{kind}.{bucket}": () for kind in ("grad_ema", "beta2_product") for bucket in buckets}
     assert state_shapes(config, TABLE) == expected
+
+
+def test_muon_keeps_no_second_moment_of_what_it_orthogonalizes() -> None:
+    expected: dict[str, tuple[int, ...]] = {"step": ()} | {f"m.{name}": p.shape for name, p in TABLE.items()}
+    expected |= {f"v.{name}": p.shape for name, p in TABLE.items() if name not in MATRICES}
+    assert state_shapes(MuonConfig(), TABLE) == expected

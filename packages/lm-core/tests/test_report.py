@@ -200,6 +200,20 @@ def test_unit_is_the_records(make_run: MakeRun, unit: str) -> None:
     assert ["Loss", "nats", unit.replace("_", " "), "step"] in list(cells(report(make_run(lines))))
 
 
+def test_bits_per_byte_comes_before_other_units_whatever_their_order(make_run: MakeRun) -> None:
+    lines = [evaluation(step, 2.0, bits_per_byte=0.7) for step in (1, 2)]
+    assert ["validation, best", "2.0000", "0.7000", "1"] in list(cells(report(make_run(lines))))
+
+
+def test_utilization_perplexity_and_norms_are_shown(make_run: MakeRun) -> None:
+    norms = {"weight_norm": {"embed": 3.0, "blocks.0": 2.0}, "activation_rms": {"blocks.0": 1.0}}
+    lines: list[Line] = [train(step, mfu=0.4123, **norms) for step in (1, 2, 3)]
+    page = report(make_run([*lines, evaluation(2, 2.0, perplexity=1234.5), evaluation(3, 3.0, perplexity=9999.0)]))
+    assert captions(page)[-3:] == ["Model FLOPs utilization", "Weight norm", "Activation RMS"]
+    assert ["Median model FLOPs utilization", "41.2%"] in list(cells(page))
+    assert ["Perplexity, best", "1,234.50"] in list(cells(page))
+
+
 @pytest.mark.parametrize(
     "torn", ['{"kind":"train","st', '{"kind":"tra{"kind":"eval","step":1}', "\x00\x00", "3", "[]", "\n"]
 )

@@ -1,13 +1,13 @@
 """Sampling: the filter against a plain reading of its definition, and texts that a seed fixes."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from lm_core.sampling import SamplingConfig, filtered, generate, uniform
+from lm_core.sampling import Generation, SamplingConfig, filtered, generate, uniform
 
 logits_lists = st.lists(st.floats(-20, 20).map(lambda x: round(x, 3)), min_size=1, max_size=12)
 samplings = st.builds(
@@ -82,6 +82,35 @@ def test_a_tiny_temperature_is_as_good_as_zero(temperature: float) -> None:
     assert filtered(np.array([1.0, 30.0, 2.0]), SamplingConfig(temperature=temperature)).tolist() == [0, 1, 0]
 
 
+@given(logits_lists, samplings, st.sets(st.integers(0, 11)), st.floats(0.2, 5))
+def test_a_penalty_divides_positive_logits_of_seen_ids_and_multiplies_the_others(
+    logits: list[float], config: SamplingConfig, ids: set[int], penalty: float
+) -> None:
+    seen = {i for i in ids if i < len(logits)}
+    changed = [(x / penalty if x > 0 else x * penalty) if i in seen else x for i, x in enumerate(logits)]
+    penalized = config.model_copy(update={"repetition_penalty": penalty})
+    np.testing.assert_array_equal(filtered(np.array(logits), penalized, seen), filtered(np.array(changed), config))
+
+
+def test_a_penalty_makes_what_was_said_less_likely_whatever_the_sign_of_its_logit() -> None:
+    for logits in (np.array([3.0, 2.0, 1.0]), np.array([-1.0, -2.0, -3.0])):
+        before = filtered(logits, SamplingConfig())
+        after = filtered(logits, SamplingConfig(repetition_penalty=2.0), {0})
+        assert after[0] < before[0]
+        assert after[1] > before[1]
+    greedy = SamplingConfig(temperature=0, repetition_penalty=2.0)
+    assert np.argmax(filtered(np.array([3.0, 2.0, 1.0]), greedy, {0})) == 1
+
+
+@given(logits_lists, samplings, st.sets(st.integers(0, 11)))
+def test_a_penalty_of_one_changes_nothing(logits: list[float], config: SamplingConfig, ids: set[int]) -> None:
+    given_logits = np.array(logits)
+    seen = {i for i in ids if i < len(logits)}
+    np.testing.assert_array_equal(filtered(given_logits, config, seen), filtered(given_logits, config))
+    filtered(given_logits, config.model_copy(update={"repetition_penalty": 3.0}), seen)
+    assert given_logits.tolist() == logits, "the logits that were given are left alone"
+
+
 def test_uniforms_lie_in_the_unit_interval_and_depend_on_seed_and_position() -> None:
     draws = np.array([uniform(seed, position) for seed in range(40) for position in range(100)])
     assert ((draws >= 0) & (draws < 1)).all()
@@ -93,48 +122,63 @@ def test_uniforms_lie_in_the_unit_interval_and_depend_on_seed_and_position() -> 
 
 
 class Hashing:
-    """A decoder whose next id depends on every id it has read, and on the uniform."""
+    """A decoder whose next ids depend on every id that the row has read, and on its uniform."""
 
-    def __init__(self, seq_len: int):
+    def __init__(self, seq_len: int, rows: int = 1):
         self.seq_len = seq_len
-        self.context: list[int] = []
+        self.contexts: list[list[int]] = [[] for _ in range(rows)]
         self.reads: list[list[int]] = []
+        self.seen: list[Collection[int]] = []
         self.asked = 0
+        self.kept: list[list[int]] = []
 
-    def prefill(self, ids: list[int]) -> None:
+    def prefill(self, row: int, ids: Sequence[int], seen: Collection[int]) -> None:
         assert 1 <= len(ids) <= self.seq_len
-        self.context = list(ids)
+        self.contexts[row] = list(ids)
         self.reads.append(list(ids))
+        self.seen.append(seen)
 
-    def next_id(self, uniform: float, sampling: SamplingConfig) -> int:
+    def next_ids(self, uniforms: Sequence[float], sampling: SamplingConfig) -> list[int]:
+        assert len(uniforms) == len(self.contexts)
         self.asked += 1
-        chosen = hash((tuple(self.context), round(uniform * 1e9))) % 1000
-        if self.room:
-            self.context.append(chosen)
+        return [self._next_id(row, uniform) for row, uniform in enumerate(uniforms)]
+
+    def _next_id(self, row: int, uniform: float) -> int:
+        chosen = hash((tuple(self.contexts[row]), round(uniform * 1e9))) % 1000
+        if self.room(row):
+            self.contexts[row].append(chosen)
         return chosen
 
-    @property
-    def room(self) -> int:
-        return self.seq_len - len(self.context)
+    def room(self, row: int) -> int:
+        return self.seq_len - len(self.contexts[row])
+
+    def keep(self, rows: Sequence[int]) -> None:
+        self.kept.append(list(rows))
+        self.contexts = [self.contexts[row] for row in rows]
 
 
-def continuation(prompt: Sequence[int], count: int, seq_len: int = 8, seed: int = 0) -> tuple[list[int], Hashing]:
+def continuation(
+    prompt: Sequence[int], count: int, seq_len: int = 8, seed: int = 0, config: SamplingConfig | None = None
+) -> tuple[list[int], Hashing]:
     decoder = Hashing(seq_len)
-    return list(generate(decoder, prompt, count, seq_len, seed, SamplingConfig())), decoder
+    return list(generate(decoder, prompt, count, seq_len, seed, config or SamplingConfig())), decoder
 
 
-@given(st.lists(st.integers(0, 99), min_size=1, max_size=30), st.integers(0, 30), st.integers(1, 12))
+prompts = st.lists(st.integers(0, 99), min_size=1, max_size=30)
+
+
+@given(prompts, st.integers(0, 30), st.integers(1, 12))
 def test_there_are_as_many_ids_as_asked_for_and_each_is_drawn_once(prompt: list[int], count: int, seq_len: int) -> None:
     ids, decoder = continuation(prompt, count, seq_len)
     assert len(ids) == decoder.asked == count
 
 
-@given(st.lists(st.integers(0, 99), min_size=1, max_size=30), st.integers(0, 40), st.integers(0, 40))
+@given(prompts, st.integers(0, 40), st.integers(0, 40))
 def test_a_shorter_continuation_is_the_beginning_of_a_longer_one(prompt: list[int], short: int, more: int) -> None:
     assert continuation(prompt, short)[0] == continuation(prompt, short + more)[0][:short]
 
 
-@given(st.lists(st.integers(0, 99), min_size=1, max_size=30), st.integers(1, 40), st.integers(1, 12))
+@given(prompts, st.integers(1, 40), st.integers(1, 12))
 def test_the_decoder_always_reads_the_text_so_far_from_some_recent_place_on(
     prompt: list[int], count: int, seq_len: int
 ) -> None:
@@ -144,8 +188,10 @@ def test_the_decoder_always_reads_the_text_so_far_from_some_recent_place_on(
     for read in decoder.reads[1:]:
         assert len(read) == min(max(1, seq_len // 2), len(text))
         assert any(text[i : i + len(read)] == read for i in range(len(text)))
-    seen = decoder.context
-    assert seen in (text[-len(seen) :], text[-len(seen) - 1 : -1]), "the last id is read only where there is room"
+    context = decoder.contexts[0]
+    assert context in (text[-len(context) :], text[-len(context) - 1 : -1]), (
+        "the last id is read only where there is room"
+    )
 
 
 def test_a_long_prompt_is_cropped_to_its_end_and_past_the_context_the_last_half_is_read_again() -> None:
@@ -164,3 +210,64 @@ def test_ids_come_one_at_a_time() -> None:
     stream = generate(decoder, [1], 10**9, 8, 0, SamplingConfig())
     next(stream)
     assert decoder.asked == 1
+
+
+def test_the_decoder_is_told_what_the_whole_text_holds_only_for_a_penalty() -> None:
+    assert continuation(range(100), 12)[1].seen == [()] * 4
+    ids, decoder = continuation(range(100), 12, config=SamplingConfig(repetition_penalty=1.1))
+    text = [*range(100), *ids]
+    assert decoder.seen == [set(text[:length]) for length in (100, 101, 105, 109)]
+
+
+# Several rows
+
+several = st.lists(prompts, min_size=1, max_size=4)
+
+
+def generation(texts: Sequence[Sequence[int]], seq_len: int, seed: int = 0) -> tuple[Generation, Hashing]:
+    decoder = Hashing(seq_len, len(texts))
+    return Generation(decoder, texts, seq_len, seed, SamplingConfig()), decoder
+
+
+@given(several, st.integers(0, 25), st.integers(1, 12), st.integers(0, 9), st.data())
+def test_a_row_gets_what_it_would_get_alone_with_its_seed_whenever_the_others_end(
+    texts: list[list[int]], count: int, seq_len: int, seed: int, data: st.DataObject
+) -> None:
+    ends = [data.draw(st.integers(0, count)) for _ in texts]
+    together, decoder = generation(texts, seq_len, seed)
+    for position in range(count):
+        together.end({row for row, end in enumerate(ends) if end == position})
+        active = [row for row, end in enumerate(ends) if end > position]
+        assert together.active == active
+        if not active:
+            break
+        assert list(together.step()) == active
+        assert len(decoder.contexts) == len(active), "a row that has ended is not asked again"
+    for row, (prompt, end) in enumerate(zip(texts, ends, strict=True)):
+        assert together.ids[row] == [*prompt, *continuation(prompt, end, seq_len, seed + row)[0]]
+
+
+def test_a_step_gives_each_active_row_its_new_id() -> None:
+    together, _ = generation([[1], [2], [3]], 8)
+    drawn = together.step()
+    assert drawn == {row: together.ids[row][-1] for row in range(3)}
+    assert [len(ids) for ids in together.ids] == [2, 2, 2]
+
+
+def test_the_decoder_drops_ended_rows_by_their_place_among_those_left() -> None:
+    together, decoder = generation([[1], [2], [3], [4]], 8)
+    together.end({1})
+    together.end({1})
+    together.end(set())
+    together.end({0, 3})
+    assert together.active == [2]
+    assert decoder.kept == [[0, 2, 3], [1]]
+    together.end({2})
+    assert together.active == []
+    assert decoder.kept == [[0, 2, 3], [1]], "the last rows need not be dropped"
+
+
+def test_the_prompts_are_left_alone() -> None:
+    texts = [[1, 2], [3]]
+    generation(texts, 8)[0].step()
+    assert texts == [[1, 2], [3]]

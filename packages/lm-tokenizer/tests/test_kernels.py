@@ -87,6 +87,7 @@ def test_a_text_is_cut_only_where_its_pieces_end(name: str) -> None:
 
     @settings(max_examples=200, deadline=None)
     @given(texts, st.integers(1, 40))
+    @example("1\x85  ", 2)  # white space of two bytes, of which the search begins at the second
     def check(text: str, size: int) -> None:
         data = text.encode()
         ends = list(safe_ends(data, size, name))

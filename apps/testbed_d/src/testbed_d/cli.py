@@ -22,7 +22,8 @@ from lm_core.run.files import write_whole
 from lm_core.run.folder import RunFolder
 from lm_core.run.interrupts import Interrupts
 from lm_core.run.log import RunLog
-from lm_core.run.loop import Run, RunState, train
+from lm_core.run.loop import Run, train
+from lm_core.run.state import RunState
 from lm_core.sampling import SamplingConfig, generate
 from lm_core.schedules import learning_rate
 from testbed_d.flags import Flags
@@ -125,32 +126,25 @@ def _train(
     state: RunState,
     interrupts: Interrupts,
 ) -> RunState:
-    log = RunLog(folder.metrics, state.step, workload.loop.max_steps)
-    try:
-        facts = {
-            "model": workload.model.model_dump(mode="json"),
-            "optimizer": workload.optimizer.model_dump(mode="json"),
-            "vocabulary": workload.vocabulary.characters,
-            "text": workload.text_sha1,
-        }
-        rate = partial(learning_rate, workload.schedule)
-        return train(
-            Run(
-                trainer,
-                workload.batches,
-                workload.eval_batch,
-                rate,
-                workload.loop,
-                log,
-                checkpoints,
-                facts,
-                "bits_per_char",
-            ),
-            state,
-            interrupts,
+    facts = {
+        "model": workload.model.model_dump(mode="json"),
+        "optimizer": workload.optimizer.model_dump(mode="json"),
+        "vocabulary": workload.vocabulary.characters,
+        "text": workload.text_sha1,
+    }
+    with RunLog(folder.metrics, state.step, workload.loop.max_steps) as log:
+        run = Run(
+            trainer=trainer,
+            batches=workload.batches,
+            evaluation=[workload.eval_batch],
+            learning_rate=partial(learning_rate, workload.schedule),
+            config=workload.loop,
+            log=log,
+            checkpoints=checkpoints,
+            facts=facts,
+            bits_name="bits_per_char",
         )
-    finally:
-        log.close()
+        return train(run, state, interrupts)
 
 
 def _finish(trainer: Trainer, workload: Workload, folder: RunFolder, flags: Flags, state: RunState) -> None:

@@ -12,7 +12,7 @@ from lm_core.data.batches import Batch, LengthRule, RandomWindows, frozen_batch
 from lm_core.data.corpus import read_text, split, standard_library_text
 from lm_core.data.vocabulary import CharVocabulary
 from lm_core.errors import UserError
-from lm_core.run.loop import LoopConfig
+from lm_core.run.state import LoopConfig
 from lm_core.schedules import ScheduleConfig, parse_piecewise
 from testbed_d.flags import Flags
 

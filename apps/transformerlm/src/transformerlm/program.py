@@ -28,16 +28,22 @@ class ProgramConfig(Config):
 C = TypeVar("C", bound=ProgramConfig)
 
 
-def run_program(cls: type[C], name: str, action: Callable[[C], None], argv: Sequence[str] | None = None) -> int:
-    """Do `action` with the config of the command line; returns the exit code."""
+def run_program(
+    cls: type[C],
+    name: str,
+    action: Callable[[C], int | None],
+    argv: Sequence[str] | None = None,
+    parse: Callable[[type[C], str, Sequence[str]], C] = parse_flags,
+) -> int:
+    """Do `action` with the config of the command line, as `parse` reads it; returns the exit code."""
 
-    def main() -> None:
-        config = parse_flags(cls, name, sys.argv[1:] if argv is None else argv)
+    def main() -> int | None:
+        config = parse(cls, name, sys.argv[1:] if argv is None else argv)
         if config.print_config:
             print(config.resolved(), end="")
-            return
+            return None
         try:
-            action(config)
+            return action(config)
         except TokenizerError as error:
             raise UserError(str(error)) from error
 

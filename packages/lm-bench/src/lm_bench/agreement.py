@@ -25,8 +25,10 @@ class Agreement:
     tolerance: float
 
 
-def agreement(ours: Sequence[float], bare: Sequence[float], tolerance: float) -> Agreement:
-    """Compare two loss sequences.
+def agreement(
+    ours: Sequence[float], bare: Sequence[float], tolerance: float, whose: str = "the bare loop's"
+) -> Agreement:
+    """Compare two loss sequences, the second of which is `whose`.
 
     Raises:
         NotSameModelError: when they differ by more than `tolerance` at some step (a NaN differs), naming the first.
@@ -34,6 +36,6 @@ def agreement(ours: Sequence[float], bare: Sequence[float], tolerance: float) ->
     worst = 0.0
     for i, (a, b) in enumerate(zip(ours, bare, strict=True), 1):
         if not abs(a - b) <= tolerance:
-            raise NotSameModelError(f"step {i}: our loss is {a:.6f}, the bare loop's {b:.6f}: not the same model")
+            raise NotSameModelError(f"step {i}: our loss is {a:.6f}, {whose} {b:.6f}: not the same model")
         worst = max(worst, abs(a - b))
     return Agreement(len(ours), ours[0], ours[-1], worst, tolerance)

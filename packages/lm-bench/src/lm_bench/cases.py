@@ -17,17 +17,24 @@ TOKENS = 50_000
 
 @dataclass(frozen=True)
 class Case:
-    """One workload; every batch is [batch_size, model.seq_len]."""
+    """One workload; every batch is [batch_size, length]."""
 
     name: str
     model: ModelConfig
     optimizer: AdamWConfig
     batch_size: int
     lr: float
+    window: int | None = None
+    """Tokens in a row, where they are fewer than the model takes."""
+
+    @property
+    def length(self) -> int:
+        """T of every batch."""
+        return self.window or self.model.seq_len
 
     def batches(self, count: int) -> list[Batch]:
         """The first `count` batches, the same on every call."""
-        length = LengthRule(self.model.seq_len, self.model.seq_len)
+        length = LengthRule(self.length, self.length)
         windows = RandomWindows(random_walk(self.model.vocab_size), self.batch_size, length, SEED)
         return [windows.batch(step) for step in range(1, count + 1)]
 

@@ -4,18 +4,24 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any, get_args
 
 from lm_bench.cases import CASES
 from lm_bench.corpora import build
 from lm_bench.environment import Environment, load_average, observe
-from lm_bench.flags import CorpusFlags, StepFlags, TokenizerFlags
+from lm_bench.flags import CorpusFlags, InferFlags, StepFlags, TokenizerFlags, TrainFlags
+from lm_bench.infer.measurement import measure as measure_inference
+from lm_bench.infer.report import infer_report
 from lm_bench.sides import BackendName
 from lm_bench.step import StepResult, measure_memory, measure_times
 from lm_bench.table import proof, step_table
 from lm_bench.tokenizer.libraries import LIBRARIES, OURS, describe, installed
 from lm_bench.tokenizer.measurement import measure
 from lm_bench.tokenizer.report import tokenizer_report
+from lm_bench.train.measurement import measure as measure_training
+from lm_bench.train.report import train_report
 from lm_core.backend import load_backend
 from lm_core.cli import parse_flags
 from lm_core.config import Config, StepConfig
@@ -74,6 +80,28 @@ def step(argv: Sequence[str]) -> None:
     print(*map(proof, results), sep="\n")
 
 
+def train(argv: Sequence[str]) -> None:
+    """`lm-bench train`."""
+    flags = parse_flags(TrainFlags, f"{PROGRAM} train", _words(argv))
+    environment = _torch_environment(flags)
+    results = measure_training(flags, _say)
+    if flags.output == "json":
+        _print_json("train", flags, environment, asdict(results))
+        return
+    print(environment.line, train_report(results, flags), sep="\n")
+
+
+def infer(argv: Sequence[str]) -> None:
+    """`lm-bench infer`."""
+    flags = parse_flags(InferFlags, f"{PROGRAM} infer", _words(argv))
+    environment = _torch_environment(flags)
+    results = measure_inference(flags, _say)
+    if flags.output == "json":
+        _print_json("infer", flags, environment, asdict(results))
+        return
+    print(environment.line, infer_report(results, flags), sep="\n")
+
+
 def tokenizer(argv: Sequence[str]) -> None:
     """`lm-bench tokenizer`."""
     flags = parse_flags(TokenizerFlags, f"{PROGRAM} tokenizer", _words(argv))
@@ -98,6 +126,16 @@ def _step_result(backend: BackendName, case: str, config: StepConfig, flags: Ste
     return StepResult(case, backend, measure_times(backend, CASES[case], config, flags.rounds, flags.steps), memory)
 
 
+def _torch_environment(flags: TrainFlags | InferFlags) -> Environment:
+    """This machine, with torch, and transformers where it is installed."""
+    load = load_average()
+    step = StepConfig(dtype=flags.dtype, compile=flags.compile, device=flags.device)
+    frameworks = {"torch": load_backend("torch").describe(step)}
+    if find_spec("transformers"):
+        frameworks["transformers"] = f"transformers {version('transformers')}"
+    return observe(frameworks, load)
+
+
 def _words(argv: Sequence[str]) -> list[str]:
     return ["--output=json" if word == "--json" else word for word in argv]
 
@@ -118,6 +156,11 @@ def _say(text: str) -> None:
 
 COMMANDS: Mapping[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "step": (step, "time and memory of a training step against a bare loop of the same model"),
+    "train": (
+        train,
+        "training against a plain PyTorch loop and Hugging Face: speed, memory, the loop's cost, convergence",
+    ),
+    "infer": (infer, "greedy decoding against Hugging Face's generate: tokens per second, latency, share of bandwidth"),
     "tokenizer": (tokenizer, "our tokenizer against other libraries: training, encoding, decoding, start-up"),
     "corpus": (corpus, "one text file of a given size out of the texts at hand"),
 }

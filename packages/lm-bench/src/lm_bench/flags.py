@@ -26,6 +26,73 @@ class StepFlags(Config):
     """What to print on stdout; --json is short for --output json."""
     memory: bool = True
     """Measure peak memory too, each side in a process of its own."""
+    config: str = ""
+    """TOML file with any of these; flags on the command line win."""
+
+
+TrainCase = Literal["nanogpt-char", "gpt2-124m"]
+TrainPart = Literal["forward_backward", "step", "memory", "loop", "convergence"]
+TrainPeer = Literal["plain", "plain-fused", "huggingface"]
+
+
+class TrainFlags(Config):
+    """Train with our backend, with a plain PyTorch loop and with Hugging Face's GPT-2, interleaved in one run."""
+
+    cases: tuple[TrainCase, ...] = get_args(TrainCase)
+    """Which models."""
+    parts: tuple[TrainPart, ...] = ("forward_backward", "step", "memory", "loop")
+    """What to measure; convergence needs a text."""
+    peers: tuple[TrainPeer, ...] = ("plain", "huggingface")
+    """Against what; plain-fused is the plain loop with AdamW(fused=True). One that is not installed is left out."""
+    dtype: Dtype = "float32"
+    """Type of our activations. With bfloat16 every peer runs twice: in float32, and under bfloat16 autocast."""
+    compile: bool = False
+    """Let torch compile every side."""
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    """auto: CUDA if there is one."""
+    batch_size: int = Field(0, ge=0)
+    """Rows per step; 0: the case's own."""
+    seq_len: int = Field(0, ge=0)
+    """Tokens per row; 0: the case's own."""
+    rounds: int = Field(7, gt=0)
+    """Rounds; each times one block of every side, and gives one ratio for each peer."""
+    steps: int = Field(0, ge=0)
+    """Steps per block; 0: the case's own."""
+    loop_steps: int = Field(200, gt=0, multiple_of=100)
+    """loop: steps per block; a checkpoint is written every 100."""
+    text: str = ""
+    """convergence: UTF-8 text, of which the last tenth is for validation."""
+    iterations: int = Field(2000, ge=20)
+    """convergence: steps to train."""
+    output: Literal["table", "json"] = "table"
+    """What to print on stdout; --json is short for --output json."""
+    config: str = ""
+    """TOML file with any of these; flags on the command line win."""
+
+
+class InferFlags(Config):
+    """Decode greedily with our KV cache and with Hugging Face's `generate`, interleaved in one run."""
+
+    cases: tuple[TrainCase, ...] = get_args(TrainCase)
+    """Which models."""
+    rows: tuple[int, ...] = (1,)
+    """How many texts at once; each number is measured on its own."""
+    tokens: int = Field(128, gt=1)
+    """Ids to decode after the prompt."""
+    prompt_tokens: int = Field(32, gt=0)
+    """Ids in the prompt."""
+    rounds: int = Field(7, gt=0)
+    """Rounds; each decodes once with either side, and gives one ratio."""
+    dtype: Dtype = "float32"
+    """Type of weights and activations while decoding, on both sides."""
+    compile: bool = False
+    """Let torch compile our decoding step; theirs gets a static cache, with which it compiles itself on a GPU."""
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    """auto: CUDA if there is one."""
+    output: Literal["table", "json"] = "table"
+    """What to print on stdout; --json is short for --output json."""
+    config: str = ""
+    """TOML file with any of these; flags on the command line win."""
 
 
 Part = Literal["train", "encode", "decode", "start", "linear", "pathological"]
@@ -59,6 +126,8 @@ class TokenizerFlags(Config):
     """Bytes of the corpus that the slow libraries are timed on; all of it is encoded once, to compare the ids."""
     output: Literal["table", "json"] = "table"
     """What to print on stdout; --json is short for --output json."""
+    config: str = ""
+    """TOML file with any of these; flags on the command line win."""
 
 
 class CorpusFlags(Config):
@@ -72,3 +141,5 @@ class CorpusFlags(Config):
     """Files, and folders to look through."""
     suffixes: tuple[str, ...] = (".txt", ".md", ".rst", ".html")
     """Which files of a folder to take, by the ends of their names. HTML loses its tags."""
+    config: str = ""
+    """TOML file with any of these; flags on the command line win."""

@@ -20,13 +20,14 @@ def step_table(results: Sequence[StepResult]) -> str:
             result.backend,
             f"{times.ours_ms.median:.2f}",
             f"{times.bare_ms.median:.2f}",
-            _with_quartiles(times.ratio),
+            with_quartiles(times.ratio),
         )
         rows.append(row + _memory_cells(result) if with_memory else row)
     return aligned(rows)
 
 
-def _with_quartiles(q: Quartiles) -> str:
+def with_quartiles(q: Quartiles) -> str:
+    """A median between its quartiles."""
     return f"{q.median:.3f} ({q.low:.3f}-{q.high:.3f})"
 
 

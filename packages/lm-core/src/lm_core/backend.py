@@ -38,6 +38,9 @@ class Trainer(Protocol):
     def logits(self, inputs: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """[B, T] ids -> [B, T, V], without dropout."""
 
+    def forward_backward(self, batch: Batch) -> SupportsFloat:
+        """Loss of the next step, lazy, with its gradients left on the device: what a benchmark times."""
+
     def gradients(self, batch: Batch) -> tuple[float, dict[str, NDArray[np.float32]]]:
         """Loss and unclipped gradients of the next step, without taking it."""
 
@@ -50,8 +53,11 @@ class Trainer(Protocol):
     def load(self, weights: NumpyArrays, optimizer_state: NumpyArrays | None = None) -> None:
         """Replace the parameters and, if given, the optimizer's state."""
 
-    def decoder(self) -> Decoder:
-        """A fresh decoder over the current weights."""
+    def activation_norms(self, batch: Batch) -> dict[str, float]:
+        """Root mean square of the residual stream after each block ("blocks.0", ...), without dropout."""
+
+    def decoder(self, rows: int = 1, vocab_size: int | None = None) -> Decoder:
+        """A fresh decoder of `rows` texts over the current weights; only ids below `vocab_size` are ever drawn."""
 
 
 class Backend(Protocol):
@@ -63,6 +69,14 @@ class Backend(Protocol):
         self, model: ModelConfig, optimizer: OptimizerConfig, step: StepConfig, weights: NumpyArrays, seed: int
     ) -> Trainer:
         """A trainer that starts from `weights`; `seed` keys the dropout masks."""
+
+    def decoder(
+        self, model: ModelConfig, step: StepConfig, weights: NumpyArrays, rows: int = 1, vocab_size: int | None = None
+    ) -> Decoder:
+        """A decoder without a trainer, see `Trainer.decoder`; `step.compile` compiles it where that can be done."""
+
+    def peak_flops(self, step: StepConfig) -> float | None:
+        """Dense matrix operations per second that the maker states for the device and type; None if not known."""
 
     def describe(self, step: StepConfig) -> str:
         """One line on the device, the version and the threads, for the log."""

@@ -57,31 +57,63 @@ def read_toml(path: str | Path) -> dict[str, Any]:
 def complaint(cls: type[BaseModel], error: ValidationError, where: str) -> str:
     """The first of pydantic's complaints as one line, with a did-you-mean for an unknown key."""
     first = error.errors()[0]
-    path = ".".join(str(part) for part in first["loc"])
-    if first["type"] != "extra_forbidden":
-        message = first["msg"].removeprefix("Value error, ")
-        return f"{where}: {path}: {message}" if path else f"{where}: {message}"
-    known = _keys_at(cls, first["loc"][:-1])
-    near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(sorted(known))}"
-    return f"{where}: unknown key {path!r}; {hint}"
+    keys, models = _look_up(cls, first["loc"])
+    path = ".".join(keys)
+    match first["type"]:
+        case "extra_forbidden":
+            return f"{where}: unknown key {path!r}; {_hint(keys[-1], models)}"
+        case "union_tag_invalid":
+            return f"{where}: {path}.name: {first['ctx']['tag']!r} is not one of {first['ctx']['expected_tags']}"
+        case "union_tag_not_found":
+            return f"{where}: {path}.name is missing: it is one of {', '.join(repr(tag_of(m)) for m in models)}"
+        case "model_type" | "model_attributes_type" | "dict_type":
+            message = "this is a table of keys, not a value"
+        case _:
+            message = first["msg"].removeprefix("Value error, ")
+    return f"{where}: {path}: {message}" if path else f"{where}: {message}"
 
 
-def _keys_at(cls: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
-    """The keys that the config nested at `path` takes (union members and tags in the path are looked through)."""
-    for part in path:
-        if part not in cls.model_fields:
-            continue
-        annotation = cls.model_fields[str(part)].annotation
-        choices = [annotation, *get_args(annotation)]
-        models = [c for c in choices if isinstance(c, type) and issubclass(c, BaseModel)]
-        cls = next((m for m in models if _tag(m) in path), models[0]) if models else cls
-    return list(cls.model_fields)
+def members_of(annotation: Any) -> list[type[BaseModel]]:
+    """The configs that a field may hold: one, several told apart by their `name`, or none for a plain value."""
+    choices = [annotation, *get_args(annotation)]
+    return [choice for choice in choices if isinstance(choice, type) and issubclass(choice, BaseModel)]
 
 
-def _tag(model: type[BaseModel]) -> Any:
+def tag_of(model: type[BaseModel]) -> Any:
+    """The `name` by which a config is told from the others of its union."""
     field = model.model_fields.get("name")
     return field.default if field else None
+
+
+def _look_up(cls: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[list[str], list[type[BaseModel]]]:
+    """The keys of a place as a person writes them, and the configs that the last table on the way may be.
+
+    Pydantic puts the tag of a union's member among the keys. The member that it names comes first.
+    """
+    keys: list[str] = []
+    models: list[type[BaseModel]] = [cls]
+    at_union = False
+    for part in loc:
+        chosen = [model for model in models if tag_of(model) == part]
+        if at_union and chosen:
+            models = chosen + [model for model in models if model not in chosen]
+            at_union = False
+            continue
+        keys.append(str(part))
+        field = models[0].model_fields.get(str(part)) if models else None
+        if field and (inside := members_of(field.annotation)):
+            models, at_union = inside, len(inside) > 1
+    return keys, models
+
+
+def _hint(key: str, models: list[type[BaseModel]]) -> str:
+    """What may have been meant by an unknown key of the first of `models`; the others are its union's members."""
+    known = list(models[0].model_fields)
+    owner = next((tag_of(model) for model in models[1:] if key in model.model_fields), None)
+    if owner:
+        return f"it belongs to name = {owner!r}, and name is {tag_of(models[0])!r}"
+    near = difflib.get_close_matches(key, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(sorted(known))}"
 
 
 class ModelConfig(Config):
@@ -216,14 +248,43 @@ class KBetaConfig(Config):
         return self
 
 
-OptimizerConfig = AdamWConfig | KBetaConfig
+class MuonConfig(Config):
+    """Muon (Jordan et al. 2024) for the matrices of the blocks, AdamW for everything else."""
+
+    name: Literal["muon"] = "muon"
+    """Which optimizer this is."""
+    momentum: float = Field(0.95, ge=0, lt=1)
+    """Decay of the gradient average of the block matrices."""
+    nesterov: bool = True
+    """Look one step ahead along the average."""
+    ns_steps: int = Field(5, gt=0)
+    """Newton-Schulz iterations that make the average's singular values about 1."""
+    scale: Literal["match_rms_adamw", "original"] = "match_rms_adamw"
+    """Size of a step: AdamW's, 0.2 sqrt(max(rows, columns)), or Muon's first, sqrt(max(1, rows / columns))."""
+    lr_factor: float = Field(1.0, gt=0)
+    """The block matrices' learning rate, as a factor of the schedule's; the rest takes the schedule's."""
+    beta1: float = Field(0.9, ge=0, lt=1)
+    """AdamW's decay of the gradient average."""
+    beta2: float = Field(0.999, ge=0, lt=1)
+    """AdamW's decay of the squared-gradient average."""
+    eps: float = Field(1e-8, gt=0)
+    """AdamW's addition to the root of the second moment."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Decoupled: p <- p (1 - rate weight_decay) before the update, with the rate of the parameter."""
+    decay_groups: tuple[DecayGroup, ...] = ("matrix",)
+    """Which parameter groups decay."""
+
+
+OptimizerConfig = AdamWConfig | KBetaConfig | MuonConfig
 
 
 class StepConfig(Config):
-    """How a backend executes the training step; none of it changes what is computed, but for rounding."""
+    """How a backend executes the model and the training step; none of it changes what is computed, but for rounding."""
 
     dtype: Dtype = "float32"
     """Type of activations and matrix products; parameters and optimizer state are float32 always."""
+    kernels: Literal["fused", "scratch"] = "fused"
+    """The framework's fused kernels, or the same operations spelled out (`scratch.py` of either backend)."""
     compile: bool = False
     """Let the framework compile the step."""
     varying_length: bool = False

@@ -24,16 +24,30 @@ Kourkoutas-beta (arXiv 2508.12996v2; the `kbeta` package), per bucket:
     exact: c1 as before, c2 = 1 - the product of the beta2 this bucket has used.
   A steady gradient norm has r = 1, so beta2 sits in the middle of its range, not at beta2_max.
 
-State, by name, in checkpoints of either backend: `step`; `m.{parameter}`, `v.{parameter}`, `v_max.{parameter}`;
-`grad_ema.{bucket}`, `beta2_product.{bucket}`. All float32 but `step`, an int64.
+Muon (Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"), per matrix of a block:
+    m <- momentum m + (1 - momentum) g        u = (1 - momentum) g + momentum m if nesterov, else m
+    X = u / (|u| + 1e-7), transposed if it has more rows than columns;    ns_steps times:
+        A = X X^T    X <- a X + (b A + c A A) X    with (a, b, c) = (3.4445, -4.7750, 2.0315)
+    p <- p - lr lr_factor s X, transposed back
+    s = 0.2 sqrt(max(rows, columns)) for match_rms_adamw (Liu et al. 2025, arXiv 2502.16982, equation 4),
+    sqrt(max(1, rows / columns)) for original.
+  What is not a matrix of a block (embeddings, head, norms, biases) takes AdamW's step with bias correction. Weight
+  decay comes first, as everywhere, with the rate of the parameter: lr lr_factor for the matrices of the blocks.
+
+State, by name, in checkpoints of either backend: `step`; `m.{parameter}`; `v.{parameter}`, but for
+what Muon orthogonalizes; `v_max.{parameter}`; `grad_ema.{bucket}`, `beta2_product.{bucket}`. All float32 but `step`,
+an int64.
 """
 
+import math
 from collections.abc import Mapping
 
-from lm_core.config import DecayGroup, KBetaConfig, OptimizerConfig
+from lm_core.config import DecayGroup, KBetaConfig, MuonConfig, OptimizerConfig
 from lm_core.model.parameters import Table
 
 GLOBAL_BUCKET = "all"
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+"""Muon's quintic: its slope at 0 is as steep as it can be while values near 1 stay within about 0.7 and 1.2."""
 
 
 def bucket_of(config: KBetaConfig, table: Table) -> dict[str, str]:
@@ -63,15 +77,28 @@ def keeps_v_max(config: KBetaConfig) -> bool:
     return config.decay is not None or config.max_ratio is not None
 
 
+def orthogonalized(table: Table) -> list[str]:
+    """The parameters that Muon takes: the matrices of the blocks."""
+    return [name for name, p in table.items() if p.group == "matrix" and name.startswith("blocks.")]
+
+
+def muon_scale(config: MuonConfig, shape: tuple[int, ...]) -> float:
+    """s of the specification for a matrix of [rows, columns]."""
+    rows, columns = shape
+    if config.scale == "original":
+        return math.sqrt(max(1.0, rows / columns))
+    return 0.2 * math.sqrt(max(rows, columns))
+
+
 def state_shapes(config: OptimizerConfig, table: Table) -> dict[str, tuple[int, ...]]:
     """Name and shape of every array of the optimizer's state, as a checkpoint holds them."""
     shapes: dict[str, tuple[int, ...]] = {"step": ()}
-    kinds = ["m", "v"]
-    if isinstance(config, KBetaConfig) and keeps_v_max(config):
-        kinds.append("v_max")
-    for kind in kinds:
-        shapes |= {f"{kind}.{name}": parameter.shape for name, parameter in table.items()}
+    without_v = set(orthogonalized(table)) if isinstance(config, MuonConfig) else set()
+    shapes |= {f"m.{name}": parameter.shape for name, parameter in table.items()}
+    shapes |= {f"v.{name}": parameter.shape for name, parameter in table.items() if name not in without_v}
     if isinstance(config, KBetaConfig):
+        if keeps_v_max(config):
+            shapes |= {f"v_max.{name}": parameter.shape for name, parameter in table.items()}
         for bucket in members(bucket_of(config, table)):
             shapes[f"grad_ema.{bucket}"] = ()
             shapes[f"beta2_product.{bucket}"] = ()

@@ -79,7 +79,7 @@ pre { max-height: 32rem; overflow: auto; white-space: pre-wrap; overflow-wrap: a
 
 @dataclass(frozen=True)
 class History:
-    """What metrics.jsonl says, by step; `unit` is the key of the loss in bits, as in "bits_per_char"."""
+    """What metrics.jsonl says, by step; `unit` is the key of the loss in bits: "bits_per_byte" where there is one."""
 
     train: list[Record]
     evals: list[Record]
@@ -116,8 +116,9 @@ def read_run(path: Path) -> History:
     train, evals = ([r for r in ordered if r["kind"] == kind] for kind in KINDS)
     if not train and not evals:
         raise UserError(f"{path}: no training or validation record in it; let the run reach its first log line")
-    units = [key for record in train + evals for key in record if key.startswith("bits_per_")]
-    return History(train, evals, units[0] if units else "bits")
+    units = dict.fromkeys(key for record in train + evals for key in record if key.startswith("bits_per_"))
+    # Per byte first: it alone does not depend on the tokenizer.
+    return History(train, evals, min(units, key=lambda unit: unit != "bits_per_byte", default="bits"))
 
 
 def _records(path: Path) -> Iterator[Record]:
@@ -173,11 +174,14 @@ def _summary(run: History) -> str:
     rows += [["Training time", _duration(clock[-1])] for clock in _series(both, "seconds")[1].values()]
     speeds = _series(run.train, "tokens_per_second")[1].values()
     rows += [["Median tokens/s", f"{np.median(speed):,.0f}"] for speed in speeds]
+    use = _series(run.train, "mfu")[1].values()
+    rows += [["Median model FLOPs utilization", f"{np.median(part):.1%}"] for part in use]
     rows += [["Loss", "nats", run.unit.replace("_", " "), "step"]]
     best = sorted(evals, key=lambda record: record["loss_nats"])
     picked = {"first": evals[:1], "best": best[:1], "last": evals[-1:]}
     rows += [[f"validation, {name}", *_loss_cells(r, run.unit)] for name, records in picked.items() for r in records]
     rows += [["training, last", *_loss_cells(r, run.unit)] for r in train[-1:]]
+    rows += [["Perplexity, best", f"{r['perplexity']:,.2f}"] for r in best[:1] if _is_number(r.get("perplexity"))]
     lines = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows]
     return f"<div><table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table></div>"
 
@@ -202,6 +206,9 @@ def _figures(run: History) -> list[str]:
         _figure_of(run, "grad_norm", "Gradient norm", _wide_ranging),
         _figure_of(run, "beta2", "beta2"),
         _figure_of(run, "sunspike", "Sunspike"),
+        _figure_of(run, "mfu", "Model FLOPs utilization", _from_zero),
+        _figure_of(run, "weight_norm", "Weight norm", _wide_ranging),
+        _figure_of(run, "activation_rms", "Activation RMS", _wide_ranging),
     ]
 
 

@@ -1,11 +1,14 @@
 """Sampling: the uniforms come from the host, keyed by (seed, position); the filter runs on the device.
 
-So a seed and a prompt give the same text on every backend. The filter, in this order: temperature, top-k, top-p, min-p,
-on the probabilities sorted from the largest (ties by id); then the inverse CDF at the uniform. At least one id always
-stays. Sources: top-p, Holtzman et al. 2020; min-p, Nguyen et al. 2024.
+So a seed and a prompt give the same text on every backend. The filter, in this order: repetition penalty, temperature,
+top-k, top-p, min-p, on the probabilities sorted from the largest (ties by id); then the inverse CDF at the uniform. At
+least one id always stays. Sources: repetition penalty, Keskar et al. 2019 (section 4.1); top-p, Holtzman et al. 2020;
+min-p, Nguyen et al. 2024.
+
+    prompts -> decoder.prefill, row by row -> decoder.next_ids, all rows at once -> ids -> ...
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -27,25 +30,38 @@ class SamplingConfig(Config):
     """Keep the fewest ids whose probabilities reach p."""
     min_p: float = Field(0.0, ge=0, le=1)
     """Keep ids at least this fraction as likely as the most likely one."""
+    repetition_penalty: float = Field(1.0, gt=0)
+    """Divides the logits of ids that the text already holds where they are positive, else multiplies them."""
 
 
 class Decoder(Protocol):
-    """One sequence being continued, with a KV cache."""
+    """Rows of ids being continued, each with its part of a KV cache and a length of its own."""
 
-    def prefill(self, ids: list[int]) -> None:
-        """Forget what was there and read `ids` (1 <= len(ids) <= seq_len)."""
+    def prefill(self, row: int, ids: Sequence[int], seen: Collection[int]) -> None:
+        """Forget what was in `row` and read `ids` (1 <= len(ids) <= seq_len).
 
-    def next_id(self, uniform: float, sampling: SamplingConfig) -> int:
-        """Draw the next id from the logits at hand by inverse CDF at `uniform`, and read it if there is room."""
+        `seen` are the distinct ids of the whole text so far, for the repetition penalty: `ids` may be only its end.
+        """
 
-    @property
-    def room(self) -> int:
-        """How many more ids fit before the model's `seq_len` is full."""
+    def next_ids(self, uniforms: Sequence[float], sampling: SamplingConfig) -> list[int]:
+        """Draw every row's next id by inverse CDF at the row's uniform, and read it where there is room."""
+
+    def room(self, row: int) -> int:
+        """How many more ids fit into the row before the model's `seq_len` is full."""
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these rows alone, in this order: the others have ended."""
 
 
-def filtered(logits: NDArray[np.floating], config: SamplingConfig) -> NDArray[np.float64]:
-    """The reference of the filter: logits [V] -> probabilities [V] in float64, 0 for what is filtered out."""
-    logits = np.asarray(logits, dtype=np.float64)
+def filtered(logits: NDArray[np.floating], config: SamplingConfig, seen: Collection[int] = ()) -> NDArray[np.float64]:
+    """The reference of the filter: logits [V] -> probabilities [V] in float64, 0 for what is filtered out.
+
+    `seen` are the ids that the text already holds.
+    """
+    logits = np.array(logits, dtype=np.float64)
+    repeated = sorted(seen)
+    penalty = config.repetition_penalty
+    logits[repeated] = np.where(logits[repeated] > 0, logits[repeated] / penalty, logits[repeated] * penalty)
     if config.temperature == 0:
         greedy = np.zeros(len(logits))
         greedy[np.argmax(logits)] = 1.0
@@ -74,20 +90,62 @@ def uniform(seed: int, position: int) -> float:
     return float(generator(seed, "sample", position).random())
 
 
+class Generation:
+    """Several texts being continued at once.
+
+    Row r draws with seed + r, so it gets what it would get alone with that seed. Past the model's `seq_len` a text
+    goes on from the last half of it: the decoder re-reads seq_len // 2 ids once every seq_len - seq_len // 2 ids,
+    rather than the whole window for every id.
+
+    Args:
+        decoder: with as many rows as there are prompts.
+        prompts: ids, at least one each.
+        seq_len: the model's.
+        seed: of row 0.
+        config: how ids are chosen.
+    """
+
+    def __init__(
+        self, decoder: Decoder, prompts: Sequence[Sequence[int]], seq_len: int, seed: int, config: SamplingConfig
+    ):
+        self.decoder, self.seq_len, self.seed, self.config = decoder, seq_len, seed, config
+        self.ids = [list(prompt) for prompt in prompts]
+        self.position = 0
+        self.active = list(range(len(prompts)))
+        """The rows that go on; the decoder holds them in this order."""
+        for row in self.active:
+            self._prefill(row, row, seq_len)
+
+    def step(self) -> dict[int, int]:
+        """The next id of every active row."""
+        for place, row in enumerate(self.active):
+            if self.position and not self.decoder.room(place):
+                self._prefill(place, row, max(1, self.seq_len // 2))
+        greedy = self.config.temperature == 0
+        uniforms = [0.0 if greedy else uniform(self.seed + row, self.position) for row in self.active]
+        drawn = dict(zip(self.active, self.decoder.next_ids(uniforms, self.config), strict=True))
+        for row, next_id in drawn.items():
+            self.ids[row].append(next_id)
+        self.position += 1
+        return drawn
+
+    def end(self, rows: Collection[int]) -> None:
+        """Go on without `rows`."""
+        places = [place for place, row in enumerate(self.active) if row not in rows]
+        if len(places) < len(self.active):
+            self.active = [self.active[place] for place in places]
+            if places:
+                self.decoder.keep(places)
+
+    def _prefill(self, place: int, row: int, most: int) -> None:
+        ids = self.ids[row]
+        self.decoder.prefill(place, ids[-most:], set(ids) if self.config.repetition_penalty != 1 else ())
+
+
 def generate(
     decoder: Decoder, prompt: Sequence[int], count: int, seq_len: int, seed: int, config: SamplingConfig
 ) -> Iterator[int]:
-    """Yield `count` ids that continue `prompt`, which may not be empty.
-
-    Past the model's `seq_len` the text goes on from the last half of it: the decoder re-reads seq_len // 2 ids once
-    every seq_len - seq_len // 2 ids, rather than the whole window for every id.
-    """
-    window = max(1, seq_len // 2)
-    ids = list(prompt)
-    decoder.prefill(ids[-seq_len:])
-    for position in range(count):
-        if position and not decoder.room:
-            decoder.prefill(ids[-window:])
-        next_id = decoder.next_id(uniform(seed, position), config)
-        ids.append(next_id)
-        yield next_id
+    """Yield `count` ids that continue `prompt`, which may not be empty; see `Generation`."""
+    generation = Generation(decoder, [prompt], seq_len, seed, config)
+    for _ in range(count):
+        yield generation.step()[0]

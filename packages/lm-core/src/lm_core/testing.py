@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from lm_core.backend import Trainer, load_backend
-from lm_core.config import AdamWConfig, KBetaConfig, ModelConfig, OptimizerConfig, StepConfig
+from lm_core.config import AdamWConfig, KBetaConfig, ModelConfig, MuonConfig, OptimizerConfig, StepConfig
 from lm_core.data.batches import Batch, LengthRule, RandomWindows
 from lm_core.model.init import Arrays, initial_arrays
 from lm_core.model.parameters import parameter_table
@@ -21,7 +21,7 @@ from lm_core.optim import state_shapes
 from lm_core.reference import model as reference
 from lm_core.reference.optim import reference_optimizer
 from lm_core.rng import generator
-from lm_core.sampling import SamplingConfig, filtered, generate, uniform
+from lm_core.sampling import Generation, SamplingConfig, filtered, generate, uniform
 
 MODELS = {
     "testbed-d": ModelConfig(vocab_size=31, seq_len=24, d_model=32, n_layers=2, n_heads=4, head_bias=True),
@@ -45,6 +45,7 @@ ADAMW = AdamWConfig(weight_decay=0.1)
 KBETA = KBetaConfig(beta2_min=0.88, alpha=0.93, tiny_spike=1e-9, bias_correction="beta2max", warmup_steps=3)
 OPTIMIZERS: dict[str, OptimizerConfig] = {
     "adamw": ADAMW,
+    "adamw-no-decay": AdamWConfig(),
     "adamw-uncorrected": ADAMW.model_copy(update={"bias_correction": False, "decay_groups": ("bias", "norm")}),
     "kbeta": KBETA,
     "kbeta-shape": KBETA.model_copy(update={"buckets": "shape", "weight_decay": 0.1}),
@@ -56,6 +57,8 @@ OPTIMIZERS: dict[str, OptimizerConfig] = {
     "kbeta-everything": KBETA.model_copy(
         update={"decay": 0.9, "max_ratio": 2.0, "adaptive_tiny": True, "buckets": "per-array"}
     ),
+    "muon": MuonConfig(weight_decay=0.1, lr_factor=2.0),
+    "muon-original": MuonConfig(scale="original", nesterov=False, decay_groups=("embed", "matrix"), weight_decay=0.1),
 }
 
 
@@ -253,18 +256,80 @@ class BackendConformance:
         assert all(array.dtype == np.float32 for array in trainers[1].weights().values())
 
     @pytest.mark.parametrize("name", MODELS)
+    def test_spelled_out_kernels_are_the_fused_ones(self, name: str) -> None:
+        """Logits, loss, gradients and some steps: what is fused is what is written down."""
+        # With the usual eps, elements whose gradient is rounding noise would take full steps.
+        config, optimizer = MODELS[name], ADAMW.model_copy(update={"eps": 1e-3})
+        fused, scratch = (
+            self.build(config, optimizer, StepConfig(kernels=kernels)) for kernels in ("fused", "scratch")
+        )
+        batch = some_batches(config).batch(1)
+        np.testing.assert_allclose(scratch.logits(batch.inputs), fused.logits(batch.inputs), atol=1e-5)
+        (loss, grads), (fused_loss, fused_grads) = scratch.gradients(batch), fused.gradients(batch)
+        assert loss == pytest.approx(fused_loss, abs=1e-6)
+        for key, grad in grads.items():
+            np.testing.assert_allclose(grad, fused_grads[key], atol=2e-6, err_msg=key)
+        _take(scratch, some_batches(config), 1, 3)
+        _take(fused, some_batches(config), 1, 3)
+        expected = fused.weights()
+        for key, array in scratch.weights().items():
+            np.testing.assert_allclose(array, expected[key], atol=2e-6, err_msg=key)
+
+    def test_activation_norms_are_those_of_the_residual_stream(self) -> None:
+        """One for each block; a block whose weights are 0 passes on what it gets."""
+        config = MODELS["llama"]
+        weights = rough_arrays(config)
+        weights |= {key: np.zeros_like(a) for key, a in weights.items() if key.startswith("blocks.")}
+        batch = some_batches(config).batch(1)
+        rms = self.build(config, weights=weights).activation_norms(batch)
+        expected = float(np.sqrt((weights["embed.weight"][batch.inputs].astype(np.float64) ** 2).mean()))
+        assert rms == pytest.approx({"blocks.0": expected, "blocks.1": expected}, rel=1e-5)
+
+    @pytest.mark.parametrize("name", MODELS)
     def test_the_cache_gives_the_logits_of_a_whole_pass(self, name: str) -> None:
         """Ids drawn through the cache are those drawn from full logits, prefix by prefix."""
         config = MODELS[name]
-        trainer, sampling = self.build(config), SamplingConfig(temperature=0.9, top_k=12, top_p=0.9, min_p=0.02)
-        ids = [3, 1, 4]
+        sampling = SamplingConfig(temperature=0.9, top_k=12, top_p=0.9, min_p=0.02, repetition_penalty=1.2)
+        trainer, ids = self.build(config), [3, 1, 4]
         drawn = list(generate(trainer.decoder(), ids, 20, config.seq_len, 5, sampling))
         for position, chosen in enumerate(drawn):
-            logits = trainer.logits(np.array([ids]))[0, -1]
-            cumulated = np.cumsum(np.sort(filtered(logits, sampling))[::-1])
-            order = np.argsort(-logits, kind="stable")
+            probabilities = filtered(trainer.logits(np.array([ids]))[0, -1], sampling, set(ids))
+            order = np.argsort(-probabilities, kind="stable")
+            cumulated = np.cumsum(probabilities[order])
             assert chosen == order[int((cumulated <= uniform(5, position)).sum())], f"position {position}"
             ids.append(chosen)
+
+    @pytest.mark.parametrize("name", MODELS)
+    def test_rows_together_are_rows_alone(self, name: str) -> None:
+        """Prompts of several lengths as one batch, past the window, one of them ended early."""
+        config = MODELS[name]
+        trainer, prompts = self.build(config), [[3, 1, 4], [1], [5, 9, 2, 6, 5, 3, 5, 8, 9], [7, 7]]
+        sampling = SamplingConfig(temperature=0.8, top_p=0.95, repetition_penalty=1.1)
+        generation = Generation(trainer.decoder(len(prompts)), prompts, config.seq_len, 3, sampling)
+        for position in range(40):
+            if position == 7:
+                generation.end({1})
+            assert list(generation.step()) == generation.active
+        for row, prompt in enumerate(prompts):
+            alone = generate(trainer.decoder(), prompt, 7 if row == 1 else 40, config.seq_len, 3 + row, sampling)
+            assert generation.ids[row] == [*prompt, *alone], row
+
+    def test_only_ids_of_the_tokenizer_are_drawn(self) -> None:
+        """A vocabulary that was padded for speed has ids that stand for nothing."""
+        config = MODELS["bare"]
+        trainer = self.build(config)
+        hot = SamplingConfig(temperature=50.0)
+        assert max(generate(trainer.decoder(), [1], 100, config.seq_len, 0, hot)) > 20
+        assert max(generate(trainer.decoder(1, 20), [1], 100, config.seq_len, 0, hot)) < 20
+
+    def test_a_decoder_without_a_trainer_draws_the_same(self) -> None:
+        """`Backend.decoder` needs the weights alone."""
+        config = MODELS["llama"]
+        step = StepConfig(device="cpu")
+        decoder = load_backend(self.backend_name).decoder(config, step, rough_arrays(config))
+        both = (generate(d, [1, 2], 30, 24, 0, SamplingConfig()) for d in (decoder, self.build(config).decoder()))
+        first, second = (list(ids) for ids in both)
+        assert first == second
 
     def test_text_goes_on_past_the_model_s_window(self) -> None:
         """Sixty ids from a model of 24 positions, the same twice."""

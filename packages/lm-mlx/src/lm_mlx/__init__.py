@@ -1,6 +1,8 @@
 """The MLX backend.
 
-Reading order: blas -> layers -> model -> optim -> step (the trainer) -> decode -> backend. `lm_torch` is its twin.
+Reading order: blas, scratch -> layers -> attention -> model -> optim -> step (the trainer) -> inference, decode ->
+backend.
+`fused` is `scratch` made fast. `lm_torch` is its twin.
 """
 
 from lm_mlx.blas import DESCRIPTION as BLAS

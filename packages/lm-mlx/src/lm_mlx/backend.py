@@ -8,7 +8,8 @@ from lm_core.backend import NumpyArrays, Trainer
 from lm_core.config import ModelConfig, OptimizerConfig, StepConfig
 from lm_core.errors import UserError
 from lm_mlx import BLAS
-from lm_mlx.step import MlxTrainer
+from lm_mlx.decode import MlxDecoder
+from lm_mlx.step import MlxTrainer, load_weights, make_model
 
 
 def pick_device(wish: str) -> mx.Device:
@@ -34,6 +35,19 @@ class MlxBackend:
         """A trainer that starts from `weights`. The device becomes MLX's default for the process."""
         mx.set_default_device(pick_device(step.device))
         return MlxTrainer(model, optimizer, step, weights, seed)
+
+    def decoder(
+        self, model: ModelConfig, step: StepConfig, weights: NumpyArrays, rows: int = 1, vocab_size: int | None = None
+    ) -> MlxDecoder:
+        """A decoder without a trainer. The device becomes MLX's default for the process; nothing is compiled."""
+        mx.set_default_device(pick_device(step.device))
+        language_model = make_model(model, step)
+        load_weights(language_model, weights)
+        return MlxDecoder(language_model, rows, vocab_size)
+
+    def peak_flops(self, step: StepConfig) -> float | None:
+        """None: Apple does not state it."""
+        return None
 
     def describe(self, step: StepConfig) -> str:
         """Version, device, BLAS."""

@@ -1,67 +1,81 @@
-"""Decoding one sequence with a KV cache: prefill, then one id at a time."""
+"""Decoding with a KV cache: prefill a row, then one id of every row at a time.
 
-from typing import cast
+Axes: R rows, V vocabulary.
+"""
+
+from collections.abc import Collection, Sequence
 
 import mlx.core as mx
+import numpy as np
 
 from lm_core.sampling import SamplingConfig
-from lm_mlx.layers import KVCache
+from lm_mlx.inference import InferenceModel, KVCache
 from lm_mlx.model import LanguageModel
-
-
-def probabilities(logits: mx.array, config: SamplingConfig) -> tuple[mx.array, mx.array]:
-    """`lm_core.sampling.filtered` on the device: logits [V] -> (ranked probabilities [V], their ids [V])."""
-    scaled = (logits - logits.max()) / config.temperature
-    order = mx.argsort(-scaled)
-    ranked = mx.softmax(scaled[order])
-    keep = mx.ones_like(ranked).astype(mx.bool_)
-    if config.top_k:
-        keep = mx.arange(len(ranked)) < config.top_k
-    if config.top_p < 1:  # at 1 a rounded sum would cut the tail off
-        kept = ranked * keep
-        kept = kept / kept.sum()
-        keep = keep & (mx.cumsum(kept) - kept < config.top_p)
-    keep = keep & (ranked >= config.min_p * ranked[0])
-    kept = ranked * keep
-    return kept / kept.sum(), order
-
-
-def choose(logits: mx.array, uniform: float, config: SamplingConfig) -> int:
-    """The id at `uniform` of the inverse CDF of the filtered logits [V]."""
-    if config.temperature == 0:
-        return cast(int, mx.argmax(logits).item())
-    ranked, order = probabilities(logits, config)
-    # Rounding may leave the sum below a uniform near 1: then the last id that is kept is meant.
-    last = (ranked > 0).sum() - 1
-    rank = mx.minimum((mx.cumsum(ranked) <= uniform).sum(), last)
-    return cast(int, order[rank].item())
+from lm_mlx.sample import draw, penalized
 
 
 class MlxDecoder:
-    """See `lm_core.sampling.Decoder`."""
+    """See `lm_core.sampling.Decoder`.
 
-    def __init__(self, model: LanguageModel):
-        self.model, self.offset = model, 0
-        config = model.config
-        self.caches = [KVCache(1, config.seq_len, config, model.dtype) for _ in range(config.n_layers)]
+    While all rows are equally long, a step writes and reads slices of the cache; else the whole cache, masked.
+    """
 
-    @property
-    def room(self) -> int:
-        """How many more ids fit."""
-        return int(self.model.config.seq_len - self.offset)
+    def __init__(self, model: LanguageModel, rows: int = 1, vocab_size: int | None = None):
+        self.vocab_size, self.seq_len = vocab_size or model.config.vocab_size, model.config.seq_len
+        self.model = InferenceModel(model, self.vocab_size)
+        self.caches = self._empty(rows)
+        self.lengths = [0] * rows
+        self.logits = mx.zeros((rows, self.vocab_size))
+        self.seen: mx.array | None = None
+        """[R, V], what each text holds; None until a repetition penalty asks for it."""
 
-    def prefill(self, ids: list[int]) -> None:
-        """Forget what was there and read `ids`."""
-        self.offset = 0
-        self._read(ids)
+    def _empty(self, rows: int) -> list[KVCache]:
+        c = self.model.config
+        shape = (rows, c.kv_heads, c.seq_len, c.head_dim)
+        return [KVCache(*(mx.zeros(shape, self.model.dtype) for _ in "kv")) for _ in range(c.n_layers)]
 
-    def _read(self, ids: list[int]) -> None:
-        self.logits = self.model(mx.array([ids]), caches=self.caches, offset=self.offset)[0, -1]
-        self.offset += len(ids)
+    def room(self, row: int) -> int:
+        """How many more ids fit into the row."""
+        return self.seq_len - self.lengths[row]
 
-    def next_id(self, uniform: float, sampling: SamplingConfig) -> int:
-        """Draw the next id, and read it if there is room."""
-        chosen = choose(self.logits, uniform, sampling)
-        if self.room:
-            self._read([chosen])
-        return chosen
+    def prefill(self, row: int, ids: Sequence[int], seen: Collection[int] = ()) -> None:
+        """Forget what was in `row` and read `ids`."""
+        one = self._empty(1)
+        self.logits[row] = self.model.logits(mx.array([list(ids)]), one, 0)[0]
+        self.lengths[row] = len(ids)
+        for cache, of_row in zip(self.caches, one, strict=True):
+            cache.k[row], cache.v[row] = of_row.k[0], of_row.v[0]
+        if seen:
+            if self.seen is None:
+                self.seen = mx.zeros(self.logits.shape, dtype=mx.bool_)
+            self.seen[row] = False
+            self.seen[row, mx.array([i for i in seen if i < self.vocab_size])] = True
+
+    def next_ids(self, uniforms: Sequence[float], sampling: SamplingConfig) -> list[int]:
+        """Draw the next id of every row, and read it where there is room."""
+        logits = self.logits
+        if self.seen is not None and sampling.repetition_penalty != 1:
+            logits = penalized(logits, self.seen, sampling.repetition_penalty)
+        chosen = draw(logits, mx.array(list(uniforms)), sampling)
+        if self.seen is not None:
+            self.seen[mx.arange(len(chosen)), chosen] = True
+        self._read(chosen)
+        return [int(i) for i in np.array(chosen)]
+
+    def _read(self, chosen: mx.array) -> None:
+        """One more id of every row; where there is no room it lands on the last one, and a prefill is due."""
+        last = self.seq_len - 1
+        offsets = [min(length, last) for length in self.lengths]
+        if all(length > last for length in self.lengths):
+            return
+        offset = offsets[0] if len(set(offsets)) == 1 else mx.array(offsets)
+        self.logits = self.model.logits(chosen[:, None], self.caches, offset)
+        self.lengths = [min(length + 1, last + 1) for length in self.lengths]
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these rows alone."""
+        kept = mx.array(list(rows))
+        self.caches = [cache.rows(kept) for cache in self.caches]
+        self.lengths = [self.lengths[row] for row in rows]
+        self.logits = self.logits[kept]
+        self.seen = None if self.seen is None else self.seen[kept]

@@ -1,53 +1,99 @@
 """The language model: ids [B, T] -> logits [B, T, V], and its loss.
 
-The names of the submodules are those of the parameter table in `lm_core.model.parameters`.
-"""
+    ids -> embed (+ pos_embed) -> n_layers x block -> norm -> lm_head -> logits
 
-from collections.abc import Sequence
+The names of the submodules are those of the parameter table in `lm_core.model.parameters`.
+Axes: B batch, T time, D model, V vocabulary.
+"""
 
 import mlx.core as mx
 from mlx import nn
 
 from lm_core.config import ModelConfig
-from lm_mlx.layers import Block, Embedding, KVCache, Linear, Norm, dropout
+from lm_mlx import fused
+from lm_mlx.attention import Attention
+from lm_mlx.dropout import dropout
+from lm_mlx.layers import MLP, Embedding, Kernels, LayerNorm, Linear, RMSNorm, SwiGLU
+
+
+def make_norm(config: ModelConfig, kernels: Kernels) -> RMSNorm | LayerNorm:
+    """The norm that a config names."""
+    if config.norm == "rms":
+        return RMSNorm(config.d_model, config.norm_eps, kernels)
+    return LayerNorm(config.d_model, config.norm_eps, config.bias, kernels)
+
+
+class Block(nn.Module):
+    """x + attn(norm(x)), then x + mlp(norm(x)): the decoder block, pre-norm as in GPT-2."""
+
+    def __init__(self, config: ModelConfig, index: int, kernels: Kernels = fused):
+        super().__init__()
+        c = config
+        self.rate, self.site = c.dropout, 3 * index + 1
+        theta = c.rope_theta if c.positions == "rope" else None
+        self.attn_norm = make_norm(c, kernels)
+        self.attn = Attention(c.d_model, c.n_heads, c.kv_heads, c.bias, theta, c.dropout, kernels)
+        self.mlp_norm = make_norm(c, kernels)
+        self.mlp = (
+            SwiGLU(c.d_model, c.ff_dim, c.bias, kernels)
+            if c.mlp == "swiglu"
+            else MLP(c.d_model, c.ff_dim, c.mlp, c.bias, kernels)
+        )
+
+    def __call__(self, x: mx.array, key: mx.array | None = None) -> mx.array:
+        """[B, T, D] -> [B, T, D]; with the step's dropout key, elements are dropped."""
+        x = x + dropout(self.attn(self.attn_norm(x), key, self.site), self.rate, key, self.site + 1)
+        return x + dropout(self.mlp(self.mlp_norm(x)), self.rate, key, self.site + 2)
 
 
 class LanguageModel(nn.Module):
     """A decoder-only Transformer. `dtype` is the type of the activations; parameters are float32."""
 
-    def __init__(self, config: ModelConfig, dtype: mx.Dtype = mx.float32):
+    def __init__(self, config: ModelConfig, dtype: mx.Dtype = mx.float32, kernels: Kernels = fused):
         super().__init__()
-        self.config, self.dtype = config, dtype
-        self.embed = Embedding(config.vocab_size, config.d_model)
+        self.config, self.dtype, self.kernels = config, dtype, kernels
+        self.embed = Embedding(config.vocab_size, config.d_model, kernels)
         if config.positions == "learned":
-            self.pos_embed = Embedding(config.seq_len, config.d_model)
-        self.blocks = [Block(config, i) for i in range(config.n_layers)]
-        self.norm = Norm(config)
+            self.pos_embed = Embedding(config.seq_len, config.d_model, kernels)
+        self.blocks = [Block(config, i, kernels) for i in range(config.n_layers)]
+        self.norm = make_norm(config, kernels)
         if not config.tie_embeddings:
-            self.lm_head = Linear(config.d_model, config.vocab_size, config.head_bias)
+            self.lm_head = Linear(config.d_model, config.vocab_size, config.head_bias, kernels)
 
-    def __call__(
-        self, ids: mx.array, key: mx.array | None = None, caches: Sequence[KVCache] | None = None, offset: int = 0
-    ) -> mx.array:
-        """Logits in float32.
+    def hidden(self, ids: mx.array, key: mx.array | None = None, taps: list[mx.array] | None = None) -> mx.array:
+        """What the head reads, [B, T, D]; `taps` gets what each block gives, the rest is as in `__call__`."""
+        x = self.embed(ids)
+        if "pos_embed" in self:
+            x = x + self.pos_embed.weight[: ids.shape[1]]
+        x = dropout(x.astype(self.dtype), self.config.dropout, key, 0)
+        for block in self.blocks:
+            x = block(x, key)
+            if taps is not None:
+                taps.append(x)
+        return self.norm(x)
+
+    def head(self, x: mx.array) -> mx.array:
+        """[..., D] -> logits [..., V] in float32."""
+        weight, bias = self.head_weights(x.dtype)
+        return self.kernels.linear(x, weight, bias).astype(mx.float32)
+
+    def head_weights(self, dtype: mx.Dtype) -> tuple[mx.array, mx.array | None]:
+        """Weight [V, D] and bias [V] of the head, cast."""
+        if "lm_head" not in self:
+            return self.embed.weight.astype(dtype), None
+        head = self.lm_head
+        return head.weight.astype(dtype), head.bias.astype(dtype) if "bias" in head else None
+
+    def __call__(self, ids: mx.array, key: mx.array | None = None) -> mx.array:
+        """Logits [B, T, V] in float32.
 
         Args:
             ids: [B, T].
             key: the step's dropout key; without one nothing is dropped.
-            caches: one per layer; then `ids` are the positions from `offset` on (all of them, or one).
-            offset: how many positions the caches hold.
         """
-        x = self.embed(ids)
-        if "pos_embed" in self:
-            x = x + self.pos_embed.weight[offset : offset + ids.shape[1]]
-        x = dropout(x.astype(self.dtype), self.config.dropout, key, 0)
-        for i, block in enumerate(self.blocks):
-            x = block(x, key, None if caches is None else caches[i], offset)
-        x = self.norm(x)
-        if "lm_head" not in self:
-            return (x @ self.embed.weight.astype(x.dtype).T).astype(mx.float32)
-        return self.lm_head(x).astype(mx.float32)
+        return self.head(self.hidden(ids, key))
 
     def loss(self, ids: mx.array, targets: mx.array, key: mx.array | None = None) -> mx.array:
         """Mean cross-entropy in nats of targets [B, T] given ids [B, T]."""
-        return nn.losses.cross_entropy(self(ids, key), targets, reduction="mean")
+        x = self.hidden(ids, key)
+        return self.kernels.linear_cross_entropy(x, *self.head_weights(x.dtype), targets)

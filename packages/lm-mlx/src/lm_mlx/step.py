@@ -12,15 +12,30 @@ from numpy.typing import NDArray
 from lm_core.backend import Metrics, NumpyArrays
 from lm_core.config import ModelConfig, OptimizerConfig, StepConfig
 from lm_core.data.batches import Batch
-from lm_core.model.parameters import parameter_table
+from lm_core.model.parameters import check_fit, parameter_table
 from lm_core.rng import key32
+from lm_mlx.clip import clip_by_global_norm
 from lm_mlx.decode import MlxDecoder
+from lm_mlx.layers import KERNELS
 from lm_mlx.model import LanguageModel
 from lm_mlx.optim import make_optimizer
 from lm_mlx.optim.base import Arrays
 
 Parts = list[tuple[mx.array, mx.array, mx.array | None]]
 """Micro-batches: inputs, targets, dropout key."""
+
+
+def make_model(model: ModelConfig, step: StepConfig) -> LanguageModel:
+    """The model that a config describes; its weights are not set."""
+    return LanguageModel(model, mx.bfloat16 if step.dtype == "bfloat16" else mx.float32, KERNELS[step.kernels])
+
+
+def load_weights(model: LanguageModel, weights: NumpyArrays) -> None:
+    """Copy the arrays of the parameter table in."""
+    table = parameter_table(model.config)
+    check_fit(table, weights)
+    model.update(tree_unflatten([(name, mx.array(weights[name])) for name in table]))
+    mx.eval(model.parameters())
 
 
 class MlxTrainer:
@@ -31,7 +46,7 @@ class MlxTrainer:
     ):
         self.config, self.seed = step, seed
         self.dropout = model.dropout
-        self.model = LanguageModel(model, mx.bfloat16 if step.dtype == "bfloat16" else mx.float32)
+        self.model = make_model(model, step)
         table = parameter_table(model)
         self.names = list(table)
         assert self._params().keys() == table.keys(), "the model and the parameter table must agree"
@@ -57,10 +72,7 @@ class MlxTrainer:
     def _update(self, parts: Parts, scalars: mx.array) -> tuple[mx.array, mx.array]:
         """Change the model's and the optimizer's state; returns loss and gradient norm."""
         loss, grads = self._loss_and_gradients(parts)
-        norm = mx.sqrt(sum((mx.sum(mx.square(g)) for g in grads.values()), mx.array(0.0)))
-        if self.config.grad_clip:
-            scale = mx.minimum(1.0, self.config.grad_clip / (norm + 1e-6))
-            grads = {name: g * scale for name, g in grads.items()}
+        grads, norm = clip_by_global_norm(grads, self.config.grad_clip)
         params = self.optimizer.update(self._params(), grads, scalars)
         self.model.update(tree_unflatten(list(params.items())))
         return loss, norm
@@ -100,6 +112,12 @@ class MlxTrainer:
         """[B, T] ids -> [B, T, V]."""
         return np.array(self.model(mx.array(inputs)))
 
+    def forward_backward(self, batch: Batch) -> "_Scalar":
+        """Loss of the next step, with its gradients left on the device."""
+        loss, grads = self._loss_and_gradients(self._parts(batch))
+        mx.async_eval(loss, grads)
+        return _Scalar(loss)
+
     def gradients(self, batch: Batch) -> tuple[float, dict[str, NDArray[np.float32]]]:
         """Loss and gradients of the next step, without taking it."""
         loss, grads = self._loss_and_gradients(self._parts(batch))
@@ -116,14 +134,20 @@ class MlxTrainer:
 
     def load(self, weights: NumpyArrays, optimizer_state: Mapping[str, NDArray[Any]] | None = None) -> None:
         """Replace the parameters and, if given, the optimizer's state."""
-        self.model.update(tree_unflatten([(name, mx.array(weights[name])) for name in self.names]))
-        mx.eval(self.model.parameters())
+        load_weights(self.model, weights)
         if optimizer_state is not None:
             self.optimizer.load(dict(optimizer_state))
 
-    def decoder(self) -> MlxDecoder:
+    def activation_norms(self, batch: Batch) -> dict[str, float]:
+        """Root mean square of the residual stream after each block."""
+        taps: list[mx.array] = []
+        self.model.hidden(mx.array(batch.inputs), taps=taps)
+        rms = np.array(mx.stack([mx.sqrt(mx.square(x.astype(mx.float32)).mean()) for x in taps]))
+        return {f"blocks.{i}": float(value) for i, value in enumerate(rms)}
+
+    def decoder(self, rows: int = 1, vocab_size: int | None = None) -> MlxDecoder:
         """A decoder over the current weights."""
-        return MlxDecoder(self.model)
+        return MlxDecoder(self.model, rows, vocab_size)
 
 
 class _Scalar:

@@ -25,8 +25,8 @@ def last_cut(text: bytes | memoryview, start: int, end: int, pattern: str) -> in
         return None
     while end > start:
         low = max(start, end - WINDOW)
-        window = bytes(text[max(start, low - 4) : end])
-        offset = max(start, low - 4)
+        offset = max(0, low - 4)  # not from `start` on, which may be inside the character before the space
+        window = bytes(text[offset:end])
         at = len(window)
         while (at := max(window.rfind(b" ", 0, at), window.rfind(b"\n", 0, at))) > 0:
             if window[at - 1] in _ASCII_WHITE:  # inside a run: on to its first

@@ -5,7 +5,9 @@ import torch
 from lm_core.backend import NumpyArrays, Trainer
 from lm_core.config import ModelConfig, OptimizerConfig, StepConfig
 from lm_core.errors import UserError
-from lm_torch.step import TorchTrainer
+from lm_torch.decode import TorchDecoder
+from lm_torch.peak import stated_peak
+from lm_torch.step import TorchTrainer, load_weights, make_model
 
 
 def pick_device(wish: str) -> torch.device:
@@ -29,6 +31,21 @@ class TorchBackend:
     ) -> Trainer:
         """A trainer that starts from `weights`."""
         return TorchTrainer(model, optimizer, step, weights, seed, pick_device(step.device))
+
+    def decoder(
+        self, model: ModelConfig, step: StepConfig, weights: NumpyArrays, rows: int = 1, vocab_size: int | None = None
+    ) -> TorchDecoder:
+        """A decoder without a trainer."""
+        language_model = make_model(model, step, pick_device(step.device))
+        load_weights(language_model, weights)
+        return TorchDecoder(language_model, rows, vocab_size, step.compile)
+
+    def peak_flops(self, step: StepConfig) -> float | None:
+        """What the maker states for the card; None for a CPU or a card that is not listed."""
+        device = pick_device(step.device)
+        if device.type != "cuda":
+            return None
+        return stated_peak(torch.cuda.get_device_name(device), step.dtype)
 
     def describe(self, step: StepConfig) -> str:
         """Version, device, threads."""

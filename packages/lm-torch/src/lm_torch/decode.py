@@ -1,72 +1,96 @@
-"""Decoding one sequence with a KV cache: prefill, then one id at a time."""
+"""Decoding with a KV cache: prefill a row, then one id of every row at a time.
+
+Axes: R rows, V vocabulary.
+"""
+
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
 
 from lm_core.sampling import SamplingConfig
-from lm_torch.layers import KVCache
+from lm_torch.compiling import compiling
+from lm_torch.inference import InferenceModel, KVCache
 from lm_torch.model import LanguageModel
-
-
-def probabilities(logits: Tensor, config: SamplingConfig) -> tuple[Tensor, Tensor]:
-    """`lm_core.sampling.filtered` on the device: logits [V] -> (ranked probabilities [V], their ids [V])."""
-    scaled = (logits - logits.max()) / config.temperature
-    ranked, order = scaled.sort(descending=True, stable=True)
-    ranked = ranked.softmax(dim=-1)
-    keep = torch.ones_like(ranked, dtype=torch.bool)
-    if config.top_k:
-        keep[config.top_k :] = False
-    if config.top_p < 1:  # at 1 a rounded sum would cut the tail off
-        kept = ranked * keep
-        kept = kept / kept.sum()
-        keep &= kept.cumsum(dim=-1) - kept < config.top_p
-    keep &= ranked >= config.min_p * ranked[0]
-    kept = ranked * keep
-    return kept / kept.sum(), order
-
-
-def choose(logits: Tensor, uniform: float, config: SamplingConfig) -> int:
-    """The id at `uniform` of the inverse CDF of the filtered logits [V]."""
-    if config.temperature == 0:
-        return int(logits.argmax())
-    ranked, order = probabilities(logits, config)
-    # Rounding may leave the sum below a uniform near 1: then the last id that is kept is meant.
-    last = int(ranked.count_nonzero()) - 1
-    rank = min(
-        int(torch.searchsorted(ranked.cumsum(dim=-1), torch.tensor(uniform, device=logits.device), right=True)), last
-    )
-    return int(order[rank])
+from lm_torch.sample import draw, penalized
 
 
 class TorchDecoder:
-    """See `lm_core.sampling.Decoder`."""
+    """See `lm_core.sampling.Decoder`.
 
-    def __init__(self, model: LanguageModel):
-        self.model, self.offset = model, 0
-        device = model.embed.weight.device
+    While all rows are equally long, a step writes and reads slices of the cache; else, and when it is compiled, it has
+    the same shapes at every step: the whole cache, masked.
+    """
+
+    def __init__(self, model: LanguageModel, rows: int = 1, vocab_size: int | None = None, compile_step: bool = False):
+        c = model.config
+        self.vocab_size, self.seq_len = vocab_size or c.vocab_size, c.seq_len
+        self.model = InferenceModel(model, self.vocab_size)
+        self.device = model.embed.weight.device
+        shape = (rows, c.kv_heads, c.seq_len, c.head_dim)
         self.caches = [
-            KVCache(1, model.config.seq_len, model.config, model.dtype, device) for _ in range(model.config.n_layers)
+            KVCache(*(torch.zeros(shape, dtype=model.dtype, device=self.device) for _ in "kv"))
+            for _ in range(c.n_layers)
         ]
+        self.lengths = [0] * rows
+        self.logits = torch.zeros(rows, self.vocab_size, device=self.device)
+        self.seen: Tensor | None = None
+        """[R, V], what each text holds; None until a repetition penalty asks for it."""
+        self.step = self.model.logits
+        self.static = compile_step
+        if compile_step:
+            # "reduce-overhead" records CUDA graphs, so that a step costs one launch.
+            mode = "reduce-overhead" if self.device.type == "cuda" else "default"
+            self.step = torch.compile(self.model.logits, mode=mode, dynamic=False)
 
-    @property
-    def room(self) -> int:
-        """How many more ids fit."""
-        return self.model.config.seq_len - self.offset
+    def room(self, row: int) -> int:
+        """How many more ids fit into the row."""
+        return self.seq_len - self.lengths[row]
 
-    def prefill(self, ids: list[int]) -> None:
-        """Forget what was there and read `ids`."""
-        self.offset = 0
-        self._read(ids)
+    @torch.inference_mode()
+    def prefill(self, row: int, ids: Sequence[int], seen: Collection[int] = ()) -> None:
+        """Forget what was in `row` and read `ids`."""
+        one = slice(row, row + 1)
+        self.logits[row] = self.model.logits(self._ids([list(ids)]), [cache.rows(one) for cache in self.caches], 0)[0]
+        self.lengths[row] = len(ids)
+        if seen:
+            if self.seen is None:
+                self.seen = torch.zeros(self.logits.shape, dtype=torch.bool, device=self.device)
+            self.seen[row] = False
+            self.seen[row, [i for i in seen if i < self.vocab_size]] = True
 
-    @torch.no_grad()
-    def _read(self, ids: list[int]) -> None:
-        batch = torch.tensor([ids], device=self.model.embed.weight.device)
-        self.logits = self.model(batch, caches=self.caches, offset=self.offset)[0, -1]
-        self.offset += len(ids)
+    @torch.inference_mode()
+    def next_ids(self, uniforms: Sequence[float], sampling: SamplingConfig) -> list[int]:
+        """Draw the next id of every row, and read it where there is room."""
+        logits = self.logits
+        if self.seen is not None and sampling.repetition_penalty != 1:
+            logits = penalized(logits, self.seen, sampling.repetition_penalty)
+        chosen = draw(logits, torch.tensor(uniforms, device=self.device), sampling)
+        if self.seen is not None:
+            self.seen[torch.arange(len(chosen), device=self.device), chosen] = True
+        self._read(chosen)
+        return chosen.tolist()
 
-    def next_id(self, uniform: float, sampling: SamplingConfig) -> int:
-        """Draw the next id, and read it if there is room."""
-        chosen = choose(self.logits, uniform, sampling)
-        if self.room:
-            self._read([chosen])
-        return chosen
+    def _read(self, chosen: Tensor) -> None:
+        """One more id of every row; where there is no room it lands on the last one, and a prefill is due."""
+        last = self.seq_len - 1
+        offsets = [min(length, last) for length in self.lengths]
+        if all(length > last for length in self.lengths):
+            return
+        alike = not self.static and len(set(offsets)) == 1
+        offset = offsets[0] if alike else self._ids(offsets)
+        with compiling():
+            self.logits = self.step(chosen[:, None], self.caches, offset)
+        self.lengths = [min(length + 1, last + 1) for length in self.lengths]
+
+    def _ids(self, ids: list[int] | list[list[int]]) -> Tensor:
+        return torch.tensor(ids, device=self.device)
+
+    @torch.inference_mode()
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these rows alone."""
+        kept = list(rows)
+        self.caches = [cache.rows(kept) for cache in self.caches]
+        self.lengths = [self.lengths[row] for row in kept]
+        self.logits = self.logits[kept]
+        self.seen = None if self.seen is None else self.seen[kept]

@@ -1,53 +1,98 @@
 """The language model: ids [B, T] -> logits [B, T, V], and its loss.
 
+    ids -> embed (+ pos_embed) -> n_layers x block -> norm -> lm_head -> logits
+
 The names of the submodules are those of the parameter table in `lm_core.model.parameters`.
+Axes: B batch, T time, D model, V vocabulary.
 """
 
-from collections.abc import Sequence
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lm_core.config import ModelConfig
-from lm_torch.layers import Block, Embedding, KVCache, Linear, Norm, dropout
+from lm_torch import fused
+from lm_torch.attention import Attention
+from lm_torch.dropout import dropout
+from lm_torch.layers import MLP, Embedding, Kernels, LayerNorm, Linear, RMSNorm, SwiGLU
+
+
+def make_norm(config: ModelConfig, kernels: Kernels) -> RMSNorm | LayerNorm:
+    """The norm that a config names."""
+    if config.norm == "rms":
+        return RMSNorm(config.d_model, config.norm_eps, kernels)
+    return LayerNorm(config.d_model, config.norm_eps, config.bias, kernels)
+
+
+class Block(nn.Module):
+    """x + attn(norm(x)), then x + mlp(norm(x)): the decoder block, pre-norm as in GPT-2."""
+
+    def __init__(self, config: ModelConfig, index: int, kernels: Kernels = fused):
+        super().__init__()
+        c = config
+        self.rate, self.site = c.dropout, 3 * index + 1
+        theta = c.rope_theta if c.positions == "rope" else None
+        self.attn_norm = make_norm(c, kernels)
+        self.attn = Attention(c.d_model, c.n_heads, c.kv_heads, c.bias, theta, c.dropout, kernels)
+        self.mlp_norm = make_norm(c, kernels)
+        self.mlp = (
+            SwiGLU(c.d_model, c.ff_dim, c.bias, kernels)
+            if c.mlp == "swiglu"
+            else MLP(c.d_model, c.ff_dim, c.mlp, c.bias, kernels)
+        )
+
+    def forward(self, x: Tensor, key: Tensor | None = None) -> Tensor:
+        """[B, T, D] -> [B, T, D]; with the step's dropout key, elements are dropped."""
+        x = x + dropout(self.attn(self.attn_norm(x), key, self.site), self.rate, key, self.site + 1)
+        return x + dropout(self.mlp(self.mlp_norm(x)), self.rate, key, self.site + 2)
 
 
 class LanguageModel(nn.Module):
     """A decoder-only Transformer. `dtype` is the type of the activations; parameters are float32."""
 
-    def __init__(self, config: ModelConfig, dtype: torch.dtype = torch.float32):
+    def __init__(self, config: ModelConfig, dtype: torch.dtype = torch.float32, kernels: Kernels = fused):
         super().__init__()
-        self.config, self.dtype = config, dtype
-        self.embed = Embedding(config.vocab_size, config.d_model)
-        self.pos_embed = Embedding(config.seq_len, config.d_model) if config.positions == "learned" else None
-        self.blocks = nn.ModuleList(Block(config, i) for i in range(config.n_layers))
-        self.norm = Norm(config)
-        self.lm_head = None if config.tie_embeddings else Linear(config.d_model, config.vocab_size, config.head_bias)
+        self.config, self.dtype, self.kernels = config, dtype, kernels
+        self.embed = Embedding(config.vocab_size, config.d_model, kernels)
+        self.pos_embed = Embedding(config.seq_len, config.d_model, kernels) if config.positions == "learned" else None
+        self.blocks = nn.ModuleList(Block(config, i, kernels) for i in range(config.n_layers))
+        self.norm = make_norm(config, kernels)
+        head = None if config.tie_embeddings else Linear(config.d_model, config.vocab_size, config.head_bias, kernels)
+        self.lm_head = head
 
-    def forward(
-        self, ids: Tensor, key: Tensor | None = None, caches: Sequence[KVCache] | None = None, offset: int = 0
-    ) -> Tensor:
-        """Logits in float32.
+    def hidden(self, ids: Tensor, key: Tensor | None = None, taps: list[Tensor] | None = None) -> Tensor:
+        """What the head reads, [B, T, D]; `taps` gets what each block gives, the rest is as in `forward`."""
+        x = self.embed(ids)
+        if self.pos_embed is not None:
+            x = x + self.pos_embed.weight[: ids.shape[1]]
+        x = dropout(x.to(self.dtype), self.config.dropout, key, 0)
+        for block in self.blocks:
+            x = block(x, key)
+            if taps is not None:
+                taps.append(x)
+        return self.norm(x)
+
+    def head(self, x: Tensor) -> Tensor:
+        """[..., D] -> logits [..., V] in float32."""
+        weight, bias = self.head_weights(x.dtype)
+        return self.kernels.linear(x, weight, bias).float()
+
+    def head_weights(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+        """Weight [V, D] and bias [V] of the head, cast."""
+        if self.lm_head is None:
+            return self.embed.weight.to(dtype), None
+        bias = self.lm_head.bias
+        return self.lm_head.weight.to(dtype), None if bias is None else bias.to(dtype)
+
+    def forward(self, ids: Tensor, key: Tensor | None = None) -> Tensor:
+        """Logits [B, T, V] in float32.
 
         Args:
             ids: [B, T].
             key: the step's dropout key; without one nothing is dropped.
-            caches: one per layer; then `ids` are the positions from `offset` on (all of them, or one).
-            offset: how many positions the caches hold.
         """
-        x = self.embed(ids)
-        if self.pos_embed is not None:
-            x = x + self.pos_embed.weight[offset : offset + ids.shape[1]]
-        x = dropout(x.to(self.dtype), self.config.dropout, key, 0)
-        for i, block in enumerate(self.blocks):
-            x = block(x, key, None if caches is None else caches[i], offset)
-        x = self.norm(x)
-        if self.lm_head is None:
-            return F.linear(x, self.embed.weight.to(x.dtype)).float()
-        return self.lm_head(x).float()
+        return self.head(self.hidden(ids, key))
 
     def loss(self, ids: Tensor, targets: Tensor, key: Tensor | None = None) -> Tensor:
         """Mean cross-entropy in nats of targets [B, T] given ids [B, T]."""
-        logits = self(ids, key)
-        return F.cross_entropy(logits.view(-1, logits.shape[-1]), targets.reshape(-1))
+        x = self.hidden(ids, key)
+        return self.kernels.linear_cross_entropy(x, *self.head_weights(x.dtype), targets)

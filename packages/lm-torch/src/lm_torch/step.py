@@ -11,12 +11,30 @@ from torch import Tensor
 from lm_core.backend import Metrics, NumpyArrays
 from lm_core.config import ModelConfig, OptimizerConfig, StepConfig
 from lm_core.data.batches import Batch
-from lm_core.errors import UserError
-from lm_core.model.parameters import parameter_table
+from lm_core.model.parameters import check_fit, parameter_table
 from lm_core.rng import key32
+from lm_torch.clip import clip_by_global_norm
+from lm_torch.compiling import compiling
 from lm_torch.decode import TorchDecoder
+from lm_torch.layers import KERNELS
 from lm_torch.model import LanguageModel
 from lm_torch.optim import make_optimizer
+
+
+def make_model(model: ModelConfig, step: StepConfig, device: torch.device) -> LanguageModel:
+    """The model that a config describes, on a device; its weights are not set."""
+    dtype = torch.bfloat16 if step.dtype == "bfloat16" else torch.float32
+    with torch.device("meta"):  # no time is spent on initial values that will be replaced
+        language_model = LanguageModel(model, dtype, KERNELS[step.kernels])
+    return language_model.to_empty(device=device)
+
+
+@torch.no_grad()
+def load_weights(model: LanguageModel, weights: NumpyArrays) -> None:
+    """Copy the arrays of the parameter table in."""
+    check_fit(parameter_table(model.config), weights)
+    for name, param in model.named_parameters():
+        param.copy_(torch.from_numpy(np.ascontiguousarray(weights[name])))
 
 
 class TorchTrainer:
@@ -33,14 +51,13 @@ class TorchTrainer:
     ):
         self.config, self.seed, self.device = step, seed, device
         self.dropout = model.dropout
-        dtype = torch.bfloat16 if step.dtype == "bfloat16" else torch.float32
-        self.model = LanguageModel(model, dtype).to(device)
+        self.model = make_model(model, step, device)
         named = dict(self.model.named_parameters())
         table = parameter_table(model)
         assert named.keys() == table.keys(), "the model and the parameter table must agree"
         self.params = {name: named[name] for name in table}
         self.load(weights)
-        self.optimizer = make_optimizer(optimizer, table, dict(self.params))
+        self.optimizer = make_optimizer(optimizer, table, dict(self.params), step.kernels == "fused")
         self.loss = self.model.loss
         if step.compile:
             # Chosen, not left to torch: a resumed run that meets another length first must get the same kernels.
@@ -49,19 +66,9 @@ class TorchTrainer:
 
     def step(self, batch: Batch, lr: float) -> Metrics:
         """One optimizer step."""
-        try:
+        with compiling():
             loss, grads = self._loss_and_gradients(batch)
-        except RuntimeError as error:
-            # By name: importing the compiler's exceptions takes a second and 150 MB.
-            if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-                raise
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(
-                f"torch cannot compile the step ({reason}); is there a C++ compiler? else do not compile"
-            ) from error
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
-        if self.config.grad_clip:
-            torch._foreach_mul_(grads, (self.config.grad_clip / (norm + 1e-6)).clamp(max=1.0))
+        norm = clip_by_global_norm(grads, self.config.grad_clip)
         self.optimizer.step(grads, lr)
         return {"loss_nats": loss, "grad_norm": norm}
 
@@ -103,6 +110,10 @@ class TorchTrainer:
         """[B, T] ids -> [B, T, V]."""
         return _numpy(self.model(self._ids(inputs)))
 
+    def forward_backward(self, batch: Batch) -> Tensor:
+        """Loss of the next step, with its gradients left on the device."""
+        return self._loss_and_gradients(batch)[0]
+
     def gradients(self, batch: Batch) -> tuple[float, dict[str, NDArray[np.float32]]]:
         """Loss and gradients of the next step, without taking it."""
         loss, grads = self._loss_and_gradients(batch)
@@ -119,14 +130,21 @@ class TorchTrainer:
     @torch.no_grad()
     def load(self, weights: NumpyArrays, optimizer_state: Mapping[str, NDArray[Any]] | None = None) -> None:
         """Replace the parameters and, if given, the optimizer's state."""
-        for name, param in self.params.items():
-            param.copy_(torch.from_numpy(np.ascontiguousarray(weights[name])))
+        load_weights(self.model, weights)
         if optimizer_state is not None:
-            self.optimizer.load(dict(optimizer_state))
+            self.optimizer.load(optimizer_state)
 
-    def decoder(self) -> TorchDecoder:
+    @torch.no_grad()
+    def activation_norms(self, batch: Batch) -> dict[str, float]:
+        """Root mean square of the residual stream after each block."""
+        taps: list[Tensor] = []
+        self.model.hidden(self._ids(batch.inputs), taps=taps)
+        rms = torch.stack([x.float().square().mean().sqrt() for x in taps]).tolist()
+        return {f"blocks.{i}": value for i, value in enumerate(rms)}
+
+    def decoder(self, rows: int = 1, vocab_size: int | None = None) -> TorchDecoder:
         """A decoder over the current weights."""
-        return TorchDecoder(self.model)
+        return TorchDecoder(self.model, rows, vocab_size)
 
 
 def _numpy(tensor: Tensor) -> NDArray[Any]:

@@ -1,7 +1,9 @@
-"""A plain GPT and training step in PyTorch, in the manner of nanoGPT: one matrix for queries, keys and values.
+"""A plain GPT and training loop in PyTorch, in the manner of nanoGPT: one matrix for queries, keys and values.
 
 Axes: B batch, T time, D model, N heads, H head, V vocabulary.
 """
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -98,25 +100,86 @@ def load_weights(model: GPT, c: ModelConfig, weights: NumpyArrays) -> None:
     model.load_state_dict(tensors)
 
 
+class Loop:
+    """nanoGPT's loop body around any module that maps ids and targets to the mean loss.
+
+    Args:
+        model: in float32, on the CPU.
+        optimizer: what torch.optim.AdamW is to do.
+        step: type (bfloat16 is autocast), device, compile and clipping.
+        fused: the one-kernel AdamW; otherwise torch's default.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: AdamWConfig, step: StepConfig, fused: bool = False):
+        self.device = torch.device("cuda" if step.device != "cpu" and torch.cuda.is_available() else "cpu")
+        self.model = model.to(self.device)
+        self.params = [param for param in model.parameters() if param.requires_grad]
+        self.adamw = torch.optim.AdamW(
+            decay_groups(self.params, optimizer),
+            betas=(optimizer.beta1, optimizer.beta2),
+            eps=optimizer.eps,
+            fused=fused or None,
+        )
+        self.forward = torch.compile(self.model) if step.compile else self.model
+        self.half, self.grad_clip = step.dtype == "bfloat16", step.grad_clip
+
+    def _loss(self, batch: Batch) -> Tensor:
+        ids = torch.from_numpy(batch.inputs).to(self.device, torch.int64)
+        targets = torch.from_numpy(batch.targets).to(self.device, torch.int64)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half):
+            return self.forward(ids, targets)
+
+    def forward_backward(self, batch: Batch) -> Tensor:
+        """The loss; its gradients are left on the parameters."""
+        loss = self._loss(batch)
+        self.adamw.zero_grad(set_to_none=True)
+        loss.backward()
+        return loss.detach()
+
+    def step(self, batch: Batch, lr: float) -> Tensor:
+        """The loss before one optimizer step."""
+        for group in self.adamw.param_groups:
+            group["lr"] = lr
+        loss = self.forward_backward(batch)
+        if self.grad_clip:
+            nn.utils.clip_grad_norm_(self.params, self.grad_clip)
+        self.adamw.step()
+        # "flush the gradients as soon as we can, no need for this memory anymore", nanoGPT's train.py
+        self.adamw.zero_grad(set_to_none=True)
+        return loss
+
+    @torch.no_grad()
+    def evaluate(self, batch: Batch) -> Tensor:
+        """The loss alone."""
+        return self._loss(batch)
+
+
+def decay_groups(params: list[nn.Parameter], optimizer: AdamWConfig) -> list[dict[str, Any]]:
+    """nanoGPT's: what has two axes decays, biases and norms do not."""
+    assert not optimizer.weight_decay or set(optimizer.decay_groups) == {"matrix", "embed"}
+    matrices = [param for param in params if param.dim() >= 2]
+    vectors = [param for param in params if param.dim() < 2]
+    return [
+        {"params": matrices, "weight_decay": optimizer.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+
+
+def plain_loop(
+    model: ModelConfig, optimizer: AdamWConfig, step: StepConfig, weights: NumpyArrays, fused: bool = False
+) -> Loop:
+    """The loop around the plain GPT of this file, from `weights`."""
+    check_plain(model)
+    gpt = GPT(model)
+    load_weights(gpt, model, weights)
+    return Loop(gpt, optimizer, step, fused)
+
+
 def bare_step(model: ModelConfig, optimizer: AdamWConfig, step: StepConfig, weights: NumpyArrays, lr: float) -> Step:
     """The body of a bare training loop."""
-    check_plain(model)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    gpt = GPT(model).to(device)
-    load_weights(gpt, model, weights)
-    betas = (optimizer.beta1, optimizer.beta2)
-    adamw = torch.optim.AdamW(gpt.parameters(), lr=lr, betas=betas, eps=optimizer.eps, weight_decay=0.0)
-    forward = torch.compile(gpt) if step.compile else gpt
-    half = step.dtype == "bfloat16"
+    loop = plain_loop(model, optimizer, step, weights)
 
     def train(batch: Batch) -> Tensor:
-        ids = torch.from_numpy(batch.inputs).long().to(device)
-        targets = torch.from_numpy(batch.targets).long().to(device)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
-            loss = forward(ids, targets)
-        adamw.zero_grad(set_to_none=True)
-        loss.backward()
-        adamw.step()
-        return loss.detach()
+        return loop.step(batch, lr)
 
     return train

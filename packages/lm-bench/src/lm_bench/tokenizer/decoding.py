@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from lm_bench.rounds import interleaved, per_byte, ratios
 from lm_bench.statistics import Quartiles
 from lm_bench.tokenizer.corpus import Corpus
 from lm_bench.tokenizer.encoding import speed
 from lm_bench.tokenizer.gpt2 import Models
 from lm_bench.tokenizer.libraries import LIBRARIES
-from lm_bench.tokenizer.rounds import interleaved, per_byte, ratios
 from lm_bench.tokenizer.workers import Side, Worker, WorkerError, workers
 
 

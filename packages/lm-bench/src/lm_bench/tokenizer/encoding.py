@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lm_bench.rounds import interleaved, per_byte, ratios
 from lm_bench.statistics import Quartiles
 from lm_bench.tokenizer.corpus import Corpus
 from lm_bench.tokenizer.gpt2 import Models
 from lm_bench.tokenizer.libraries import LIBRARIES
-from lm_bench.tokenizer.rounds import interleaved, per_byte, ratios
 from lm_bench.tokenizer.workers import Side, Worker, WorkerError, workers
 
 CHUNK = 1 << 24

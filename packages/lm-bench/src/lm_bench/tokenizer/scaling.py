@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lm_bench.rounds import interleaved, per_byte
 from lm_bench.statistics import Quartiles
 from lm_bench.tokenizer.corpus import Corpus
 from lm_bench.tokenizer.gpt2 import Models
-from lm_bench.tokenizer.rounds import interleaved, per_byte
 from lm_bench.tokenizer.workers import Side, workers
 
 SIZES = (1_000_000, 10_000_000, 100_000_000)

@@ -6,11 +6,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lm_bench.rounds import interleaved, ratios
 from lm_bench.statistics import Quartiles
 from lm_bench.tokenizer.corpus import Corpus
 from lm_bench.tokenizer.gpt2 import Models
 from lm_bench.tokenizer.libraries import LIBRARIES
-from lm_bench.tokenizer.rounds import interleaved, ratios
 from lm_bench.tokenizer.texts import prefix
 from lm_bench.tokenizer.workers import Side, WorkerError, environment, workers
 

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lm_bench.rounds import interleaved, ratios
 from lm_bench.statistics import Quartiles
 from lm_bench.tokenizer.corpus import Corpus
 from lm_bench.tokenizer.gpt2 import Models
 from lm_bench.tokenizer.libraries import LIBRARIES, Merges
-from lm_bench.tokenizer.rounds import interleaved, ratios
 from lm_bench.tokenizer.worker import WARMUP_VOCAB_SIZE
 from lm_bench.tokenizer.workers import Side, Worker, WorkerError
 

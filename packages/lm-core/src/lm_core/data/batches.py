@@ -4,14 +4,20 @@ There is no iterator state: a run resumes from its step number, any batch can be
 global batch are the same on one process or on many (rank r of w takes the r-th of w equal parts).
 
     (seed, step) -> length, starts -> rows [B / world, T + 1] -> inputs [B / world, T], targets [B / world, T]
+
+    RandomWindows      training, with replacement, lengths that vary
+    ShuffledWindows    training, every window of an epoch once
+    SequentialWindows  evaluation, every token once
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lm_core.data.permutation import Permutation
 from lm_core.errors import UserError
 from lm_core.rng import generator
 
@@ -75,6 +81,11 @@ def windows(tokens: Ids, starts: NDArray[np.integer[Any]], length: int) -> Batch
     return Batch(np.ascontiguousarray(rows[:, :-1]), np.ascontiguousarray(rows[:, 1:]))
 
 
+def _check_enough(tokens: Ids, length: int) -> None:
+    if len(tokens) <= length:
+        raise UserError(f"{len(tokens)} tokens are too few for windows of {length} and the id that follows")
+
+
 @dataclass(frozen=True)
 class RandomWindows:
     """Windows whose starts are uniform over the tokens, with replacement, and whose length may vary by step."""
@@ -85,10 +96,7 @@ class RandomWindows:
     seed: int
 
     def __post_init__(self) -> None:
-        if len(self.tokens) <= self.lengths.largest:
-            raise UserError(
-                f"{len(self.tokens)} tokens are too few for windows of {self.lengths.largest} and the id that follows"
-            )
+        _check_enough(self.tokens, self.lengths.largest)
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
         """The rows of `step` that belong to `rank` of `world`; `world` divides the batch size."""
@@ -103,3 +111,98 @@ class RandomWindows:
 def frozen_batch(tokens: Ids, rows: int, length: int, seed: int) -> Batch:
     """One batch of random windows that stays the same for a whole run: what the run is evaluated on."""
     return RandomWindows(tokens, rows, LengthRule(length, length), seed).batch(0)
+
+
+@dataclass(frozen=True)
+class ShuffledWindows:
+    """Windows of one length without replacement: an epoch visits each of its windows once, in an order of its own.
+
+    Epoch e cuts the tokens into `per_epoch` non-overlapping windows from a random offset, so the cuts fall elsewhere
+    each time. The rows of step s are the windows (s - 1) B, ..., s B - 1, counted on through the epochs; nothing but
+    the rows asked for is ever in memory, however many tokens there are.
+
+    Limit: between one and two windows' worth of tokens are left over in each epoch, others each time.
+    """
+
+    tokens: Ids
+    batch_size: int
+    length: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        _check_enough(self.tokens, self.length)
+
+    @property
+    def per_epoch(self) -> int:
+        """Windows in an epoch: one fewer than would fit, so that there is room for every offset."""
+        return max(1, (len(self.tokens) - 1) // self.length - 1)
+
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
+        """The rows of `step` that belong to `rank` of `world`; `world` divides the batch size."""
+        assert self.batch_size % world == 0, "the world size must divide the batch size"
+        share = self.batch_size // world
+        first = (step - 1) * self.batch_size + rank * share
+        epochs, positions = np.divmod(np.arange(first, first + share), self.per_epoch)
+        starts = np.empty(share, np.int64)
+        for epoch in np.unique(epochs):
+            inside = epochs == epoch
+            starts[inside] = self._starts(int(epoch), positions[inside])
+        return windows(self.tokens, starts, self.length)
+
+    def _starts(self, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        spare = len(self.tokens) - 1 - self.per_epoch * self.length
+        offset = int(generator(self.seed, "offset", epoch).integers(0, spare, endpoint=True))
+        return offset + self.length * Permutation(self.per_epoch, self.seed, "windows", epoch)(positions)
+
+
+@dataclass(frozen=True)
+class SequentialWindows(Sequence[Batch]):
+    """All tokens in order, for evaluation: every id but the first is a target exactly once.
+
+    Batches of `batch_size` windows of `length`, made when they are asked for; the last of them may have fewer rows.
+    What is left over at the end, shorter than a window, is a batch of its own with one row of that length. So there are
+    at most three shapes.
+
+    Args:
+        tokens: ids, memory-mapped or not.
+        batch_size: B.
+        length: T.
+        limit_tokens: score only so many targets, the first ones.
+    """
+
+    tokens: Ids
+    batch_size: int
+    length: int
+    limit_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.targets < 1:
+            raise UserError(
+                f"{len(self.tokens)} tokens are too few to evaluate on: there must be two, and a limit above 0"
+            )
+
+    @property
+    def targets(self) -> int:
+        """Number of ids that are scored."""
+        there = len(self.tokens) - 1
+        return there if self.limit_tokens is None else min(there, self.limit_tokens)
+
+    def __len__(self) -> int:
+        full, rest = divmod(self.targets, self.length)
+        return -(-full // self.batch_size) + bool(rest)
+
+    @overload
+    def __getitem__(self, index: int) -> Batch: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Batch]: ...
+    def __getitem__(self, index: int | slice) -> Batch | list[Batch]:
+        """The batch of an index, or those of a slice."""
+        places = range(len(self))[index]  # raises the IndexError that ends an iteration
+        return [self._batch(place) for place in places] if isinstance(places, range) else self._batch(places)
+
+    def _batch(self, place: int) -> Batch:
+        full, rest = divmod(self.targets, self.length)
+        first = place * self.batch_size
+        if first >= full and rest:
+            return windows(self.tokens, np.array([full * self.length]), rest)
+        return windows(self.tokens, self.length * np.arange(first, min(first + self.batch_size, full)), self.length)

@@ -7,8 +7,11 @@ Axes: V vocabulary, T positions, D model, N heads, K kv heads, H head, F feed-fo
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+from numpy.typing import NDArray
 
 from lm_core.config import DecayGroup, ModelConfig
 
@@ -76,3 +79,16 @@ def parameter_table(config: ModelConfig) -> Table:
 def parameter_count(config: ModelConfig) -> int:
     """Number of trained values."""
     return sum(parameter.size for parameter in parameter_table(config).values())
+
+
+def check_fit(table: Table, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Whether `arrays` are those of the table; a framework may broadcast, or take what it does not know.
+
+    Raises:
+        ValueError: naming the first that is missing, unknown or of another shape.
+    """
+    for name in [*table, *arrays]:
+        if name not in arrays or name not in table:
+            raise ValueError(f"{name} is {'missing' if name in table else 'not a parameter of this model'}")
+        if arrays[name].shape != table[name].shape:
+            raise ValueError(f"{name} has the shape {arrays[name].shape}, and the model's is {table[name].shape}")

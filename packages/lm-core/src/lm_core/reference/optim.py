@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lm_core.config import AdamWConfig, KBetaConfig, OptimizerConfig
+from lm_core.config import AdamWConfig, KBetaConfig, MuonConfig, OptimizerConfig
 from lm_core.model.parameters import Table
-from lm_core.optim import bucket_of, decayed, keeps_v_max, members
+from lm_core.optim import NEWTON_SCHULZ, bucket_of, decayed, keeps_v_max, members, muon_scale, orthogonalized
 
 Array = NDArray[np.float64]
 Arrays = dict[str, Array]
@@ -100,9 +100,54 @@ class KBeta:
                 return c1, 1 - self.beta2_product[bucket]
 
 
-def reference_optimizer(config: OptimizerConfig, table: Table) -> AdamW | KBeta:
+class Muon:
+    """Muon for the matrices of the blocks, AdamW for the rest."""
+
+    def __init__(self, config: MuonConfig, table: Table):
+        self.config = config
+        self.matrices = {name: table[name] for name in orthogonalized(table)}
+        self.m: Arrays = {name: np.zeros(p.shape) for name, p in self.matrices.items()}
+        self.decayed = set(decayed(config.decay_groups, table))
+        same = config.model_dump(include={"beta1", "beta2", "eps", "weight_decay", "decay_groups"})
+        self.rest = AdamW(AdamWConfig(**same), {n: p for n, p in table.items() if n not in self.matrices})
+
+    def update(self, params: Arrays, grads: Mapping[str, NDArray[Any]], lr: float) -> Arrays:
+        """The parameters after one step."""
+        rest = {name: p for name, p in params.items() if name not in self.matrices}
+        updated = self.rest.update(rest, {name: grads[name] for name in rest}, lr)
+        for name in self.matrices:
+            updated[name] = self._stepped(name, params[name], grads[name], lr * self.config.lr_factor)
+        return {name: updated[name] for name in params}
+
+    def _stepped(self, name: str, p: Array, g: NDArray[Any], lr: float) -> Array:
+        c = self.config
+        self.m[name] = c.momentum * self.m[name] + (1 - c.momentum) * g
+        ahead = (1 - c.momentum) * g + c.momentum * self.m[name] if c.nesterov else self.m[name]
+        if name in self.decayed:
+            p = p * (1 - lr * c.weight_decay)
+        return p - lr * muon_scale(c, p.shape) * newton_schulz(ahead, c.ns_steps)
+
+
+def newton_schulz(matrix: Array, steps: int) -> Array:
+    """[rows, columns] -> about the nearest semi-orthogonal matrix: the singular values go towards 1."""
+    a, b, c = NEWTON_SCHULZ
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = (matrix.T if tall else matrix) / (np.linalg.norm(matrix) + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return np.asarray(x.T if tall else x)
+
+
+def reference_optimizer(config: OptimizerConfig, table: Table) -> AdamW | KBeta | Muon:
     """The oracle for a config."""
-    return AdamW(config, table) if isinstance(config, AdamWConfig) else KBeta(config, table)
+    match config:
+        case AdamWConfig():
+            return AdamW(config, table)
+        case KBetaConfig():
+            return KBeta(config, table)
+        case MuonConfig():
+            return Muon(config, table)
 
 
 def _decay(params: Arrays, names: list[str], amount: float) -> Arrays:

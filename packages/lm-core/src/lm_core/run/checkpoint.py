@@ -6,24 +6,26 @@
 Each file is written beside as `.new`, flushed to disk and renamed, then the folder is flushed. The metadata goes last:
 a checkpoint exists once that file does. What was written is read back and checked before anything older is removed. The
 metadata carries a digest of its own content, so a flipped byte anywhere is noticed. Nothing is ever unpickled.
+
+The best checkpoint is that with the lowest `val_loss` in its facts; it may be the newest, too.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load, save
+from safetensors.numpy import load
 
-from lm_core.run.files import write_whole
+from lm_core.run.files import Buffer, write_whole
+from lm_core.run.tensors import Arrays, bytes_of, contiguous, safetensors_parts
 
-Arrays = Mapping[str, NDArray[Any]]
-_MALFORMED = (SafetensorError, ValueError, KeyError, TypeError, OverflowError)
+_MALFORMED = (SafetensorError, ValueError, KeyError, TypeError, AttributeError, OverflowError)
 
 
 class DamagedError(Exception):
@@ -46,13 +48,34 @@ class Checkpoint:
         return int(self.facts["step"])
 
 
+@dataclass(frozen=True)
+class _Listed:
+    """A metadata file, and what its header claims."""
+
+    path: Path
+    step: int
+    val_loss: float | None
+
+    @property
+    def score(self) -> tuple[float, int]:
+        """The better of two has the lower one. Without a loss: after all that have one, newest first."""
+        return (self.val_loss, self.step) if self.val_loss is not None else (math.inf, -self.step)
+
+
+def _sha1(parts: Iterable[Buffer]) -> str:
+    digest = hashlib.sha1()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
+
+
 def _digest(facts: str, arrays: Arrays) -> str:
-    """SHA-1 over the JSON and over every array's name, type, shape and bytes."""
+    """SHA-1 over the JSON and over every contiguous array's name, type, shape and bytes."""
     digest = hashlib.sha1(facts.encode())
     for name in sorted(arrays):
         array = arrays[name]
         digest.update(f"\0{name}\0{array.dtype.str}\0{array.shape}\0".encode())
-        digest.update(array.tobytes())
+        digest.update(bytes_of(array))
     return digest.hexdigest()
 
 
@@ -62,23 +85,30 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int = 2):
         self.folder, self.keep = folder, keep
 
-    def save(self, weights: Arrays, optimizer_state: Arrays, facts: Mapping[str, Any]) -> Path:
-        """Write a checkpoint, prove it by reading it back, drop all but the newest `keep`; returns its metadata file.
+    def save(
+        self, weights: Arrays, optimizer_state: Arrays, facts: Mapping[str, Any], *, keep_best: bool = False
+    ) -> Path:
+        """Write a checkpoint, prove it by reading it back, drop older ones; returns its metadata file.
+
+        The newest `keep` stay, and with `keep_best` the best one. Copies no array that is contiguous, and lets other
+        threads run while it hashes and writes.
 
         Raises:
             OSError: when it cannot be written; what was there before still is.
             DamagedError: when what was read back is not what was written.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        data = save({name: np.asarray(array, order="C") for name, array in weights.items()})
-        sha1 = hashlib.sha1(data).hexdigest()
-        state = {name: np.asarray(array, order="C") for name, array in optimizer_state.items()}
+        weights_file = safetensors_parts(contiguous(weights))
+        sha1 = _sha1(weights_file)
         text = json.dumps({**facts, "weights": sha1}, sort_keys=True, allow_nan=False)
+        state = contiguous(optimizer_state)
+        metadata_file = safetensors_parts(state, {"facts": text, "digest": _digest(text, state)})
         path = self.folder / f"{sha1}.metadata"
-        write_whole(path.with_suffix(".safetensors"), data)
-        write_whole(path, save(state, {"facts": text, "digest": _digest(text, state)}))
-        self.read(path)
-        self._prune(path)
+        write_whole(path.with_suffix(".safetensors"), *weights_file)
+        write_whole(path, *metadata_file)
+        _prove(path.with_suffix(".safetensors"), sha1)
+        _prove(path, _sha1(metadata_file))
+        self._prune(path, keep_best)
         return path
 
     def read(self, path: Path) -> Checkpoint:
@@ -105,36 +135,58 @@ class Checkpoints:
 
     def newest(self, warn: Callable[[str], None]) -> Checkpoint | None:
         """The good checkpoint with the most steps; damaged ones are named through `warn` and skipped."""
-        for path in self._by_step(warn):
+        return self._first_good(self._by_step(warn), warn)
+
+    def best(self, warn: Callable[[str], None]) -> Checkpoint | None:
+        """The good checkpoint with the lowest validation loss, the newest when none says one; else as `newest`."""
+        return self._first_good(sorted(self._by_step(warn), key=lambda listed: listed.score), warn)
+
+    def _first_good(self, order: Iterable[_Listed], warn: Callable[[str], None]) -> Checkpoint | None:
+        for listed in order:
             try:
-                return self.read(path)
+                return self.read(listed.path)
             except DamagedError as error:
                 warn(f"checkpoint skipped: {error}")
         return None
 
-    def _by_step(self, warn: Callable[[str], None]) -> Iterator[Path]:
+    def _by_step(self, warn: Callable[[str], None]) -> list[_Listed]:
         """The metadata files, most steps first, whatever the clock said when they were written."""
-        steps: dict[Path, int] = {}
+        found = []
         for path in sorted(self.folder.glob("*.metadata")):
             try:
-                steps[path] = int(json.loads(_header(path)[0])["step"])
+                facts = json.loads(_header(path)[0])
+                loss = facts.get("val_loss")
+                found.append(_Listed(path, int(facts["step"]), None if loss is None else float(loss)))
             except (OSError, *_MALFORMED) as error:
                 warn(f"checkpoint skipped: {path.name} is malformed ({error})")
-        yield from sorted(steps, key=lambda path: steps[path], reverse=True)
+        return sorted(found, key=lambda listed: listed.step, reverse=True)
 
-    def _prune(self, saved: Path) -> None:
-        """Remove all but `saved` and the `keep` - 1 before it, and what killed saves left behind.
+    def _prune(self, saved: Path, keep_best: bool) -> None:
+        """Remove all but `saved`, the `keep` - 1 before it and, if asked, the best, and what killed saves left behind.
 
         What claims to come after `saved` is damaged, or the run would have gone on from there.
         """
-        by_step = list(self._by_step(lambda _: None))
-        stems = {path.stem for path in by_step[by_step.index(saved) :][: self.keep]}
+        by_step = self._by_step(lambda _: None)
+        sound = by_step[[listed.path for listed in by_step].index(saved) :]
+        kept = sound[: self.keep] + ([min(sound, key=lambda listed: listed.score)] if keep_best else [])
+        stems = {listed.path.stem for listed in kept}
         for suffix in (".metadata", ".safetensors"):
             for path in self.folder.glob(f"*{suffix}"):
                 if path.stem not in stems:
                     path.unlink()
         for path in self.folder.glob("*.new"):
             path.unlink()
+
+
+def _prove(path: Path, sha1: str) -> None:
+    """Read a file back.
+
+    Raises:
+        DamagedError: when it is not what was written.
+    """
+    with path.open("rb") as file:
+        if hashlib.file_digest(file, "sha1").hexdigest() != sha1:
+            raise DamagedError(f"{path.name} does not read back as it was written")
 
 
 def _header(path: Path) -> tuple[str, str]:

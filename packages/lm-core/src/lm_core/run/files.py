@@ -3,13 +3,15 @@
 import os
 from pathlib import Path
 
+Buffer = bytes | memoryview
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that after a crash it has its old content or its new one, never part of it."""
+
+def write_whole(path: Path, *parts: Buffer) -> None:
+    """Write `parts`, one after the other, so that after a crash the file has its old content or its new one."""
     beside = path.with_name(path.name + ".new")
     try:
         with beside.open("wb") as file:
-            file.write(data)
+            file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)

@@ -1,21 +1,20 @@
-"""Where a run's records go: `metrics.jsonl` always; the console as JSON lines, and on a terminal a progress bar.
+"""Where a run's records go: `metrics.jsonl` always, then the console and every other sink.
 
-A record is one flat JSON object with `kind` and `step`. On a terminal the bar shows the training records, so only the
-others are printed; in a file or a pipe there is no bar and every record is a line.
+A record is one JSON object with `kind` and `step`.
 """
 
 import json
-import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from tqdm import tqdm
+from types import TracebackType
+from typing import Any, Self
 
 from lm_core.errors import UserError
 from lm_core.run.files import write_whole
+from lm_core.run.sinks.console import Console, LineFormat, record_line
+from lm_core.run.sinks.sink import Sink
 
-TIMING_FIELDS = frozenset({"seconds", "tokens_per_second"})
+TIMING_FIELDS = frozenset({"seconds", "tokens_per_second", "mfu"})
 """Fields of a record that differ between two runs of the same config."""
 
 
@@ -34,59 +33,69 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 
 class RunLog:
-    """Writes records to the metrics file and the console.
+    """Writes records to the metrics file and tells them to the sinks.
+
+    Only the metrics file is needed: a sink that raises is named once on stderr, and the run goes on.
 
     Args:
         path: the metrics file.
         start: the step from which the run goes on; records of later steps, left by a killed run, are dropped.
         total: the last step of the run, for the time left.
+        sinks: where else records go, beside the console; they are closed with the log.
+        line: how the console prints a record.
     """
 
-    def __init__(self, path: Path, start: int, total: int):
+    def __init__(
+        self, path: Path, start: int, total: int, sinks: Sequence[Sink] = (), *, line: LineFormat = record_line
+    ):
         try:
             kept = [record for record in read_records(path) if record["step"] <= start] if path.exists() else []
             write_whole(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
             self.file = path.open("a", encoding="utf-8")
         except OSError as error:
             raise UserError(f"cannot write {path}: {error.strerror}") from None
-        on_terminal = sys.stderr.isatty()
-        self.prints_training = not (on_terminal and sys.stdout.isatty())
-        self.reader_left = False
-        # A slow average, because the lengths of the windows vary from step to step.
-        self.bar = tqdm(
-            total=total, initial=start, unit="step", disable=not on_terminal, smoothing=0.02, dynamic_ncols=True
-        )
+        self.console = Console(start, total, line)
+        self.sinks: list[Sink] = [self.console, *sinks]
+        self.failing: list[Sink] = []
 
     def record(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         """Log one record."""
-        line = json.dumps({"kind": kind, "step": step, **values}, allow_nan=False)
-        self.file.write(line + "\n")
+        self.file.write(json.dumps({"kind": kind, "step": step, **values}, allow_nan=False) + "\n")
         self.file.flush()
-        if kind == "train":
-            self.bar.set_postfix_str(
-                f"loss {values['loss_nats']:.3f}, {values['tokens_per_second']:,.0f} tokens/s", refresh=False
-            )
-        if kind != "train" or self.prints_training:
-            self._print(line)
+        self._tell(lambda sink: sink.record(kind, step, values))
 
-    def _print(self, line: str) -> None:
-        """To the console; a reader who has left (`... | head`) does not end the run."""
-        try:
-            if not self.reader_left:
-                self.say(line, sys.stdout)
-        except BrokenPipeError:
-            self.reader_left = True
+    def saved(self, metadata: Path, step: int, best: bool) -> None:
+        """Say that a checkpoint is proven on disk; see `Sink.saved`."""
+        self._tell(lambda sink: sink.saved(metadata, step, best))
 
     def step_done(self) -> None:
         """Move the bar."""
-        self.bar.update()
+        self.console.step_done()
 
-    def say(self, text: str, stream: Any = None) -> None:
-        """Print a line without breaking the bar; to stderr unless told otherwise."""
-        self.bar.write(text, file=stream or sys.stderr)
-        (stream or sys.stderr).flush()
+    def say(self, text: str) -> None:
+        """Print a line to stderr without breaking the bar."""
+        self.console.say(text)
 
-    def close(self) -> None:
-        """Close the file and leave the bar as it is."""
-        self.bar.close()
+    def close(self, failed: bool = False) -> None:
+        """Close the file and the sinks, the console last so that the others can still be complained about."""
         self.file.close()
+        self.sinks.reverse()
+        self._tell(lambda sink: sink.close(failed))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(failed=error is not None)
+
+    def _tell(self, what: Callable[[Sink], None]) -> None:
+        for sink in self.sinks:
+            try:
+                what(sink)
+            except Exception as error:
+                if sink not in self.failing:
+                    self.failing.append(sink)
+                    reason = " ".join(str(error).split()) or type(error).__name__
+                    self.say(f"{type(sink).__name__}: {reason}; the run goes on")

@@ -4,67 +4,33 @@
 
 The loop waits for the device only where something is due. Losses and gradient norms in between are kept, unread, and
 checked at the next due moment, so a NaN is found before anything is saved and its step is named.
+
+A save holds the step up only while the weights are copied; writing and proving them is a thread's work (`writer`). The
+next save, the end and an error wait for the one in hand, so what is said to be kept is on the disk.
 """
 
+import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
-from pydantic import Field
 
-from lm_core.backend import Metrics, Trainer
-from lm_core.config import Config
+from lm_core.backend import Metrics, NumpyArrays, Trainer
 from lm_core.data.batches import Batch, Batches
 from lm_core.errors import NonFiniteError, UserError
 from lm_core.run.checkpoint import Checkpoints, DamagedError
+from lm_core.run.evaluation import BytesOf, Score, evaluate
 from lm_core.run.interrupts import Interrupts
 from lm_core.run.log import RunLog
+from lm_core.run.norms import weight_norms
+from lm_core.run.state import LoopConfig, RunState, stops_early
+from lm_core.run.writer import Writer
 
-
-class LoopConfig(Config):
-    """When what is due; all in steps. An interval of 0 means never, but a run is always saved when it ends."""
-
-    max_steps: int = Field(gt=0)
-    """Length of the run."""
-    log_every: int = Field(20, ge=0)
-    """Training records. The first step is logged too."""
-    eval_every: int = Field(0, ge=0)
-    """Evaluations. The first and the last step are evaluated too."""
-    save_every: int = Field(0, ge=0)
-    """Checkpoints."""
-    early_stop_patience: int = Field(0, ge=0)
-    """Stop after so many evaluations in a row without a gain; 0 never stops."""
-    early_stop_min_delta: float = Field(0.0, ge=0)
-    """What counts as a gain, in nats."""
-    early_stop_warmup: int = Field(0, ge=0)
-    """Evaluations up to this step do not count."""
-
-
-@dataclass
-class RunState:
-    """What the loop knows beside the trainer; it travels in the checkpoint."""
-
-    step: int = 0
-    seconds: float = 0.0
-    first_val_loss: float | None = None
-    last_val_loss: float | None = None
-    best_val_loss: float | None = None
-    gained_val_loss: float | None = None
-    best_step: int = 0
-    evals_without_gain: int = 0
-
-    @classmethod
-    def from_facts(cls, facts: dict[str, Any]) -> Self:
-        """The state in a checkpoint's facts."""
-        return cls(**facts["state"])
-
-
-def stops_early(config: LoopConfig, state: RunState) -> bool:
-    """Whether patience has run out. It is the config's, so a resumed run may be given more."""
-    return 0 < config.early_stop_patience <= state.evals_without_gain
+_LARGEST_EXPONENT = 700.0
+"""The exponential of more has no float."""
 
 
 def due(step: int, every: int) -> bool:
@@ -78,7 +44,8 @@ class Run:
 
     trainer: Trainer
     batches: Batches
-    eval_batch: Batch
+    evaluation: Sequence[Batch]
+    """What the validation loss is the mean over, by token."""
     learning_rate: Callable[[int], float]
     config: LoopConfig
     log: RunLog
@@ -87,90 +54,119 @@ class Run:
     """What a checkpoint says beside the loop's own state: configs, vocabulary."""
     bits_name: str = "bits_per_token"
     """What loss / ln 2 is called here."""
+    bytes_of: BytesOf | None = None
+    """UTF-8 bytes of a batch's targets; with it, records hold `bits_per_byte`."""
+    perplexity: bool = False
+    """Whether evaluations hold `perplexity`, e to the loss of a token."""
+    flops_per_token: float | None = None
+    """Operations of a training step for each token (`lm_core.model.flops`)."""
+    peak_flops: float | None = None
+    """Operations the device can do in a second; with flops_per_token, records hold their utilization, `mfu`."""
 
     def __post_init__(self) -> None:
         self.unread: list[tuple[int, Metrics]] = []
         self.mark, self.tokens_since_mark = time.perf_counter(), 0
-        self.saved_step = 0
+        self.writer, self.saved_step = Writer(), 0
 
 
 def train(run: Run, state: RunState, interrupts: Interrupts) -> RunState:
     """Take the run from `state` to its end, or to where it is interrupted or stops early; saves before it returns.
 
     Raises:
-        NonFiniteError: when a loss or gradient norm is NaN or infinite, naming the step. Nothing is saved after it.
+        NonFiniteError: when a loss, gradient norm or weight is NaN or infinite, naming the step. Nothing is saved
+            after it.
         UserError: when the last checkpoint cannot be written.
     """
     config, started = run.config, time.perf_counter() - state.seconds
     run.saved_step = state.step
     run.mark = time.perf_counter()
-    while state.step < config.max_steps and not stops_early(config, state) and not interrupts.requested:
-        step = state.step + 1
-        batch, lr = run.batches.batch(step), run.learning_rate(step)
-        run.unread.append((step, run.trainer.step(batch, lr)))
-        state.step = step
-        run.tokens_since_mark += batch.tokens
-        if step == 1 or due(step, config.log_every):
-            _log(run, step, lr, started)
-        if step == 1 or step == config.max_steps or due(step, config.eval_every):
-            _evaluate(run, state, started)
-        state.seconds = time.perf_counter() - started
-        if due(step, config.save_every):
-            _try_to_save(run, state)
-        run.log.step_done()
-    if run.saved_step != state.step:
-        try:
-            _save(run, state)
-        except (OSError, DamagedError) as error:
-            raise UserError(f"step {state.step} could not be saved: {error}; {_kept(run)}") from None
+    try:
+        while state.step < config.max_steps and not stops_early(config, state) and not interrupts.requested:
+            step = state.step + 1
+            batch, lr = run.batches.batch(step), run.learning_rate(step)
+            run.unread.append((step, run.trainer.step(batch, lr)))
+            state.step = step
+            run.tokens_since_mark += batch.tokens
+            if step == 1 or due(step, config.log_every):
+                _log(run, step, batch, lr, started)
+            if step == 1 or step == config.max_steps or due(step, config.eval_every):
+                _evaluate(run, state, started)
+            state.seconds = time.perf_counter() - started
+            if due(step, config.save_every) or (config.save_best and state.is_best):
+                _start_to_save(run, state)
+            _settle(run, wait=False)
+            run.log.step_done()
+        _settle(run, wait=True)
+        if run.saved_step != state.step:
+            _save_at_the_end(run, state)
+    except BaseException:
+        with contextlib.suppress(Exception):  # what the thread met beside it matters less
+            _settle(run, wait=True)
+        raise
     return state
 
 
 def _check_finite(run: Run) -> None:
     """Read what the steps have left, and stop at the first that is not finite."""
     for step, metrics in run.unread:
-        for name, value in metrics.items():
-            if not math.isfinite(float(value)):
-                raise NonFiniteError(f"step {step}: {name} is {float(value)}; {_kept(run)}")
+        _all_finite(run, step, metrics)
     run.unread.clear()
 
 
-def _log(run: Run, step: int, lr: float, started: float) -> None:
+def _all_finite(run: Run, step: int, figures: Metrics) -> None:
+    for name, value in figures.items():
+        if not math.isfinite(float(value)):
+            raise NonFiniteError(f"step {step}: {name} is {float(value)}; {_kept(run)}")
+
+
+def _log(run: Run, step: int, batch: Batch, lr: float, started: float) -> None:
     metrics = run.unread[-1][1]
     _check_finite(run)
     now = time.perf_counter()
-    loss = float(metrics["loss_nats"])
+    score = Score(float(metrics["loss_nats"]), batch.tokens, run.bytes_of(batch) if run.bytes_of else 0)
+    speed = run.tokens_since_mark / (now - run.mark)
     values = {
-        "loss_nats": loss,
-        run.bits_name: loss / math.log(2),
+        "loss_nats": score.loss_nats,
+        run.bits_name: score.bits,
+        **score.bits_per_byte(),
         "lr": lr,
         "grad_norm": float(metrics["grad_norm"]),
-        "tokens_per_second": run.tokens_since_mark / (now - run.mark),
+        "tokens_per_second": speed,
+        **({"mfu": run.flops_per_token * speed / run.peak_flops} if run.flops_per_token and run.peak_flops else {}),
         "seconds": now - started,
         **run.trainer.diagnostics(),
+        **(_norms(run, step) if run.config.log_norms else {}),
     }
     run.log.record("train", step, values)
     _restart_clock(run)
 
 
+def _norms(run: Run, step: int) -> dict[str, dict[str, float]]:
+    """Weights by part; activations by block, on the same text each time, so that only the model moves them."""
+    norms = {
+        "weight_norm": weight_norms(run.trainer.weights()),
+        "activation_rms": run.trainer.activation_norms(run.evaluation[0]),
+    }
+    for name, by_part in norms.items():
+        _all_finite(run, step, {f"{name} of {part}": value for part, value in by_part.items()})
+    return norms
+
+
 def _evaluate(run: Run, state: RunState, started: float) -> None:
     """Log the validation loss and keep the score for early stopping."""
     _check_finite(run)
-    loss, config = float(run.trainer.evaluate(run.eval_batch)), run.config
-    if not math.isfinite(loss):
-        raise NonFiniteError(f"step {state.step}: validation loss is {loss}; {_kept(run)}")
-    seconds = time.perf_counter() - started
-    run.log.record("eval", state.step, {"loss_nats": loss, run.bits_name: loss / math.log(2), "seconds": seconds})
-    if state.first_val_loss is None:
-        state.first_val_loss = loss
-    state.last_val_loss = loss
-    if state.best_val_loss is None or loss < state.best_val_loss:
-        state.best_val_loss, state.best_step = loss, state.step
-    if state.gained_val_loss is None or loss < state.gained_val_loss - config.early_stop_min_delta:
-        state.gained_val_loss, state.evals_without_gain = loss, 0
-    elif state.step > config.early_stop_warmup:
-        state.evals_without_gain += 1
-    if stops_early(config, state):
+    score = evaluate(run.trainer, run.evaluation, run.bytes_of)
+    _all_finite(run, state.step, {"validation loss": score.loss_nats})
+    values = {
+        "loss_nats": score.loss_nats,
+        run.bits_name: score.bits,
+        **score.bits_per_byte(),
+        **({"perplexity": math.exp(min(score.loss_nats, _LARGEST_EXPONENT))} if run.perplexity else {}),
+        "seconds": time.perf_counter() - started,
+    }
+    run.log.record("eval", state.step, values)
+    state.evaluated(score.loss_nats, run.config)
+    if stops_early(run.config, state):
         run.log.say(f"early stop at step {state.step}: {state.evals_without_gain} evaluations without a gain")
     _restart_clock(run)
 
@@ -180,26 +176,59 @@ def _restart_clock(run: Run) -> None:
     run.mark, run.tokens_since_mark = time.perf_counter(), 0
 
 
-def _try_to_save(run: Run, state: RunState) -> None:
-    """Save; a disk that fails is reported, and training goes on with the older checkpoint as it was."""
-    try:
-        _save(run, state)
-    except (OSError, DamagedError) as error:
-        run.log.say(f"step {state.step}: not saved ({error}); training goes on")
+def _start_to_save(run: Run, state: RunState) -> None:
+    """Copy what the trainer holds and let the writer save it, once it is done with the checkpoint before."""
+    _check_finite(run)
+    _settle(run, wait=True)
+    weights, optimizer_state = run.trainer.weights(), run.trainer.optimizer_state()
+    for arrays in (weights, optimizer_state):
+        _check_arrays(run, state.step, arrays)
+    facts = {**run.facts, "step": state.step, "val_loss": state.val_loss, "state": asdict(state)}
+    step, is_best = state.step, state.is_best
+
+    def work() -> None:
+        path = run.checkpoints.save(weights, optimizer_state, facts, keep_best=run.config.save_best)
+        run.log.saved(path, step, is_best)
+
+    run.writer.start(step, work)
     _restart_clock(run)
 
 
-def _save(run: Run, state: RunState) -> None:
-    _check_finite(run)
-    weights = run.trainer.weights()
-    for name, array in weights.items():
+def _check_arrays(run: Run, step: int, arrays: NumpyArrays) -> None:
+    for name, array in arrays.items():
         if not np.isfinite(array).all():
-            raise NonFiniteError(f"step {state.step}: {name} is not finite; {_kept(run)}")
-    facts = {**run.facts, "step": state.step, "state": asdict(state)}
-    run.checkpoints.save(weights, run.trainer.optimizer_state(), facts)
-    run.saved_step = state.step
+            raise NonFiniteError(f"step {step}: {name} is not finite; {_kept(run)}")
+
+
+def _settle(run: Run, *, wait: bool) -> None:
+    """Take note of a save that has ended; a disk that fails is reported, and training goes on."""
+    step, failure = _collect(run, wait=wait)
+    if failure:
+        run.log.say(f"step {step}: not saved ({failure}); training goes on")
+
+
+def _collect(run: Run, *, wait: bool) -> tuple[int, OSError | DamagedError | None]:
+    """The step whose save has ended, and why it failed, if the disk did; the older checkpoint is then as it was."""
+    done = run.writer.collect(wait=wait)
+    if done is None:
+        return 0, None
+    if isinstance(done.error, OSError | DamagedError):
+        return done.step, done.error
+    if done.error is not None:
+        raise done.error
+    run.saved_step = done.step
+    return done.step, None
+
+
+def _save_at_the_end(run: Run, state: RunState) -> None:
+    """Save and wait for it; here a disk that fails ends the run."""
+    _start_to_save(run, state)
+    step, failure = _collect(run, wait=True)
+    if failure:
+        raise UserError(f"step {step} could not be saved: {failure}; {_kept(run)}")
 
 
 def _kept(run: Run) -> str:
-    """What there is to go back to."""
+    """What there is to go back to, once the save in hand has ended."""
+    _settle(run, wait=True)
     return f"the checkpoint of step {run.saved_step} is kept" if run.saved_step else "nothing had been saved before"

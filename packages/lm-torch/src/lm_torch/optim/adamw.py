@@ -1,5 +1,7 @@
 """Adam with decoupled weight decay, as `lm_core.optim` specifies it."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -9,11 +11,39 @@ from lm_torch.optim.base import Optimizer
 
 
 class AdamW(Optimizer):
-    """See `lm_core.optim`."""
+    """See `lm_core.optim`. Fused is torch's own kernel, which reads and writes everything once; else `update`."""
 
-    def __init__(self, config: AdamWConfig, table: Table, params: dict[str, Tensor]):
+    def __init__(self, config: AdamWConfig, table: Table, params: dict[str, Tensor], fused: bool = True):
         super().__init__(config, table, params)
-        self.config = config
+        self.config, self.fused = config, fused
+        decayed_ones = {id(p) for p in self.decayed}
+        places: dict[float, list[int]] = {}
+        for i, p in enumerate(self.params):
+            places.setdefault(config.weight_decay if id(p) in decayed_ones else 0.0, []).append(i)
+        self.places = places
+        """Weight decay -> the places of the parameters that have it."""
+
+    def step(self, grads: list[Tensor], lr: float) -> None:
+        """Update the parameters with gradients in the order of the table."""
+        if self.fused:
+            self.t += 1
+            self._fused_update(grads, lr)
+        else:
+            super().step(grads, lr)
+
+    @torch.no_grad()
+    def _fused_update(self, grads: list[Tensor], lr: float) -> None:
+        c = self.config
+        # The kernel corrects by 1 - beta^step, which at an infinite step is 1.
+        step = torch.tensor(float(self.t) if c.bias_correction else math.inf, device=self.device)
+        for decay, chosen in self.places.items():
+            params, gs, m, v = (
+                [tensors[i] for i in chosen] for tensors in (self.params, grads, self.slots["m"], self.slots["v"])
+            )
+            torch._fused_adamw_(
+                params, gs, m, v, [], [step] * len(chosen), lr=lr, beta1=c.beta1, beta2=c.beta2, eps=c.eps,
+                weight_decay=decay, amsgrad=False, maximize=False,
+            )  # fmt: skip
 
     def corrections(self) -> tuple[float, float]:
         """1 - beta^t, or 1."""

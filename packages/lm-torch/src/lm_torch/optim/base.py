@@ -5,6 +5,7 @@ kernels and a compiler fuses further. The scalars that change from step to step 
 update is compiled once.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,10 @@ from lm_core.optim import decayed
 
 
 class Optimizer:
-    """Owns the state of one optimizer over `params`, which it changes in place."""
+    """Owns the state of one optimizer over those of `params` that `table` names, which it changes in place."""
+
+    slot_kinds: tuple[str, ...] = ("m", "v")
+    """State with one tensor per parameter, of its shape."""
 
     def __init__(self, config: OptimizerConfig, table: Table, params: dict[str, Tensor]):
         self.names = list(table)
@@ -28,10 +32,9 @@ class Optimizer:
         self.weight_decay = config.weight_decay
         self.decayed = [params[name] for name in decayed(config.decay_groups, table)] if config.weight_decay else []
         self.slots: dict[str, list[Tensor]] = {}
-        """State with one tensor per parameter: "m", "v", "v_max"."""
+        for kind in self.slot_kinds:
+            self.add_slot(kind)
         self.kernel = self.update
-        self.add_slot("m")
-        self.add_slot("v")
 
     def add_slot(self, kind: str) -> None:
         """State of the parameters' shapes, zero at first."""
@@ -75,7 +78,7 @@ class Optimizer:
             arrays |= {f"{kind}.{name}": t.cpu().numpy().copy() for name, t in zip(self.names, tensors, strict=True)}
         return arrays
 
-    def load(self, arrays: dict[str, NDArray[Any]]) -> None:
+    def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Replace the state."""
         self.t = int(arrays["step"])
         for kind, tensors in self.slots.items():

@@ -1,5 +1,6 @@
 """Kourkoutas-beta, as `lm_core.optim` specifies it: a port of the `kbeta` package with every option of it."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -105,7 +106,7 @@ class KBeta(Optimizer):
             arrays |= {f"{kind}.{bucket}": values[i] for i, bucket in enumerate(self.buckets)}
         return arrays
 
-    def load(self, arrays: dict[str, NDArray[Any]]) -> None:
+    def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Replace the state."""
         super().load(arrays)
         for kind, vector in (("grad_ema", self.grad_ema), ("beta2_product", self.beta2_product)):

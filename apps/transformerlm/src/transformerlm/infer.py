@@ -1,0 +1,156 @@
+"""`transformerlm-infer`: prompts -> text.
+
+    config -> saved model, prompts -> ids -> Generation, a group of rows at a time -> text, records
+
+A framework is imported when the model, the tokenizer and the prompts have been found good.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from lm_core.backend import Backend, load_backend
+from lm_core.errors import UserError
+from lm_core.sampling import Generation, SamplingConfig
+from transformerlm.continuation import Continuation, Ending, continue_rows
+from transformerlm.infer_config import InferConfig
+from transformerlm.program import run_program, say
+from transformerlm.prompts import encode_prompts, read_prompts
+from transformerlm.saved_model import SavedModel, load_model
+
+PROGRAM = "transformerlm-infer"
+INTERRUPTED = 130
+
+
+def main() -> int:
+    """The program; returns its exit code."""
+    return run_program(InferConfig, PROGRAM, infer)
+
+
+def infer(config: InferConfig) -> int:
+    """Continue the prompts; returns the exit code, which is 130 when the text was stopped by Ctrl-C.
+
+    Raises:
+        UserError: for a mistake in the config, before any text is written.
+    """
+    model = load_model(config.checkpoint, config.which, config.tokenizer)
+    prompts = read_prompts(config)
+    ids = encode_prompts(prompts, model.tokenizer, model.config.seq_len, say)
+    rows = [
+        Row(prompt, of_it, number) for prompt, of_it in zip(prompts, ids, strict=True) for number in range(config.n)
+    ]
+    with ExitStack() as stack:
+        file = stack.enter_context(_opened(config.logging.file)) if config.logging.file else None
+        writer = Writer(config, model, load_backend(config.backend))
+        say(f"{model.name}; {writer.backend.describe(config.step)}")
+        for row, continuation in writer.write(rows):
+            record = json.dumps(writer.record(row, continuation), ensure_ascii=False)
+            if file:
+                print(record, file=file, flush=True)
+            if config.output == "json":
+                print(record, flush=True)
+            elif not writer.streams(rows):
+                _print_text(row, continuation, len(rows), config.n)
+            if continuation.reason == "interrupted":
+                writer.stopped = True
+    return INTERRUPTED if writer.stopped else 0
+
+
+@dataclass(frozen=True)
+class Row:
+    """A text to write."""
+
+    prompt: str
+    ids: list[int]
+    sample: int
+    """Which of the continuations of its prompt it is."""
+
+
+class Writer:
+    """A model, and how it writes."""
+
+    def __init__(self, config: InferConfig, model: SavedModel, backend: Backend) -> None:
+        self.config, self.model, self.backend = config, model, backend
+        self.sampling = _clamped(config.sampling, model.tokenizer.vocab_size)
+        eos_id = None if config.ignore_eos else model.tokenizer.eos_id
+        self.ending = Ending(config.max_new_tokens, eos_id, config.stop)
+        self.stopped = False
+
+    def streams(self, rows: Sequence[Row]) -> bool:
+        """Whether text is printed as it comes."""
+        return self.config.stream and self.config.output == "text" and len(rows) == 1
+
+    def write(self, rows: Sequence[Row]) -> Iterator[tuple[Row, Continuation]]:
+        """Every row with its continuation, in order; none after the group in which it was stopped."""
+        for first in range(0, len(rows), self.config.batch_size):
+            group = rows[first : first + self.config.batch_size]
+            yield from zip(group, self._write_group(group, first, self.streams(rows)), strict=True)
+            if self.stopped:
+                return
+
+    def _write_group(self, group: Sequence[Row], first: int, stream: bool) -> list[Continuation]:
+        model, prompts = self.model, [row.ids for row in group]
+        decoder = self.backend.decoder(
+            model.config, self.config.step, model.weights, len(group), model.tokenizer.vocab_size
+        )
+
+        def begin() -> Generation:
+            return Generation(decoder, prompts, model.config.seq_len, self.config.seed + first, self.sampling)
+
+        if not stream:
+            return continue_rows(begin, prompts, model.tokenizer, self.ending)
+        print(group[0].prompt, end="", flush=True)
+        written = continue_rows(begin, prompts, model.tokenizer, self.ending, _print_piece)
+        print(flush=True)
+        return written
+
+    def record(self, row: Row, continuation: Continuation) -> dict[str, Any]:
+        """What is logged of one text."""
+        sampling, count, seconds = self.sampling, len(continuation.ids), continuation.seconds
+        return {
+            "params.temperature": sampling.temperature,
+            "params.p": sampling.top_p,
+            "params.top_k": sampling.top_k,
+            "params.min_p": sampling.min_p,
+            "params.repetition_penalty": sampling.repetition_penalty,
+            "params.eos_token_id": self.ending.eos_id,
+            "params.max_new_tokens": self.ending.max_new_tokens,
+            "params.seed": self.config.seed,
+            "params.sample": row.sample,
+            "params.checkpoint": self.model.name,
+            "text.prompt": row.prompt,
+            "text.output": continuation.text,
+            "text.end": continuation.reason,
+            "metrics.tokens": count,
+            "metrics.latency_ms": round(1000 * seconds, 3),
+            "metrics.tokens_per_second": round(count / seconds, 3) if seconds else 0.0,
+        }
+
+
+def _clamped(sampling: SamplingConfig, vocab_size: int) -> SamplingConfig:
+    if sampling.top_k <= vocab_size:
+        return sampling
+    say(f"note: sampling.top_k {sampling.top_k:,} is above the vocabulary: {vocab_size:,} is used")
+    return sampling.model_copy(update={"top_k": vocab_size})
+
+
+def _print_piece(_row: int, text: str) -> None:
+    print(text, end="", flush=True)
+
+
+def _print_text(row: Row, continuation: Continuation, rows: int, samples: int) -> None:
+    if rows > 1:
+        sample = f", {row.sample + 1} of {samples}" if samples > 1 else ""
+        print(f"--- {json.dumps(row.prompt, ensure_ascii=False)}{sample} ---")
+    print(row.prompt + continuation.text, flush=True)
+
+
+def _opened(path: str) -> IO[str]:
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        return Path(path).open("a", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"logging.file: cannot write {path}: {error.strerror}") from None

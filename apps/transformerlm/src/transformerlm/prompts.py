@@ -1,0 +1,74 @@
+"""The prompts of a call, as text and as ids."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from lm_core.errors import UserError
+from lm_tokenizer.adapters import TextTokenizer
+from lm_tokenizer.errors import TokenizerError
+from transformerlm.infer_config import InferConfig
+
+
+def read_prompts(config: InferConfig) -> list[str]:
+    """The prompts that the config names, in order.
+
+    Raises:
+        UserError: when there is none, or a file or pipe cannot be read.
+    """
+    prompts = [_standard_input() if prompt == "-" else prompt for prompt in config.prompt]
+    if config.prompts_file:
+        prompts += _lines(Path(config.prompts_file))
+    if not prompts and not sys.stdin.isatty():
+        prompts = [_standard_input()]
+    if not prompts:
+        raise UserError("prompt: give a text to continue, or prompts_file, or a pipe")
+    return prompts
+
+
+def encode_prompts(
+    prompts: list[str], tokenizer: TextTokenizer, seq_len: int, note: Callable[[str], None]
+) -> list[list[int]]:
+    """The ids of every prompt; of one that is longer than the model's context, its end will be used, which is noted.
+
+    Raises:
+        UserError: for a prompt that has no ids.
+    """
+    encoded = [_encode(number, prompt, tokenizer) for number, prompt in enumerate(prompts, 1)]
+    longest = max(range(len(encoded)), key=lambda row: len(encoded[row]))
+    if len(encoded[longest]) > seq_len:
+        note(
+            f"note: prompt {longest + 1} has {len(encoded[longest]):,} tokens, and the model reads {seq_len:,} at once:"
+            " of such a prompt the end is used"
+        )
+    return encoded
+
+
+def _encode(number: int, prompt: str, tokenizer: TextTokenizer) -> list[int]:
+    try:
+        ids = tokenizer.encode(prompt, allowed_special="all", disallowed_special=())
+    except TokenizerError as error:
+        raise UserError(f"prompt {number}: {error}") from None
+    if ids:
+        return ids
+    if tokenizer.eos_id is None:
+        raise UserError(
+            f"prompt {number} is empty, and the tokenizer has no end-of-text token to start from: give a text"
+        )
+    return [tokenizer.eos_id]
+
+
+def _standard_input() -> str:
+    try:
+        return sys.stdin.read().removesuffix("\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"standard input is not UTF-8 at byte {error.start}") from None
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UserError(f"prompts_file: cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"prompts_file: {path} is not UTF-8 at byte {error.start}") from None

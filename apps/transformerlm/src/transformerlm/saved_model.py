@@ -1,0 +1,146 @@
+"""A model on disk, with the tokenizer that belongs to it: a run folder, or a folder of Hugging Face's `transformers`.
+
+    run folder   checkpoints/ -> weights, shape      tokenizer/      -> tokenizer
+    HF folder    config.json, *.safetensors          tokenizer.json
+
+What does not fit together is found here, before a framework is loaded.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from numpy.typing import NDArray
+
+from lm_core.config import ModelConfig
+from lm_core.errors import UserError
+from lm_core.interchange.folder import import_model
+from lm_core.model.parameters import parameter_table
+from lm_core.run.checkpoint import Checkpoint, Checkpoints
+from lm_tokenizer.adapters import TextTokenizer, load_tokenizer
+from lm_tokenizer.errors import TokenizerError
+from transformerlm.program import say
+
+ROOT = Path("runs") / "transformerlm"
+TOKENIZER = "tokenizer"
+"""Where a run folder has its tokenizer."""
+Which = Literal["best", "latest"]
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A model, and the tokenizer that its ids are of."""
+
+    config: ModelConfig
+    weights: dict[str, NDArray[Any]]
+    tokenizer: TextTokenizer
+    name: str
+    """What it is, for the person who waits."""
+
+
+def load_model(path: str, which: Which = "best", tokenizer: str = "", key: str = "checkpoint") -> SavedModel:
+    """Read a run folder or a Hugging Face folder.
+
+    Args:
+        path: the folder; "" is the newest run under `runs/transformerlm`.
+        which: of a run's checkpoints.
+        tokenizer: where it is not the folder's own.
+        key: of the config, that messages name.
+
+    Raises:
+        UserError: when there is none, it is damaged, or its parts do not fit together.
+    """
+    folder = Path(path) if path else newest_run(key)
+    if not folder.exists():
+        raise UserError(f"{key}: there is no folder {folder}")
+    if (folder / "checkpoints").is_dir():
+        return _of_run(folder, which, tokenizer, key)
+    if (folder / "config.json").is_file():
+        return _of_hugging_face(folder, tokenizer, key)
+    raise UserError(f"{key}: {folder} is neither a run folder, with checkpoints/, nor one with a config.json")
+
+
+def newest_run(key: str) -> Path:
+    """The run that was begun last.
+
+    Raises:
+        UserError: when there is none.
+    """
+    configs = sorted(ROOT.glob("*/config.toml"), key=lambda path: path.stat().st_mtime)
+    if not configs:
+        raise UserError(f"{key}: there is no run under {ROOT}: name a folder")
+    return configs[-1].parent
+
+
+def load_tokenizer_of(folder: Path, facts: dict[str, Any], key: str) -> TextTokenizer:
+    """The tokenizer that a run folder carries, which must be the one that its checkpoint was trained with."""
+    try:
+        kind, fingerprint = facts["tokenizer"]["kind"], facts["tokenizer"]["fingerprint"]
+    except (KeyError, TypeError):
+        raise UserError(f"{key}: the checkpoint in {folder} does not say which tokenizer it is of") from None
+    tokenizer = _tokenizer(f"{kind}:{folder / TOKENIZER}", key)
+    if tokenizer.fingerprint != fingerprint:
+        raise UserError(
+            f"{key}: the tokenizer in {folder / TOKENIZER} is not the one that the checkpoint was made with"
+        )
+    return tokenizer
+
+
+def check_weights(config: ModelConfig, weights: dict[str, NDArray[Any]], where: str) -> None:
+    """The weights must be those of the model.
+
+    Raises:
+        UserError: at the first that is not.
+    """
+    expected = {name: parameter.shape for name, parameter in parameter_table(config).items()}
+    found = {name: array.shape for name, array in weights.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        ours, theirs = expected.get(name, "not there"), found.get(name, "not there")
+        if ours != theirs:
+            raise UserError(f"{where}: {name} is {theirs} in the file and {ours} in the model's config")
+
+
+def _of_run(folder: Path, which: Which, tokenizer: str, key: str) -> SavedModel:
+    checkpoints = Checkpoints(folder / "checkpoints")
+    checkpoint = checkpoints.best(say) if which == "best" else checkpoints.newest(say)
+    if checkpoint is None:
+        raise UserError(f"{key}: {folder} holds no whole checkpoint")
+    config = model_of(checkpoint, key)
+    check_weights(config, checkpoint.weights, f"{key}: {checkpoint.path.stem}.safetensors")
+    own = load_tokenizer_of(folder, checkpoint.facts, key)
+    if tokenizer and _tokenizer(tokenizer, "tokenizer").fingerprint != own.fingerprint:
+        raise UserError(f"tokenizer: {tokenizer} is not the one that the run {folder} was trained with; leave it out")
+    _check_vocabulary(own, config, folder, key)
+    return SavedModel(config, checkpoint.weights, own, f"{folder}, {which} checkpoint, step {checkpoint.step:,}")
+
+
+def model_of(checkpoint: Checkpoint, key: str) -> ModelConfig:
+    """The shape of a checkpoint's model."""
+    return ModelConfig.parse(checkpoint.facts.get("model") or {}, f"{key}: {checkpoint.path.name}")
+
+
+def _of_hugging_face(folder: Path, tokenizer: str, key: str) -> SavedModel:
+    try:
+        model = import_model(folder)
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from None
+    if not tokenizer and model.tokenizer is None:
+        raise UserError(f"{key}: {folder} has no tokenizer.json: name its tokenizer by the key tokenizer")
+    own = _tokenizer(tokenizer or str(model.tokenizer), "tokenizer" if tokenizer else key)
+    _check_vocabulary(own, model.config, folder, key)
+    return SavedModel(model.config, model.weights, own, str(folder))
+
+
+def _tokenizer(name: str, key: str) -> TextTokenizer:
+    try:
+        return load_tokenizer(name)
+    except TokenizerError as error:
+        raise UserError(f"{key}: {error}") from None
+
+
+def _check_vocabulary(tokenizer: TextTokenizer, config: ModelConfig, folder: Path, key: str) -> None:
+    if tokenizer.vocab_size > config.vocab_size:
+        raise UserError(
+            f"{key}: the tokenizer has {tokenizer.vocab_size:,} ids, and the model of {folder} {config.vocab_size:,}:"
+            " they do not belong together"
+        )

@@ -1,0 +1,225 @@
+"""`transformerlm-train`: token files -> run folder.
+
+    config --plan_run--> plan --lm_core.run.loop.train--> checkpoints, metrics.jsonl --> samples.txt, report.html
+
+    config.toml  tokenizer/  metrics.jsonl  checkpoints/  samples.txt  report.html  result.json
+
+A run folder is all that inference needs. result.json is there when the run has come to its end.
+"""
+
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lm_core.backend import Backend, Trainer, load_backend
+from lm_core.cli import parse_flags
+from lm_core.config import read_toml
+from lm_core.data.batches import Batch
+from lm_core.errors import UserError
+from lm_core.model.flops import flops_per_token
+from lm_core.model.parameters import parameter_count
+from lm_core.report import write_report
+from lm_core.run.evaluation import BytesOf
+from lm_core.run.files import write_whole
+from lm_core.run.folder import RunFolder
+from lm_core.run.interrupts import Interrupts
+from lm_core.run.log import RunLog
+from lm_core.run.loop import Run
+from lm_core.run.loop import train as run_loop
+from lm_core.run.sinks.console import metrics_line
+from lm_core.run.sinks.sink import Sink
+from lm_core.run.sinks.tensorboard import TensorBoardSink
+from lm_core.run.sinks.wandb import WandbSink
+from lm_core.run.state import RunState
+from lm_core.sampling import Generation, SamplingConfig
+from lm_core.schedules import learning_rate
+from lm_tokenizer.adapters import TextTokenizer
+from lm_tokenizer.errors import TokenizerError
+from transformerlm.continuation import Ending, continue_rows
+from transformerlm.program import run_program, say
+from transformerlm.run_plan import RunPlan, plan_run
+from transformerlm.saved_model import TOKENIZER, newest_run
+from transformerlm.train_config import TrainConfig
+
+PROGRAM = "transformerlm-train"
+COMMAND = f"uv run {PROGRAM}"
+RESULT = "result.json"
+
+
+def main() -> int:
+    """The program; returns its exit code."""
+    return run_program(TrainConfig, PROGRAM, train, parse=parse_train)
+
+
+def parse_train(cls: type[TrainConfig], program: str, argv: Sequence[str]) -> TrainConfig:
+    """The config of the command line; with --resume, over that of the run.
+
+    Raises:
+        UserError: as `parse_flags`, and when there is no run to resume.
+    """
+    config = parse_flags(cls, program, argv)
+    if not config.resume:
+        return config
+    folder = RunFolder(Path(config.save_dir) if config.save_dir else newest_run("--resume"))
+    if not folder.config.exists():
+        raise UserError(f"--resume: {folder.path} holds no run")
+    try:
+        saved = parse_flags(cls, program, argv, read_toml(folder.config))
+    except UserError as error:
+        raise UserError(f"--resume, over {folder.config}: {error}") from None
+    return saved.model_copy(update={"save_dir": str(folder.path), "resume": True})
+
+
+def train(config: TrainConfig) -> None:
+    """One run, new or resumed.
+
+    Raises:
+        UserError: for a mistake in the config or what it names; nothing has been written then.
+        NonFiniteError: when training diverges.
+    """
+    plan = plan_run(config)
+    backend = load_backend(config.backend)
+    say(backend.describe(config.step))
+    prepare(plan)
+    trainer = backend.build(plan.model, config.optimizer, config.step, plan.weights(), config.seed)
+    state = RunState()
+    if plan.checkpoint:
+        trainer.load(plan.checkpoint.weights, plan.checkpoint.optimizer_state)
+        state = RunState.from_facts(plan.checkpoint.facts)
+        say(f"resuming {plan.folder.path} at step {state.step} of {config.training.max_steps}")
+    elif config.resume:
+        say("nothing was saved yet: starting at step 0")
+    say(_summary(plan))
+    with Interrupts() as interrupts:
+        state = _run(plan, backend, trainer, state, interrupts)
+        if interrupts.requested and state.step < config.training.max_steps:
+            if state.step:  # else nothing has been logged to report on
+                write_report(plan.folder.path)
+            again = shlex.join([*COMMAND.split(), "--save_dir", str(plan.folder.path), "--resume"])
+            say(f"saved at step {state.step} of {config.training.max_steps}; to go on: {again}")
+            return
+    finish(plan, trainer, state)
+
+
+def prepare(plan: RunPlan) -> None:
+    """Make the run folder: the tokenizer, and then the config, by which a folder is told to hold a run.
+
+    Raises:
+        UserError: when it cannot be written.
+    """
+    folder = plan.folder.path
+    try:
+        if not plan.checkpoint:
+            (folder / TOKENIZER).mkdir(parents=True, exist_ok=True)
+            plan.tokenizer.save(folder / TOKENIZER)
+        (folder / RESULT).unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to save_dir {folder}: {error.strerror}") from None
+    except TokenizerError as error:
+        raise UserError(f"cannot write to save_dir {folder}: {error}") from None
+    plan.folder.prepare(plan.config.resolved())
+
+
+def bytes_of_targets(tokenizer: TextTokenizer) -> BytesOf:
+    """How many bytes of text the targets of a batch stand for; special tokens are none."""
+    lengths = np.array(tokenizer.byte_lengths)
+    lengths[list(tokenizer.special_tokens.values())] = 0
+
+    def count(batch: Batch) -> int:
+        return int(lengths[batch.targets].sum())
+
+    return count
+
+
+def _summary(plan: RunPlan) -> str:
+    tokens = plan.config.training.max_steps * plan.config.training.batch_size * plan.model.seq_len
+    return (
+        f"{parameter_count(plan.model):,} parameters, {len(plan.train):,} training tokens,"
+        f" {tokens / len(plan.train):.1f} times read, run folder {plan.folder.path}"
+    )
+
+
+def _run(plan: RunPlan, backend: Backend, trainer: Trainer, state: RunState, interrupts: Interrupts) -> RunState:
+    config, folder = plan.config, plan.folder
+    total = config.training.max_steps
+    with RunLog(folder.metrics, state.step, total, _sinks(plan, state.step), line=metrics_line) as log:
+        if "console" not in config.logging.backend:
+            log.sinks.remove(log.console)  # the bar stays, where there is one
+        return run_loop(
+            Run(
+                trainer,
+                plan.batches,
+                plan.evaluation,
+                partial(learning_rate, plan.schedule),
+                config.training,
+                log,
+                plan.checkpoints,
+                plan.facts,
+                bytes_of=bytes_of_targets(plan.tokenizer),
+                perplexity=True,
+                flops_per_token=flops_per_token(plan.model, plan.model.seq_len),
+                peak_flops=backend.peak_flops(config.step),
+            ),
+            state,
+            interrupts,
+        )
+
+
+def _sinks(plan: RunPlan, start: int) -> list[Sink]:
+    config, folder = plan.config, plan.folder.path
+    sinks: list[Sink] = []
+    if "tensorboard" in config.logging.backend:
+        sinks.append(TensorBoardSink(folder, start))
+    if "wandb" in config.logging.backend:
+        said = config.model_dump(mode="json", exclude={"config", "print_config", "resume", "save_dir"})
+        name, wandb = config.logging.run_name, config.wandb
+        sinks.append(WandbSink(folder, wandb.project, said, wandb.entity or None, name, folder / TOKENIZER))
+    return sinks
+
+
+def finish(plan: RunPlan, trainer: Trainer, state: RunState) -> None:
+    """The sample, the report, the result, and the last word."""
+    folder = plan.folder
+    if plan.config.training.sample_tokens:
+        text = _sample(plan, trainer)
+        write_whole(folder.samples, f"step {state.step}, temperature 1\n{text}\n".encode())
+        print(f"\n--- sample at step {state.step} ---\n{text}\n---")
+    report = write_report(folder.path)
+    first, last, best = state.first_val_loss, state.last_val_loss, state.best_val_loss
+    write_whole(folder.path / RESULT, (json.dumps(_result(state), indent=2) + "\n").encode())
+    if first is not None:
+        print(f"validation loss {first:.4f} -> {last:.4f} nats (best {best:.4f} at step {state.best_step})")
+    print(f"report: {report}")
+
+
+def _result(state: RunState) -> dict[str, Any]:
+    """What a sweep compares runs by."""
+    return {
+        "step": state.step,
+        "metrics.val_loss": state.last_val_loss,
+        "metrics.best_val_loss": state.best_val_loss,
+        "best_step": state.best_step,
+        "metrics.seconds": round(state.seconds, 3),
+    }
+
+
+def _sample(plan: RunPlan, trainer: Trainer) -> str:
+    tokenizer, training = plan.tokenizer, plan.config.training
+
+    def begin() -> Generation:
+        decoder = trainer.decoder(1, tokenizer.vocab_size)
+        return Generation(decoder, [plan.prompt], plan.model.seq_len, plan.config.seed, SamplingConfig())
+
+    ending = Ending(training.sample_tokens, tokenizer.eos_id)
+    [written] = continue_rows(begin, [plan.prompt], tokenizer, ending)
+    return training.sample_prompt + written.text
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,46 @@
+"""The validation loss over many batches, and what losses are called in bits."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from lm_core.backend import Trainer
+from lm_core.data.batches import Batch
+
+BytesOf = Callable[[Batch], int]
+"""UTF-8 bytes of the text that a batch's targets stand for."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """A loss over some tokens."""
+
+    loss_nats: float
+    """Mean over the tokens."""
+    tokens: int
+    text_bytes: int = 0
+    """UTF-8 bytes of the tokens' text; 0 when they are not known or the text is empty."""
+
+    @property
+    def bits(self) -> float:
+        """Mean over the tokens, in bits."""
+        return self.loss_nats / math.log(2)
+
+    def bits_per_byte(self) -> dict[str, float]:
+        """The record's field: summed nats / ln 2 / summed bytes. Empty where the bytes are not known."""
+        if not self.text_bytes:
+            return {}
+        return {"bits_per_byte": self.loss_nats * self.tokens / math.log(2) / self.text_bytes}
+
+
+def evaluate(trainer: Trainer, batches: Sequence[Batch], bytes_of: BytesOf | None = None) -> Score:
+    """The mean loss over the tokens of all batches; the device is waited for only after the last one."""
+    losses, tokens, text_bytes = [], [], 0
+    for batch in batches:
+        losses.append(trainer.evaluate(batch))
+        tokens.append(batch.tokens)
+        text_bytes += bytes_of(batch) if bytes_of else 0
+    total = sum(tokens)
+    # Shares, not sums: the loss of a single batch then stays what it is, to the last bit.
+    mean = sum(float(loss) * (count / total) for loss, count in zip(losses, tokens, strict=True))
+    return Score(mean, total, text_bytes)

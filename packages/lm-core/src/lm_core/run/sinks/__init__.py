@@ -1,0 +1,1 @@
+"""Where records go beside `metrics.jsonl`: the console, TensorBoard, Weights & Biases."""

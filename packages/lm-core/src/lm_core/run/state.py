@@ -1,0 +1,78 @@
+"""What the training loop is told about its course, and what it knows of it."""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+from pydantic import Field
+
+from lm_core.config import Config
+
+
+class LoopConfig(Config):
+    """When what is due; all in steps. An interval of 0 means never, but a run is always saved when it ends."""
+
+    max_steps: int = Field(gt=0)
+    """Length of the run."""
+    log_every: int = Field(20, ge=0)
+    """Training records. The first step is logged too."""
+    eval_every: int = Field(0, ge=0)
+    """Evaluations. The first and the last step are evaluated too."""
+    save_every: int = Field(0, ge=0)
+    """Checkpoints."""
+    save_best: bool = False
+    """Save also where the validation loss is the lowest so far, and keep that checkpoint until there is a better."""
+    log_norms: bool = False
+    """Training records also hold the norm of each block's weights and the size of its activations."""
+    early_stop_patience: int = Field(0, ge=0)
+    """Stop after so many evaluations in a row without a gain; 0 never stops."""
+    early_stop_min_delta: float = Field(0.0, ge=0)
+    """What counts as a gain, in nats."""
+    early_stop_warmup: int = Field(0, ge=0)
+    """Evaluations up to this step do not count."""
+
+
+@dataclass
+class RunState:
+    """What the loop knows beside the trainer; it travels in the checkpoint."""
+
+    step: int = 0
+    seconds: float = 0.0
+    first_val_loss: float | None = None
+    last_val_loss: float | None = None
+    last_val_step: int = 0
+    best_val_loss: float | None = None
+    gained_val_loss: float | None = None
+    best_step: int = 0
+    evals_without_gain: int = 0
+
+    @classmethod
+    def from_facts(cls, facts: dict[str, Any]) -> Self:
+        """The state in a checkpoint's facts."""
+        return cls(**facts["state"])
+
+    @property
+    def val_loss(self) -> float | None:
+        """The validation loss of this very step, if it was measured."""
+        return self.last_val_loss if self.last_val_step == self.step else None
+
+    @property
+    def is_best(self) -> bool:
+        """Whether this very step has the lowest validation loss so far."""
+        return self.best_val_loss is not None and self.best_step == self.step
+
+    def evaluated(self, loss: float, config: LoopConfig) -> None:
+        """Keep the score of the best loss and of early stopping."""
+        if self.first_val_loss is None:
+            self.first_val_loss = loss
+        self.last_val_loss, self.last_val_step = loss, self.step
+        if self.best_val_loss is None or loss < self.best_val_loss:
+            self.best_val_loss, self.best_step = loss, self.step
+        if self.gained_val_loss is None or loss < self.gained_val_loss - config.early_stop_min_delta:
+            self.gained_val_loss, self.evals_without_gain = loss, 0
+        elif self.step > config.early_stop_warmup:
+            self.evals_without_gain += 1
+
+
+def stops_early(config: LoopConfig, state: RunState) -> bool:
+    """Whether patience has run out. It is the config's, so a resumed run may be given more."""
+    return 0 < config.early_stop_patience <= state.evals_without_gain

@@ -1,0 +1,14 @@
+"""Gradient clipping by global norm (Pascanu et al. 2013)."""
+
+import mlx.core as mx
+
+Arrays = dict[str, mx.array]
+
+
+def clip_by_global_norm(grads: Arrays, max_norm: float) -> tuple[Arrays, mx.array]:
+    """`grads` scaled to a joint norm of at most `max_norm` (0 does not clip), and the norm before."""
+    norm = mx.sqrt(sum((mx.sum(mx.square(g)) for g in grads.values()), mx.array(0.0)))
+    if not max_norm:
+        return grads, norm
+    scale = mx.minimum(1.0, max_norm / (norm + 1e-6))
+    return {name: g * scale for name, g in grads.items()}, norm

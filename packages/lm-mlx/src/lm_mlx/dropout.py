@@ -1,0 +1,29 @@
+"""Dropout whose masks are those of the other backend: a hash of (element, step's key, site)."""
+
+import mlx.core as mx
+
+from lm_core.rng import GOLDEN, threshold
+
+
+def _mix(x: mx.array) -> mx.array:
+    """`lm_core.reference.dropout.mix` on uint32."""
+    x = (x ^ (x >> 16)) * mx.array(0x7FEB352D, mx.uint32)
+    x = (x ^ (x >> 15)) * mx.array(0x846CA68B, mx.uint32)
+    return x ^ (x >> 16)
+
+
+def dropout(x: mx.array, rate: float, key: mx.array | None, site: int) -> mx.array:
+    """Drop elements by `lm_core.reference.dropout.keep_mask` and scale up the rest; no key, no dropout.
+
+    Args:
+        x: any shape.
+        rate: probability of dropping an element.
+        key: the step's 32-bit key, a uint32 scalar.
+        site: which dropout of the model this is.
+    """
+    if key is None or rate == 0:
+        return x
+    site_key = _mix(key + mx.array((site * GOLDEN) & 0xFFFFFFFF, mx.uint32))
+    bits = _mix(_mix(mx.arange(x.size, dtype=mx.uint32)) + site_key)
+    keep = (bits >= mx.array(threshold(rate), mx.uint32)).reshape(x.shape)
+    return mx.where(keep, x / (1 - rate), mx.zeros_like(x))

@@ -1,0 +1,81 @@
+"""The operations of `scratch`, under the same names, on the framework's fused kernels."""
+
+import math
+from collections.abc import Callable
+
+import mlx.core as mx
+from mlx import nn
+
+from lm_mlx import scratch
+
+LOGITS_BYTES = 1 << 26
+"""What `linear_cross_entropy` holds of the logits at a time."""
+
+embedding = scratch.embedding
+silu = nn.silu
+gelu = nn.gelu
+gelu_tanh = scratch.gelu_tanh  # the framework's takes a power, which is 22 times slower on the CPU
+
+
+def linear(x: mx.array, weight: mx.array, bias: mx.array | None = None) -> mx.array:
+    """See `scratch.linear`."""
+    return x @ weight.T if bias is None else mx.addmm(bias, x, weight.T)
+
+
+def softmax(x: mx.array) -> mx.array:
+    """See `scratch.softmax`."""
+    return mx.softmax(x.astype(mx.float32), axis=-1)
+
+
+def rms_norm(x: mx.array, weight: mx.array, eps: float) -> mx.array:
+    """See `scratch.rms_norm`."""
+    return mx.fast.rms_norm(x, weight, eps)
+
+
+def layer_norm(x: mx.array, weight: mx.array, bias: mx.array | None, eps: float) -> mx.array:
+    """See `scratch.layer_norm`."""
+    return mx.fast.layer_norm(x, weight, bias, eps)
+
+
+def scaled_dot_product_attention(
+    q: mx.array,
+    k: mx.array,
+    v: mx.array,
+    mask: mx.array | None = None,
+    is_causal: bool = False,
+    drop: Callable[[mx.array], mx.array] | None = None,
+) -> mx.array:
+    """See `scratch.scaled_dot_product_attention`.
+
+    The kernel takes [B, N, T, H] and no weights to drop; for anything else the operations are spelled out.
+    """
+    if drop is not None or q.ndim != 4 or (is_causal and mask is not None):
+        return scratch.scaled_dot_product_attention(q, k, v, mask, is_causal, drop)
+    seen = "causal" if is_causal else mask
+    return mx.fast.scaled_dot_product_attention(q, k, v, scale=1 / math.sqrt(q.shape[-1]), mask=seen)
+
+
+def cross_entropy(logits: mx.array, targets: mx.array) -> mx.array:
+    """See `scratch.cross_entropy`."""
+    return nn.losses.cross_entropy(logits.astype(mx.float32), targets, reduction="mean")
+
+
+def linear_cross_entropy(x: mx.array, weight: mx.array, bias: mx.array | None, targets: mx.array) -> mx.array:
+    """See `scratch.linear_cross_entropy`; many logits are made some tokens at a time, and again for the gradients."""
+    rows, targets = x.reshape(-1, x.shape[-1]), targets.reshape(-1)
+    chunk = max(1, LOGITS_BYTES // (4 * weight.shape[0]))
+    if len(rows) <= chunk:
+        return cross_entropy(linear(rows, weight, bias), targets)
+    # Wide where they go in, so that their gradients are added up in float32.
+    wide = [a.astype(mx.float32) for a in (weight, bias) if a is not None]
+    parts = [
+        mx.checkpoint(_summed_loss)(rows[start : start + chunk], targets[start : start + chunk], *wide)
+        for start in range(0, len(rows), chunk)
+    ]
+    return mx.stack(parts).sum() / len(rows)
+
+
+def _summed_loss(x: mx.array, targets: mx.array, weight: mx.array, bias: mx.array | None = None) -> mx.array:
+    logits = linear(x, weight.astype(x.dtype), None if bias is None else bias.astype(x.dtype))
+    # A checkpoint would differentiate by all of its arguments, the ids among them.
+    return cross_entropy(logits, mx.stop_gradient(targets)) * len(targets)

@@ -1,0 +1,88 @@
+"""Multi-head attention with rotary positions.
+
+    x --q_proj, k_proj, v_proj--> heads --rotate--> scaled_dot_product_attention --o_proj--> y
+
+Axes: B batch, T time, D model, N heads, K kv heads, H head.
+"""
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from lm_torch import fused
+from lm_torch.dropout import dropout
+from lm_torch.layers import Kernels, Linear
+
+Offset = int | Tensor
+"""The position of the first id that is read: of all rows, or of each row, [B]."""
+
+
+def angles(offset: Offset, length: int, half: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of the rotary angles at `length` positions from `offset`: [T, half], or [B, 1, T, half]."""
+    times = torch.arange(length, device=device, dtype=torch.float32)
+    times = times + offset if isinstance(offset, int) else times + offset[:, None, None]
+    rates = theta ** (-torch.arange(half, device=device, dtype=torch.float32) / half)
+    turns = times[..., None] * rates
+    return turns.cos(), turns.sin()
+
+
+def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x [..., T, H] with element i turned with element i + H/2."""
+    a, b = x.float().chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1).to(x.dtype)
+
+
+def rotate(x: Tensor, offset: Offset, theta: float) -> Tensor:
+    """Rotary positions (Su et al. 2021): element i turns with element i + H/2.
+
+    Args:
+        x: [..., T, H]; with an offset for each row, [B, N, T, H].
+        offset: the position of the first of the T.
+        theta: base of the wavelengths.
+    """
+    return turn(x, *angles(offset, x.shape[-2], x.shape[-1] // 2, theta, x.device))
+
+
+class Attention(nn.Module):
+    """Causal multi-head attention; each kv head serves N / K query heads (Ainslie et al. 2023)."""
+
+    def __init__(
+        self,
+        d_model: int,
+        n_heads: int,
+        n_kv_heads: int | None = None,
+        bias: bool = True,
+        rope_theta: float | None = None,
+        dropout_rate: float = 0.0,
+        kernels: Kernels = fused,
+    ):
+        super().__init__()
+        self.n_heads, self.n_kv_heads, self.head_dim = n_heads, n_kv_heads or n_heads, d_model // n_heads
+        self.rope_theta, self.dropout_rate, self.kernels = rope_theta, dropout_rate, kernels
+        kv_dim = self.n_kv_heads * self.head_dim
+        self.q_proj = Linear(d_model, d_model, bias, kernels)
+        self.k_proj = Linear(d_model, kv_dim, bias, kernels)
+        self.v_proj = Linear(d_model, kv_dim, bias, kernels)
+        self.o_proj = Linear(d_model, d_model, bias, kernels)
+
+    def forward(self, x: Tensor, key: Tensor | None = None, site: int = 0) -> Tensor:
+        """[B, T, D] -> [B, T, D].
+
+        Args:
+            x: what goes in.
+            key: the step's dropout key; without one nothing is dropped.
+            site: which dropout of the model this is.
+        """
+        q = self._heads(self.q_proj(x), self.n_heads)
+        k = self._heads(self.k_proj(x), self.n_kv_heads)
+        v = self._heads(self.v_proj(x), self.n_kv_heads)
+        if self.rope_theta is not None:
+            q, k = rotate(q, 0, self.rope_theta), rotate(k, 0, self.rope_theta)
+        drop = partial(dropout, rate=self.dropout_rate, key=key, site=site) if key is not None else None
+        mixed = self.kernels.scaled_dot_product_attention(q, k, v, is_causal=True, drop=drop)
+        return self.o_proj(mixed.transpose(1, 2).reshape(x.shape))
+
+    def _heads(self, x: Tensor, count: int) -> Tensor:
+        """[B, T, count H] -> [B, count, T, H]."""
+        return x.view(x.shape[0], x.shape[1], count, self.head_dim).transpose(1, 2)

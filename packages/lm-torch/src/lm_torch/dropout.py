@@ -1,0 +1,31 @@
+"""Dropout whose masks are those of the other backend: a hash of (element, step's key, site)."""
+
+import torch
+from torch import Tensor
+
+from lm_core.rng import GOLDEN, threshold
+
+_MASK = 0xFFFFFFFF
+
+
+def _mix(x: Tensor) -> Tensor:
+    """`lm_core.reference.dropout.mix` on int64 tensors that hold 32-bit values."""
+    x = ((x ^ (x >> 16)) * 0x7FEB352D) & _MASK
+    x = ((x ^ (x >> 15)) * 0x846CA68B) & _MASK
+    return x ^ (x >> 16)
+
+
+def dropout(x: Tensor, rate: float, key: Tensor | None, site: int) -> Tensor:
+    """Drop elements by `lm_core.reference.dropout.keep_mask` and scale up the rest; no key, no dropout.
+
+    Args:
+        x: any shape.
+        rate: probability of dropping an element.
+        key: the step's 32-bit key, an int64 scalar.
+        site: which dropout of the model this is.
+    """
+    if key is None or rate == 0:
+        return x
+    index = torch.arange(x.numel(), device=x.device)
+    bits = _mix((_mix(index) + _mix((key + site * GOLDEN) & _MASK)) & _MASK)
+    return torch.where((bits >= threshold(rate)).view(x.shape), x / (1 - rate), 0.0)

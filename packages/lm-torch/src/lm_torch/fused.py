@@ -1,0 +1,134 @@
+"""The operations of `scratch`, under the same names, on the framework's fused kernels."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from lm_torch import onednn, scratch
+
+LOGITS_BYTES = 1 << 26
+"""What `linear_cross_entropy` holds of the logits at a time."""
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """See `scratch.linear`."""
+    return onednn.linear(x, weight, bias) if onednn.is_better(x, weight) else F.linear(x, weight, bias)
+
+
+embedding = F.embedding
+
+
+def softmax(x: Tensor) -> Tensor:
+    """See `scratch.softmax`."""
+    return F.softmax(x, dim=-1, dtype=torch.float32)
+
+
+silu = F.silu
+gelu = F.gelu
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """See `scratch.gelu_tanh`."""
+    return F.gelu(x, approximate="tanh")
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """See `scratch.rms_norm`."""
+    return F.rms_norm(x, x.shape[-1:], weight, eps)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+    """See `scratch.layer_norm`."""
+    return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
+
+
+def scaled_dot_product_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None = None,
+    is_causal: bool = False,
+    drop: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """See `scratch.scaled_dot_product_attention`; flash attention (Dao 2023) where torch has it.
+
+    With `drop` the operations are spelled out: the kernel draws a mask of its own, and ours is the other backend's too.
+    So they are for a mask that is causal besides, which the kernel does not take.
+    """
+    if drop is not None or (is_causal and mask is not None):
+        return scratch.scaled_dot_product_attention(q, k, v, mask, is_causal, drop)
+    if is_causal and q.shape == k.shape and onednn.attends_better(q):
+        return onednn.causal_attention(q, k, v)
+    grouped = q.ndim > 2 and k.shape[-3] != q.shape[-3]
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal, enable_gqa=grouped)
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """See `scratch.cross_entropy`."""
+    return F.cross_entropy(logits.float().reshape(-1, logits.shape[-1]), targets.reshape(-1))
+
+
+def linear_cross_entropy(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+    """See `scratch.linear_cross_entropy`; the logits of some tokens at a time, then their gradient in their place.
+
+    The gradients are made in the forward pass, while the logits are there: the backward pass only scales them.
+    """
+    rows, targets = x.reshape(-1, x.shape[-1]), targets.reshape(-1)
+    loss: Tensor = _HeadLoss.apply(rows, weight, bias, targets, torch.is_grad_enabled())
+    return loss
+
+
+class _HeadLoss(torch.autograd.Function):
+    """x [rows, D] -> mean loss, with the gradients of x, weight and bias at hand."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, tracked: bool) -> Tensor:
+        total = torch.zeros((), device=x.device)
+        dx, dweight, dbias = torch.empty_like(x) if tracked else None, None, None
+        chunk = max(1, LOGITS_BYTES // (4 * weight.shape[0]))
+        add = _first if len(x) <= chunk else _wide_sum
+        for start in range(0, len(x), chunk):
+            part, target = x[start : start + chunk], targets[start : start + chunk, None]
+            scores = F.log_softmax(linear(part, weight, bias), dim=1, dtype=torch.float32)
+            total -= scores.gather(1, target).sum()
+            if dx is None:
+                continue
+            # p - onehot, in place; the mean's 1 / rows goes into the factors, which are smaller.
+            dlogits = (
+                scores.exp_().scatter_add_(1, target, torch.full_like(target, -1, dtype=torch.float32)).to(x.dtype)
+            )
+            torch.div(linear(dlogits, weight.t()), len(x), out=dx[start : start + chunk])
+            dweight = add(dweight, linear(dlogits.t(), (part / len(x)).t()))
+            if bias is not None:
+                dbias = add(dbias, dlogits.sum(dim=0) / len(x))
+        if tracked:
+            # Not save_for_backward, which would hold on to them while autograd adds to them: with tied embeddings
+            # the sum of the two gradients is then made in place.
+            ctx.gradients = dx, _like(weight, dweight), _like(bias, dbias)
+        return total / len(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
+        gradients, ctx.gradients = ctx.gradients, None
+        # It is 1 without accumulation. To read it would make a GPU wait, and a compiler give up.
+        if torch.compiler.is_compiling() or dloss.device.type != "cpu" or dloss.item() != 1:
+            gradients = [None if g is None else g * dloss.to(g.dtype) for g in gradients]
+        return (*gradients, None, None)
+
+
+def _first(_: Tensor | None, only: Tensor) -> Tensor:
+    return only
+
+
+def _wide_sum(total: Tensor | None, more: Tensor) -> Tensor:
+    """In float32: a sum of many parts in bfloat16 would lose the last ones."""
+    return more.float() if total is None else total.add_(more)
+
+
+def _like(parameter: Tensor | None, gradient: Tensor | None) -> Tensor | None:
+    return None if parameter is None or gradient is None else gradient.to(parameter.dtype)

@@ -1,0 +1,78 @@
+"""Muon, as `lm_core.optim` specifies it: the matrices of the blocks are orthogonalized, the rest takes AdamW's step."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lm_core.config import AdamWConfig, MuonConfig
+from lm_core.model.parameters import Table
+from lm_core.optim import NEWTON_SCHULZ, muon_scale, orthogonalized
+from lm_torch.optim.adamw import AdamW
+from lm_torch.optim.base import Optimizer
+
+
+def newton_schulz(matrices: Tensor, steps: int) -> Tensor:
+    """[..., rows, columns] -> about the nearest semi-orthogonal matrices: the singular values go towards 1."""
+    a, b, c = NEWTON_SCHULZ
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = matrices.mT if tall else matrices
+    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if tall else x
+
+
+class Muon(Optimizer):
+    """See `lm_core.optim`. Matrices of one shape are orthogonalized together."""
+
+    slot_kinds = ("m",)
+
+    def __init__(self, config: MuonConfig, table: Table, params: dict[str, Tensor], fused: bool = True):
+        matrices = {name: table[name] for name in orthogonalized(table)}
+        super().__init__(config, matrices, params)
+        self.config = config
+        self.is_matrix = [name in matrices for name in table]
+        rest = {name: parameter for name, parameter in table.items() if name not in matrices}
+        same = config.model_dump(include={"beta1", "beta2", "eps", "weight_decay", "decay_groups"})
+        self.rest = AdamW(AdamWConfig(**same), rest, params, fused)
+        self.by_shape: dict[torch.Size, list[int]] = {}
+        for i, p in enumerate(self.params):
+            self.by_shape.setdefault(p.shape, []).append(i)
+
+    def compile(self) -> None:
+        """Both updates."""
+        super().compile()
+        self.rest.compile()
+
+    def step(self, grads: list[Tensor], lr: float) -> None:
+        """Update the parameters with gradients in the order of the table."""
+        pairs = list(zip(grads, self.is_matrix, strict=True))
+        self.rest.step([g for g, is_matrix in pairs if not is_matrix], lr)
+        super().step([g for g, is_matrix in pairs if is_matrix], lr * self.config.lr_factor)
+
+    def corrections(self) -> tuple[float, float]:
+        """The matrices' step has none."""
+        return 1.0, 1.0
+
+    def update(self, grads: list[Tensor], lr: Tensor, c1: Tensor, c2: Tensor) -> None:
+        """One step of the matrices."""
+        c, m = self.config, self.slots["m"]
+        self.decay_weights(lr)
+        torch._foreach_lerp_(m, grads, 1 - c.momentum)
+        ahead = torch._foreach_lerp(grads, m, c.momentum) if c.nesterov else m
+        for shape, members in self.by_shape.items():
+            steps = newton_schulz(torch.stack([ahead[i] for i in members]), c.ns_steps)
+            torch._foreach_sub_([self.params[i] for i in members], list(steps * (lr * muon_scale(c, shape))))
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """A copy of the state, under the names of `lm_core.optim`."""
+        return {**self.rest.arrays(), **super().arrays()}
+
+    def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Replace the state."""
+        self.rest.load(arrays)
+        super().load(arrays)

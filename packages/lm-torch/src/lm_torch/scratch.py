@@ -1,0 +1,107 @@
+"""The operations of the model, spelled out. `fused` has the same names on the framework's kernels, and a test holds
+each against the one here.
+
+All of them take any leading dimensions. Sums that decide a scale (softmax, norms, losses) are made in float32, whatever
+the type of the activations.
+
+Axes: T queries, S keys, N heads, K kv heads, H head, D model, V vocabulary.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """y = x W^T + b: x [..., in], weight [out, in], bias [out] -> [..., out]."""
+    y = x @ weight.mT
+    return y if bias is None else y + bias
+
+
+def embedding(ids: Tensor, weight: Tensor) -> Tensor:
+    """The rows of the table: ids [...], weight [V, D] -> [..., D]."""
+    return weight[ids]
+
+
+def softmax(x: Tensor) -> Tensor:
+    """exp(x) / sum exp(x) over the last axis; the largest is taken off first, so that nothing overflows."""
+    x = x.float()
+    exps = (x - x.amax(dim=-1, keepdim=True)).exp()
+    return exps / exps.sum(dim=-1, keepdim=True)
+
+
+def silu(x: Tensor) -> Tensor:
+    """x times its logistic (Elfwing et al. 2017)."""
+    return x * x.sigmoid()
+
+
+def gelu(x: Tensor) -> Tensor:
+    """x Phi(x) (Hendrycks and Gimpel 2016)."""
+    return 0.5 * x * (1 + torch.erf(x / math.sqrt(2)))
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """The tanh form of GELU, from the same paper."""
+    return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x / sqrt(mean x^2 + eps) * weight over the last axis (Zhang and Sennrich 2019)."""
+    wide = x.float()
+    return (wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + eps)).to(x.dtype) * weight
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+    """(x - mean) / sqrt(variance + eps) * weight + bias over the last axis (Ba et al. 2016)."""
+    wide = x.float()
+    centred = wide - wide.mean(dim=-1, keepdim=True)
+    y = (centred * torch.rsqrt(centred.square().mean(dim=-1, keepdim=True) + eps)).to(x.dtype) * weight
+    return y if bias is None else y + bias
+
+
+def scaled_dot_product_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None = None,
+    is_causal: bool = False,
+    drop: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """softmax(q k^T / sqrt(H)) v (Vaswani et al. 2017, equation 1).
+
+    Args:
+        q: [..., T, H], or [..., N, T, H] for grouped kv heads.
+        k: [..., S, H], or [..., K, S, H], of which each head serves N / K query heads (Ainslie et al. 2023).
+        v: as k.
+        mask: bool, broadcast to [..., T, S]; True where a query may see a key. Every query needs one key at least.
+        is_causal: query t sees the keys 0 to t.
+        drop: what is done to the attention weights before they mix v.
+
+    Returns:
+        [..., T, H].
+    """
+    if q.ndim > 2 and k.shape[-3] != q.shape[-3]:
+        k, v = (a.repeat_interleave(q.shape[-3] // a.shape[-3], dim=-3) for a in (k, v))
+    scores = (q @ k.mT).float() / math.sqrt(q.shape[-1])
+    if is_causal:
+        future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
+        scores = scores.masked_fill(future, -math.inf)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -math.inf)
+    weights = softmax(scores)
+    return (weights if drop is None else drop(weights)).to(v.dtype) @ v
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean of log sum exp(logits) - logits[target] in nats: logits [..., V], targets [...] -> a scalar."""
+    logits = logits.float()
+    logits = logits - logits.amax(dim=-1, keepdim=True)
+    chosen = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    return (logits.exp().sum(dim=-1).log() - chosen).mean()
+
+
+def linear_cross_entropy(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+    """The loss of an output head: x [..., D], weight [V, D], bias [V], targets [...] -> a scalar."""
+    return cross_entropy(linear(x, weight, bias), targets)
