@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from lm_core.config import ModelConfig
 from lm_core.errors import UserError
 from lm_core.interchange.folder import import_model
-from lm_core.model.parameters import parameter_table
+from lm_core.model.parameters import check_fit, parameter_table
 from lm_core.run.checkpoint import Checkpoint, Checkpoints
 from lm_tokenizer.adapters import TextTokenizer, load_tokenizer
 from lm_tokenizer.errors import TokenizerError
@@ -92,12 +92,10 @@ def check_weights(config: ModelConfig, weights: dict[str, NDArray[Any]], where: 
     Raises:
         UserError: at the first that is not.
     """
-    expected = {name: parameter.shape for name, parameter in parameter_table(config).items()}
-    found = {name: array.shape for name, array in weights.items()}
-    for name in sorted(expected.keys() | found.keys()):
-        ours, theirs = expected.get(name, "not there"), found.get(name, "not there")
-        if ours != theirs:
-            raise UserError(f"{where}: {name} is {theirs} in the file and {ours} in the model's config")
+    try:
+        check_fit(parameter_table(config), weights)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def _of_run(folder: Path, which: Which, tokenizer: str, key: str) -> SavedModel:

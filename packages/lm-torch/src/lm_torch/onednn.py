@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-SMALLEST = 1 << 20
+SMALLEST = 1 << 19
 """Multiplications from which the product is worth oneDNN's 10 us of preparation."""
 
 LONGEST = 1024
