@@ -9,6 +9,13 @@ import os
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 
+# A machine that is busy is no failure: how long a test takes is not what it states.
+with contextlib.suppress(ImportError):
+    import hypothesis
+
+    hypothesis.settings.register_profile("patient", deadline=None)
+    hypothesis.settings.load_profile("patient")
+
 # Both backends in one process, each with the BLAS that it has alone in the processes that tests start, to the last bit:
 # torch binds its own when it is loaded, if lm_mlx has not put OpenBLAS before it; and lm_mlx comes before mlx.core.
 with contextlib.suppress(ImportError):
