@@ -210,3 +210,13 @@ def test_a_file_that_cannot_be_read(workplace: Path, monkeypatch: pytest.MonkeyP
     assert run(monkeypatch, Children()) == 2
     (workplace / "sweep.yaml").write_text("just text")
     assert run(monkeypatch, Children()) == 2
+
+
+def test_a_metric_that_no_run_has_ends_the_sweep_after_one_trial(
+    sweep_file: Callable[..., None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep_file(metric={"name": "metrics.val_los", "goal": "minimize"})
+    children = Children()
+    assert run(monkeypatch, children) == 2
+    assert len(children.commands) == 1
+    assert "a run has no 'metrics.val_los' to be compared by; known: metrics.val_loss" in capsys.readouterr().err

@@ -163,6 +163,16 @@ def test_a_backend_of_the_log_that_is_not_installed(
         assert said == f'logging.backend: {name} is not installed: pip install "lm-core[{name}]", or leave it out'
 
 
+def test_what_was_prepared_for_a_run_that_does_not_start_can_be_undone(workplace: Path) -> None:
+    (workplace / "train.toml").write_text(TOML)
+    before = everything(workplace)
+    plan = plan_run(train.parse_train(TrainConfig, "train", ["--config", "train.toml", "--save_dir", "run"]))
+    train.prepare(plan)
+    assert plan.folder.holds_run()
+    train._undo_prepare(plan.folder)
+    assert everything(workplace) == before
+
+
 def test_a_sample_that_the_tokenizer_has_no_ids_for(refusal: Callable[..., str]) -> None:
     assert "training.sample_prompt: the text holds the lone surrogate" in refusal("--training.sample_prompt", "a\ud800")
 

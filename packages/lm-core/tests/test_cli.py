@@ -254,3 +254,10 @@ sys.exit(exit_code_of(main, "demo"))
         process.stdout = None
         _, said = process.communicate(b"go\n", timeout=20)
     assert (process.returncode, said) == (0, b"")
+
+
+def test_a_full_disk_under_the_output_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    program = "from lm_core.errors import exit_code_of; exit(exit_code_of(lambda: print('text', flush=True), 'demo'))"
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        done = subprocess.run([sys.executable, "-c", program], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (2, "demo: error: the output cannot be written: the disk is full\n")

@@ -303,6 +303,15 @@ def test_an_export_replaces_an_earlier_one_and_nothing_else(llama: Path) -> None
         export_model(llama, LLAMA, rough_arrays(LLAMA))
 
 
+def test_a_folder_with_a_tokenizer_alone_is_not_an_earlier_export(tmp_path: Path) -> None:
+    """Its names are those that an export writes too, but it is somebody's tokenizer."""
+    for name in ("tokenizer.json", "vocab.json", "merges.txt"):
+        (tmp_path / name).write_text("mine")
+    with pytest.raises(UserError, match=r"and no model: name another folder"):
+        export_model(tmp_path, LLAMA, rough_arrays(LLAMA))
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"] * 3
+
+
 def test_a_disk_that_is_full_leaves_the_earlier_export(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(path: Path, *data: bytes) -> None:
         raise OSError(28, "No space left on device", str(path))

@@ -66,6 +66,7 @@ def sweep(config: SweepConfig) -> None:
         if _result(folder / trial.name) is None:
             say(f"trial {number} of {len(trials)}, {trial.name}: {_in_words(trial)}")
             _run(trial, folder / trial.name)
+            _check_metric(file.metric.name, _result(folder / trial.name))
         _write_table(file, trials, folder)
     print(_table(file, trials, folder), end="")
     say(f"table: {folder / TABLE}")
@@ -107,6 +108,12 @@ def _run(trial: Trial, folder: Path) -> None:
         signal.signal(signal.SIGTERM, before)
     if code not in (0, NonFiniteError.exit_code):
         raise UserError(f"trial {folder.name} ended with exit code {code}; what was finished is kept")
+
+
+def _check_metric(name: str, result: dict[str, Any] | None) -> None:
+    """Say after the first trial that there is no such metric, and not after the last."""
+    if result is not None and name not in result:
+        raise UserError(f"metric.name: a run has no {name!r} to be compared by; known: {', '.join(result)}")
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

@@ -7,8 +7,10 @@
 A run folder is all that inference needs. result.json is there when the run has come to its end.
 """
 
+import contextlib
 import json
 import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -148,7 +150,13 @@ def _summary(plan: RunPlan) -> str:
 def _run(plan: RunPlan, backend: Backend, trainer: Trainer, state: RunState, interrupts: Interrupts) -> RunState:
     config, folder = plan.config, plan.folder
     total = config.training.max_steps
-    with RunLog(folder.metrics, state.step, total, _sinks(plan, state.step), line=metrics_line) as log:
+    try:
+        sinks = _sinks(plan, state.step)
+    except UserError:
+        if not plan.checkpoint and not folder.metrics.exists():
+            _undo_prepare(folder)  # else the corrected command would find a run in its way
+        raise
+    with RunLog(folder.metrics, state.step, total, sinks, line=metrics_line) as log:
         if "console" not in config.logging.backend:
             log.sinks.remove(log.console)  # the bar stays, where there is one
         return run_loop(
@@ -169,6 +177,14 @@ def _run(plan: RunPlan, backend: Backend, trainer: Trainer, state: RunState, int
             state,
             interrupts,
         )
+
+
+def _undo_prepare(folder: RunFolder) -> None:
+    """Remove what `prepare` wrote; a folder that holds anything else stays."""
+    folder.config.unlink(missing_ok=True)
+    shutil.rmtree(folder.path / TOKENIZER, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        folder.path.rmdir()
 
 
 def _sinks(plan: RunPlan, start: int) -> list[Sink]:

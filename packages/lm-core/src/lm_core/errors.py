@@ -1,5 +1,6 @@
 """What a person sees when something goes wrong: one line, and an exit code that scripts can act on."""
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -32,6 +33,18 @@ def exit_code_of(main: Callable[[], int | None], program: str) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # Python would complain again when it flushes stdout at exit; give it somewhere to flush to.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Python would complain again when it flushes stdout at exit: it is given somewhere to flush to.
+        _silence_stdout()
         return 0
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _silence_stdout()
+        print(
+            f"{program}: error: {error.filename or 'the output'} cannot be written: the disk is full", file=sys.stderr
+        )
+        return UserError.exit_code
+
+
+def _silence_stdout() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

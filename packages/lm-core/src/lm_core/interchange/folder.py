@@ -140,6 +140,7 @@ def _replace(folder: Path, files: dict[str, bytes]) -> None:
     try:
         folder = folder.resolve()
         _refuse_others(folder)
+        _refuse_no_export(folder)
         beside = folder.with_name(folder.name + ".new")
         _refuse_others(beside)
         for place in (folder, beside):
@@ -163,6 +164,13 @@ def _refuse_others(folder: Path) -> None:
     for path in sorted(folder.iterdir()) if folder.exists() else ():
         if path.name not in known or not path.is_file():
             raise UserError(f"{folder} holds {path.name!r}, which is no file of an export: name another folder")
+
+
+def _refuse_no_export(folder: Path) -> None:
+    """Refuse a folder with files and no model: one with a tokenizer alone has only names that an export has too."""
+    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if names and not names & {CONFIG, f"{CONFIG}.new", "model.safetensors"}:
+        raise UserError(f"{folder} holds {min(names)!r} and no model: name another folder")
 
 
 def _remove(folder: Path) -> None:
