@@ -2,7 +2,7 @@
 
 import mlx.core as mx
 
-Arrays = dict[str, mx.array]
+from lm_mlx.optim.base import Arrays
 
 
 def clip_by_global_norm(grads: Arrays, max_norm: float) -> tuple[Arrays, mx.array]:
