@@ -1,9 +1,11 @@
 """Checkpoints are whole or not there: damage is noticed and named, and a crash at any moment costs at most one save."""
 
+import contextlib
 import errno
 import itertools
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -54,7 +56,7 @@ def files(path: Path) -> tuple[Path, Path]:
 
 
 def test_what_is_read_is_what_was_saved_zero_dimensional_and_int64_arrays_included(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path / "not" / "there" / "yet")
+    checkpoints = Checkpoints(tmp_path / "not there yet")
     path = save(checkpoints, 7, nested={"a": [1, 2.5, None, True]})
     read = checkpoints.read(path)
     assert_whole(read)
@@ -288,7 +290,7 @@ def test_missing_weights_are_noticed_and_missing_metadata_is_no_checkpoint(tmp_p
     step, warnings = newest(checkpoints)
     assert step == 1
     assert weights.name in warnings[0]
-    assert "No such file" in warnings[0]
+    assert "is missing" in warnings[0]
     metadata.unlink()
     assert newest(checkpoints) == (1, [])
 
@@ -340,7 +342,7 @@ class Disk:
         opened = Path.open
 
         def open_(path: Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
-            if "w" not in mode:
+            if "x" not in mode:
                 return opened(path, mode, *args, **kwargs)
             self.ask("open", path)
             return Torn(opened(path, mode, *args, **kwargs), path, self)
@@ -404,12 +406,10 @@ def test_whatever_request_to_the_disk_fails_the_old_checkpoint_or_the_new_one_is
         save(checkpoints, 2)
         with pytest.MonkeyPatch.context() as patch:
             disk = Disk(patch, fail_at, error)
-            try:
+            with contextlib.suppress(type(error)):
                 save(checkpoints, 3)
-            except type(error):
-                pass
-            else:
-                break
+        if len(disk.calls) < fail_at:
+            break
         step, warnings = newest(checkpoints)
         assert step in (2, 3), disk.calls
         assert warnings == [], disk.calls
@@ -423,7 +423,7 @@ def test_bytes_are_on_the_disk_before_they_get_their_name_and_the_metadata_comes
     with pytest.MonkeyPatch.context() as patch:
         disk = Disk(patch, 0, Crash())
         save(Checkpoints(tmp_path), 1)
-    one_file = ["open {0}", "write {0}", "fsync", "replace {0}", "fsync"]
+    one_file = ["unlink {0}", "open {0}", "write {0}", "fsync", "replace {0}", "fsync"]
     assert disk.calls == [call.format(suffix) for suffix in (".safetensors", ".metadata") for call in one_file]
 
 
@@ -456,3 +456,60 @@ def test_a_save_that_reads_back_wrong_removes_nothing_older(
     assert len(list(tmp_path.glob("*.metadata"))) == len(list(tmp_path.glob("*.safetensors"))) == 2
     step, warnings = newest(checkpoints)
     assert (step, len(warnings)) == (1, 1)
+
+
+# What lies in the folder
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def endless(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def vast(path: Path) -> None:
+    path.touch()
+    os.truncate(path, 1 << 40)
+
+
+@pytest.mark.parametrize("suffix", [".metadata", ".safetensors"])
+@pytest.mark.parametrize("make", [pipe, endless, vast, Path.mkdir])
+def test_what_is_no_file_or_fills_the_memory_is_named_and_passed_over(
+    tmp_path: Path, suffix: str, make: Callable[[Path], None]
+) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    save(checkpoints, 1)
+    newer = save(checkpoints, 2).with_suffix(suffix)
+    newer.unlink()
+    make(newer)
+    step, [warning] = newest(checkpoints)
+    assert step == 1
+    assert newer.name in warning
+
+
+def test_a_save_does_not_write_through_a_link_that_lies_in_its_way(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    path = save(checkpoints, 1)
+    outside = tmp_path / "outside"
+    outside.write_text("untouched")
+    for suffix in (".metadata", ".safetensors"):
+        path.with_suffix(suffix).unlink()
+        path.with_suffix(suffix + ".new").symlink_to(outside)
+        path.with_suffix(suffix).symlink_to(outside)
+    assert save(checkpoints, 1) == path
+    assert newest(checkpoints) == (1, [])
+    assert outside.read_text() == "untouched"
+    assert not path.is_symlink()
+
+
+def test_a_folder_that_has_gone_is_not_made_again(tmp_path: Path) -> None:
+    run = tmp_path / "volume" / "run"
+    run.mkdir(parents=True)
+    checkpoints = Checkpoints(run / "checkpoints")
+    save(checkpoints, 1)
+    shutil.rmtree(tmp_path / "volume")
+    with pytest.raises(FileNotFoundError, match="volume/run"):
+        save(checkpoints, 2)
+    assert not (tmp_path / "volume").exists()

@@ -11,11 +11,13 @@ import pytest
 from lm_core.run.interrupts import Interrupts
 
 PROGRAM = """
-import sys, time
+import hashlib, sys, time
 from lm_core.run.interrupts import Interrupts
 
 with Interrupts() as interrupts:
     print("ready", flush=True)
+    if "busy" in sys.argv:
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 1_000_000_000)  # minutes, in which no handler runs
     while not interrupts.requested:
         time.sleep(0.01)
     print("noted", flush=True)
@@ -53,6 +55,18 @@ def test_the_first_signal_is_noted_and_the_second_ends_the_process_at_once(
         "stopped at once; the last saved checkpoint is intact",
     ]
     assert "Traceback" not in said
+
+
+def test_a_process_that_is_busy_outside_of_python_answers_and_ends_too() -> None:
+    with start("busy") as process:
+        assert process.stderr is not None
+        process.send_signal(signal.SIGINT)
+        assert [process.stderr.readline() for _ in range(2)][1].startswith("stopping after this step")
+        sent = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=10)
+        assert time.monotonic() - sent < 2
+    assert process.returncode == 128 + signal.SIGINT
 
 
 def test_a_program_that_is_asked_once_finishes_in_its_own_way() -> None:

@@ -5,6 +5,7 @@ import itertools
 import math
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +20,7 @@ from lm_core.errors import NonFiniteError, UserError
 from lm_core.model.parameters import parameter_table
 from lm_core.run.checkpoint import Checkpoints, DamagedError
 from lm_core.run.interrupts import Interrupts
-from lm_core.run.log import TIMING_FIELDS, RunLog, read_records
+from lm_core.run.log import TIMING_FIELDS, RecordFile, RunLog, read_records
 from lm_core.run.loop import Run, train
 from lm_core.run.norms import weight_norms
 from lm_core.run.state import LoopConfig, RunState, stops_early
@@ -63,7 +64,8 @@ class Momentum:
             self.interrupts.requested = True
         values = {"loss_nats": float((gradient**2).mean()), "grad_norm": float(np.linalg.norm(gradient))}
         values |= self.bad.get(self.taken, {})
-        return {name: Lazy(value, self.reads, self.taken) for name, value in values.items()}
+        norms = np.array([values["grad_norm"]])
+        return {name: Lazy(value, self.reads, self.taken) for name, value in values.items()} | {"grad_norms": norms}
 
     def diagnostics(self) -> dict[str, dict[str, float]]:
         return {"beta2": {"all": 0.5}}
@@ -83,6 +85,10 @@ class Momentum:
     def optimizer_state(self) -> dict[str, np.ndarray]:
         return {"step": np.array(self.taken), "m": self.m.copy()}
 
+    def snapshot(self) -> Callable[[], tuple[Mapping[str, Any], Mapping[str, Any]]]:
+        both = self.weights(), self.optimizer_state()
+        return lambda: both
+
     def load(self, weights: Mapping[str, Any], state: Mapping[str, Any]) -> None:
         self.w, self.m, self.taken = weights["w"], state["m"], int(state["step"])
 
@@ -98,12 +104,15 @@ class Saves(Checkpoints):
         super().__init__(folder, keep=99)
         self.events = events
         self.failures: dict[int, BaseException] = {}
+        self.full_from: float = math.inf
         self.gates: dict[int, threading.Event] = {}
 
     def save(self, *args: Any, **kwargs: Any) -> Path:
         step = args[2]["step"]
         if step in self.gates:
             assert self.gates[step].wait(10), "nobody trained on while this was saved"
+        if step >= self.full_from:
+            raise FULL
         if step in self.failures:
             raise self.failures.pop(step)
         path = super().save(*args, **kwargs)
@@ -144,7 +153,7 @@ class Bench:
             facts={"model": {"d_model": 3}},
             **{"evaluation": [frozen_batch(TOKENS, 8, 9, seed=4)], **self.extras},
         )
-        threads = threading.active_count()
+        self.run, threads = run, threading.active_count()
         try:
             return train(run, self.state, self.trainer.interrupts)
         finally:
@@ -410,11 +419,82 @@ def test_a_last_save_that_failed_when_due_is_tried_again_and_its_failure_is_not_
     bench.go()
     assert bench.at("save") == [5, 10]
     bench = Bench(tmp_path / "always")
-    bench.saves.failures = {10: FULL}
+    bench.saves.full_from, bench.extras = 10, {"retry_seconds": [0]}
     with pytest.raises(
         UserError, match=r"step 10 could not be saved: .*No space left.*; nothing had been saved before"
     ):
         bench.go()
+
+
+def test_a_save_that_failed_is_tried_again_after_longer_and_longer_pauses(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(tmp_path, save_every=10, max_steps=40, eval_every=0)
+    bench.saves.full_from, bench.extras = 10, {"retry_seconds": [2, 5]}
+    clock = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: clock)
+
+    def second(step: int) -> None:
+        nonlocal clock
+        clock += 1
+        if bench.run.writer._thread:  # as long as a step takes, so that each save ends in the step after its own
+            bench.run.writer._thread.join()
+        if step == 26:
+            bench.saves.full_from = math.inf
+
+    bench.trainer.before_step = second
+    bench.go()
+    tried = [int(line.split()[1][:-1]) for line in capsys.readouterr().err.splitlines() if "not saved" in line]
+    assert tried == [10, 13, 19, 20], "2 s after the first failure, 5 s after the others, and when a save is due anyway"
+    assert bench.at("save") == [26, 30, 40]
+
+
+def test_a_run_knows_which_checkpoint_each_one_follows(tmp_path: Path) -> None:
+    first = Bench(tmp_path, save_every=3, max_steps=5)
+    first.go()
+    then = Bench(tmp_path, save_every=3)
+    then.resume()
+    found = then.saves.newest(pytest.fail)
+    assert found is not None
+    then.extras = {"parent": found.path.stem}
+    then.go()
+    by_step = {c.step: c for c in map(then.saves.read, then.saves.folder.glob("*.metadata"))}
+    assert sorted(by_step) == [3, 5, 6, 9, 10]
+    assert by_step[3].facts["parent"] is None
+    for before, after in itertools.pairwise(sorted(by_step)):
+        assert by_step[after].facts["parent"] == by_step[before].path.stem
+
+
+def test_something_is_shown_wherever_a_checkpoint_is_due_and_at_the_end(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, save_every=3)
+    shown: list[tuple[int, int]] = []
+    bench.extras = {"after_save": lambda state: shown.append((state.step, bench.trainer.taken))}
+    bench.go()
+    assert shown == [(3, 3), (6, 6), (9, 9), (10, 10)]
+
+
+def test_records_that_a_full_disk_refuses_wait_for_it_and_no_checkpoint_is_ahead_of_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(tmp_path / "full", log_every=1, save_every=2)
+    bench.extras = {"retry_seconds": [0]}
+    write = RecordFile._write
+
+    def full(file: RecordFile) -> None:
+        if 3 <= bench.trainer.taken < 6:
+            raise FULL
+        write(file)
+
+    monkeypatch.setattr(RecordFile, "_write", full)
+    bench.go()
+    said = capsys.readouterr().err
+    assert said.count("not logged in metrics.jsonl (No space left on device)") == 1
+    assert "step 4: not saved (No space left on device)" in said
+    assert 4 not in bench.at("save")
+    monkeypatch.undo()
+    whole = Bench(tmp_path / "whole", log_every=1, save_every=2)
+    whole.go()
+    assert bench.records() == whole.records()
 
 
 # Saving while training goes on

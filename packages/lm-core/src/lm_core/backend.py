@@ -7,7 +7,7 @@ the device until somebody calls `float` on them, so nothing waits for the device
 import importlib
 import platform
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import entry_points
 from typing import Any, Protocol, SupportsFloat
 
@@ -19,15 +19,22 @@ from lm_core.data.batches import Batch
 from lm_core.errors import UserError
 from lm_core.sampling import Decoder
 
-Metrics = Mapping[str, SupportsFloat]
+Metrics = Mapping[str, Any]
+"""What a step says about itself, lazy: each waits for the device only when it is read.
+
+`loss_nats`: mean over tokens. `grad_norm`: of all gradients together, before clipping. Both are read by `float`.
+`grad_norms`: one for each parameter, in the order of the table, before clipping; read by `.tolist()`.
+"""
 NumpyArrays = Mapping[str, NDArray[Any]]
+Snapshot = Callable[[], tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]]
+"""Reads what was snapped: weights and optimizer state, as `Trainer.weights` and `Trainer.optimizer_state` name them."""
 
 
 class Trainer(Protocol):
     """A model and its optimizer on one device."""
 
     def step(self, batch: Batch, lr: float) -> Metrics:
-        """One optimizer step. Returns `loss_nats` (mean over tokens) and `grad_norm` (before clipping)."""
+        """One optimizer step; see `Metrics` for what it returns."""
 
     def diagnostics(self) -> dict[str, dict[str, float]]:
         """What the optimizer did in the last step, by bucket: K-beta's `sunspike` and `beta2`, nothing for AdamW."""
@@ -49,6 +56,13 @@ class Trainer(Protocol):
 
     def optimizer_state(self) -> dict[str, NDArray[Any]]:
         """A copy of the optimizer's state, under the names of `lm_core.optim`."""
+
+    def snapshot(self) -> Snapshot:
+        """What a checkpoint would hold now, to be read later and from another thread, while training goes on.
+
+        What is read must not be written to, and is valid until the next snapshot: its memory may be used again. The
+        first one may have to get that memory from the system, which takes several times as long as the copy.
+        """
 
     def load(self, weights: NumpyArrays, optimizer_state: NumpyArrays | None = None) -> None:
         """Replace the parameters and, if given, the optimizer's state."""

@@ -295,5 +295,7 @@ class StepConfig(Config):
     """Largest global gradient norm; 0 does not clip."""
     grad_accum_steps: int = Field(1, gt=0)
     """Micro-batches that one step adds up; the rows of a batch are divided among them."""
+    gradient_checkpointing: bool = False
+    """Keep each block's input alone, and compute its activations again in the backward pass (Chen et al. 2016)."""
     barrier_every: int = Field(1, gt=0)
     """MLX evaluates its lazy graph every so many steps; torch runs as it goes and ignores this."""

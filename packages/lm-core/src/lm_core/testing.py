@@ -6,6 +6,7 @@
 The oracle is the float64 reference. Nothing here knows a framework.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from lm_core.backend import Trainer, load_backend
-from lm_core.config import AdamWConfig, KBetaConfig, ModelConfig, MuonConfig, OptimizerConfig, StepConfig
+from lm_core.config import AdamWConfig, Dtype, KBetaConfig, ModelConfig, MuonConfig, OptimizerConfig, StepConfig
 from lm_core.data.batches import Batch, LengthRule, RandomWindows
 from lm_core.model.init import Arrays, initial_arrays
 from lm_core.model.parameters import parameter_table
@@ -89,6 +90,8 @@ class BackendConformance:
     """A backend against the float64 reference."""
 
     backend_name: ClassVar[str]
+    compiles_fast: ClassVar[bool] = False
+    """Whether compiling takes no time, so that more is tested compiled."""
 
     def build(
         self,
@@ -206,6 +209,23 @@ class BackendConformance:
         _take(trainer, batches, 3, 4)
         _assert_same({**weights, **state}, before)
 
+    @pytest.mark.parametrize("name", ["adamw", "kbeta", "muon"])
+    def test_a_snapshot_is_read_as_it_was_taken(self, name: str) -> None:
+        """Steps go on between the taking and the reading, which is another thread's; twice."""
+        config = MODELS["testbed-d"]
+        batches = some_batches(config)
+        for compiled in {False, self.compiles_fast}:
+            trainer = self.build(config, OPTIMIZERS[name], StepConfig(compile=compiled))
+            with ThreadPoolExecutor(1) as thread:
+                for step in (1, 5):
+                    _take(trainer, batches, step, step)
+                    weights, state = trainer.weights(), trainer.optimizer_state()
+                    read = trainer.snapshot()
+                    _take(trainer, batches, step + 1, step + 3)
+                    later_weights, later_state = thread.submit(read).result()
+                    _assert_same(later_weights, weights)
+                    _assert_same(later_state, state)
+
     def test_accumulation_changes_only_the_rounding(self) -> None:
         """Four micro-batches of one row against one of four."""
         config = MODELS["llama"]
@@ -230,6 +250,32 @@ class BackendConformance:
         assert float(trainer.step(batch, 1e-3)["grad_norm"]) == pytest.approx(norm, rel=1e-5)
         for key, array in trainer.weights().items():
             np.testing.assert_allclose(array, params[key], rtol=1e-5, atol=2e-6)
+
+    def test_each_parameter_s_gradient_norm_is_told(self) -> None:
+        """In the order of the table and before clipping; together they are `grad_norm`."""
+        config = MODELS["testbed-d"]
+        trainer = self.build(config, step=StepConfig(grad_clip=0.1))
+        batch = some_batches(config).batch(1)
+        _, grads = trainer.gradients(batch)
+        metrics = trainer.step(batch, 1e-3)
+        norms = metrics["grad_norms"].tolist()
+        assert norms == pytest.approx([float(np.linalg.norm(grad)) for grad in grads.values()], rel=1e-5, abs=1e-9)
+        assert float(metrics["grad_norm"]) == pytest.approx(float(np.linalg.norm(norms)), rel=1e-6)
+
+    @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+    def test_checkpointed_gradients_are_the_same(self, dtype: Dtype) -> None:
+        """Through 12 blocks, with dropout and micro-batches; and the step that follows, and an evaluation."""
+        config = MODELS["testbed-d"].model_copy(update={"n_layers": 12, "dropout": 0.2})
+        step = StepConfig(dtype=dtype, grad_accum_steps=2, compile=self.compiles_fast)
+        kept = self.build(config, step=step)
+        again = self.build(config, step=step.model_copy(update={"gradient_checkpointing": True}))
+        batches, unseen = some_batches(config), some_batches(config).batch(9)
+        (loss, grads), (loss_again, grads_again) = (t.gradients(batches.batch(1)) for t in (kept, again))
+        assert loss == loss_again
+        for key, grad in grads.items():
+            np.testing.assert_allclose(grads_again[key], grad, atol=1e-6, err_msg=key)
+        assert _take(kept, batches, 1, 2) == pytest.approx(_take(again, batches, 1, 2), abs=1e-6)
+        assert float(kept.evaluate(unseen)) == pytest.approx(float(again.evaluate(unseen)), abs=1e-6)
 
     @pytest.mark.parametrize("name", ["testbed-d", "llama"])
     def test_dropout_is_repeatable_and_off_in_evaluation(self, name: str) -> None:

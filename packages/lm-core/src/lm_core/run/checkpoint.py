@@ -10,9 +10,12 @@ metadata carries a digest of its own content, so a flipped byte anywhere is noti
 The best checkpoint is that with the lowest `val_loss` in its facts; it may be the newest, too.
 """
 
+import contextlib
+import errno
 import hashlib
 import json
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +25,13 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load
 
-from lm_core.run.files import Buffer, write_whole
+from lm_core.run.files import Buffer, make_folder, write_whole
 from lm_core.run.tensors import Arrays, bytes_of, contiguous, safetensors_parts
 
-_MALFORMED = (SafetensorError, ValueError, KeyError, TypeError, AttributeError, OverflowError)
+_MALFORMED = (SafetensorError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+
+
+_SUFFIXES = (".metadata", ".safetensors")
 
 
 class DamagedError(Exception):
@@ -94,10 +100,12 @@ class Checkpoints:
         threads run while it hashes and writes.
 
         Raises:
-            OSError: when it cannot be written; what was there before still is.
+            OSError: when it cannot be written, or the run's folder is gone; what was there before still is.
             DamagedError: when what was read back is not what was written.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if not self.folder.parent.exists():  # a volume that was unplugged: nothing is to fill up what lies under it
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.folder.parent))
+        make_folder(self.folder)
         weights_file = safetensors_parts(contiguous(weights))
         sha1 = _sha1(weights_file)
         text = json.dumps({**facts, "weights": sha1}, sort_keys=True, allow_nan=False)
@@ -119,8 +127,8 @@ class Checkpoints:
         """
         try:
             facts, digest = _header(path)
-            state = load(path.read_bytes())
-            data = path.with_suffix(".safetensors").read_bytes()
+            state = load(_content(path))
+            data = _content(path.with_suffix(".safetensors"))
             if _digest(facts, state) != digest:
                 raise DamagedError(f"{path.name} is not what was written: its digest differs")
             named = json.loads(facts)
@@ -156,8 +164,10 @@ class Checkpoints:
             try:
                 facts = json.loads(_header(path)[0])
                 loss = facts.get("val_loss")
-                found.append(_Listed(path, int(facts["step"]), None if loss is None else float(loss)))
-            except (OSError, *_MALFORMED) as error:
+                if loss is not None and not math.isfinite(loss):
+                    raise ValueError(f"its val_loss is {loss}")
+                found.append(_Listed(path, int(facts["step"]), loss))
+            except (OSError, DamagedError, *_MALFORMED) as error:
                 warn(f"checkpoint skipped: {path.name} is malformed ({error})")
         return sorted(found, key=lambda listed: listed.step, reverse=True)
 
@@ -170,12 +180,11 @@ class Checkpoints:
         sound = by_step[[listed.path for listed in by_step].index(saved) :]
         kept = sound[: self.keep] + ([min(sound, key=lambda listed: listed.score)] if keep_best else [])
         stems = {listed.path.stem for listed in kept}
-        for suffix in (".metadata", ".safetensors"):
-            for path in self.folder.glob(f"*{suffix}"):
-                if path.stem not in stems:
-                    path.unlink()
-        for path in self.folder.glob("*.new"):
-            path.unlink()
+        # The metadata first, so that none is ever without its weights. What cannot be removed is for the next time.
+        outdated = [path for suffix in _SUFFIXES for path in self.folder.glob(f"*{suffix}") if path.stem not in stems]
+        for path in (*outdated, *self.folder.glob("*.new")):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def _prove(path: Path, sha1: str) -> None:
@@ -189,8 +198,23 @@ def _prove(path: Path, sha1: str) -> None:
             raise DamagedError(f"{path.name} does not read back as it was written")
 
 
+def _content(path: Path) -> bytes:
+    """All of a file that is a file, and that this machine has the memory for."""
+    _check_file(path)
+    return path.read_bytes()
+
+
+def _check_file(path: Path) -> None:
+    if not path.is_file():  # a pipe would never end, a device not tell its size
+        raise DamagedError(f"{path.name} is {'no file' if path.exists() else 'missing'}")
+    size, memory = path.stat().st_size, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if size > memory:
+        raise DamagedError(f"{path.name} has {size:,} bytes, more than the memory of this machine")
+
+
 def _header(path: Path) -> tuple[str, str]:
     """The JSON text and the digest in a metadata file's header, without reading its arrays."""
+    _check_file(path)
     with safe_open(path, "numpy") as file:
         header = file.metadata() or {}
     return header["facts"], header["digest"]

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from lm_core.backend import Trainer
 from lm_core.data.batches import Batch
 
+_LARGEST_EXPONENT = 700.0
+"""The exponential of more has no float."""
 BytesOf = Callable[[Batch], int]
 """UTF-8 bytes of the text that a batch's targets stand for."""
 
@@ -31,6 +33,10 @@ class Score:
         if not self.text_bytes:
             return {}
         return {"bits_per_byte": self.loss_nats * self.tokens / math.log(2) / self.text_bytes}
+
+    def perplexity(self) -> float:
+        """e to the loss of a token."""
+        return math.exp(min(self.loss_nats, _LARGEST_EXPONENT))
 
 
 def evaluate(trainer: Trainer, batches: Sequence[Batch], bytes_of: BytesOf | None = None) -> Score:

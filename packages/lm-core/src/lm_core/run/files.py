@@ -1,4 +1,4 @@
-"""Writing a file so that a crash leaves its old content or its new one."""
+"""Writing so that a crash, or a power cut, leaves the old content or the new one."""
 
 import os
 from pathlib import Path
@@ -9,8 +9,10 @@ Buffer = bytes | memoryview
 def write_whole(path: Path, *parts: Buffer) -> None:
     """Write `parts`, one after the other, so that after a crash the file has its old content or its new one."""
     beside = path.with_name(path.name + ".new")
+    beside.unlink(missing_ok=True)  # a killed save's, or a link that somebody put there
     try:
-        with beside.open("wb") as file:
+        # "x" makes the file or fails: nothing that lies there is written through.
+        with beside.open("xb") as file:
             file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
@@ -18,10 +20,23 @@ def write_whole(path: Path, *parts: Buffer) -> None:
     except OSError:
         beside.unlink(missing_ok=True)  # a full disk wants the room back
         raise
-    _flush_folder(path.parent)
+    flush_folder(path.parent)
 
 
-def _flush_folder(folder: Path) -> None:
+def make_folder(path: Path) -> list[Path]:
+    """Make a folder, and those above it that are missing, so that a power cut does not take them away again.
+
+    Returns those that it made, the innermost first.
+    """
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        flush_folder(folder.parent)
+    return missing
+
+
+def flush_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk: a new file is not sure to be there before."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,11 +1,14 @@
 """Ctrl-C and SIGTERM: the first asks the run to save and stop after the step in hand, a second one ends it at once.
 
-Nothing happens inside the handler but a note: saving there could tear whatever it interrupted.
+Nothing happens inside the handler but a note: saving there could tear whatever it interrupted. The answer, and the end
+at the second signal, are a thread's business: Python runs a handler only between two of its own instructions, and a
+step of a large model may be one of them for many seconds.
 """
 
 import os
 import signal
 import sys
+from threading import Thread
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -18,8 +21,14 @@ class Interrupts:
     def __init__(self) -> None:
         self.requested = False
         self._before: dict[int, Any] = {}
+        self._wakeup = self._write_end = -1
 
     def __enter__(self) -> Self:
+        read_end, self._write_end = os.pipe()
+        os.set_blocking(self._write_end, False)
+        # The interpreter writes the number of every signal there, whatever it is about.
+        self._wakeup = signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
+        Thread(target=_watch, args=(read_end,), name="second signal", daemon=True).start()
         self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
         return self
 
@@ -28,10 +37,21 @@ class Interrupts:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(self._wakeup)
+        os.close(self._write_end)
 
-    def _note(self, number: int, _frame: FrameType | None) -> None:
-        if self.requested:
-            os.write(sys.stderr.fileno(), b"\nstopped at once; the last saved checkpoint is intact\n")
-            os._exit(128 + number)
+    def _note(self, _number: int, _frame: FrameType | None) -> None:
         self.requested = True
-        os.write(sys.stderr.fileno(), b"\nstopping after this step; once more to stop at once\n")
+
+
+def _watch(read_end: int) -> None:
+    """Answer the first signal, and end the process at the second; returns when the other end is closed."""
+    heard = 0
+    while number := os.read(read_end, 1):
+        heard += number[0] in _SIGNALS
+        if heard == 1:
+            os.write(sys.stderr.fileno(), b"\nstopping after this step; once more to stop at once\n")
+        elif heard == 2:
+            os.write(sys.stderr.fileno(), b"\nstopped at once; the last saved checkpoint is intact\n")
+            os._exit(128 + number[0])
+    os.close(read_end)

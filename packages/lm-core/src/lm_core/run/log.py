@@ -1,11 +1,14 @@
 """Where a run's records go: `metrics.jsonl` always, then the console and every other sink.
 
-A record is one JSON object with `kind` and `step`.
+A record is one JSON object with `kind` and `step`. A disk that fails holds up neither training nor the other sinks:
+what could not be written waits for the next record.
 """
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 from typing import Any, Self
 
@@ -32,6 +35,54 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     return records
 
 
+class RecordFile:
+    """Lines of JSON, added at the end of a file; what a failing disk does not take waits."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = path.open("ab", buffering=0)
+        self._waiting = b""
+        self._lock = Lock()
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Add a record.
+
+        Raises:
+            OSError: when it cannot be written now; it waits for the next call.
+        """
+        line = json.dumps(record, allow_nan=False).encode() + b"\n"
+        with self._lock:
+            self._waiting += line
+            self._write()
+
+    def flush(self) -> None:
+        """Have everything on the disk; for any thread.
+
+        Raises:
+            OSError: when it cannot be done; nothing is lost.
+        """
+        with self._lock:
+            self._write()
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Write what waits, and close.
+
+        Raises:
+            OSError: when it could not be written.
+        """
+        try:
+            with self._lock:
+                self._write()
+        finally:
+            self._file.close()
+
+    def _write(self) -> None:
+        while self._waiting:
+            written = self._file.write(self._waiting)  # of a disk that is nearly full, a part of it
+            self._waiting = self._waiting[written:]
+
+
 class RunLog:
     """Writes records to the metrics file and tells them to the sinks.
 
@@ -51,18 +102,36 @@ class RunLog:
         try:
             kept = [record for record in read_records(path) if record["step"] <= start] if path.exists() else []
             write_whole(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
-            self.file = path.open("a", encoding="utf-8")
+            self.file = RecordFile(path)
         except OSError as error:
             raise UserError(f"cannot write {path}: {error.strerror}") from None
         self.console = Console(start, total, line)
         self.sinks: list[Sink] = [self.console, *sinks]
         self.failing: list[Sink] = []
+        self.behind = False
+        """Whether records wait for the disk."""
 
     def record(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         """Log one record."""
-        self.file.write(json.dumps({"kind": kind, "step": step, **values}, allow_nan=False) + "\n")
-        self.file.flush()
+        try:
+            self.file.append({"kind": kind, "step": step, **values})
+        except OSError as error:
+            if not self.behind:
+                self.say(
+                    f"step {step}: not logged in {self.file.path.name} ({error.strerror}); it waits until it can be"
+                )
+            self.behind = True
+        else:
+            self.behind = False
         self._tell(lambda sink: sink.record(kind, step, values))
+
+    def flush(self) -> None:
+        """Have all records on the disk; for any thread.
+
+        Raises:
+            OSError: when it cannot be done.
+        """
+        self.file.flush()
 
     def saved(self, metadata: Path, step: int, best: bool) -> None:
         """Say that a checkpoint is proven on disk; see `Sink.saved`."""
@@ -78,7 +147,10 @@ class RunLog:
 
     def close(self, failed: bool = False) -> None:
         """Close the file and the sinks, the console last so that the others can still be complained about."""
-        self.file.close()
+        try:
+            self.file.close()
+        except OSError as error:
+            self.say(f"the last records are not in {self.file.path}: {error.strerror}")
         self.sinks.reverse()
         self._tell(lambda sink: sink.close(failed))
 

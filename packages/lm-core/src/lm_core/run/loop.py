@@ -5,14 +5,15 @@
 The loop waits for the device only where something is due. Losses and gradient norms in between are kept, unread, and
 checked at the next due moment, so a NaN is found before anything is saved and its step is named.
 
-A save holds the step up only while the weights are copied; writing and proving them is a thread's work (`writer`). The
-next save, the end and an error wait for the one in hand, so what is said to be kept is on the disk.
+A save holds the step up only while the trainer takes a snapshot; checking, writing and proving it is a thread's work
+(`writer`). The next save, the end and an error wait for the one in hand, so what is said to be kept is on the disk. A
+save that fails is tried again after a while, with what the trainer holds then, and training goes on in between.
 """
 
 import contextlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -29,8 +30,8 @@ from lm_core.run.norms import weight_norms
 from lm_core.run.state import LoopConfig, RunState, stops_early
 from lm_core.run.writer import Writer
 
-_LARGEST_EXPONENT = 700.0
-"""The exponential of more has no float."""
+_LAST_ATTEMPTS = 5
+"""How often the save at the end is tried."""
 
 
 def due(step: int, every: int) -> bool:
@@ -62,11 +63,18 @@ class Run:
     """Operations of a training step for each token (`lm_core.model.flops`)."""
     peak_flops: float | None = None
     """Operations the device can do in a second; with flops_per_token, records hold their utilization, `mfu`."""
+    parent: str | None = None
+    """Name of the checkpoint that was saved last, or gone on from."""
+    after_save: Callable[[RunState], None] | None = None
+    """What else is done where a checkpoint is due, with the weights that it holds: a sample is shown."""
+    retry_seconds: Sequence[float] = (1, 2, 4, 8, 15, 30, 60)
+    """How long after the first, the second, ... failure in a row a save is tried again; then the last of them."""
 
     def __post_init__(self) -> None:
         self.unread: list[tuple[int, Metrics]] = []
         self.mark, self.tokens_since_mark = time.perf_counter(), 0
         self.writer, self.saved_step = Writer(), 0
+        self.failures, self.retry_at = 0, math.inf
 
 
 def train(run: Run, state: RunState, interrupts: Interrupts) -> RunState:
@@ -79,6 +87,8 @@ def train(run: Run, state: RunState, interrupts: Interrupts) -> RunState:
     """
     config, started = run.config, time.perf_counter() - state.seconds
     run.saved_step = state.step
+    if config.save_every:
+        run.trainer.snapshot()  # the memory for it is made ready here, and does not hold up the first save
     run.mark = time.perf_counter()
     try:
         while state.step < config.max_steps and not stops_early(config, state) and not interrupts.requested:
@@ -89,10 +99,14 @@ def train(run: Run, state: RunState, interrupts: Interrupts) -> RunState:
             run.tokens_since_mark += batch.tokens
             if step == 1 or due(step, config.log_every):
                 _log(run, step, batch, lr, started)
-            if step == 1 or step == config.max_steps or due(step, config.eval_every):
+            if due(step, config.eval_every) or (config.eval_ends and step in (1, config.max_steps)):
                 _evaluate(run, state, started)
             state.seconds = time.perf_counter() - started
             if due(step, config.save_every) or (config.save_best and state.is_best):
+                _start_to_save(run, state)
+                if run.after_save:
+                    run.after_save(state)
+            elif time.monotonic() >= run.retry_at:
                 _start_to_save(run, state)
             _settle(run, wait=False)
             run.log.step_done()
@@ -109,14 +123,25 @@ def train(run: Run, state: RunState, interrupts: Interrupts) -> RunState:
 def _check_finite(run: Run) -> None:
     """Read what the steps have left, and stop at the first that is not finite."""
     for step, metrics in run.unread:
-        _all_finite(run, step, metrics)
+        for name in ("loss_nats", "grad_norm"):
+            if not math.isfinite(float(metrics[name])):
+                where = f" ({_bad_gradients(run, metrics)})" if name == "grad_norm" else ""
+                raise NonFiniteError(f"step {step}: {name} is {float(metrics[name])}{where}; {_kept(run)}")
     run.unread.clear()
 
 
-def _all_finite(run: Run, step: int, figures: Metrics) -> None:
+def _bad_gradients(run: Run, metrics: Metrics) -> str:
+    """Whose gradient is to blame."""
+    norms = dict(zip(run.trainer.weights(), metrics["grad_norms"].tolist(), strict=True))
+    bad = [name for name, norm in norms.items() if not math.isfinite(norm)]
+    others = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+    return f"that of {bad[0]}{others}" if bad else "their sum overflows"
+
+
+def _all_finite(run: Run, step: int, figures: Mapping[str, float]) -> None:
     for name, value in figures.items():
-        if not math.isfinite(float(value)):
-            raise NonFiniteError(f"step {step}: {name} is {float(value)}; {_kept(run)}")
+        if not math.isfinite(value):
+            raise NonFiniteError(f"step {step}: {name} is {value}; {_kept(run)}")
 
 
 def _log(run: Run, step: int, batch: Batch, lr: float, started: float) -> None:
@@ -161,7 +186,7 @@ def _evaluate(run: Run, state: RunState, started: float) -> None:
         "loss_nats": score.loss_nats,
         run.bits_name: score.bits,
         **score.bits_per_byte(),
-        **({"perplexity": math.exp(min(score.loss_nats, _LARGEST_EXPONENT))} if run.perplexity else {}),
+        **({"perplexity": score.perplexity()} if run.perplexity else {}),
         "seconds": time.perf_counter() - started,
     }
     run.log.record("eval", state.step, values)
@@ -177,55 +202,83 @@ def _restart_clock(run: Run) -> None:
 
 
 def _start_to_save(run: Run, state: RunState) -> None:
-    """Copy what the trainer holds and let the writer save it, once it is done with the checkpoint before."""
+    """Let the writer save what the trainer holds now, once it is done with the checkpoint before."""
     _check_finite(run)
     _settle(run, wait=True)
-    weights, optimizer_state = run.trainer.weights(), run.trainer.optimizer_state()
-    for arrays in (weights, optimizer_state):
-        _check_arrays(run, state.step, arrays)
-    facts = {**run.facts, "step": state.step, "val_loss": state.val_loss, "state": asdict(state)}
-    step, is_best = state.step, state.is_best
+    read = run.trainer.snapshot()
+    step, is_best, run.retry_at = state.step, state.is_best, math.inf
+    facts = {
+        **run.facts,
+        "step": step,
+        "val_loss": state.val_loss,
+        "state": asdict(state),
+        "parent": run.parent,
+    }
 
     def work() -> None:
+        weights, optimizer_state = read()
+        for arrays in (weights, optimizer_state):
+            _check_arrays(step, arrays)
+        run.log.flush()  # a checkpoint is not to know of steps that the log does not
         path = run.checkpoints.save(weights, optimizer_state, facts, keep_best=run.config.save_best)
+        run.parent = path.stem
         run.log.saved(path, step, is_best)
 
     run.writer.start(step, work)
     _restart_clock(run)
 
 
-def _check_arrays(run: Run, step: int, arrays: NumpyArrays) -> None:
+def _check_arrays(step: int, arrays: NumpyArrays) -> None:
     for name, array in arrays.items():
-        if not np.isfinite(array).all():
-            raise NonFiniteError(f"step {step}: {name} is not finite; {_kept(run)}")
+        # Whatever is not finite shows in the smallest or the largest, and these take no memory.
+        if array.size and not (np.isfinite(array.min()) and np.isfinite(array.max())):
+            raise NonFiniteError(f"step {step}: {name} is not finite")
 
 
 def _settle(run: Run, *, wait: bool) -> None:
     """Take note of a save that has ended; a disk that fails is reported, and training goes on."""
     step, failure = _collect(run, wait=wait)
     if failure:
-        run.log.say(f"step {step}: not saved ({failure}); training goes on")
+        pause = _pause(run)
+        run.retry_at = time.monotonic() + pause
+        run.log.say(f"step {step}: not saved ({failure}); training goes on, and it is tried again in {pause:g} s")
 
 
-def _collect(run: Run, *, wait: bool) -> tuple[int, OSError | DamagedError | None]:
+def _pause(run: Run) -> float:
+    """How long to wait after the last failure."""
+    return run.retry_seconds[min(run.failures, len(run.retry_seconds)) - 1]
+
+
+def _collect(run: Run, *, wait: bool) -> tuple[int, str | None]:
     """The step whose save has ended, and why it failed, if the disk did; the older checkpoint is then as it was."""
     done = run.writer.collect(wait=wait)
     if done is None:
         return 0, None
     if isinstance(done.error, OSError | DamagedError):
-        return done.step, done.error
+        run.failures += 1
+        return done.step, getattr(done.error, "strerror", None) or str(done.error)
+    if isinstance(done.error, NonFiniteError):
+        raise NonFiniteError(f"{done.error}; {_kept(run)}")
     if done.error is not None:
         raise done.error
-    run.saved_step = done.step
+    run.saved_step, run.failures = done.step, 0
     return done.step, None
 
 
 def _save_at_the_end(run: Run, state: RunState) -> None:
-    """Save and wait for it; here a disk that fails ends the run."""
-    _start_to_save(run, state)
-    step, failure = _collect(run, wait=True)
-    if failure:
-        raise UserError(f"step {step} could not be saved: {failure}; {_kept(run)}")
+    """Save and wait for it; a disk that goes on failing ends the run here."""
+    for attempt in range(_LAST_ATTEMPTS):
+        _start_to_save(run, state)
+        if attempt == 0 and run.after_save:
+            run.after_save(state)
+        step, failure = _collect(run, wait=True)
+        if not failure:
+            return
+        if attempt + 1 < _LAST_ATTEMPTS:
+            pause = _pause(run)
+            run.log.say(f"step {step}: not saved ({failure}); it is tried again in {pause:g} s")
+            time.sleep(pause)
+    raise UserError(f"step {step} could not be saved: {failure}; {_kept(run)}")
 
 
 def _kept(run: Run) -> str:

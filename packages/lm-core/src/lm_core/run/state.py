@@ -16,7 +16,9 @@ class LoopConfig(Config):
     log_every: int = Field(20, ge=0)
     """Training records. The first step is logged too."""
     eval_every: int = Field(0, ge=0)
-    """Evaluations. The first and the last step are evaluated too."""
+    """Evaluations."""
+    eval_ends: bool = True
+    """Evaluate the first and the last step too."""
     save_every: int = Field(0, ge=0)
     """Checkpoints."""
     save_best: bool = False

@@ -1,0 +1,11 @@
+"""Named texts for language models: found where a person has them, or downloaded and verified.
+
+files = find_dataset("wikitext2", None, Path.home() / ".cache" / "lm", print)
+files.read("validation")  # bytes
+"""
+
+from lm_core.data.datasets.files import DatasetFiles, Span
+from lm_core.data.datasets.find import find_dataset
+from lm_core.data.datasets.table import DATASETS, SPLITS, Dataset, Split, TextFile, Unit
+
+__all__ = ["DATASETS", "SPLITS", "Dataset", "DatasetFiles", "Span", "Split", "TextFile", "Unit", "find_dataset"]

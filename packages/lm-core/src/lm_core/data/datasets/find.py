@@ -1,0 +1,142 @@
+"""A named dataset: the person's own copy, the verified one in the cache, or a download into the cache.
+
+data_dir -> layouts -> (unpacked into CACHE/NAME/from-HASH) -> looked through ----------\\
+no data_dir -> CACHE/NAME, verified -> else the sources in turn -> (unpacked) -> verified -> DatasetFiles
+
+Downloads are what the hashes in the table say, or are refused. A person's own copy may be another edition; then a line
+says so, since its results do not compare with published ones.
+"""
+
+import contextlib
+import difflib
+import errno
+import fcntl
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from lm_core.data.archive import extract, is_archive
+from lm_core.data.datasets.files import DatasetFiles, check_text, dataset_files
+from lm_core.data.datasets.layouts import local_files
+from lm_core.data.datasets.table import DATASETS, Dataset
+from lm_core.data.download import DownloadError, Patience, download, hash_matches, write_failure
+from lm_core.errors import UserError
+from lm_core.run.files import make_folder
+
+Say = Callable[[str], None]
+
+
+def find_dataset(
+    name: str,
+    data_dir: Path | None,
+    cache: Path,
+    say: Say,
+    *,
+    datasets: Mapping[str, Dataset] = DATASETS,
+    patience: Patience | None = None,
+) -> DatasetFiles:
+    """The files of a named dataset.
+
+    Args:
+        name: one of `datasets`.
+        data_dir: a folder that has it, or its file or archive; without one, it comes from the cache or the web.
+        cache: a folder for what is downloaded or unpacked, each dataset in a folder of its own.
+        say: is told what is downloaded, unpacked, or not as published.
+        datasets: what is known.
+        patience: with slow servers.
+
+    Raises:
+        UserError: when there is no such dataset, it is not in `data_dir`, is no text that can be used, or no source
+            has it. The line says what to do.
+    """
+    dataset = datasets.get(name)
+    if dataset is None:
+        raise UserError(f"unknown dataset {name!r}; {_meant(name, datasets)}")
+    folder = cache / dataset.name
+    try:
+        if data_dir is not None:
+            return _own(dataset, data_dir, folder, say)
+        paths = tuple(folder / file.name for file in dataset.files)
+        if not _verified(dataset, folder):
+            with _alone(folder, say):
+                if not _verified(dataset, folder):  # another process may have done it meanwhile
+                    _download(dataset, folder, say, patience)
+        return dataset_files(dataset, paths)
+    except OSError as error:
+        raise write_failure(error, Path(error.filename or folder)) from None
+
+
+def _meant(name: str, datasets: Mapping[str, Dataset]) -> str:
+    plain = "".join(character for character in name.lower() if character.isalnum())
+    near = difflib.get_close_matches(plain, datasets, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(datasets))}"
+
+
+def _own(dataset: Dataset, data_dir: Path, folder: Path, say: Say) -> DatasetFiles:
+    paths = local_files(dataset, data_dir)
+    if is_archive(paths[0]):
+        paths = _unpacked(dataset, paths[0], folder, say)
+    for path, file in zip(paths, dataset.files, strict=True):
+        algorithm, _, published = file.known_hash.partition(":")
+        if check_text(path, dataset.unit, algorithm) != published:
+            say(f"note: {path} is not as published for {dataset.name}: results on it do not compare")
+    return dataset_files(dataset, paths)
+
+
+def _unpacked(dataset: Dataset, archive: Path, folder: Path, say: Say) -> tuple[Path, ...]:
+    """The files of a person's archive, in a folder that is named by its content."""
+    target = folder / f"from-{check_text(archive, 'byte', 'sha256')[:16]}"
+    paths = tuple(target / file.name for file in dataset.files)
+    with _alone(target, say):
+        if not all(path.is_file() for path in paths):
+            say(f"unpacking {archive} into {target}")
+            extract(archive, _wanted(dataset), target, dataset.limit)
+    return paths
+
+
+def _wanted(dataset: Dataset) -> dict[str, tuple[str, ...]]:
+    return {
+        file.name: (file.name, *(layout[i] for layout in dataset.layouts if layout[i] != file.name))
+        for i, file in enumerate(dataset.files)
+    }
+
+
+def _verified(dataset: Dataset, folder: Path) -> bool:
+    return all(_is_published(folder / file.name, file.known_hash) for file in dataset.files)
+
+
+def _is_published(path: Path, known_hash: str) -> bool:
+    return path.is_file() and hash_matches(path, known_hash)
+
+
+def _download(dataset: Dataset, folder: Path, say: Say, patience: Patience | None) -> None:
+    reasons: list[str] = []
+    for source in dataset.sources:
+        try:
+            for remote in source:
+                path = download(remote, folder, say, patience)
+                if remote.name not in [file.name for file in dataset.files]:
+                    extract(path, _wanted(dataset), folder, dataset.limit)
+                    path.unlink()
+        except DownloadError as error:
+            reasons += error.reasons
+            continue
+        if _verified(dataset, folder):
+            return
+        reasons.append(f"{source[0].urls[0]}: what it has is not the published text")
+    raise DownloadError(dataset.name, reasons)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path, say: Say) -> Iterator[None]:
+    """A context that one process at a time is in, for each folder; the others wait."""
+    make_folder(folder)
+    with (folder / "lock").open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"another process is busy in {folder}: waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):  # a file system without locks
+                raise
+        yield

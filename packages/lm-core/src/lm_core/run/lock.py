@@ -1,0 +1,84 @@
+"""One process at a time in a folder."""
+
+import contextlib
+import errno
+import fcntl
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from lm_core.errors import UserError
+from lm_core.run.files import make_folder
+
+_NAME = "lock"
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What file systems say that know no locks; there a run goes without."""
+
+
+class Lock:
+    """A context in which no other process holds the same folder, which is made where it is missing.
+
+    The kernel keeps the lock (`flock`) and drops it with the process, however that ends, so a dead process holds
+    nothing. The file stays and says whose the lock was last; a folder in which nothing else was written is taken away
+    again, so a command that is refused leaves nothing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.path = folder, folder / _NAME
+        self._descriptor = -1
+        self._made: list[Path] = []
+
+    def __enter__(self) -> Self:
+        """Take the lock.
+
+        Raises:
+            UserError: when a living process has it, naming it, or the folder cannot be written to.
+        """
+        try:
+            self._made = make_folder(self.folder)
+            self._descriptor = self._locked()
+        except BlockingIOError:
+            raise UserError(
+                f"{self.folder} is in use by process {self._holder()}: wait for it, stop it, or give another folder"
+            ) from None
+        except OSError as error:
+            raise UserError(f"cannot write to save_dir {self.folder}: {error.strerror}") from None
+        with contextlib.suppress(OSError):  # on a full disk only the message is poorer
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._made and [*self.folder.iterdir()] == [self.path]:
+            self.path.unlink()
+            with contextlib.suppress(OSError):
+                for folder in self._made:
+                    folder.rmdir()
+        os.close(self._descriptor)
+
+    def _locked(self) -> int:
+        """A descriptor that has the lock of the file that is there now, and not of one taken away meanwhile."""
+        while True:
+            # No link is followed, and a pipe that lies there is not waited for.
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.fstat(descriptor).st_ino == self.path.stat().st_ino:
+                    return descriptor
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                if error.errno in _NO_LOCKS:
+                    return descriptor
+                os.close(descriptor)
+                raise
+            os.close(descriptor)
+
+    def _holder(self) -> str:
+        try:
+            return self.path.read_bytes()[:20].decode("ascii", "replace").strip()
+        except OSError:
+            return "?"
