@@ -426,7 +426,8 @@ def test_without_a_key_or_a_rate_nothing_is_dropped() -> None:
 def test_clipping_is_mlx_s_own_and_0_does_not_clip(max_norm: float, scale: float) -> None:
     gradients = {str(s): draw(*s, scale=scale) for s in ((3, 4), (7,), (1, 1, 2))}
     given = {name: mx.array(g) for name, g in gradients.items()}
-    ours, norm = clip_by_global_norm(given, max_norm)
+    ours, norm, norms = clip_by_global_norm(given, max_norm)
+    assert norms.tolist() == pytest.approx([float(np.linalg.norm(g)) for g in gradients.values()])
     theirs, norm_theirs = clip_grad_norm(given, max_norm or 1e30)
     assert norm.item() == pytest.approx(norm_theirs.item(), rel=1e-6)
     assert norm.item() == pytest.approx(math.sqrt(sum((g.astype(float) ** 2).sum() for g in gradients.values())))

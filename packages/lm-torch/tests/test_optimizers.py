@@ -64,10 +64,10 @@ def test_fused_adamw_is_the_spelled_one(bias_correction: bool) -> None:
             optimizer.step([draw(step)[name] for name in TABLE], 0.01)
     for name in TABLE:
         torch.testing.assert_close(params[0][name], params[1][name], rtol=1e-5, atol=1e-6, msg=name)
-    one, other = (optimizer.arrays() for optimizer in optimizers)
+    one, other = (optimizer.named_state() for optimizer in optimizers)
     assert one.keys() == other.keys()
-    for name, array in one.items():
-        np.testing.assert_allclose(array, other[name], rtol=1e-5, atol=1e-8, err_msg=name)
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, other[name], rtol=1e-5, atol=1e-8, msg=name)
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (8, 24), (24, 8), (3, 8, 24)], ids=str)

@@ -14,6 +14,7 @@ from lm_mlx import fused
 from lm_mlx.attention import Attention
 from lm_mlx.dropout import dropout
 from lm_mlx.layers import MLP, Embedding, Kernels, LayerNorm, Linear, RMSNorm, SwiGLU
+from lm_mlx.recompute import recomputed
 
 
 def make_norm(config: ModelConfig, kernels: Kernels) -> RMSNorm | LayerNorm:
@@ -47,11 +48,16 @@ class Block(nn.Module):
 
 
 class LanguageModel(nn.Module):
-    """A decoder-only Transformer. `dtype` is the type of the activations; parameters are float32."""
+    """A decoder-only Transformer. `dtype` is the type of the activations; parameters are float32.
 
-    def __init__(self, config: ModelConfig, dtype: mx.Dtype = mx.float32, kernels: Kernels = fused):
+    With `recompute` each block's activations are made again in the backward pass.
+    """
+
+    def __init__(
+        self, config: ModelConfig, dtype: mx.Dtype = mx.float32, kernels: Kernels = fused, recompute: bool = False
+    ):
         super().__init__()
-        self.config, self.dtype, self.kernels = config, dtype, kernels
+        self.config, self.dtype, self.kernels, self.recompute = config, dtype, kernels, recompute
         self.embed = Embedding(config.vocab_size, config.d_model, kernels)
         if config.positions == "learned":
             self.pos_embed = Embedding(config.seq_len, config.d_model, kernels)
@@ -67,7 +73,7 @@ class LanguageModel(nn.Module):
             x = x + self.pos_embed.weight[: ids.shape[1]]
         x = dropout(x.astype(self.dtype), self.config.dropout, key, 0)
         for block in self.blocks:
-            x = block(x, key)
+            x = recomputed(block, x, key) if self.recompute else block(x, key)
             if taps is not None:
                 taps.append(x)
         return self.norm(x)

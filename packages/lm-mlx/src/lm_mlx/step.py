@@ -9,7 +9,7 @@ from mlx import nn
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
 from numpy.typing import NDArray
 
-from lm_core.backend import Metrics, NumpyArrays
+from lm_core.backend import Metrics, NumpyArrays, Snapshot
 from lm_core.config import ModelConfig, OptimizerConfig, StepConfig
 from lm_core.data.batches import Batch
 from lm_core.model.parameters import check_fit, parameter_table
@@ -27,7 +27,8 @@ Parts = list[tuple[mx.array, mx.array, mx.array | None]]
 
 def make_model(model: ModelConfig, step: StepConfig) -> LanguageModel:
     """The model that a config describes; its weights are not set."""
-    return LanguageModel(model, mx.bfloat16 if step.dtype == "bfloat16" else mx.float32, KERNELS[step.kernels])
+    dtype = mx.bfloat16 if step.dtype == "bfloat16" else mx.float32
+    return LanguageModel(model, dtype, KERNELS[step.kernels], step.gradient_checkpointing)
 
 
 def load_weights(model: LanguageModel, weights: NumpyArrays) -> None:
@@ -64,18 +65,18 @@ class MlxTrainer:
     def step(self, batch: Batch, lr: float) -> Metrics:
         """One optimizer step. The device runs ahead of Python; reading a metric waits for it."""
         parts = self._parts(batch)
-        loss, norm = self.kernel(parts, self.optimizer.scalars(lr))
+        loss, norm, norms = self.kernel(parts, self.optimizer.scalars(lr))
         if self.optimizer.t % self.config.barrier_every == 0:
-            mx.async_eval(loss, norm, self.model.parameters(), self.optimizer.state)
-        return {"loss_nats": _Scalar(loss), "grad_norm": _Scalar(norm)}
+            mx.async_eval(loss, norm, norms, self.model.parameters(), self.optimizer.state)
+        return {"loss_nats": _Lazy(loss), "grad_norm": _Lazy(norm), "grad_norms": _Lazy(norms)}
 
-    def _update(self, parts: Parts, scalars: mx.array) -> tuple[mx.array, mx.array]:
-        """Change the model's and the optimizer's state; returns loss and gradient norm."""
+    def _update(self, parts: Parts, scalars: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+        """Change the model's and the optimizer's state; returns loss, gradient norm and that of each parameter."""
         loss, grads = self._loss_and_gradients(parts)
-        grads, norm = clip_by_global_norm(grads, self.config.grad_clip)
+        grads, norm, norms = clip_by_global_norm(grads, self.config.grad_clip)
         params = self.optimizer.update(self._params(), grads, scalars)
         self.model.update(tree_unflatten(list(params.items())))
-        return loss, norm
+        return loss, norm, norms
 
     def _loss_and_gradients(self, parts: Parts) -> tuple[mx.array, Arrays]:
         """Mean loss over the batch and its gradients in the table's order, added up over the micro-batches."""
@@ -104,24 +105,24 @@ class MlxTrainer:
         """What the optimizer did in the last step."""
         return self.optimizer.diagnostics()
 
-    def evaluate(self, batch: Batch) -> "_Scalar":
+    def evaluate(self, batch: Batch) -> "_Lazy":
         """Mean loss in nats, without dropout."""
-        return _Scalar(self.model.loss(mx.array(batch.inputs), mx.array(batch.targets)))
+        return _Lazy(self.model.loss(mx.array(batch.inputs), mx.array(batch.targets)))
 
     def logits(self, inputs: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """[B, T] ids -> [B, T, V]."""
         return np.array(self.model(mx.array(inputs)))
 
-    def forward_backward(self, batch: Batch) -> "_Scalar":
+    def forward_backward(self, batch: Batch) -> "_Lazy":
         """Loss of the next step, with its gradients left on the device."""
         loss, grads = self._loss_and_gradients(self._parts(batch))
         mx.async_eval(loss, grads)
-        return _Scalar(loss)
+        return _Lazy(loss)
 
     def gradients(self, batch: Batch) -> tuple[float, dict[str, NDArray[np.float32]]]:
         """Loss and gradients of the next step, without taking it."""
         loss, grads = self._loss_and_gradients(self._parts(batch))
-        return float(_Scalar(loss)), {name: np.array(grad) for name, grad in grads.items()}
+        return float(_Lazy(loss)), {name: np.array(grad) for name, grad in grads.items()}
 
     def weights(self) -> dict[str, NDArray[np.float32]]:
         """A copy of every parameter."""
@@ -130,7 +131,20 @@ class MlxTrainer:
 
     def optimizer_state(self) -> dict[str, NDArray[Any]]:
         """A copy of the optimizer's state."""
-        return self.optimizer.arrays()
+        return {name: np.array(array) for name, array in self.optimizer.named_state().items()}
+
+    def snapshot(self) -> Snapshot:
+        """What a checkpoint would hold now, to be read later and from another thread.
+
+        No copy: an update makes new arrays, and leaves alone the memory of one that is held here. The handles are new
+        ones, for `+=` on the other would change what it stands for.
+        """
+        params = self._params()
+        weights = {name: mx.stop_gradient(params[name]) for name in self.names}
+        state = {name: mx.stop_gradient(array) for name, array in self.optimizer.named_state().items()}
+        mx.eval(weights, state)
+        views = tuple({name: np.asarray(array) for name, array in arrays.items()} for arrays in (weights, state))
+        return lambda: cast(tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]], views)
 
     def load(self, weights: NumpyArrays, optimizer_state: Mapping[str, NDArray[Any]] | None = None) -> None:
         """Replace the parameters and, if given, the optimizer's state."""
@@ -150,11 +164,15 @@ class MlxTrainer:
         return MlxDecoder(self.model, rows, vocab_size)
 
 
-class _Scalar:
-    """An array of one element that waits to be asked for its value."""
+class _Lazy:
+    """An array that waits to be asked for its value, or its values."""
 
     def __init__(self, array: mx.array):
         self.array = array
 
     def __float__(self) -> float:
         return cast(float, self.array.item())
+
+    def tolist(self) -> list[float]:
+        """The values of a vector."""
+        return cast(list[float], self.array.tolist())

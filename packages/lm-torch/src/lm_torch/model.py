@@ -14,6 +14,7 @@ from lm_torch import fused
 from lm_torch.attention import Attention
 from lm_torch.dropout import dropout
 from lm_torch.layers import MLP, Embedding, Kernels, LayerNorm, Linear, RMSNorm, SwiGLU
+from lm_torch.recompute import recomputed
 
 
 def make_norm(config: ModelConfig, kernels: Kernels) -> RMSNorm | LayerNorm:
@@ -47,11 +48,20 @@ class Block(nn.Module):
 
 
 class LanguageModel(nn.Module):
-    """A decoder-only Transformer. `dtype` is the type of the activations; parameters are float32."""
+    """A decoder-only Transformer. `dtype` is the type of the activations; parameters are float32.
 
-    def __init__(self, config: ModelConfig, dtype: torch.dtype = torch.float32, kernels: Kernels = fused):
+    With `recompute` each block's activations are made again in the backward pass.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        dtype: torch.dtype = torch.float32,
+        kernels: Kernels = fused,
+        recompute: bool = False,
+    ):
         super().__init__()
-        self.config, self.dtype, self.kernels = config, dtype, kernels
+        self.config, self.dtype, self.kernels, self.recompute = config, dtype, kernels, recompute
         self.embed = Embedding(config.vocab_size, config.d_model, kernels)
         self.pos_embed = Embedding(config.seq_len, config.d_model, kernels) if config.positions == "learned" else None
         self.blocks = nn.ModuleList(Block(config, i, kernels) for i in range(config.n_layers))
@@ -66,7 +76,7 @@ class LanguageModel(nn.Module):
             x = x + self.pos_embed.weight[: ids.shape[1]]
         x = dropout(x.to(self.dtype), self.config.dropout, key, 0)
         for block in self.blocks:
-            x = block(x, key)
+            x = recomputed(block, x, key) if self.recompute and torch.is_grad_enabled() else block(x, key)
             if taps is not None:
                 taps.append(x)
         return self.norm(x)

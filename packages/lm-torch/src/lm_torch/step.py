@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lm_core.backend import Metrics, NumpyArrays
+from lm_core.backend import Metrics, NumpyArrays, Snapshot
 from lm_core.config import ModelConfig, OptimizerConfig, StepConfig
 from lm_core.data.batches import Batch
 from lm_core.model.parameters import check_fit, parameter_table
@@ -19,13 +19,14 @@ from lm_torch.decode import TorchDecoder
 from lm_torch.layers import KERNELS
 from lm_torch.model import LanguageModel
 from lm_torch.optim import make_optimizer
+from lm_torch.snapshot import HostCopies
 
 
 def make_model(model: ModelConfig, step: StepConfig, device: torch.device) -> LanguageModel:
     """The model that a config describes, on a device; its weights are not set."""
     dtype = torch.bfloat16 if step.dtype == "bfloat16" else torch.float32
     with torch.device("meta"):  # no time is spent on initial values that will be replaced
-        language_model = LanguageModel(model, dtype, KERNELS[step.kernels])
+        language_model = LanguageModel(model, dtype, KERNELS[step.kernels], step.gradient_checkpointing)
     return language_model.to_empty(device=device)
 
 
@@ -58,6 +59,7 @@ class TorchTrainer:
         self.params = {name: named[name] for name in table}
         self.load(weights)
         self.optimizer = make_optimizer(optimizer, table, dict(self.params), step.kernels == "fused")
+        self.copies = HostCopies(), HostCopies()
         self.loss = self.model.loss
         if step.compile:
             # Chosen, not left to torch: a resumed run that meets another length first must get the same kernels.
@@ -68,9 +70,9 @@ class TorchTrainer:
         """One optimizer step."""
         with compiling():
             loss, grads = self._loss_and_gradients(batch)
-        norm = clip_by_global_norm(grads, self.config.grad_clip)
+        norm, norms = clip_by_global_norm(grads, self.config.grad_clip)
         self.optimizer.step(grads, lr)
-        return {"loss_nats": loss, "grad_norm": norm}
+        return {"loss_nats": loss, "grad_norm": norm, "grad_norms": norms}
 
     def _loss_and_gradients(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
         """Mean loss over the batch and its gradients in the table's order, added up over the micro-batches."""
@@ -125,7 +127,12 @@ class TorchTrainer:
 
     def optimizer_state(self) -> dict[str, NDArray[Any]]:
         """A copy of the optimizer's state."""
-        return self.optimizer.arrays()
+        return {name: _numpy(tensor) for name, tensor in self.optimizer.named_state().items()}
+
+    def snapshot(self) -> Snapshot:
+        """What a checkpoint would hold now, to be read later and from another thread, until the next snapshot."""
+        weights, state = self.copies[0].take(self.params), self.copies[1].take(self.optimizer.named_state())
+        return lambda: (weights(), state())
 
     @torch.no_grad()
     def load(self, weights: NumpyArrays, optimizer_state: Mapping[str, NDArray[Any]] | None = None) -> None:

@@ -3,7 +3,6 @@
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
 from numpy.typing import NDArray
 
 from lm_core.config import AdamWConfig
@@ -35,12 +34,12 @@ class AdamW(Optimizer):
             params[name] = params[name] - (lr / c1) * m[name] / (mx.sqrt(v[name] / c2) + c.eps)
         return params
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """A copy of the state."""
-        arrays: dict[str, NDArray[Any]] = {"step": np.array(self.t, dtype=np.int64)}
+    def named_state(self) -> Arrays:
+        """The state under the names of `lm_core.optim`."""
+        named: Arrays = {"step": mx.array(self.t, dtype=mx.int64)}
         for kind in ("m", "v"):
-            arrays |= {f"{kind}.{name}": np.array(self.state[kind][name]) for name in self.table}
-        return arrays
+            named |= {f"{kind}.{name}": self.state[kind][name] for name in self.table}
+        return named
 
     def load(self, arrays: dict[str, NDArray[Any]]) -> None:
         """Replace the state."""

@@ -48,8 +48,8 @@ class Optimizer:
         """What is worth a look, by bucket."""
         return {}
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """A copy of the state, under the names of `lm_core.optim`."""
+    def named_state(self) -> Arrays:
+        """The state under the names of `lm_core.optim`."""
         raise NotImplementedError
 
     def load(self, arrays: dict[str, NDArray[Any]]) -> None:

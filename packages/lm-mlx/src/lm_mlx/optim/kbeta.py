@@ -9,7 +9,6 @@ computed beside it.
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
 from kbeta.optim import KourkoutasBeta
 from numpy.typing import NDArray
 
@@ -78,16 +77,16 @@ class KBeta(Optimizer):
         """The sunspike and beta2 of each bucket in the last step."""
         return {kind: dict(zip(self.members, self.state[kind].tolist(), strict=True)) for kind in ("sunspike", "beta2")}
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """A copy of the state. The package keeps a beta2 product per array; within a bucket they are all the same."""
+    def named_state(self) -> Arrays:
+        """The state by name. The package keeps a beta2 product per array; within a bucket they are all the same."""
         package = self.package.state
-        arrays: dict[str, NDArray[Any]] = {"step": np.array(self.t, dtype=np.int64)}
+        named: Arrays = {"step": mx.array(self.t, dtype=mx.int64)}
         for kind in self.slot_kinds:
-            arrays |= {f"{kind}.{name}": np.array(package[name][kind]) for name in self.table}
+            named |= {f"{kind}.{name}": package[name][kind] for name in self.table}
         for bucket, names in self.members.items():
-            arrays[f"grad_ema.{bucket}"] = np.array(package["_layer_stats"][bucket]["grad_ema"])
-            arrays[f"beta2_product.{bucket}"] = np.array(package[names[0]]["beta2_cumprod"])
-        return arrays
+            named[f"grad_ema.{bucket}"] = package["_layer_stats"][bucket]["grad_ema"]
+            named[f"beta2_product.{bucket}"] = package[names[0]]["beta2_cumprod"]
+        return named
 
     def load(self, arrays: dict[str, NDArray[Any]]) -> None:
         """Replace the state."""

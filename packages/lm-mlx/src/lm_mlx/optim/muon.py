@@ -3,7 +3,6 @@
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
 from numpy.typing import NDArray
 
 from lm_core.config import AdamWConfig, MuonConfig
@@ -59,9 +58,9 @@ class Muon(Optimizer):
             updated |= {name: matrices[name] - step for name, step in zip(names, steps, strict=True)}
         return {name: updated[name] for name in params}
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """A copy of the state."""
-        return {**self.rest.arrays(), **{f"m.{name}": np.array(m) for name, m in self.state["m_matrices"].items()}}
+    def named_state(self) -> Arrays:
+        """The state under the names of `lm_core.optim`."""
+        return {**self.rest.named_state(), **{f"m.{name}": m for name, m in self.state["m_matrices"].items()}}
 
     def load(self, arrays: dict[str, NDArray[Any]]) -> None:
         """Replace the state."""

@@ -8,7 +8,6 @@ update is compiled once.
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -71,12 +70,12 @@ class Optimizer:
         """What is worth a look, by bucket."""
         return {}
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """A copy of the state, under the names of `lm_core.optim`."""
-        arrays: dict[str, NDArray[Any]] = {"step": np.array(self.t, dtype=np.int64)}
+    def named_state(self) -> dict[str, Tensor]:
+        """The state itself, which the next step changes, under the names of `lm_core.optim`."""
+        state = {"step": torch.tensor(self.t)}
         for kind, tensors in self.slots.items():
-            arrays |= {f"{kind}.{name}": t.cpu().numpy().copy() for name, t in zip(self.names, tensors, strict=True)}
-        return arrays
+            state |= {f"{kind}.{name}": tensor for name, tensor in zip(self.names, tensors, strict=True)}
+        return state
 
     def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Replace the state."""

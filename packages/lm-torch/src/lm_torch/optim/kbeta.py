@@ -98,13 +98,12 @@ class KBeta(Optimizer):
             "beta2": dict(zip(self.buckets, self.beta2.tolist(), strict=True)),
         }
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """A copy of the state, under the names of `lm_core.optim`."""
-        arrays = super().arrays()
+    def named_state(self) -> dict[str, Tensor]:
+        """The state itself, which the next step changes, under the names of `lm_core.optim`."""
+        state = super().named_state()
         for kind, vector in (("grad_ema", self.grad_ema), ("beta2_product", self.beta2_product)):
-            values = vector.cpu().numpy().copy()
-            arrays |= {f"{kind}.{bucket}": values[i] for i, bucket in enumerate(self.buckets)}
-        return arrays
+            state |= {f"{kind}.{bucket}": vector[i] for i, bucket in enumerate(self.buckets)}
+        return state
 
     def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Replace the state."""

@@ -68,9 +68,9 @@ class Muon(Optimizer):
             steps = newton_schulz(torch.stack([ahead[i] for i in members]), c.ns_steps)
             torch._foreach_sub_([self.params[i] for i in members], list(steps * (lr * muon_scale(c, shape))))
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """A copy of the state, under the names of `lm_core.optim`."""
-        return {**self.rest.arrays(), **super().arrays()}
+    def named_state(self) -> dict[str, Tensor]:
+        """The state itself, which the next step changes, under the names of `lm_core.optim`."""
+        return {**self.rest.named_state(), **super().named_state()}
 
     def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Replace the state."""

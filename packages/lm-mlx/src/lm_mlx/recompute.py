@@ -1,0 +1,31 @@
+"""Gradient checkpointing (Chen et al. 2016, arXiv 1604.06174): of each block its input is kept, the rest is made again.
+
+    forward:   x --block--> y                          kept: x [B, T, D]
+    backward:  x, after the gradient of y --block--> y, then back through it
+
+`nn.utils.checkpoint` does the same, but leaves in the block what it was last called with: arrays of the backward pass,
+which an update would then start from.
+"""
+
+from typing import Any
+
+import mlx.core as mx
+from mlx import nn
+
+
+def recomputed(block: nn.Module, x: mx.array, key: mx.array | None) -> mx.array:
+    """block(x, key), whose activations are made again for the gradients.
+
+    Dropout's masks follow from `key`, so they are the same both times.
+    """
+    own = block.parameters()
+
+    def run(parameters: Any, x: mx.array) -> mx.array:
+        # The parameters must come in as arguments: gradients go to those alone.
+        block.update(parameters)
+        y: mx.array = block(x, key)
+        block.update(own)
+        return y
+
+    y: mx.array = mx.checkpoint(run)(own, x)
+    return y

@@ -1,0 +1,48 @@
+"""Gradient checkpointing (Chen et al. 2016, arXiv 1604.06174): of each block its input is kept, the rest is made again.
+
+    forward:   x --block, no graph--> y            kept: x [B, T, D]
+    backward:  x --block, with its graph--> y, then through that graph and no further
+
+Outside the compiler the twenty lines here stand for `torch.utils.checkpoint`, whose first call imports the compiler:
+two seconds and 150 MB, more than a small model saves.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
+
+
+def recomputed(block: nn.Module, x: Tensor, key: Tensor | None) -> Tensor:
+    """block(x, key), whose activations are made again for the gradients.
+
+    Dropout's masks follow from `key`, so they are the same both times. At least x must ask for a gradient: the
+    parameters' alone would not be noticed.
+    """
+    if torch.compiler.is_compiling():
+        y: Tensor = checkpoint(block, x, key, use_reentrant=False, preserve_rng_state=False)
+    else:
+        y = _Recomputed.apply(x, block, key)
+    return y
+
+
+class _Recomputed(torch.autograd.Function):
+    """x [B, T, D] -> [B, T, D]. The parameters' gradients are added up in place, as `backward` does everywhere."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, block: nn.Module, key: Tensor | None) -> Tensor:
+        ctx.block, ctx.key = block, key
+        ctx.save_for_backward(x)
+        y: Tensor = block(x, key)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, None, None]:
+        x = ctx.saved_tensors[0].detach().requires_grad_()
+        with torch.enable_grad():
+            y = ctx.block(x, ctx.key)
+        torch.autograd.backward(y, dy)
+        return x.grad, None, None
