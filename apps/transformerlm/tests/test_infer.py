@@ -150,6 +150,22 @@ def test_standard_input_is_a_prompt(
         assert capsys.readouterr().out == "a lazy over the dog\n"
 
 
+def test_an_empty_input_is_said_and_an_empty_prompt_taken(
+    told: Told, run_infer: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "empty.txt").touch()
+    for flags, said in (
+        ([], "prompt: standard input is empty"),
+        (["--prompt", "-"], "prompt: standard input is empty"),
+        (["--prompts_file", "empty.txt"], "prompts_file: empty.txt is empty"),
+    ):
+        monkeypatch.setattr("sys.stdin", io.StringIO("\n" if flags else ""))
+        assert run_infer("--checkpoint", "run", *flags) == 2
+        assert said in capsys.readouterr().err
+    assert run_infer("--checkpoint", "run", "--prompt", "") == 0
+    assert capsys.readouterr().out == " over the dog\n"
+
+
 def test_the_best_checkpoint_is_used_unless_the_latest_is_asked_for(told: Told, run_infer: Run) -> None:
     for flags, step in (([], 1), (["--which", "latest"], 2)):
         assert run_infer("--checkpoint", "run", "--prompt", "a", *flags) == 0
@@ -239,6 +255,7 @@ def test_print_config_does_nothing_else(told: Told, run_infer: Run, capsys: pyte
         ("--checkpoint run --sampling.top_p 1.1", "--sampling.top_p: Input should be less than or equal to 1"),
         ("--checkpoint run --sampling.temperature -1", "--sampling.temperature: Input should be greater than or"),
         ("--checkpoint run --max_new_tokens 0", "--max_new_tokens: Input should be greater than 0"),
+        ("--checkpoint run --stop=", "--stop: an empty string ends no text: leave it out"),
         ("--checkpoint run --prompts_file none", "prompts_file: cannot read none: No such file"),
         ("--checkpoint run --tokenizer none", "tokenizer: there is no tokenizer 'none'"),
         ("--checkpoint run --tokenizer other", "tokenizer: other is not the one that the run run was trained with"),

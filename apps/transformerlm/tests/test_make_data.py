@@ -28,7 +28,7 @@ def decoded(path: Path, tokenizer: Tokenizer) -> str:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    return {path.name: path.read_bytes() for path in folder.glob("*") if path.is_file()}
 
 
 def write_text(folder: Path) -> list[object]:
@@ -269,7 +269,15 @@ def test_a_mistake_is_one_line_and_leaves_nothing_of_the_final_name(
     assert len(said) == 1
     assert message in said[0]
     assert not list(corpus.rglob("out/*.npy*"))
-    assert not list(corpus.rglob("out/.parts")) or "documents" in message
+    assert not (corpus / "out").exists() or "documents" in message
+
+
+def test_a_refused_input_leaves_no_empty_folders(corpus: Path, run_make_data: Run) -> None:
+    (corpus / "there").mkdir()
+    for output in ("new/folder/out", "there/new"):
+        assert run_make_data("--tokenizer", "tok", "--output", output, "--train", "special.txt") == 2
+    assert not (corpus / "new").exists()
+    assert list((corpus / "there").iterdir()) == []
 
 
 def test_a_file_that_is_no_token_file_is_not_replaced(

@@ -19,7 +19,7 @@ from lm_core.optim import state_shapes
 from lm_core.run.state import RunState
 from lm_tokenizer import Tokenizer
 from transformerlm import train
-from transformerlm.run_plan import RunPlan, plan_run
+from transformerlm.run_plan import RunPlan, folder_of, plan_run
 from transformerlm.train_config import TrainConfig
 
 Run = Callable[..., int]
@@ -43,6 +43,10 @@ n_heads = 2
 batch_size = 4
 max_steps = 10
 """
+
+
+def plan_of(config: TrainConfig) -> RunPlan:
+    return plan_run(config, folder_of(config))
 
 
 @pytest.fixture(autouse=True)
@@ -166,10 +170,13 @@ def test_a_backend_of_the_log_that_is_not_installed(
 def test_what_was_prepared_for_a_run_that_does_not_start_can_be_undone(workplace: Path) -> None:
     (workplace / "train.toml").write_text(TOML)
     before = everything(workplace)
-    plan = plan_run(train.parse_train(TrainConfig, "train", ["--config", "train.toml", "--save_dir", "run"]))
-    train.prepare(plan)
-    assert plan.folder.holds_run()
-    train._undo_prepare(plan.folder)
+    config = train.parse_train(TrainConfig, "train", ["--config", "train.toml", "--save_dir", "run"])
+    folder = folder_of(config)
+    with folder.hold():
+        plan = plan_run(config, folder)
+        train.prepare(plan)
+        assert plan.folder.holds_run()
+        train._undo_prepare(plan.folder)
     assert everything(workplace) == before
 
 
@@ -199,19 +206,19 @@ def test_print_config_prints_what_comes_back_and_does_nothing_else(
 
 
 def test_the_vocabulary_is_the_tokenizers_rounded_up(workplace: Path) -> None:
-    assert plan_run(config()).model.vocab_size == 300
-    assert plan_run(config(data={"pad_vocab_to": 64})).model.vocab_size == 320
-    assert plan_run(config(model={"vocab_size": 512})).model.vocab_size == 512
+    assert plan_of(config()).model.vocab_size == 300
+    assert plan_of(config(data={"pad_vocab_to": 64})).model.vocab_size == 320
+    assert plan_of(config(model={"vocab_size": 512})).model.vocab_size == 512
 
 
 def test_the_schedule_ends_with_the_run_unless_told_otherwise(workplace: Path) -> None:
-    assert plan_run(config()).schedule.max_steps == 10
-    assert plan_run(config(schedule={"max_steps": 30})).schedule.max_steps == 30
+    assert plan_of(config()).schedule.max_steps == 10
+    assert plan_of(config(schedule={"max_steps": 30})).schedule.max_steps == 30
 
 
 @pytest.mark.parametrize("order", ["shuffled", "random"])
 def test_the_order_of_windows_and_the_part_of_validation_are_chosen(workplace: Path, order: str) -> None:
-    plan = plan_run(config(data={"order": order, "eval_tokens": 50}))
+    plan = plan_of(config(data={"order": order, "eval_tokens": 50}))
     assert type(plan.batches).__name__ == f"{order.title()}Windows"
     assert plan.batches.batch(1).inputs.shape == (4, 16)
     assert plan.evaluation.targets == 50
@@ -220,10 +227,10 @@ def test_the_order_of_windows_and_the_part_of_validation_are_chosen(workplace: P
 def test_the_config_of_the_run_folder_holds_from_any_folder(
     workplace: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = tomllib.loads(plan_run(config(save_dir="run")).config.resolved())
+    kept = tomllib.loads(plan_of(config(save_dir="run")).config.resolved())
     assert kept["logging"]["run_name"] == "run"
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
-    assert plan_run(TrainConfig.parse(kept)).model.vocab_size == 300
+    assert plan_of(TrainConfig.parse(kept)).model.vocab_size == 300
 
 
 def test_bytes_of_targets_are_those_of_the_text_without_special_tokens(tokenizer: Tokenizer) -> None:
@@ -237,7 +244,7 @@ def test_bytes_of_targets_are_those_of_the_text_without_special_tokens(tokenizer
 @pytest.fixture
 def begun(workplace: Path) -> RunPlan:
     """A run in the folder `run` that has saved its first step."""
-    plan = plan_run(config(save_dir="run"))
+    plan = plan_of(config(save_dir="run"))
     train.prepare(plan)
     shapes = state_shapes(plan.config.optimizer, parameter_table(plan.model))
     state = {name: np.ones(shape, np.int64 if name == "step" else np.float32) for name, shape in shapes.items()}
@@ -247,7 +254,7 @@ def begun(workplace: Path) -> RunPlan:
 
 
 def resumed(*flags: str) -> RunPlan:
-    return plan_run(train.parse_train(TrainConfig, "train", ["--resume", "--save_dir", "run", *flags]))
+    return plan_of(train.parse_train(TrainConfig, "train", ["--resume", "--save_dir", "run", *flags]))
 
 
 def test_a_run_goes_on_from_its_folder_alone(begun: RunPlan, workplace: Path) -> None:
@@ -314,14 +321,12 @@ def test_a_run_that_saved_nothing_begins_anew(begun: RunPlan, workplace: Path) -
 
 
 def test_a_model_begins_with_the_weights_of_another_run(begun: RunPlan, workplace: Path) -> None:
-    plan = plan_run(config(save_dir="second", init_from="run", model={"n_layers": 3, "dropout": 0.5}))
+    plan = plan_of(config(save_dir="second", init_from="run", model={"n_layers": 3, "dropout": 0.5}))
     assert plan.model == begun.model.model_copy(update={"dropout": 0.5})
     assert plan.config.model.n_layers == 1
     expected = initial_arrays(begun.model, 0)
     assert all(np.array_equal(array, expected[name]) for name, array in plan.weights().items())
-    assert (
-        plan_run(config(init_from="run", data={"tokenizer": ""})).tokenizer.fingerprint == begun.tokenizer.fingerprint
-    )
+    assert plan_of(config(init_from="run", data={"tokenizer": ""})).tokenizer.fingerprint == begun.tokenizer.fingerprint
 
 
 def test_the_result_of_a_run_is_json() -> None:

@@ -43,6 +43,11 @@ def main() -> int:
 def run(argv: Sequence[str]) -> None:
     """One run, new or resumed."""
     flags, folder = _flags_and_folder(argv)
+    with folder.hold():
+        _run(flags, folder)
+
+
+def _run(flags: Flags, folder: RunFolder) -> None:
     workload = plan(flags)
     backend = load_backend(flags.backend)
     for note in (*workload.notes, backend.describe(workload.step)):
@@ -60,7 +65,8 @@ def run(argv: Sequence[str]) -> None:
     count, characters = parameter_count(workload.model), len(workload.vocabulary)
     _say(f"{count:,} parameters, {characters} characters, run folder {folder.path}")
     with Interrupts() as interrupts:
-        state = _train(trainer, workload, folder, checkpoints, state, interrupts)
+        parent = checkpoint.path.stem if checkpoint else None
+        state = _train(trainer, workload, folder, checkpoints, parent, state, interrupts)
         if interrupts.requested and state.step < flags.steps:
             if state.step:  # else nothing has been logged to report on
                 write_report(folder.path)
@@ -123,6 +129,7 @@ def _train(
     workload: Workload,
     folder: RunFolder,
     checkpoints: Checkpoints,
+    parent: str | None,
     state: RunState,
     interrupts: Interrupts,
 ) -> RunState:
@@ -143,6 +150,7 @@ def _train(
             checkpoints=checkpoints,
             facts=facts,
             bits_name="bits_per_char",
+            parent=parent,
         )
         return train(run, state, interrupts)
 

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from lm_core.backend import Backend, load_backend
+from lm_core.continuation import Continuation, Ending, continue_rows
 from lm_core.errors import UserError
 from lm_core.sampling import Generation, SamplingConfig
-from transformerlm.continuation import Continuation, Ending, continue_rows
+from lm_tokenizer.pieces import pieces_of
 from transformerlm.infer_config import InferConfig
 from transformerlm.program import run_program, say
 from transformerlm.prompts import encode_prompts, read_prompts
@@ -100,10 +101,11 @@ class Writer:
         def begin() -> Generation:
             return Generation(decoder, prompts, model.config.seq_len, self.config.seed + first, self.sampling)
 
+        pieces = [pieces_of(model.tokenizer, ids) for ids in prompts]
         if not stream:
-            return continue_rows(begin, prompts, model.tokenizer, self.ending)
+            return continue_rows(begin, pieces, self.ending)
         print(group[0].prompt, end="", flush=True)
-        written = continue_rows(begin, prompts, model.tokenizer, self.ending, _print_piece)
+        written = continue_rows(begin, pieces, self.ending, _print_piece)
         print(flush=True)
         return written
 

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from lm_core.config import Config, StepConfig
 from lm_core.sampling import SamplingConfig
@@ -54,3 +54,10 @@ class InferConfig(ProgramConfig):
     """How the backend executes the model; what is about training has no effect."""
     logging: InferLogging = InferLogging()
     """Where the record of each text goes."""
+
+    @field_validator("stop")
+    @classmethod
+    def _not_empty(cls, stop: tuple[str, ...]) -> tuple[str, ...]:
+        if "" in stop:
+            raise ValueError("an empty string ends no text: leave it out")
+        return stop

@@ -9,7 +9,7 @@ and ends with the same bytes.
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import get_args
 
@@ -50,8 +50,7 @@ def make_data(config: MakeDataConfig) -> None:
     encoder = Encoder(tokenizer, job, config.special_tokens, config.eos_between_documents, config.threads or None)
     output = Path(config.output)
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        with locked(output):
+        with made_folder(output), locked(output):
             _make(config, encoder, output)
     except TokenizerError as error:  # those about the corpus have become UserErrors: this one is about writing
         raise UserError(f"{error}; what is finished is kept: run again to go on") from error
@@ -129,6 +128,20 @@ def _check_replaceable(output: Path) -> None:
             ) from None
     if there:
         say(f"the token files in {output} are of another config or other inputs, and will be replaced")
+
+
+@contextmanager
+def made_folder(folder: Path) -> Iterator[None]:
+    """Make a folder and those above it; what fails and leaves the new ones empty leaves none of them."""
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # one that holds something, and so do those above it
+            for path in new:
+                path.rmdir()
+        raise
 
 
 @contextmanager

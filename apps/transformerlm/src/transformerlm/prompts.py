@@ -60,15 +60,21 @@ def _encode(number: int, prompt: str, tokenizer: TextTokenizer) -> list[int]:
 
 def _standard_input() -> str:
     try:
-        return sys.stdin.read().removesuffix("\n")
+        text = sys.stdin.read().removesuffix("\n")
     except UnicodeDecodeError as error:
         raise UserError(f"standard input is not UTF-8 at byte {error.start}") from None
+    if not text:
+        raise UserError('prompt: standard input is empty; --prompt "" begins from the end of a text')
+    return text
 
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise UserError(f"prompts_file: cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"prompts_file: {path} is not UTF-8 at byte {error.start}") from None
+    if not lines:
+        raise UserError(f"prompts_file: {path} is empty")
+    return lines

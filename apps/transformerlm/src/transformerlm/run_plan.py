@@ -70,8 +70,21 @@ class RunPlan:
         return self.imported or initial_arrays(self.model, self.config.seed)
 
 
-def plan_run(config: TrainConfig) -> RunPlan:
-    """Decide a run.
+def folder_of(config: TrainConfig) -> RunFolder:
+    """Where the run is, or will be.
+
+    Raises:
+        UserError: when a new run would be put over another one.
+    """
+    name = config.logging.run_name or datetime.now().strftime("%Y%m%d-%H%M%S")
+    folder = RunFolder(Path(config.save_dir) if config.save_dir else ROOT / name)
+    if not config.resume and folder.holds_run():
+        raise UserError(f"{folder.path} already holds a run: go on with it by --resume, or give another --save_dir")
+    return folder
+
+
+def plan_run(config: TrainConfig, folder: RunFolder) -> RunPlan:
+    """Decide a run in a folder.
 
     Raises:
         UserError: when the config contradicts itself or what it names, saying which key; nothing has been written then.
@@ -79,7 +92,6 @@ def plan_run(config: TrainConfig) -> RunPlan:
     _check_logging(config)
     _check_batch(config)
     schedule = _schedule(config)
-    folder = _folder(config)
     checkpoints = Checkpoints(folder.checkpoints, config.training.keep)
     checkpoint = _newest(checkpoints) if config.resume else None
     source = load_model(config.init_from, key="init_from") if config.init_from and not checkpoint else None
@@ -122,14 +134,6 @@ def _check_batch(config: TrainConfig) -> None:
 def _schedule(config: TrainConfig) -> ScheduleConfig:
     values = config.schedule.model_dump(mode="json")
     return ScheduleConfig.parse({**values, "max_steps": values["max_steps"] or config.training.max_steps}, "schedule")
-
-
-def _folder(config: TrainConfig) -> RunFolder:
-    name = config.logging.run_name or datetime.now().strftime("%Y%m%d-%H%M%S")
-    folder = RunFolder(Path(config.save_dir) if config.save_dir else ROOT / name)
-    if not config.resume and folder.holds_run():
-        raise UserError(f"{folder.path} already holds a run: go on with it by --resume, or give another --save_dir")
-    return folder
 
 
 def _newest(checkpoints: Checkpoints) -> Checkpoint | None:

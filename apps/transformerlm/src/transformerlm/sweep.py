@@ -22,7 +22,7 @@ from lm_core.errors import NonFiniteError, UserError
 from lm_core.run.files import write_whole
 from lm_core.run.folder import RunFolder
 from transformerlm.program import ProgramConfig, run_program, say
-from transformerlm.run_plan import plan_run
+from transformerlm.run_plan import folder_of, plan_run
 from transformerlm.sweep_config import SweepFile, Trial, read_sweep, trials_of
 from transformerlm.train import RESULT, parse_train
 from transformerlm.train_config import TrainConfig
@@ -76,7 +76,8 @@ def _check(trial: Trial, folder: Path) -> None:
     """Find a mistake in a trial's flags now, and not after hours of others."""
     try:
         if not (folder / trial.name).exists():
-            plan_run(parse_train(TrainConfig, PROGRAM, _flags(trial, folder / trial.name)))
+            config = parse_train(TrainConfig, PROGRAM, _flags(trial, folder / trial.name))
+            plan_run(config, folder_of(config))
     except UserError as error:
         raise UserError(f"trial {_in_words(trial)}: {error}") from None
 

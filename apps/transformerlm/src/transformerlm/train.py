@@ -7,7 +7,6 @@
 A run folder is all that inference needs. result.json is there when the run has come to its end.
 """
 
-import contextlib
 import json
 import shlex
 import shutil
@@ -22,6 +21,7 @@ import numpy as np
 from lm_core.backend import Backend, Trainer, load_backend
 from lm_core.cli import parse_flags
 from lm_core.config import read_toml
+from lm_core.continuation import Ending, continue_rows
 from lm_core.data.batches import Batch
 from lm_core.errors import UserError
 from lm_core.model.flops import flops_per_token
@@ -43,9 +43,9 @@ from lm_core.sampling import Generation, SamplingConfig
 from lm_core.schedules import learning_rate
 from lm_tokenizer.adapters import TextTokenizer
 from lm_tokenizer.errors import TokenizerError
-from transformerlm.continuation import Ending, continue_rows
+from lm_tokenizer.pieces import pieces_of
 from transformerlm.program import run_program, say
-from transformerlm.run_plan import RunPlan, plan_run
+from transformerlm.run_plan import RunPlan, folder_of, plan_run
 from transformerlm.saved_model import TOKENIZER, newest_run
 from transformerlm.train_config import TrainConfig
 
@@ -85,7 +85,12 @@ def train(config: TrainConfig) -> None:
         UserError: for a mistake in the config or what it names; nothing has been written then.
         NonFiniteError: when training diverges.
     """
-    plan = plan_run(config)
+    folder = folder_of(config)
+    with folder.hold():
+        _train(config, plan_run(config, folder))
+
+
+def _train(config: TrainConfig, plan: RunPlan) -> None:
     backend = load_backend(config.backend)
     say(backend.describe(config.step))
     prepare(plan)
@@ -173,6 +178,7 @@ def _run(plan: RunPlan, backend: Backend, trainer: Trainer, state: RunState, int
                 perplexity=True,
                 flops_per_token=flops_per_token(plan.model, plan.model.seq_len),
                 peak_flops=backend.peak_flops(config.step),
+                parent=plan.checkpoint.path.stem if plan.checkpoint else None,
             ),
             state,
             interrupts,
@@ -180,11 +186,9 @@ def _run(plan: RunPlan, backend: Backend, trainer: Trainer, state: RunState, int
 
 
 def _undo_prepare(folder: RunFolder) -> None:
-    """Remove what `prepare` wrote; a folder that holds anything else stays."""
+    """Remove what `prepare` wrote."""
     folder.config.unlink(missing_ok=True)
     shutil.rmtree(folder.path / TOKENIZER, ignore_errors=True)
-    with contextlib.suppress(OSError):
-        folder.path.rmdir()
 
 
 def _sinks(plan: RunPlan, start: int) -> list[Sink]:
@@ -233,7 +237,7 @@ def _sample(plan: RunPlan, trainer: Trainer) -> str:
         return Generation(decoder, [plan.prompt], plan.model.seq_len, plan.config.seed, SamplingConfig())
 
     ending = Ending(training.sample_tokens, tokenizer.eos_id)
-    [written] = continue_rows(begin, [plan.prompt], tokenizer, ending)
+    [written] = continue_rows(begin, [pieces_of(tokenizer, plan.prompt)], ending)
     return training.sample_prompt + written.text
 
 
