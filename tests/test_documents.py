@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+import transformer_lm.flags
+import transformer_lm.workload
 from lm_core.cli import parse_flags
-from lm_core.config import ModelConfig
+from lm_core.config import Config, ModelConfig
 from lm_core.interchange.folder import architecture_of
 from lm_core.model.parameters import parameter_count
 from testbed_d.flags import Flags
@@ -25,9 +27,12 @@ from transformerlm.train_tokenizer import TrainTokenizerConfig
 REPOSITORY = Path(__file__).resolve().parents[1]
 DOCUMENTS = [
     REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md")),
-    REPOSITORY / "apps" / "transformerlm" / "README.md",
+    *(REPOSITORY / "apps" / app / "README.md" for app in ("transformerlm", "transformer_lm")),
 ]  # fmt: skip
-APP = "uv run apps/testbed_d"
+APPS: dict[str, type[Config]] = {
+    "uv run apps/testbed_d": Flags,
+    "uv run apps/transformer_lm": transformer_lm.flags.Flags,
+}
 PROGRAMS: dict[str, type[ProgramConfig]] = {
     "transformerlm-train-tokenizer": TrainTokenizerConfig,
     "transformerlm-make-data": MakeDataConfig,
@@ -54,11 +59,11 @@ def test_the_quick_start_is_one_block_of_two_commands() -> None:
     assert len([line for line in block.splitlines() if line and not line.startswith("#")]) == 2
 
 
-@pytest.mark.parametrize("command", commands(APP))
-def test_a_documented_command_has_flags_that_exist(command: str) -> None:
-    words = shlex.split(command.split(APP)[1], comments=True)
+@pytest.mark.parametrize(("app", "command"), [(app, command) for app in APPS for command in commands(app)])
+def test_a_documented_command_has_flags_that_exist(app: str, command: str) -> None:
+    words = shlex.split(command.split(app)[1], comments=True)
     if "--help" not in words:
-        parse_flags(Flags, "testbed_d", [str(REPOSITORY / w) if w.startswith("configs/") else w for w in words])
+        parse_flags(APPS[app], app, [str(REPOSITORY / w) if w.startswith("configs/") else w for w in words])
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
@@ -72,7 +77,7 @@ def test_the_documented_commands_of_transformerlm_have_flags_that_exist(program:
 
 def test_every_config_is_loaded_here() -> None:
     of_transformerlm = {"train_tokenizer.toml", "make_data.toml", "train.toml", "infer.toml", "sweep.yaml"}
-    assert set(CONFIGS) == {"testbed_d.toml", *of_transformerlm}
+    assert set(CONFIGS) == {"testbed_d.toml", "transformer_lm.toml", *of_transformerlm}
 
 
 @pytest.mark.parametrize(
@@ -118,6 +123,13 @@ def test_every_trial_of_the_sweep_has_flags_that_exist(monkeypatch: pytest.Monke
     assert len(trials) == 6
     for trial in trials:
         assert parse_flags(TrainConfig, "train", trial.words).training.max_steps == 200
+
+
+def test_the_config_of_transformer_lm_has_every_key_and_is_small() -> None:
+    path = CONFIGS["transformer_lm.toml"]
+    assert {"config", *tomllib.loads(path.read_text())} == set(transformer_lm.flags.Flags.model_fields)
+    flags = transformer_lm.flags.Flags.load(path)
+    assert parameter_count(transformer_lm.workload.model_of(flags, 10_000)) < 1e7
 
 
 def test_the_config_of_testbed_d_makes_a_workload(tmp_path: Path) -> None:

@@ -9,21 +9,25 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-SIBLINGS = {"lm_core", "lm_torch", "lm_mlx", "lm_bench", "lm_tokenizer", "testbed_d", "transformerlm"}
+SIBLINGS = {"lm_core", "lm_torch", "lm_mlx", "lm_bench", "lm_tokenizer", "testbed_d", "transformerlm", "transformer_lm"}
 FRAMEWORKS = {"torch", "mlx", "kbeta"}
 FORBIDDEN = {
     "lm_core": (SIBLINGS | FRAMEWORKS) - {"lm_core"},
     "lm_torch": (SIBLINGS | {"mlx", "kbeta"}) - {"lm_core", "lm_torch"},
     "lm_mlx": (SIBLINGS | {"torch"}) - {"lm_core", "lm_mlx"},
     "lm_tokenizer": (SIBLINGS | FRAMEWORKS) - {"lm_tokenizer"},
-    "lm_bench": {"lm_torch", "lm_mlx", "testbed_d", "transformerlm"},
-    "testbed_d": {"lm_torch", "lm_mlx", "lm_bench", "transformerlm"} | FRAMEWORKS,
-    "transformerlm": {"lm_torch", "lm_mlx", "lm_bench", "testbed_d"} | FRAMEWORKS,
+    "lm_bench": {"lm_torch", "lm_mlx", "testbed_d", "transformerlm", "transformer_lm"},
+    "testbed_d": (SIBLINGS | FRAMEWORKS) - {"lm_core", "lm_tokenizer", "testbed_d"},
+    "transformerlm": (SIBLINGS | FRAMEWORKS) - {"lm_core", "lm_tokenizer", "transformerlm"},
+    "transformer_lm": (SIBLINGS | FRAMEWORKS) - {"lm_core", "lm_tokenizer", "transformer_lm"},
 }
 CORE_ORDER = [
-    "errors", "rng", "config", "cli", "schedules", "sampling", "data.vocabulary", "data.token_file", "data.corpus",
+    "errors", "regular", "rng", "config", "cli", "schedules", "sampling", "stop_strings", "continuation",
+    "data.vocabulary", "data.token_file", "data.corpus",
     "data.permutation", "data.batches", "model.parameters", "model.init", "model.flops", "optim", "backend",
-    "reference.model", "reference.dropout", "reference.optim", "run.files", "run.folder", "run.tensors",
+    "reference.model", "reference.dropout", "reference.optim", "run.files", "run.lock",
+    "data.archive", "data.download", "data.datasets.table", "data.datasets.files", "data.datasets.layouts",
+    "data.datasets.find", "run.folder", "run.tensors",
     "run.checkpoint", "run.writer", "run.interrupts", "run.sinks.sink", "run.sinks.console", "run.sinks.tensorboard",
     "run.sinks.wandb", "run.log", "run.state", "run.evaluation", "run.norms", "run.loop",
     "interchange.keys", "interchange.tensor_file", "interchange.architecture", "interchange.gpt2", "interchange.llama",

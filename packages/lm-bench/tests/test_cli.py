@@ -76,10 +76,12 @@ def test_every_case_runs_on_every_backend(monkeypatch, capsys, measured):
         ("testbed-d", "mlx"),
         ("nanogpt-char", "torch"),
         ("nanogpt-char", "mlx"),
+        ("ptb64", "torch"),
+        ("ptb64", "mlx"),
     ]
     out = capsys.readouterr().out
     assert "peak MiB" in out
-    assert out.count("same model:") == 4
+    assert out.count("same model:") == 6
 
 
 def test_flags_reach_the_measurement(monkeypatch, capsys, measured):

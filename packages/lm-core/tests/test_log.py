@@ -157,3 +157,49 @@ def test_a_folder_that_cannot_be_made_is_the_users_mistake(tmp_path: Path, name:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot write to save_dir .*file"):
         RunFolder(tmp_path / name).prepare("")
+
+
+# A log that is not one
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, '{"step": "1"}', "9" * 5000, '{"step": 2'])
+def test_a_line_that_is_no_record_ends_what_is_read(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(lines(1) + line + "\n" + lines(3))
+    assert steps_in(path) == [1]
+
+
+def test_a_log_of_nothing_but_a_hole_takes_no_memory(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.touch()
+    os.truncate(path, 1 << 40)
+    assert steps_in(path) == []
+
+
+def test_a_pipe_in_the_place_of_the_log_is_one_line(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "metrics.jsonl")
+    with pytest.raises(UserError, match=r"cannot write .*metrics\.jsonl: it is no regular file"):
+        RunLog(tmp_path / "metrics.jsonl", 0, 10)
+
+
+def test_after_a_flush_that_failed_the_whole_file_is_written_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "metrics.jsonl"
+    with contextlib.closing(RunLog(path, 0, 10)) as log:
+        log.record("train", 1, TRAIN)
+        with monkeypatch.context() as patch:
+
+            def forget(_descriptor: int) -> None:
+                raise OSError(5, "Input/output error")
+
+            patch.setattr(os, "fsync", forget)
+            with pytest.raises(OSError, match="Input/output error"):
+                log.flush()
+        before = path.stat().st_ino
+        log.record("train", 2, TRAIN)
+        log.flush()
+        assert path.stat().st_ino != before
+        log.record("train", 3, TRAIN)
+        log.flush()
+    assert steps_in(path) == [1, 2, 3]

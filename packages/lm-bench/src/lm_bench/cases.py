@@ -79,5 +79,22 @@ CASES = {
             batch_size=12,
             lr=1e-3,
         ),
+        # The manner of mlx-examples' transformer_lm, whose text is the Penn Treebank's 10,000 words: a wide head of its
+        # own, with a bias, over a small model.
+        Case(
+            "ptb64",
+            ModelConfig(vocab_size=10_000, seq_len=64, d_model=128, n_layers=4, n_heads=4, mlp="gelu", head_bias=True),
+            AdamWConfig(),
+            batch_size=12,
+            lr=1e-3,
+        ),
+        # Long rows through many blocks and a small vocabulary: what a step holds is activations.
+        Case(
+            "blocks12",
+            ModelConfig(vocab_size=65, seq_len=512, d_model=256, n_layers=12, n_heads=4, mlp="gelu"),
+            AdamWConfig(),
+            batch_size=8,
+            lr=3e-4,
+        ),
     )
 }

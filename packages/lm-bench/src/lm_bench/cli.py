@@ -1,17 +1,33 @@
 """`lm-bench COMMAND`: flags -> measurements -> a table, or JSON, on stdout; progress on stderr."""
 
+import itertools
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from importlib.util import find_spec
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
+from lm_bench import recompute as recomputing
+from lm_bench import saving as saves
 from lm_bench.cases import CASES
 from lm_bench.corpora import build
 from lm_bench.environment import Environment, load_average, observe
-from lm_bench.flags import CorpusFlags, InferFlags, StepFlags, TokenizerFlags, TrainFlags
+from lm_bench.faults.campaign import ROWS, SHORT, run_campaign
+from lm_bench.faults.report import faults_markdown, faults_table, read_results
+from lm_bench.flags import (
+    CorpusFlags,
+    FaultsFlags,
+    InferFlags,
+    RecomputeFlags,
+    SavingFlags,
+    StepCase,
+    StepFlags,
+    TokenizerFlags,
+    TrainFlags,
+    VerifyFlags,
+)
 from lm_bench.infer.measurement import measure as measure_inference
 from lm_bench.infer.report import infer_report
 from lm_bench.sides import BackendName
@@ -22,6 +38,7 @@ from lm_bench.tokenizer.measurement import measure
 from lm_bench.tokenizer.report import tokenizer_report
 from lm_bench.train.measurement import measure as measure_training
 from lm_bench.train.report import train_report
+from lm_bench.verify import check_run, find_runs, verify_table
 from lm_core.backend import load_backend
 from lm_core.cli import parse_flags
 from lm_core.config import Config, StepConfig
@@ -35,21 +52,21 @@ def main() -> int:
     return exit_code_of(lambda: run(sys.argv[1:]), PROGRAM)
 
 
-def run(argv: Sequence[str]) -> None:
-    """Hand over to the command that the first word names.
+def run(argv: Sequence[str]) -> int:
+    """Hand over to the command that the first word names; returns the exit code.
 
     Raises:
         UserError: when there is no such command.
     """
     if argv and argv[0] in ("-h", "--help"):
         print(_usage())
-        return
+        return 0
     known = f"known commands: {', '.join(COMMANDS)}"
     if not argv:
         raise UserError(f"no command given; {known}")
     if argv[0] not in COMMANDS:
         raise UserError(f"unknown command {argv[0]!r}; {known}")
-    COMMANDS[argv[0]][0](argv[1:])
+    return COMMANDS[argv[0]][0](argv[1:]) or 0
 
 
 def _usage() -> str:
@@ -61,12 +78,12 @@ def step(argv: Sequence[str]) -> None:
     """`lm-bench step`."""
     flags = parse_flags(StepFlags, f"{PROGRAM} step", _words(argv))
     load = load_average()
-    backends: tuple[BackendName, ...] = get_args(BackendName) if flags.backend == "both" else (flags.backend,)
+    backends = _backends(flags.backend)
     config = StepConfig(dtype=flags.dtype, compile=flags.compile)
-    frameworks: dict[str, str] = {name: load_backend(name).describe(config) for name in backends}
+    frameworks = _describe(backends, config)
     results = [
         _step_result(name, case, config, flags)
-        for case in (CASES if flags.case == "all" else (flags.case,))
+        for case in (get_args(StepCase) if flags.case == "all" else (flags.case,))
         for name in backends
     ]
     environment = observe(frameworks, load)
@@ -78,6 +95,32 @@ def step(argv: Sequence[str]) -> None:
     )
     print(environment.line, f"{settings}; ratio = ours / bare", "", step_table(results), "", sep="\n")
     print(*map(proof, results), sep="\n")
+
+
+def recompute(argv: Sequence[str]) -> None:
+    """`lm-bench recompute`."""
+    flags = parse_flags(RecomputeFlags, f"{PROGRAM} recompute", _words(argv))
+    load, backends = load_average(), _backends(flags.backend)
+    config = StepConfig(dtype=flags.dtype, compile=flags.compile)
+    environment = observe(_describe(backends, config), load)
+    results = [recomputing.measure(name, recomputing.CASE, config, flags.rounds, flags.steps) for name in backends]
+    if flags.output == "json":
+        _print_json("recompute", flags, environment, [asdict(result) for result in results])
+        return
+    print(environment.line, recomputing.recompute_table(results), sep="\n\n")
+
+
+def saving(argv: Sequence[str]) -> None:
+    """`lm-bench saving`."""
+    flags = parse_flags(SavingFlags, f"{PROGRAM} saving", _words(argv))
+    load, backends = load_average(), _backends(flags.backend)
+    config = StepConfig(compile=flags.compile)
+    environment = observe(_describe(backends, config), load)
+    results = [saves.measure(name, saves.CASE, config, flags.rounds, flags.steps) for name in backends]
+    if flags.output == "json":
+        _print_json("saving", flags, environment, [asdict(result) for result in results])
+        return
+    print(environment.line, saves.saving_table(results), sep="\n\n")
 
 
 def train(argv: Sequence[str]) -> None:
@@ -136,6 +179,52 @@ def _torch_environment(flags: TrainFlags | InferFlags) -> Environment:
     return observe(frameworks, load)
 
 
+def faults(argv: Sequence[str]) -> int:
+    """`lm-bench faults`: 1 when a promise was not kept."""
+    flags = parse_flags(FaultsFlags, f"{PROGRAM} faults", _words(argv))
+    unknown = [name for name in flags.only if name not in ROWS]
+    if unknown:
+        raise UserError(f"--only {unknown[0]}: the rows are {', '.join(ROWS)}")
+    if flags.results and flags.output == "json":
+        raise UserError("--results are JSON already; print them with --output table or markdown")
+    if flags.results:
+        line, rows = read_results(flags.results)
+    else:
+        load, backends = load_average(), _backends(flags.backend)
+        environment = observe(_describe(backends, StepConfig(device="cpu")), load)
+        share, line = SHORT if flags.short else 1.0, environment.line
+        rows = run_campaign(backends, flags.only, flags.seed, share, flags.keep, _say)
+        if flags.output == "json":
+            _print_json("faults", flags, environment, [asdict(row) for row in rows])
+    if flags.output == "markdown":
+        print(faults_markdown(rows, line))
+    elif flags.output == "table":
+        print(line, faults_table(rows), sep="\n\n")
+    return 0 if all(row.sound for row in rows) else 1
+
+
+def verify(argv: Sequence[str]) -> int:
+    """`lm-bench verify RUN [RUN...]`: 1 when something is damaged."""
+    paths = list(itertools.takewhile(lambda word: not word.startswith("-"), argv))
+    flags = parse_flags(VerifyFlags, f"{PROGRAM} verify RUN [RUN...]", _words(argv[len(paths) :]))
+    if not paths:
+        raise UserError("no run folder given; see lm-bench verify --help")
+    runs = [check_run(folder) for folder in find_runs(paths)]
+    if flags.output == "json":
+        print(json.dumps([{**asdict(run), "folder": str(run.folder), "sound": run.sound} for run in runs], indent=2))
+    else:
+        print(verify_table(runs))
+    return 0 if all(run.sound for run in runs) else 1
+
+
+def _backends(chosen: BackendName | Literal["both"]) -> tuple[BackendName, ...]:
+    return get_args(BackendName) if chosen == "both" else (chosen,)
+
+
+def _describe(backends: Sequence[BackendName], config: StepConfig) -> dict[str, str]:
+    return {name: load_backend(name).describe(config) for name in backends}
+
+
 def _words(argv: Sequence[str]) -> list[str]:
     return ["--output=json" if word == "--json" else word for word in argv]
 
@@ -154,8 +243,12 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-COMMANDS: Mapping[str, tuple[Callable[[Sequence[str]], None], str]] = {
+COMMANDS: Mapping[str, tuple[Callable[[Sequence[str]], int | None], str]] = {
     "step": (step, "time and memory of a training step against a bare loop of the same model"),
+    "recompute": (recompute, "time and memory of a training step with gradient checkpointing and without"),
+    "saving": (saving, "how long a save of 500 MB holds training up"),
+    "faults": (faults, "runs that are killed, cut off, damaged and lied to, and what they resume to"),
+    "verify": (verify, "whether the run folders that are named are whole"),
     "train": (
         train,
         "training against a plain PyTorch loop and Hugging Face: speed, memory, the loop's cost, convergence",

@@ -6,13 +6,15 @@ from pydantic import Field
 
 from lm_core.config import Config, Dtype
 
+StepCase = Literal["testbed-d", "nanogpt-char", "ptb64"]
+
 
 class StepFlags(Config):
     """Time our training step against a bare loop of the same model in the same framework, interleaved in one run."""
 
     backend: Literal["torch", "mlx", "both"] = "both"
     """Which backend."""
-    case: Literal["all", "testbed-d", "nanogpt-char"] = "all"
+    case: Literal["all", StepCase] = "all"
     """Which workload."""
     rounds: int = Field(15, gt=0)
     """Rounds; each times one block of either side, and gives one ratio."""
@@ -26,6 +28,42 @@ class StepFlags(Config):
     """What to print on stdout; --json is short for --output json."""
     memory: bool = True
     """Measure peak memory too, each side in a process of its own."""
+    config: str = ""
+    """TOML file with any of these; flags on the command line win."""
+
+
+class RecomputeFlags(Config):
+    """Time and memory of a training step with gradient checkpointing and without, at 12 blocks, interleaved."""
+
+    backend: Literal["torch", "mlx", "both"] = "both"
+    """Which backend."""
+    rounds: int = Field(5, gt=0)
+    """Rounds; each times one block of either, and gives one ratio."""
+    steps: int = Field(1, gt=0)
+    """Steps per block."""
+    compile: bool = False
+    """Let the framework compile both."""
+    dtype: Dtype = "float32"
+    """Type of activations and matrix products."""
+    output: Literal["table", "json"] = "table"
+    """What to print on stdout; --json is short for --output json."""
+    config: str = ""
+    """TOML file with any of these; flags on the command line win."""
+
+
+class SavingFlags(Config):
+    """How long a save of 500 MB holds training up: the snapshot alone, and with the thread that writes it."""
+
+    backend: Literal["torch", "mlx", "both"] = "both"
+    """Which backend."""
+    rounds: int = Field(5, gt=0)
+    """Snapshots to time; rounds of steps with a save against steps without."""
+    steps: int = Field(30, ge=10)
+    """Steps per block; enough for the thread to end among them."""
+    compile: bool = False
+    """Let the framework compile the step."""
+    output: Literal["table", "json"] = "table"
+    """What to print on stdout; --json is short for --output json."""
     config: str = ""
     """TOML file with any of these; flags on the command line win."""
 
@@ -89,6 +127,42 @@ class InferFlags(Config):
     """Let torch compile our decoding step; theirs gets a static cache, with which it compiles itself on a GPU."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """auto: CUDA if there is one."""
+    output: Literal["table", "json"] = "table"
+    """What to print on stdout; --json is short for --output json."""
+    config: str = ""
+    """TOML file with any of these; flags on the command line win."""
+
+
+class FaultsFlags(Config):
+    """Train in child processes and hurt them: kills, power cuts, full disks, flipped bits, malicious files.
+
+    Exit code 1 when a checkpoint was lost or a resumed run differs from the uninterrupted one.
+    """
+
+    backend: Literal["torch", "mlx", "both"] = "both"
+    """Which backend."""
+    only: tuple[str, ...] = ()
+    """Of save, power, kill, chain, interrupt, second, steps, damage, poison, places, malice; all when not given."""
+    short: bool = False
+    """A few trials of each row, which takes seconds."""
+    seed: int = Field(0, ge=0)
+    """Of every choice; the same seed makes the same trials."""
+    keep: bool = False
+    """Keep the folders of trials that failed."""
+    results: tuple[str, ...] = ()
+    """JSON of earlier campaigns, to be printed in one table; nothing is run."""
+    output: Literal["table", "json", "markdown"] = "table"
+    """What to print on stdout; --json is short for --output json."""
+    config: str = ""
+    """TOML file with any of these; flags on the command line win."""
+
+
+class VerifyFlags(Config):
+    """Check run folders: hashes, finiteness and lineage of checkpoints, the config, the log. Nothing is changed.
+
+    Exit code 0 when all is sound, 1 when something is damaged, 2 when there is no such run.
+    """
+
     output: Literal["table", "json"] = "table"
     """What to print on stdout; --json is short for --output json."""
     config: str = ""

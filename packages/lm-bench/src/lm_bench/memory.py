@@ -26,6 +26,7 @@ class MemoryJob(Config):
     steps: int
     dtype: Dtype
     compile: bool
+    gradient_checkpointing: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ def run(job: MemoryJob) -> Memory:
         # The first torch.optim optimizer imports torch's compiler, some 150 MiB: code, not what the training holds.
         importlib.import_module("torch._dynamo")
     imported = peak_mib()
-    step = make_step(job.backend, job.side, case, StepConfig(dtype=job.dtype, compile=job.compile))
+    config = StepConfig(dtype=job.dtype, compile=job.compile, gradient_checkpointing=job.gradient_checkpointing)
+    step = make_step(job.backend, job.side, case, config)
     losses = [step(batch) for batch in case.batches(job.steps)]
     float(losses[-1])
     return Memory(imported, peak_mib())

@@ -25,6 +25,13 @@ class Rounds:
         return [a / b for a, b in zip(self.ours, self.bare, strict=True)]
 
 
+def timed(block: Block, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Seconds that a block takes."""
+    started = clock()
+    block()
+    return clock() - started
+
+
 def interleave(
     ours: Block, bare: Block, rounds: int, warmup: int, clock: Callable[[], float] = time.perf_counter
 ) -> Rounds:
@@ -33,7 +40,5 @@ def interleave(
     seconds: tuple[list[float], list[float]] = ([], [])
     for i in range(warmup + rounds):
         for side in (0, 1) if i % 2 == 0 else (1, 0):
-            started = clock()
-            blocks[side]()
-            seconds[side].append(clock() - started)
+            seconds[side].append(timed(blocks[side], clock))
     return Rounds(seconds[0][warmup:], seconds[1][warmup:])

@@ -15,7 +15,9 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lm_core.errors import UserError
+from lm_core.regular import read_regular
 
+_LONGEST_TOML = 1 << 20
 Dtype = Literal["float32", "bfloat16"]
 DecayGroup = Literal["matrix", "embed", "bias", "norm"]
 
@@ -47,11 +49,13 @@ class Config(BaseModel):
 def read_toml(path: str | Path) -> dict[str, Any]:
     """The table in a TOML file, or a `UserError` that says why there is none."""
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return tomllib.loads(read_regular(Path(path), _LONGEST_TOML).decode())
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid TOML: {error}") from None
+    except RecursionError:
+        raise UserError(f"{path} is not valid TOML: it is nested too deeply") from None
 
 
 def complaint(cls: type[BaseModel], error: ValidationError, where: str) -> str:

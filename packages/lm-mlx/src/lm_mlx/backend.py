@@ -20,7 +20,7 @@ def pick_device(wish: str) -> mx.Device:
     """
     has_gpu = mx.is_available(mx.gpu)
     if wish == "gpu" and not has_gpu:
-        raise UserError("device gpu: MLX has no GPU here; use --device cpu")
+        raise UserError("device gpu: MLX has no GPU here; use device cpu")
     return mx.Device(mx.gpu if wish != "cpu" and has_gpu else mx.cpu)
 
 

@@ -17,7 +17,7 @@ def pick_device(wish: str) -> torch.device:
         UserError: when a GPU is asked for and torch sees none.
     """
     if wish == "gpu" and not torch.cuda.is_available():
-        raise UserError("device gpu: torch sees no CUDA device here; use --device cpu")
+        raise UserError("device gpu: torch sees no CUDA device here; use device cpu")
     return torch.device("cuda" if wish != "cpu" and torch.cuda.is_available() else "cpu")
 
 

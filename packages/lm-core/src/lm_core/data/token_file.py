@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 
 from lm_core.config import Config
 from lm_core.errors import UserError
+from lm_core.regular import read_regular
 
 HEADER_BYTES = 128
 _LONGEST_SIDECAR = 1 << 16
@@ -113,8 +114,7 @@ def read_sidecar(path: str | Path) -> Facts:
     if not Path(path).is_file():
         raise UserError(f"there is no token file {path}: make it with transformerlm-make-data")
     try:
-        with sidecar.open("rb") as file:
-            data = file.read(_LONGEST_SIDECAR + 1)
+        data = read_regular(sidecar, _LONGEST_SIDECAR)
     except FileNotFoundError:
         raise UserError(
             f"token file {path} has no sidecar {sidecar.name}: it was moved without it, or never finished; make it anew"

@@ -28,7 +28,9 @@ from safetensors.numpy import load
 from lm_core.run.files import Buffer, make_folder, write_whole
 from lm_core.run.tensors import Arrays, bytes_of, contiguous, safetensors_parts
 
-_MALFORMED = (SafetensorError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+_MALFORMED = (
+    SafetensorError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, MemoryError,
+)  # fmt: skip
 
 
 _SUFFIXES = (".metadata", ".safetensors")
@@ -199,9 +201,10 @@ def _prove(path: Path, sha1: str) -> None:
 
 
 def _content(path: Path) -> bytes:
-    """All of a file that is a file, and that this machine has the memory for."""
+    """All of a safetensors file that is a file, whose header fits its size, and that there is the memory for."""
     _check_file(path)
-    return path.read_bytes()
+    with safe_open(path, "numpy"):
+        return path.read_bytes()
 
 
 def _check_file(path: Path) -> None:

@@ -1,5 +1,7 @@
 """Writing so that a crash, or a power cut, leaves the old content or the new one."""
 
+import contextlib
+import fcntl
 import os
 from pathlib import Path
 
@@ -15,7 +17,7 @@ def write_whole(path: Path, *parts: Buffer) -> None:
         with beside.open("xb") as file:
             file.writelines(parts)
             file.flush()
-            os.fsync(file.fileno())
+            flush_file(file.fileno())
         beside.replace(path)
     except OSError:
         beside.unlink(missing_ok=True)  # a full disk wants the room back
@@ -39,6 +41,16 @@ def flush_folder(folder: Path) -> None:
     """Have the names in a folder on the disk: a new file is not sure to be there before."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        flush_file(descriptor)
     finally:
         os.close(descriptor)
+
+
+def flush_file(descriptor: int) -> None:
+    """Have what was written to a file, or the names in a folder, on the disk."""
+    full = getattr(fcntl, "F_FULLFSYNC", None)
+    if full is not None:  # macOS, where fsync leaves it in the memory of the drive
+        with contextlib.suppress(OSError):  # as on network drives
+            fcntl.fcntl(descriptor, full)
+            return
+    os.fsync(descriptor)

@@ -5,7 +5,6 @@ what could not be written waits for the next record.
 """
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
@@ -13,10 +12,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from lm_core.errors import UserError
-from lm_core.run.files import write_whole
+from lm_core.regular import open_regular
+from lm_core.run.files import flush_file, write_whole
 from lm_core.run.sinks.console import Console, LineFormat, record_line
 from lm_core.run.sinks.sink import Sink
 
+_LONGEST_LINE = 1 << 24
 TIMING_FIELDS = frozenset({"seconds", "tokens_per_second", "mfu"})
 """Fields of a record that differ between two runs of the same config."""
 
@@ -24,14 +25,15 @@ TIMING_FIELDS = frozenset({"seconds", "tokens_per_second", "mfu"})
 def read_records(path: Path) -> list[dict[str, Any]]:
     """The records of a metrics file, up to the first line that a crash has torn."""
     records = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            break
-        if not isinstance(record, dict) or not isinstance(record.get("step"), int):
-            break
-        records.append(record)
+    with open_regular(path) as file:
+        while line := file.readline(_LONGEST_LINE):
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError):
+                break
+            if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+                break
+            records.append(record)
     return records
 
 
@@ -42,6 +44,8 @@ class RecordFile:
         self.path = path
         self._file = path.open("ab", buffering=0)
         self._waiting = b""
+        self._doubtful = False
+        """Whether a flush has failed: the system may have forgotten what it did not write, and call it written."""
         self._lock = Lock()
 
     def append(self, record: Mapping[str, Any]) -> None:
@@ -63,7 +67,13 @@ class RecordFile:
         """
         with self._lock:
             self._write()
-            os.fsync(self._file.fileno())
+            if self._doubtful:
+                write_whole(self.path, self.path.read_bytes())
+                self._file.close()
+                self._file = self.path.open("ab", buffering=0)
+            self._doubtful = True
+            flush_file(self._file.fileno())
+            self._doubtful = False
 
     def close(self) -> None:
         """Write what waits, and close.

@@ -75,6 +75,7 @@ class Run:
         self.mark, self.tokens_since_mark = time.perf_counter(), 0
         self.writer, self.saved_step = Writer(), 0
         self.failures, self.retry_at = 0, math.inf
+        self.shown_step = 0
 
 
 def train(run: Run, state: RunState, interrupts: Interrupts) -> RunState:
@@ -104,8 +105,7 @@ def train(run: Run, state: RunState, interrupts: Interrupts) -> RunState:
             state.seconds = time.perf_counter() - started
             if due(step, config.save_every) or (config.save_best and state.is_best):
                 _start_to_save(run, state)
-                if run.after_save:
-                    run.after_save(state)
+                _show(run, state)
             elif time.monotonic() >= run.retry_at:
                 _start_to_save(run, state)
             _settle(run, wait=False)
@@ -239,14 +239,21 @@ def _settle(run: Run, *, wait: bool) -> None:
     """Take note of a save that has ended; a disk that fails is reported, and training goes on."""
     step, failure = _collect(run, wait=wait)
     if failure:
-        pause = _pause(run)
+        pause = _pause(run, run.failures - 1)
         run.retry_at = time.monotonic() + pause
         run.log.say(f"step {step}: not saved ({failure}); training goes on, and it is tried again in {pause:g} s")
 
 
-def _pause(run: Run) -> float:
-    """How long to wait after the last failure."""
-    return run.retry_seconds[min(run.failures, len(run.retry_seconds)) - 1]
+def _pause(run: Run, failures: int) -> float:
+    """How long to wait after a failure that followed so many others."""
+    return run.retry_seconds[min(failures, len(run.retry_seconds) - 1)]
+
+
+def _show(run: Run, state: RunState) -> None:
+    """What goes with a checkpoint, once a step."""
+    if run.after_save and run.shown_step != state.step:
+        run.after_save(state)
+        run.shown_step = state.step
 
 
 def _collect(run: Run, *, wait: bool) -> tuple[int, str | None]:
@@ -269,13 +276,12 @@ def _save_at_the_end(run: Run, state: RunState) -> None:
     """Save and wait for it; a disk that goes on failing ends the run here."""
     for attempt in range(_LAST_ATTEMPTS):
         _start_to_save(run, state)
-        if attempt == 0 and run.after_save:
-            run.after_save(state)
+        _show(run, state)
         step, failure = _collect(run, wait=True)
         if not failure:
             return
         if attempt + 1 < _LAST_ATTEMPTS:
-            pause = _pause(run)
+            pause = _pause(run, attempt)
             run.log.say(f"step {step}: not saved ({failure}); it is tried again in {pause:g} s")
             time.sleep(pause)
     raise UserError(f"step {step} could not be saved: {failure}; {_kept(run)}")

@@ -75,10 +75,13 @@ def _own(dataset: Dataset, data_dir: Path, folder: Path, say: Say) -> DatasetFil
     paths = local_files(dataset, data_dir)
     if is_archive(paths[0]):
         paths = _unpacked(dataset, paths[0], folder, say)
+    other = []
     for path, file in zip(paths, dataset.files, strict=True):
         algorithm, _, published = file.known_hash.partition(":")
         if check_text(path, dataset.unit, algorithm) != published:
-            say(f"note: {path} is not as published for {dataset.name}: results on it do not compare")
+            other.append(str(path))
+    if other:
+        say(f"note: not as published for {dataset.name}, so results do not compare: {', '.join(other)}")
     return dataset_files(dataset, paths)
 
 

@@ -1,0 +1,5 @@
+"""`uv run apps/transformer_lm`."""
+
+from transformer_lm.cli import main
+
+raise SystemExit(main())

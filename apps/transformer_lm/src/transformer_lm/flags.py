@@ -1,0 +1,107 @@
+"""The flags of transformer_lm; `workload` translates them into the project's terms."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from lm_core.config import Config, Dtype
+
+
+class Flags(Config):
+    """Train a Transformer language model on a named dataset; called again, go on where it stopped. With --inference,
+    let it continue your texts."""
+
+    dataset: str = "ptb"
+    """ptb, wikitext2, wikitext103, enwik8, text8 or tinyshakespeare; downloaded into the save folder, unless
+    --data_dir has it."""
+    data_dir: str = ""
+    """Your own copy of the dataset: its folder, its archive, or the file of a dataset that is a single one."""
+    tokenizer: str = ""
+    """Another tokenizer than the customary one (words, bytes or characters, by dataset), as kind:path: bpe:FOLDER,
+    hf:FILE, tiktoken:gpt2, ..."""
+    save_dir: str = ""
+    """Folder of all runs; if not given, transformer-lm on a RAM disk at /Volumes/RAMDisk, else runs/transformer-lm."""
+    new_model: bool = False
+    """Begin a new model, beside the others. Without it, training goes on with the newest checkpoint in the save folder,
+    by the flags it was trained with, and those given now in their place."""
+    identifier: str = ""
+    """Use this checkpoint rather than the newest: its file name, or four or more of the first letters. Training goes on
+    from it in a new run."""
+    inference: bool = False
+    """Continue prompts instead of training: those you type, or the lines of a pipe."""
+    backend: Literal["auto", "torch", "mlx"] = "auto"
+    """auto: MLX on Apple silicon, torch elsewhere."""
+    gpu: bool = False
+    """Use the GPU: Metal (MLX) or CUDA (torch)."""
+    dtype: Dtype = "float32"
+    """Type of activations and matrix products; parameters stay float32."""
+    compile: bool = False
+    """Let the framework compile the step."""
+    seed: int = Field(42, ge=0)
+    """Seed of the weights, the batches, the dropout and the samples."""
+    context_size: int = Field(48, gt=0)
+    """Tokens that the model sees at once."""
+    num_blocks: int = Field(4, gt=0)
+    """Transformer blocks."""
+    dim: int = Field(1024, gt=0)
+    """Width of the residual stream."""
+    num_heads: int = Field(8, gt=0)
+    """Attention heads; must divide dim."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Probability of dropping an element."""
+    checkpoint: bool = False
+    """Gradient checkpointing: less memory for more time; the results stay the same."""
+    batch_size: int = Field(32, gt=0)
+    """Rows of a minibatch."""
+    num_iters: int = Field(100000, gt=0)
+    """Iterations in all, those of earlier calls included."""
+    learning_rate: float = Field(3e-4, gt=0)
+    """Learning rate of AdamW."""
+    lr_warmup: int = Field(0, ge=0)
+    """Iterations of linear learning-rate warm-up."""
+    weight_decay: float = Field(1e-5, ge=0)
+    """Decoupled weight decay, on matrices."""
+    top_k: int = Field(50, ge=0)
+    """Of samples and --inference: choose among the k most likely tokens; 0: among all."""
+    temperature: float = Field(0.5, ge=0)
+    """Of samples and --inference: below 1 likely tokens get likelier; 0 takes the most likely one."""
+    sample_tokens: int = Field(50, ge=0)
+    """Length of the sample that is written at each save; 0: none."""
+    steps_per_report: int = Field(10, gt=0)
+    """Iterations between training reports."""
+    steps_per_eval: int = Field(1000, gt=0)
+    """Iterations between validations, each over the whole split."""
+    steps_per_save: int = Field(1000, ge=0)
+    """Iterations between checkpoints; 0: only at the end, and on Ctrl-C."""
+    keep: int = Field(2, gt=0)
+    """Newest checkpoints of a run that are kept."""
+    eval_test: bool = False
+    """Measure the test split, too, when training has ended."""
+    config: str = ""
+    """TOML file with any of these; flags on the command line win."""
+
+    @property
+    def of_run(self) -> "Flags":
+        """The flags as a run keeps them: without those of one call, and with paths that hold from any folder."""
+        own = Flags()
+        calls = ("save_dir", "new_model", "identifier", "inference", "eval_test", "config")
+        update = {name: getattr(own, name) for name in calls}
+        paths = {"data_dir": _absolute(self.data_dir), "tokenizer": _absolute_tokenizer(self.tokenizer)}
+        return self.model_copy(update={**update, **paths})
+
+
+def _absolute(path: str) -> str:
+    """What is no path stays as it is."""
+    return str(Path(path).resolve()) if path and Path(path).exists() else path
+
+
+def _absolute_tokenizer(name: str) -> str:
+    kind, colon, path = name.partition(":")
+    if not colon or Path(name).exists():
+        return _absolute(name)
+    return name if kind == "tiktoken" else f"{kind}:{_absolute(path)}"
+
+
+SHAPE = ("dataset", "tokenizer", "context_size", "num_blocks", "dim", "num_heads")
+"""What a checkpoint fixes: with another one of these it is another model."""

@@ -1,0 +1,143 @@
+"""The save folder: the runs in it, and the checkpoint to go on with.
+
+    001-ptb/  002-wikitext2/  ...   a run each, numbered as they were begun (`lm_core.run.folder`)
+    data/                           datasets and token files, for all of them
+    unfinished/                     a run that is being made; it gets its number when it is whole
+    lock                            whose the folder is
+
+A run is never written over. What goes on from another checkpoint than the newest is a run of its own, which begins with
+a copy of that checkpoint, so the run with the highest number is always the one to go on with, whatever the clock said.
+"""
+
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lm_core.errors import UserError
+from lm_core.run.checkpoint import Checkpoint, Checkpoints
+from lm_core.run.files import flush_folder, make_folder, write_whole
+from lm_core.run.folder import RunFolder
+from lm_core.run.lock import Lock
+
+RAM_DISK = Path("/Volumes/RAMDisk")
+_SHORTEST = 4
+_NUMBER = re.compile(r"(\d{3,})-")
+
+
+def default_folder() -> Path:
+    """On the RAM disk where there is one, which spares a laptop's SSD; else beside the other runs."""
+    return (RAM_DISK if RAM_DISK.is_dir() else Path("runs")) / "transformer-lm"
+
+
+@dataclass(frozen=True)
+class Found:
+    """Where to go on."""
+
+    run: RunFolder
+    checkpoint: Checkpoint | None
+    """None for a run that was killed before it saved any."""
+    newest: bool
+    """Whether it is the last thing that was saved, so that the run itself goes on."""
+
+
+def copy_into(run: RunFolder, found: Found) -> None:
+    """Give a run that begins from another's checkpoint that checkpoint, and the other's records up to there.
+
+    Raises:
+        OSError: when it cannot be written.
+    """
+    if found.run.metrics.exists():  # the log drops what comes after the checkpoint
+        write_whole(run.metrics, found.run.metrics.read_bytes())
+    if found.checkpoint:
+        make_folder(run.checkpoints)
+        path = found.checkpoint.path
+        for source in (path.with_suffix(".safetensors"), path):
+            write_whole(run.checkpoints / source.name, source.read_bytes())
+
+
+class SaveFolder:
+    """All runs of one save folder."""
+
+    def __init__(self, path: Path):
+        self.path, self.data = path, path / "data"
+
+    def hold(self) -> Lock:
+        """The folder as this process's alone, for as long as the context lasts."""
+        return Lock(self.path)
+
+    def runs(self) -> list[RunFolder]:
+        """The runs, the one begun last first."""
+        return [run for _, path in sorted(self._numbered(), reverse=True) if (run := RunFolder(path)).holds_run()]
+
+    def _numbered(self) -> list[tuple[int, Path]]:
+        return [(int(found[1]), path) for path in self.path.glob("*-*") if (found := _NUMBER.match(path.name))]
+
+    def begin(self, name: str, fill: Callable[[RunFolder], None]) -> RunFolder:
+        """A new run with the next number. Its folder appears when `fill` has written what it begins with, or never.
+
+        Raises:
+            OSError: when it cannot be written.
+        """
+        number = max((number for number, _ in self._numbered()), default=0) + 1
+        beside, run = self.path / "unfinished", RunFolder(self.path / f"{number:03d}-{name}")
+        shutil.rmtree(beside, ignore_errors=True)  # a killed process's
+        try:
+            make_folder(beside)
+            fill(RunFolder(beside))
+            beside.rename(run.path)
+        except BaseException:
+            shutil.rmtree(beside, ignore_errors=True)
+            raise
+        flush_folder(self.path)
+        return run
+
+    def find(self, identifier: str, warn: Callable[[str], None], *, saved: bool = False) -> Found | None:
+        """The checkpoint of that name, or the newest good one; None when there is none.
+
+        Args:
+            identifier: a name or the beginning of one; "" for the newest.
+            warn: takes a line on each damaged checkpoint.
+            saved: whether a run that has not saved any checkpoint yet is passed over.
+
+        Raises:
+            UserError: when there is none of that name, or more than one, or only damaged ones.
+            DamagedError: when the one of that name is.
+        """
+        if identifier:
+            return self._named(identifier.lower().removesuffix(".metadata").removesuffix(".safetensors"), warn)
+        return self._newest(warn, saved)
+
+    def _named(self, identifier: str, warn: Callable[[str], None]) -> Found:
+        runs = self.runs()
+        paths = [(run, path) for run in runs for path in sorted(run.checkpoints.glob("*.metadata"))]
+        fitting = [(run, path) for run, path in paths if path.stem.startswith(identifier)]
+        if len({path.stem for _, path in fitting}) != 1 or len(identifier) < _SHORTEST:
+            known = ", ".join(f"{path.stem[:12]} ({run.path.name})" for run, path in paths[:5]) or "none"
+            which = "more than one" if len(fitting) > 1 else "no"
+            if len(identifier) < _SHORTEST:
+                raise UserError(f"--identifier {identifier}: give {_SHORTEST} letters or more; there is: {known}")
+            raise UserError(
+                f"--identifier {identifier}: {which} checkpoint in {self.path} has this name; there is: {known}"
+            )
+        run, path = fitting[0]
+        checkpoint = Checkpoints(run.checkpoints).read(path)
+        latest = Checkpoints(run.checkpoints).newest(warn)
+        is_latest = latest is not None and latest.path == path and run.path == runs[0].path
+        return Found(run, checkpoint, is_latest)
+
+    def _newest(self, warn: Callable[[str], None], saved: bool) -> Found | None:
+        runs = self.runs()
+        damaged = False
+        for run in runs:
+            checkpoint = Checkpoints(run.checkpoints).newest(warn)
+            has_any = any(run.checkpoints.glob("*.metadata"))
+            if checkpoint or not (has_any or saved):
+                return Found(run, checkpoint, run.path == runs[0].path)
+            if has_any:
+                damaged = True
+                warn(f"{run.path.name}: no checkpoint is whole")
+        if damaged:
+            raise UserError(f"no checkpoint in {self.path} is whole: give --new_model to begin another model")
+        return None

@@ -1,0 +1,42 @@
+"""Flags: what a run keeps of them, and what they mean in the project's terms."""
+
+from pathlib import Path
+
+import pytest
+
+from lm_core.errors import UserError
+from transformer_lm.flags import Flags
+from transformer_lm.workload import check_same_model, model_of, step_of
+
+
+def test_a_run_keeps_no_flag_of_one_call_and_paths_that_hold_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    here = str(tmp_path / "here")
+    calls = {"save_dir": "s", "new_model": True, "identifier": "abcd", "eval_test": True, "config": "c.toml"}
+    assert Flags(**calls, dim=8).of_run == Flags(dim=8)
+    assert Flags(data_dir="here").of_run.data_dir == here
+    for given, kept in {
+        "here": here, "bpe:here": f"bpe:{here}", "bpe:gone": "bpe:gone", "tiktoken:here": "tiktoken:here", "": "",
+    }.items():  # fmt: skip
+        assert Flags(tokenizer=given).of_run.tokenizer == kept
+
+
+def test_the_flags_of_the_step_reach_it() -> None:
+    step = step_of(Flags(checkpoint=True, gpu=True, dtype="bfloat16", compile=True))
+    assert (step.gradient_checkpointing, step.device, step.dtype, step.compile) == (True, "gpu", "bfloat16", True)
+    assert not step_of(Flags()).gradient_checkpointing
+
+
+def test_what_differs_is_named_and_what_may_change_is_not() -> None:
+    check_same_model(Flags(learning_rate=1.0, batch_size=1, backend="mlx"), Flags(), "it")
+    with pytest.raises(UserError, match="it has --num_heads 8, not 4: leave these flags out"):
+        check_same_model(Flags(num_heads=4), Flags(), "it")
+
+
+def test_the_model_has_the_shape_of_the_flags() -> None:
+    model = model_of(Flags(context_size=3, num_blocks=2, dim=16, num_heads=4, dropout=0.5), 7)
+    shape = (model.vocab_size, model.seq_len, model.n_layers, model.d_model, model.n_heads, model.dropout)
+    assert shape == (7, 3, 2, 16, 4, 0.5)

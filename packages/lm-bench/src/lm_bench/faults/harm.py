@@ -1,0 +1,216 @@
+"""What a child does to itself on its trial's behalf: stopping, dying, slowness, poison, limits, a wrong clock."""
+
+import ctypes
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lm_bench.faults.trial import Trial
+from lm_core.backend import Metrics, Trainer
+from lm_core.data.batches import Batch, Batches
+from lm_core.run import checkpoint, folder, log
+from lm_core.run.files import Buffer
+from lm_core.run.log import RunLog
+
+GRADIENT = "gradient of "
+_CAPABILITY_VERSION_3 = 0x20080522
+_PR_SET_PTRACER = 0x59616D61
+
+
+def prepare(trial: Trial) -> None:
+    """Everything that lasts for the whole trial."""
+    if trial.stop_at_start or trial.stop_at_save:  # where there is strace
+        _allow_tracer()
+    if trial.careless == "prune first":
+        _prune_first()
+    elif trial.careless:
+        for module in (checkpoint, folder, log):
+            setattr(module, "write_whole", _written_carelessly)  # noqa: B010
+    if trial.stall:
+        _stall(trial.stall)
+    if trial.clock:
+        _shift_clock(trial.clock)
+    if trial.without_rights and sys.platform == "linux":
+        _drop_capabilities()
+    if trial.file_limit:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (trial.file_limit, resource.RLIM_INFINITY))
+    if trial.limit_kills:
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    if trial.memory_limit and sys.platform == "linux":
+        in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (in_use + trial.memory_limit, resource.RLIM_INFINITY))
+    if trial.audit:
+        _audit(trial.audit)
+    if trial.stop_at_start:
+        _stop()
+
+
+class Announcing:
+    """A sink that notes each proven checkpoint outside the run folder."""
+
+    def __init__(self, path: str):
+        self.path = path
+
+    def record(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
+        """Records are not noted."""
+
+    def saved(self, metadata: Path, step: int, best: bool) -> None:
+        """One line, in one write."""
+        _note(self.path, f"{step} {metadata.stem}")
+
+    def close(self, failed: bool) -> None:
+        """Nothing is open."""
+
+
+class StoppingLog(RunLog):
+    """A log whose flush, the first thing that a save does in its thread, may stop the process."""
+
+    saves = 0
+
+    def flush(self) -> None:
+        """Stop before the save that the trial says."""
+        self.saves += 1
+        if self.saves == self.trial.stop_at_save:
+            _note(self.trial.announced, f"thread {threading.get_native_id()}")
+            _stop()
+        super().flush()
+
+    def watched(self, trial: Trial) -> Self:
+        """This log, told what to do."""
+        self.trial = trial
+        return self
+
+
+class WatchedBatches:
+    """Batches with what happens at the beginning of a step."""
+
+    def __init__(self, batches: Batches, trial: Trial):
+        self.batches, self.trial = batches, trial
+
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
+        """The rows of `step`."""
+        if step == self.trial.die_at:
+            _wait_for_the_writer()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.trial.pace:
+            time.sleep(self.trial.pace)
+        return self.batches.batch(step, rank, world)
+
+
+def put_poison(trainer: Trainer, trial: Trial) -> Trainer:
+    """A trainer with something that is not finite in it at the trial's step."""
+    return cast("Trainer", _Poisoned(trainer, trial)) if trial.poison else trainer
+
+
+class _Poisoned:
+    """Everything else is the trainer's own."""
+
+    def __init__(self, trainer: Trainer, trial: Trial):
+        self.trainer, self.trial, self.steps_left = trainer, trial, trial.poison_at
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.trainer, name)
+
+    def step(self, batch: Batch, lr: float) -> Metrics:
+        metrics = dict(self.trainer.step(batch, lr))
+        self.steps_left -= 1
+        if self.steps_left == 0:
+            value, where = float(self.trial.poison_value), self.trial.poison
+            if where == "loss":
+                metrics["loss_nats"] = value
+            elif where.startswith(GRADIENT):
+                names = list(self.trainer.weights())
+                metrics["grad_norm"] = value
+                metrics["grad_norms"] = np.where(np.array(names) == where.removeprefix(GRADIENT), value, 1.0)
+            else:
+                weights, state = dict(self.trainer.weights()), dict(self.trainer.optimizer_state())
+                arrays = weights if where in weights else state
+                arrays[where] = _with_one(arrays[where], value)
+                self.trainer.load(weights, state)
+        return metrics
+
+
+def _with_one(array: NDArray[Any], value: float) -> NDArray[Any]:
+    poisoned = array.copy()
+    poisoned.reshape(-1)[poisoned.size // 2] = value
+    return poisoned
+
+
+def _wait_for_the_writer() -> None:
+    for thread in threading.enumerate():
+        if thread.name.startswith("save of"):
+            thread.join()
+
+
+def _note(path: str, line: str) -> None:
+    if path:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.write(descriptor, f"{line}\n".encode())
+        os.close(descriptor)
+
+
+def _stop() -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def _allow_tracer() -> None:
+    """Let a process that is no ancestor attach where the Yama module restricts it."""
+    ctypes.CDLL(None).prctl(_PR_SET_PTRACER, ctypes.c_ulong(-1), 0, 0, 0)
+
+
+def _stall(seconds: float) -> None:
+    flush = os.fsync
+
+    def slow(descriptor: int) -> None:
+        time.sleep(seconds)
+        flush(descriptor)
+
+    os.fsync = cast("Any", slow)
+
+
+def _shift_clock(seconds: float) -> None:
+    now = time.time
+    time.time = lambda: now() + seconds
+
+
+def _drop_capabilities() -> None:
+    """Root without capabilities is a user like any other; a user has none to lose."""
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    assert ctypes.CDLL(None, use_errno=True).capset(header, (ctypes.c_uint32 * 6)()) == 0
+
+
+def _audit(path: str) -> None:
+    """Note what only foreign code would do: start programs, run compiled or pickled code, reach for the network."""
+    suspicious = ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "pickle.find_class", "socket.connect")
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event.startswith(suspicious):
+            _note(path, f"{event} {arguments!r}")
+
+    sys.addaudithook(hook)
+
+
+def _prune_first() -> None:
+    save = checkpoint.Checkpoints.save
+
+    def careless(self: checkpoint.Checkpoints, *arguments: Any, **options: Any) -> Path:
+        for path in self.folder.glob("*"):
+            path.unlink()
+        return save(self, *arguments, **options)
+
+    checkpoint.Checkpoints.save = careless  # type: ignore[method-assign]
+
+
+def _written_carelessly(path: Path, *parts: Buffer) -> None:
+    """In place, and not flushed."""
+    with path.open("wb") as file:
+        file.writelines(parts)
