@@ -37,6 +37,15 @@ def test_the_short_campaign_finds_nothing(backend):
     assert {row.name for row in rows if row.skipped} <= ({"save", "power"} if missing() else set())
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="faults are put in by Linux's means")
+@pytest.mark.parametrize("backend", INSTALLED)
+def test_the_whole_campaign_finds_nothing(backend):
+    rows = run_campaign([backend], tuple(ROWS), 0, 1.0, False, quiet)
+    assert [row.violations for row in rows if row.violations] == []
+    assert all(row.sound for row in rows)
+
+
 @needs_backend
 @pytest.mark.skipif(bool(missing()), reason=missing())
 def test_a_writer_that_overwrites_in_place_and_flushes_nothing_is_noticed():

@@ -16,13 +16,13 @@ from lm_bench.faults.trial import SAVE_EVERY, Trial
 from lm_core.run.checkpoint import Checkpoint, Checkpoints
 from lm_core.run.folder import RunFolder
 
-STATES, RESUMED = 1000, 50
+STATES, RESUMED = 100, 50
 VAIN_DRAWS = 100
 """Draws in a row that give a state seen before, after which there are taken to be no more."""
 
 
 def power_cuts(bench: Bench, row: Row) -> None:
-    """Up to 1,000 states at each crash point; some of all of them are gone on with to the end."""
+    """Up to 100 states at each crash point; some of all of them are gone on with to the end."""
     row.skipped = missing()
     if row.skipped:
         return
