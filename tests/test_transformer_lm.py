@@ -231,7 +231,8 @@ def test_a_run_stopped_anyhow_goes_on_to_the_same_bits(
     process.send_signal(signals[0])
     for number in signals[1:]:
         for line in process.stderr:
-            if "stopping after this step" in line:
+            if "stopping after what is in hand" in line:
+                time.sleep(0.3)  # longer than an echo
                 break
         process.send_signal(number)
     said = process.communicate(timeout=60)[1]
@@ -259,9 +260,10 @@ def test_a_run_killed_before_its_first_save_begins_again_and_prompts_use_the_one
         path.unlink()
     monkeypatch.setattr(sys, "stdin", io.StringIO("w1\n"))
     assert app("--inference", "--save_dir", "s").code == 0
-    assert "nothing was saved yet: starting at iteration 0" in train("--save_dir", "s").err
+    said = train("--save_dir", "s").err
+    assert "s/002-ptb has no checkpoint: beginning again at iteration 0 in s/003-ptb" in said
     assert records(second)[: len(whole)] == whole
-    assert not Path("s/003-ptb").exists()
+    assert records(Path("s/003-ptb"))[: len(whole)] == whole
 
 
 def test_a_stop_before_the_first_iteration_says_so(train: App, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -348,7 +350,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_used(train: App
     last = newest(Path("s/001-ptb")).path
     last.with_suffix(".safetensors").write_bytes(b"torn")
     said = train("--save_dir", "s", "--num_iters", 10).err
-    assert f"checkpoint skipped: {last.stem}.safetensors is not what was written" in said
+    assert f"checkpoint skipped: {last.stem}.safetensors is malformed" in said
     assert "(iteration 5) to iteration 10" in said
     assert newest(Path("s/001-ptb")).path == last, "the same bits again"
     for path in Path("s/001-ptb/checkpoints").glob("*.safetensors"):
@@ -359,7 +361,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_used(train: App
     assert "no checkpoint in s is whole: give --new_model to begin another model" in done.err
     done = app("--save_dir", "s", "--identifier", last.stem)
     assert done.code == 2
-    assert f"--identifier {last.stem}: {last.stem}.safetensors is not what was written" in done.err
+    assert f"--identifier {last.stem}: {last.stem}.safetensors is malformed" in done.err
     assert content(Path("s")) == before
 
 
@@ -411,3 +413,28 @@ def test_a_second_process_is_refused_but_may_ask_the_model(
         assert f"s is in use by process {os.getpid()}" in done.err
         monkeypatch.setattr(sys, "stdin", io.StringIO("w1\n"))
         assert app("--save_dir", "s", "--inference").code == 0
+
+
+def test_the_identifier_of_a_complete_run_makes_no_new_one(train: App, app: App) -> None:
+    train("--num_iters", 5, "--save_dir", "s")
+    named = newest(Path("s/001-ptb")).path.stem
+    train("--num_iters", 5, "--save_dir", "s", "--new_model", "--seed", 7)
+    said = train("--num_iters", 5, "--save_dir", "s", "--identifier", named).err
+    assert "is complete: --num_iters above 5 trains on, as a new run" in said
+    assert not Path("s/003-ptb").exists()
+
+
+def test_a_pipe_in_the_place_of_the_samples_holds_up_nothing(train: App) -> None:
+    train("--num_iters", 5, "--save_dir", "s")
+    Path("s/001-ptb/samples.txt").unlink()
+    os.mkfifo("s/001-ptb/samples.txt")
+    done = train("--num_iters", 6, "--save_dir", "s")
+    assert done.code == 0
+    assert "the sample is not in s/001-ptb/samples.txt" in done.err
+
+
+def test_a_run_whose_data_has_moved_says_how_to_go_on(train: App, app: App) -> None:
+    train("--num_iters", 5, "--save_dir", "s")
+    done = app("--num_iters", 6, "--save_dir", "s", "--data_dir", "gone")
+    assert done.code == 2
+    assert "--data_dir gone, where the run had its data, is not there: give its new place" in done.err

@@ -131,3 +131,21 @@ def test_a_run_without_a_checkpoint_goes_on_but_has_nothing_to_ask(folder: SaveF
     found = folder.find("", pytest.fail, saved=True)
     assert found is not None
     assert found.run.path == first.path
+
+
+def test_a_link_in_the_place_of_a_run_that_is_being_made_is_not_followed(folder: SaveFolder, tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "unfinished").symlink_to(tmp_path / "outside")
+    run = begin(folder)
+    assert not run.path.is_symlink()
+    assert not list((tmp_path / "outside").iterdir())
+
+
+def test_of_two_copies_of_a_checkpoint_the_whole_one_is_taken(folder: SaveFolder) -> None:
+    first, second = begin(folder), begin(folder)
+    name = save(first, 1, 1.0)
+    assert save(second, 1, 1.0) == name
+    (second.checkpoints / f"{name}.safetensors").write_bytes(b"torn")
+    found = folder.find(name[:8], lambda _: None)
+    assert found is not None
+    assert (found.run.path, found.goes_on) == (first.path, False)

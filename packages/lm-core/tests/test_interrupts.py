@@ -45,13 +45,14 @@ def test_the_first_signal_is_noted_and_the_second_ends_the_process_at_once(
         process.send_signal(first)
         assert process.stdout is not None
         assert process.stdout.readline() == "noted\n"
+        time.sleep(0.3)  # longer than an echo
         sent = time.monotonic()
         process.send_signal(second)
         _, said = process.communicate(timeout=10)
         assert time.monotonic() - sent < 2
     assert process.returncode == 128 + second
     assert said.split("\n")[1::2] == [
-        "stopping after this step; once more to stop at once",
+        "stopping after what is in hand; once more to stop at once",
         "stopped at once; the last saved checkpoint is intact",
     ]
     assert "Traceback" not in said
@@ -61,12 +62,24 @@ def test_a_process_that_is_busy_outside_of_python_answers_and_ends_too() -> None
     with start("busy") as process:
         assert process.stderr is not None
         process.send_signal(signal.SIGINT)
-        assert [process.stderr.readline() for _ in range(2)][1].startswith("stopping after this step")
+        assert [process.stderr.readline() for _ in range(2)][1].startswith("stopping after what is in hand")
+        time.sleep(0.3)
         sent = time.monotonic()
         process.send_signal(signal.SIGINT)
         process.wait(timeout=10)
         assert time.monotonic() - sent < 2
     assert process.returncode == 128 + signal.SIGINT
+
+
+def test_a_signal_that_a_launcher_passes_on_once_more_counts_once() -> None:
+    with start() as process:
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=0.5)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=10) == 128 + signal.SIGTERM
 
 
 def test_a_program_that_is_asked_once_finishes_in_its_own_way() -> None:

@@ -1,6 +1,7 @@
 """One process at a time in a folder: the lock holds against the living, and not for the dead."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -60,3 +61,13 @@ def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path: Path) -> None
     with pytest.raises(UserError, match="cannot write to save_dir"):
         RunFolder(tmp_path / "run").hold().__enter__()
     assert (tmp_path / "outside").read_text() == "untouched"
+
+
+def test_a_folder_that_is_gone_at_the_end_hides_no_error(tmp_path: Path) -> None:
+    def fail() -> None:
+        with RunFolder(tmp_path / "run").hold():
+            shutil.rmtree(tmp_path / "run")
+            raise UserError("the real one")
+
+    with pytest.raises(UserError, match="the real one"):
+        fail()

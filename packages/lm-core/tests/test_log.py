@@ -162,11 +162,26 @@ def test_a_folder_that_cannot_be_made_is_the_users_mistake(tmp_path: Path, name:
 # A log that is not one
 
 
-@pytest.mark.parametrize("line", ["[" * 100_000, '{"step": "1"}', "9" * 5000, '{"step": 2'])
-def test_a_line_that_is_no_record_ends_what_is_read(tmp_path: Path, line: str) -> None:
+@pytest.mark.parametrize("line", ["[" * 100_000, '{"step": "1"}', "9" * 5000, "{oops"])
+def test_a_line_that_is_no_record_is_left_out_and_that_is_said(
+    tmp_path: Path, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text(lines(1) + line + "\n" + lines(3))
-    assert steps_in(path) == [1]
+    assert steps_in(path) == [1, 3]
+    record_all(path, 3)
+    assert "lines left out that are no records: 1" in capsys.readouterr().err
+    assert path.read_text() == lines(1, 3)
+
+
+def test_the_torn_last_line_of_a_killed_run_is_left_out_without_a_word(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(lines(1) + '{"step": 2')
+    record_all(path, 3)
+    assert capsys.readouterr().err == ""
+    assert path.read_text() == lines(1)
 
 
 def test_a_log_of_nothing_but_a_hole_takes_no_memory(tmp_path: Path) -> None:
@@ -203,3 +218,18 @@ def test_after_a_flush_that_failed_the_whole_file_is_written_anew(
         log.record("train", 3, TRAIN)
         log.flush()
     assert steps_in(path) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_console_that_cannot_be_written_to_ends_nothing(tmp_path: Path, stream: str) -> None:
+    program = (
+        "from pathlib import Path; from lm_core.run.log import RunLog\n"
+        f"log = RunLog(Path({str(tmp_path / 'metrics.jsonl')!r}), 0, 10)\n"
+        "log.record('train', 1, {'loss_nats': 1.0, 'tokens_per_second': 1.0}); log.say('a line')\n"
+        "log.record('train', 2, {'loss_nats': 1.0, 'tokens_per_second': 1.0}); log.close()\n"
+        "import os; os._exit(3)"
+    )
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-c", program], **{stream: full}, check=False)
+    assert done.returncode == 3
+    assert steps_in(tmp_path / "metrics.jsonl") == [1, 2]

@@ -8,6 +8,7 @@
 A framework is imported only after the flags and the text have been found good, so --help and mistakes answer at once.
 """
 
+import contextlib
 import shlex
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from lm_core.continuation import Ending, continue_rows
 from lm_core.errors import UserError, exit_code_of
 from lm_core.model.init import initial_arrays
 from lm_core.model.parameters import parameter_count
+from lm_core.regular import append_regular
 from lm_core.report import write_report
 from lm_core.run.checkpoint import Checkpoints, DamagedError
 from lm_core.run.evaluation import evaluate
@@ -80,7 +82,14 @@ def _train(argv: Sequence[str], flags: Flags, folder: SaveFolder) -> None:
     if found:
         flags = _flags_over(found, argv)
     tokenizer = _tokenizer_of(found) if found else flags.tokenizer
-    model_of(flags, 1)  # heads that do not fit need no dataset to be seen
+    model_of(flags, 1)  # heads that do not fit need no dataset to be seen, nor does a GPU that is not there
+    if flags.gpu:
+        _describe(load_backend(flags.backend), flags)
+    if found and flags.data_dir and not Path(flags.data_dir).exists():
+        raise UserError(
+            f"--data_dir {flags.data_dir}, where the run had its data, is not there: give its new place, or"
+            " --data_dir '' to download it"
+        )
     workload = plan(flags, load_corpus(flags.dataset, flags.data_dir, tokenizer, folder.data, _say))
     checkpoint = found.checkpoint if found else None
     if found and checkpoint:
@@ -97,17 +106,20 @@ def _train(argv: Sequence[str], flags: Flags, folder: SaveFolder) -> None:
     if checkpoint:
         trainer.load(checkpoint.weights, checkpoint.optimizer_state)
         state = RunState.from_facts(checkpoint.facts)
+    if found and state.step >= flags.num_iters and not found.goes_on:
+        _say(f"{_name(found)} is complete: --num_iters above {state.step:,} trains on, as a new run")
+        return
     run_folder = _run_folder(folder, found, flags, workload.tokenizer)
     _say(_where(found, state, flags, run_folder))
     _say(_summary(workload))
     with Interrupts() as interrupts:
         state = _loop(trainer, workload, run_folder, checkpoint.path.stem if checkpoint else None, state, interrupts)
-    if state.step:  # else nothing has been logged to report on
-        _report(run_folder)
-    if state.step < flags.num_iters:
-        again = shlex.join([*COMMAND.split(), "--save_dir", str(folder.path)])
-        where = f"saved at iteration {state.step:,} of {flags.num_iters:,}" if state.step else "nothing was trained yet"
-        _say(f"{where}; to go on: {again}")
+        if state.step:  # else nothing has been logged to report on
+            _report(run_folder)
+        if state.step < flags.num_iters:
+            again = shlex.join([*COMMAND.split(), "--save_dir", str(folder.path)])
+            steps = f"saved at iteration {state.step:,} of {flags.num_iters:,}"
+            _say(f"{steps if state.step else 'nothing was trained yet'}; to go on: {again}")
 
 
 def _report(run_folder: RunFolder) -> None:
@@ -137,7 +149,7 @@ def _flags_over(found: Found, argv: Sequence[str]) -> Flags:
 
 def _name(found: Found) -> str:
     if found.checkpoint is None:
-        return f"run {found.run.path}, of which nothing was saved yet,"
+        return f"run {found.run.path}, which has no checkpoint,"
     return f"checkpoint {found.checkpoint.path.stem[:12]} of {found.run.path} (iteration {found.checkpoint.step:,})"
 
 
@@ -169,14 +181,14 @@ def _describe(backend: Backend, flags: Flags) -> str:
 def _run_folder(folder: SaveFolder, found: Found | None, flags: Flags, tokenizer: TextTokenizer) -> RunFolder:
     """Where the run goes on, or a new one."""
     config = flags.of_run.to_toml()
-    if found and found.newest:
+    if found and found.goes_on:
         found.run.prepare(config)
         return found.run
 
     def fill(run_folder: RunFolder) -> None:
         make_folder(run_folder.path / TOKENIZER)
         tokenizer.save(run_folder.path / TOKENIZER)
-        if found:
+        if found and found.checkpoint:
             copy_into(run_folder, found)
         run_folder.prepare(config)
 
@@ -192,7 +204,7 @@ def _where(found: Found | None, state: RunState, flags: Flags, run_folder: RunFo
     if found is None:
         return f"new model in {run_folder.path}"
     if found.checkpoint is None:
-        return f"{run_folder.path}: nothing was saved yet: starting at iteration 0"
+        return f"{found.run.path} has no checkpoint: beginning again at iteration 0 in {run_folder.path}"
     begins = "" if run_folder.path == found.run.path else f" as a new run in {run_folder.path}"
     if state.step >= flags.num_iters:
         return f"{_name(found)} is complete: --num_iters above {state.step:,} trains on{begins}"
@@ -223,8 +235,7 @@ def _loop(
             text = _sample(trainer, workload, state.step)
             log.say(f"--- sample at iteration {state.step:,}\n{visible(text).rstrip()}\n---")
             try:
-                with folder.samples.open("a", encoding="utf-8") as file:
-                    file.write(f"--- iteration {state.step}\n{text}\n")
+                append_regular(folder.samples, f"--- iteration {state.step}\n{text}\n".encode())
             except OSError as error:  # a full disk holds up no training
                 log.say(f"the sample is not in {folder.samples}: {error.strerror}")
 
@@ -283,4 +294,5 @@ def _talk(argv: Sequence[str], flags: Flags, folder: SaveFolder) -> int:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # nobody may be reading any more
+        print(text, file=sys.stderr, flush=True)

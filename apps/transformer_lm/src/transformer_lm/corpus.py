@@ -13,12 +13,12 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lm_core.data.datasets import DATASETS, DatasetFiles, find_dataset
+from lm_core.data.datasets import DATASETS, SPLITS, DatasetFiles, Split, find_dataset
 from lm_core.data.token_file import TokenFile
 from lm_core.errors import UserError
 from lm_core.run.files import make_folder
@@ -28,8 +28,6 @@ from lm_tokenizer.errors import TokenizerError
 from lm_tokenizer.token_file import TokenFileWriter
 from lm_tokenizer.vocab import Vocabulary
 
-Split = Literal["train", "validation", "test"]
-SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 _CHUNK = 1 << 22
 _ALL_BYTES = tuple(bytes([byte]) for byte in range(256))
 
@@ -57,7 +55,7 @@ def load_corpus(
         name: of the dataset.
         data_dir: where it lies already; "" downloads it.
         tokenizer: one that a run has, one by name, or "" for the customary one: words for ptb and wikitext, bytes for
-            enwik8 and text8, characters for tinyshakespeare.
+            enwik8, characters for text8 and tinyshakespeare.
         data: folder for downloads and token files.
         say: takes a line on what takes long.
 

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lm_core.errors import UserError
-from lm_core.run.checkpoint import Checkpoint, Checkpoints
+from lm_core.regular import open_regular
+from lm_core.run.checkpoint import Checkpoint, Checkpoints, DamagedError
 from lm_core.run.files import flush_folder, make_folder, write_whole
 from lm_core.run.folder import RunFolder
 from lm_core.run.lock import Lock
@@ -37,9 +38,14 @@ class Found:
 
     run: RunFolder
     checkpoint: Checkpoint | None
-    """None for a run that was killed before it saved any."""
+    """None for a run that has none, as when it was killed before it saved any."""
     newest: bool
     """Whether it is the last thing that was saved, so that the run itself goes on."""
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the run itself goes on. One without a checkpoint is left as it is, whatever befell it."""
+        return self.newest and self.checkpoint is not None
 
 
 def copy_into(run: RunFolder, found: Found) -> None:
@@ -49,7 +55,8 @@ def copy_into(run: RunFolder, found: Found) -> None:
         OSError: when it cannot be written.
     """
     if found.run.metrics.exists():  # the log drops what comes after the checkpoint
-        write_whole(run.metrics, found.run.metrics.read_bytes())
+        with open_regular(found.run.metrics) as file:
+            write_whole(run.metrics, file.read())
     if found.checkpoint:
         make_folder(run.checkpoints)
         path = found.checkpoint.path
@@ -83,6 +90,8 @@ class SaveFolder:
         number = max((number for number, _ in self._numbered()), default=0) + 1
         beside, run = self.path / "unfinished", RunFolder(self.path / f"{number:03d}-{name}")
         shutil.rmtree(beside, ignore_errors=True)  # a killed process's
+        if beside.is_symlink() or beside.is_file():
+            beside.unlink()
         try:
             make_folder(beside)
             fill(RunFolder(beside))
@@ -121,11 +130,20 @@ class SaveFolder:
             raise UserError(
                 f"--identifier {identifier}: {which} checkpoint in {self.path} has this name; there is: {known}"
             )
-        run, path = fitting[0]
-        checkpoint = Checkpoints(run.checkpoints).read(path)
+        run, path, checkpoint = self._first_good(fitting)
         latest = Checkpoints(run.checkpoints).newest(warn)
         is_latest = latest is not None and latest.path == path and run.path == runs[0].path
         return Found(run, checkpoint, is_latest)
+
+    def _first_good(self, copies: list[tuple[RunFolder, Path]]) -> tuple[RunFolder, Path, Checkpoint]:
+        """Of a checkpoint that several runs hold, a copy that is whole."""
+        for place, (run, path) in enumerate(copies):
+            try:
+                return run, path, Checkpoints(run.checkpoints).read(path)
+            except DamagedError:
+                if place + 1 == len(copies):
+                    raise
+        raise AssertionError("there is a copy")
 
     def _newest(self, warn: Callable[[str], None], saved: bool) -> Found | None:
         runs = self.runs()

@@ -7,6 +7,7 @@ import numpy as np
 
 from lm_core.config import AdamWConfig, ModelConfig, StepConfig
 from lm_core.data.batches import Batch, SequentialWindows, ShuffledWindows
+from lm_core.data.datasets import Split
 from lm_core.errors import UserError
 from lm_core.model.parameters import check_fit, parameter_table
 from lm_core.optim import state_shapes
@@ -16,7 +17,7 @@ from lm_core.run.state import LoopConfig
 from lm_core.schedules import ScheduleConfig
 from lm_tokenizer.adapters import TextTokenizer
 from lm_tokenizer.errors import TokenizerError
-from transformer_lm.corpus import Corpus, Split
+from transformer_lm.corpus import Corpus
 from transformer_lm.flags import SHAPE, Flags
 
 _EVAL_TOKENS = 2048

@@ -24,6 +24,8 @@ from lm_core.run.folder import RunFolder
 _KNOWN = {
     "config.toml", "metrics.jsonl", "checkpoints", "samples.txt", "report.html", "lock", "tokenizer", "result.json",
 }  # fmt: skip
+_INTERVALS = ("log_every", "steps_per_report")
+"""What the interval of the training records is called in a config."""
 _LASTING = ("model", "tokenizer", "vocabulary")
 """What a checkpoint has from its parent, come what may; a run may be gone on with by another batch size."""
 _LONGEST_LINE = 1 << 24
@@ -85,7 +87,7 @@ def _check_run(run: RunFolder) -> CheckedRun:
     checkpoints, good = _check_checkpoints(run.checkpoints)
     newest = max(good, key=lambda checkpoint: checkpoint.step, default=None)
     config = _check_config(run.config)
-    log_every = max(_values_of("log_every", config), default=0)
+    log_every = max((n for key in _INTERVALS for n in _values_of(key, config)), default=0)
     checked = CheckedRun(run.path, [_checked_config(run.config), _check_log(run.metrics, newest, log_every)])
     checked.files += checkpoints
     checked.files += _strays(run)
@@ -244,7 +246,8 @@ def _content_problems(checkpoint: Checkpoint) -> Iterator[str]:
 
 def _lineage_problems(checkpoint: Checkpoint, known: dict[str, Checkpoint]) -> Iterator[str]:
     parent = known.get(str(checkpoint.facts.get("parent")))
-    if parent is None:  # the first of its run, or one whose parent is not kept any longer
+    # None for the first of its run, or where it is not kept any longer; the same where no weight has moved.
+    if parent is None or parent.path == checkpoint.path:
         return
     if parent.step >= checkpoint.step:
         yield f"its parent {parent.path.stem[:12]} has more steps: {parent.step}"

@@ -1,4 +1,4 @@
-"""Reading what somebody else may have put there: a pipe is not waited for, and memory has a bound."""
+"""Files that somebody else may have put there: no pipe is waited for, no link written through, memory has a bound."""
 
 import errno
 import os
@@ -34,3 +34,16 @@ def read_regular(path: Path, most: int) -> bytes:
     if len(data) > most:
         raise OSError(errno.EFBIG, f"it has more than {most:,} bytes", str(path))
     return data
+
+
+def append_regular(path: Path, data: bytes) -> None:
+    """Add to the end of a file, which is made where it is missing.
+
+    Raises:
+        OSError: when it cannot be written, or is a link or no regular file.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
+    with os.fdopen(os.open(path, flags, 0o644), "ab") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        file.write(data)

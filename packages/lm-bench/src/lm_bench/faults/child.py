@@ -25,7 +25,7 @@ EVAL_EVERY = 10
 
 def main(trial: Trial) -> int:
     """A trial from its beginning to its exit code. Signals are taken note of all the time."""
-    with Interrupts() as interrupts:
+    with Interrupts(echo=0) as interrupts:
         return exit_code_of(lambda: run(trial, interrupts), "child")
 
 

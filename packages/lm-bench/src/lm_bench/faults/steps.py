@@ -15,7 +15,7 @@ from lm_core.run.interrupts import Interrupts
 
 def main(trial: Trial) -> int:
     """Writes a JSON line to `trial.announced` for each step: the step, and in what the resumed run differs."""
-    with Interrupts() as interrupts:
+    with Interrupts(echo=0) as interrupts:
         return exit_code_of(lambda: _run(trial, interrupts), "steps")
 
 

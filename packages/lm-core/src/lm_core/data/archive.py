@@ -13,7 +13,6 @@ Limits: regular files only, no folders; tar archives are read twice.
 import contextlib
 import gzip
 import io
-import os
 import stat
 import struct
 import tarfile
@@ -24,7 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, TypeVar
 
 from lm_core.errors import UserError
-from lm_core.run.files import flush_folder
+from lm_core.run.files import flush_file, flush_folder
 
 _CHUNK = 1 << 20
 _GZIP_RATIO = 30
@@ -175,7 +174,7 @@ def _write(stream: IO[bytes], path: Path, size: int, what: str) -> None:
                 if file.tell() > size:
                     raise UserError(f"{what} unpacks to more than the {size:,} bytes it is said to have")
             file.flush()
-            os.fsync(file.fileno())
+            flush_file(file.fileno())
         beside.replace(path)
     except BaseException:
         beside.unlink(missing_ok=True)

@@ -12,7 +12,6 @@ requests reads it. One process at a time in a folder; its caller sees to that.
 
 import contextlib
 import errno
-import os
 import re
 import socket
 import sys
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from lm_core.errors import UserError
-from lm_core.run.files import flush_folder, make_folder
+from lm_core.run.files import flush_file, flush_folder, make_folder
 
 _CHUNK = 1 << 18
 _PASSING = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
@@ -226,7 +225,7 @@ class _Resuming:
                     file.write(chunk)
                     bar.update(len(chunk))
                 file.flush()
-                os.fsync(file.fileno())
+                flush_file(file.fileno())
 
     def _start(self, response: Any, have: int) -> int:
         """At which byte of the file the body begins; what announces that it is another file is refused."""

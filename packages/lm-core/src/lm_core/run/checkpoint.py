@@ -159,8 +159,11 @@ class Checkpoints:
                 warn(f"checkpoint skipped: {error}")
         return None
 
-    def _by_step(self, warn: Callable[[str], None]) -> list[_Listed]:
-        """The metadata files, most steps first, whatever the clock said when they were written."""
+    def _by_step(self, warn: Callable[[str], None], unread: set[Path] | None = None) -> list[_Listed]:
+        """The metadata files, most steps first, whatever the clock said when they were written.
+
+        `unread` gets those that the system did not let be read, so that nobody knows what they are.
+        """
         found = []
         for path in sorted(self.folder.glob("*.metadata")):
             try:
@@ -170,6 +173,8 @@ class Checkpoints:
                     raise ValueError(f"its val_loss is {loss}")
                 found.append(_Listed(path, int(facts["step"]), loss))
             except (OSError, DamagedError, *_MALFORMED) as error:
+                if unread is not None and isinstance(error, OSError | MemoryError):
+                    unread.add(path)
                 warn(f"checkpoint skipped: {path.name} is malformed ({error})")
         return sorted(found, key=lambda listed: listed.step, reverse=True)
 
@@ -178,10 +183,14 @@ class Checkpoints:
 
         What claims to come after `saved` is damaged, or the run would have gone on from there.
         """
-        by_step = self._by_step(lambda _: None)
-        sound = by_step[[listed.path for listed in by_step].index(saved) :]
+        unread: set[Path] = set()
+        by_step = self._by_step(lambda _: None, unread)
+        places = [place for place, listed in enumerate(by_step) if listed.path == saved]
+        if not places:
+            return  # the disk does not read just now: all of it is for the next time
+        sound = by_step[places[0] :]
         kept = sound[: self.keep] + ([min(sound, key=lambda listed: listed.score)] if keep_best else [])
-        stems = {listed.path.stem for listed in kept}
+        stems = {listed.path.stem for listed in kept} | {path.stem for path in unread}
         # The metadata first, so that none is ever without its weights. What cannot be removed is for the next time.
         outdated = [path for suffix in _SUFFIXES for path in self.folder.glob(f"*{suffix}") if path.stem not in stems]
         for path in (*outdated, *self.folder.glob("*.new")):
@@ -203,8 +212,11 @@ def _prove(path: Path, sha1: str) -> None:
 def _content(path: Path) -> bytes:
     """All of a safetensors file that is a file, whose header fits its size, and that there is the memory for."""
     _check_file(path)
-    with safe_open(path, "numpy"):
-        return path.read_bytes()
+    try:
+        with safe_open(path, "numpy"):
+            return path.read_bytes()
+    except SafetensorError as error:
+        raise DamagedError(f"{path.name} is malformed ({error})") from None
 
 
 def _check_file(path: Path) -> None:

@@ -5,9 +5,11 @@ at the second signal, are a thread's business: Python runs a handler only betwee
 step of a large model may be one of them for many seconds.
 """
 
+import contextlib
 import os
 import signal
 import sys
+import time
 from threading import Thread
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -16,10 +18,16 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupts:
-    """A context in which `requested` says whether somebody has asked the run to stop."""
+    """A context in which `requested` says whether somebody has asked the run to stop.
 
-    def __init__(self) -> None:
+    Args:
+        echo: for so many seconds after the first signal the same one again counts as its echo: a launcher such as uv
+            passes on to its child what the terminal, or a service manager, has sent to both.
+    """
+
+    def __init__(self, echo: float = 0.25) -> None:
         self.requested = False
+        self._echo = echo
         self._before: dict[int, Any] = {}
         self._wakeup = self._write_end = -1
 
@@ -28,7 +36,7 @@ class Interrupts:
         os.set_blocking(self._write_end, False)
         # The interpreter writes the number of every signal there, whatever it is about.
         self._wakeup = signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
-        Thread(target=_watch, args=(read_end,), name="second signal", daemon=True).start()
+        Thread(target=_watch, args=(read_end, self._echo), name="second signal", daemon=True).start()
         self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
         return self
 
@@ -44,14 +52,22 @@ class Interrupts:
         self.requested = True
 
 
-def _watch(read_end: int) -> None:
+def _watch(read_end: int, echo: float) -> None:
     """Answer the first signal, and end the process at the second; returns when the other end is closed."""
-    heard = 0
-    while number := os.read(read_end, 1):
-        heard += number[0] in _SIGNALS
-        if heard == 1:
-            os.write(sys.stderr.fileno(), b"\nstopping after this step; once more to stop at once\n")
-        elif heard == 2:
-            os.write(sys.stderr.fileno(), b"\nstopped at once; the last saved checkpoint is intact\n")
-            os._exit(128 + number[0])
+    first, heard_at = 0, 0.0
+    while heard := os.read(read_end, 1):
+        number = heard[0]
+        if number not in _SIGNALS:
+            continue
+        if not first:
+            first, heard_at = number, time.monotonic()
+            _tell(b"\nstopping after what is in hand; once more to stop at once\n")
+        elif number != first or time.monotonic() >= heard_at + echo:
+            _tell(b"\nstopped at once; the last saved checkpoint is intact\n")
+            os._exit(128 + number)
     os.close(read_end)
+
+
+def _tell(text: bytes) -> None:
+    with contextlib.suppress(OSError):  # nobody may be reading any more
+        os.write(sys.stderr.fileno(), text)

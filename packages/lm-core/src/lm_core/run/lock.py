@@ -36,7 +36,6 @@ class Lock:
             UserError: when a living process has it, naming it, or the folder cannot be written to.
         """
         try:
-            self._made = make_folder(self.folder)
             self._descriptor = self._locked()
         except BlockingIOError:
             raise UserError(
@@ -52,9 +51,9 @@ class Lock:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._made and [*self.folder.iterdir()] == [self.path]:
-            self.path.unlink()
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # somebody may have taken it away
+            if self._made and [*self.folder.iterdir()] == [self.path]:
+                self.path.unlink()
                 for folder in self._made:
                     folder.rmdir()
         os.close(self._descriptor)
@@ -62,8 +61,12 @@ class Lock:
     def _locked(self) -> int:
         """A descriptor that has the lock of the file that is there now, and not of one taken away meanwhile."""
         while True:
-            # No link is followed, and a pipe that lies there is not waited for.
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+            self._made = make_folder(self.folder) or self._made
+            try:
+                # No link is followed, and a pipe that lies there is not waited for.
+                descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+            except FileNotFoundError:
+                continue  # the folder was taken away by the process before
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if os.fstat(descriptor).st_ino == self.path.stat().st_ino:

@@ -23,18 +23,27 @@ TIMING_FIELDS = frozenset({"seconds", "tokens_per_second", "mfu"})
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """The records of a metrics file, up to the first line that a crash has torn."""
-    records = []
+    """The records of a metrics file. What is no record is left out, such as the last line of a run that was killed."""
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The records, and how many whole lines are none."""
+    records, others = [], 0
     with open_regular(path) as file:
         while line := file.readline(_LONGEST_LINE):
+            whole = line.endswith(b"\n")
+            if not whole and len(line) == _LONGEST_LINE:
+                break  # a hole in the file, or worse; nothing of ours is so long
             try:
                 record = json.loads(line)
             except (ValueError, RecursionError):
-                break
-            if not isinstance(record, dict) or not isinstance(record.get("step"), int):
-                break
-            records.append(record)
-    return records
+                record = None
+            if isinstance(record, dict) and isinstance(record.get("step"), int):
+                records.append(record)
+            else:
+                others += whole
+    return records, others
 
 
 class RecordFile:
@@ -110,7 +119,8 @@ class RunLog:
         self, path: Path, start: int, total: int, sinks: Sequence[Sink] = (), *, line: LineFormat = record_line
     ):
         try:
-            kept = [record for record in read_records(path) if record["step"] <= start] if path.exists() else []
+            records, others = _read(path) if path.exists() else ([], 0)
+            kept = [record for record in records if record["step"] <= start]
             write_whole(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
             self.file = RecordFile(path)
         except OSError as error:
@@ -118,6 +128,8 @@ class RunLog:
         self.console = Console(start, total, line)
         self.sinks: list[Sink] = [self.console, *sinks]
         self.failing: list[Sink] = []
+        if others:
+            self.say(f"{path}: lines left out that are no records: {others}")
         self.behind = False
         """Whether records wait for the disk."""
 

@@ -4,6 +4,7 @@ On a terminal the bar shows the training records, so only the others are printed
 and every record is a line.
 """
 
+import contextlib
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -38,7 +39,7 @@ class Console:
 
     def __init__(self, start: int, total: int, line: LineFormat = record_line):
         on_terminal = sys.stderr.isatty()
-        self.line, self.reader_left = line, False
+        self.line = line
         self.prints_training = not (on_terminal and sys.stdout.isatty())
         # A slow average, because the lengths of the windows vary from step to step.
         self.bar = tqdm(
@@ -46,17 +47,13 @@ class Console:
         )
 
     def record(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
-        """Print a record, or show it in the bar; a reader who has left (`... | head`) does not end the run."""
+        """Print a record, or show it in the bar."""
         if kind == "train":
             self.bar.set_postfix_str(
                 f"loss {values['loss_nats']:.3f}, {values['tokens_per_second']:,.0f} tokens/s", refresh=False
             )
-        if self.reader_left or (kind == "train" and not self.prints_training):
-            return
-        try:
+        if kind != "train" or self.prints_training:
             self.say(self.line(kind, step, values), sys.stdout)
-        except BrokenPipeError:
-            self.reader_left = True
 
     def saved(self, metadata: Path, step: int, best: bool) -> None:
         """Nothing is said of what goes well."""
@@ -66,9 +63,13 @@ class Console:
         self.bar.update()
 
     def say(self, text: str, stream: Any = None) -> None:
-        """Print a line without breaking the bar; to stderr unless told otherwise."""
-        self.bar.write(text, file=stream or sys.stderr)
-        (stream or sys.stderr).flush()
+        """Print a line without breaking the bar; to stderr unless told otherwise.
+
+        A reader who has left (`... | head`) and a log on a full disk do not end the run.
+        """
+        with contextlib.suppress(OSError):
+            self.bar.write(text, file=stream or sys.stderr)
+            (stream or sys.stderr).flush()
 
     def close(self, failed: bool) -> None:
         """Leave the bar as it is."""
