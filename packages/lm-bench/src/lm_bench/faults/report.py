@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from lm_bench.environment import Environment
@@ -29,21 +30,26 @@ def faults_markdown(rows: Sequence[Row], environment: str) -> str:
 
 
 def read_results(paths: Sequence[str]) -> tuple[str, list[Row]]:
-    """The machines and the rows of campaigns that were printed as JSON, in the order of the table.
+    """The machines, with their highest load, and the rows of campaigns printed as JSON, in the order of the table.
 
     Raises:
         UserError: for a file that is none.
     """
-    lines: dict[str, None] = {}
+    machines: dict[str, Environment] = {}
     rows = []
     for path in paths:
         try:
             said = json.loads(Path(path).read_text(encoding="utf-8"))
-            lines[Environment(**said["environment"]).line] = None
+            environment = Environment(**said["environment"])
+            same = machines.setdefault(replace(environment, load=0.0).line, environment)
+            if same.load < environment.load:
+                machines[replace(environment, load=0.0).line] = environment
             rows += [Row(**row) for row in said["results"]]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} is not the JSON of a campaign ({error})") from None
-    return "\n".join(lines), sorted(rows, key=lambda row: list(ROWS).index(row.name))
+    return "\n".join(machine.line for machine in machines.values()), sorted(
+        rows, key=lambda row: list(ROWS).index(row.name)
+    )
 
 
 def _cells(row: Row) -> tuple[str, ...]:
