@@ -1,6 +1,7 @@
 """Testbed D as its users meet it: a run, its folder, Ctrl-C, resuming, on either backend."""
 
 import json
+import resource
 import signal
 import subprocess
 import sys
@@ -198,9 +199,12 @@ def test_an_infinite_loss_stops_with_the_step_and_keeps_the_last_good_checkpoint
 def test_help_answers_within_a_second_and_without_a_framework(tmp_path: Path) -> None:
     command = app_command("--help")
     command[1:1] = ["-X", "importtime"]
-    started = time.monotonic()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
-    assert time.monotonic() - started < 1.5, "a second, and what tracing the imports takes"
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # Of the processor, which other work does not lengthen as it does the time on the wall.
+    taken = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    assert taken < 1.5, "a second, and what tracing the imports takes"
     imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
     assert not imported & {"torch", "mlx", "mlx.core", "matplotlib", "numba"}
     assert "--layer_bucket {global,shape,per-array}" in done.stdout
