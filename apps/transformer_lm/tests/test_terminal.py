@@ -1,6 +1,7 @@
 """A session at a real terminal (a pty): editing, history, Ctrl-C and Ctrl-D, text that arrives as it is drawn."""
 
 import codecs
+import contextlib
 import os
 import pty
 import select
@@ -33,9 +34,9 @@ class Terminal:
         self.decoder = codecs.getincrementaldecoder("utf-8")()
         self.pieces: list[str] = []
 
-    def until(self, text: str) -> str:
+    def until(self, text: str, seconds: float = PATIENCE) -> str:
         """What comes up to `text` and is not read yet."""
-        seen, end = "", time.monotonic() + PATIENCE
+        seen, end = "", time.monotonic() + seconds
         while text not in seen:
             ready, _, _ = select.select([self.master], [], [], max(0.0, end - time.monotonic()))
             assert ready, f"{text!r} did not come, but {seen!r}"
@@ -46,6 +47,17 @@ class Terminal:
 
     def type(self, keys: str) -> None:
         os.write(self.master, keys.encode())
+
+    def press(self, key: str, prompt: str) -> str:
+        """What comes up to the prompt when a key is pressed, again where nothing comes.
+
+        Python's readline notices a signal that arrives just before it waits for a key only at the next key.
+        """
+        for _ in range(5):
+            self.type(key)
+            with contextlib.suppress(AssertionError):
+                return self.until(prompt, PATIENCE / 5)
+        raise AssertionError(f"{prompt!r} never came")
 
     def said(self, keys: str, prompt: str = "\n> ") -> str:
         """What comes up to the next prompt when these keys and Enter are typed."""
@@ -112,8 +124,7 @@ def test_ctrl_c_at_the_prompt_clears_the_line_and_says_how_to_leave(start: Start
     terminal = start()
     terminal.type("abc")
     terminal.until("abc")
-    terminal.type(CTRL_C)
-    assert "/quit or Ctrl-D leaves" in terminal.until("\n> ")
+    assert "/quit or Ctrl-D leaves" in terminal.press(CTRL_C, "\n> ")
     assert "\nxyz{\r\n" in terminal.said("x")
 
 
