@@ -6,6 +6,8 @@ Set OMP_NUM_THREADS to try another number.
 import contextlib
 import os
 
+import pytest
+
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 
@@ -22,3 +24,19 @@ with contextlib.suppress(ImportError):
     import torch  # noqa: F401
 with contextlib.suppress(ImportError):
     import lm_mlx  # noqa: F401
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect what is marked `gpu` where there is no CUDA device."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if marked and not _cuda():
+        config.hook.pytest_deselected(items=marked)
+        items[:] = [item for item in items if not item.get_closest_marker("gpu")]
+
+
+def _cuda() -> bool:
+    with contextlib.suppress(ImportError):
+        import torch
+
+        return bool(torch.cuda.is_available())
+    return False

@@ -1,0 +1,51 @@
+"""What a CUDA device computes is what the CPU does: deselected where there is none."""
+
+import numpy as np
+import pytest
+
+from lm_core.config import StepConfig
+from lm_core.sampling import SamplingConfig, generate
+from lm_core.testing import ADAMW, MODELS, rough_arrays, some_batches, without_key_biases
+from lm_torch.backend import TorchBackend
+from lm_torch.step import TorchTrainer
+
+pytestmark = pytest.mark.gpu
+
+
+def trainer(name: str, step: StepConfig) -> TorchTrainer:
+    config = MODELS[name].model_copy(update={"dropout": 0.1})
+    # With the usual eps, elements whose gradient is rounding noise would take full steps.
+    built = TorchBackend().build(config, ADAMW.model_copy(update={"eps": 1e-3}), step, rough_arrays(config), 0)
+    assert isinstance(built, TorchTrainer)
+    return built
+
+
+@pytest.mark.parametrize("kernels", ["fused", "scratch"])
+@pytest.mark.parametrize("name", MODELS)
+def test_logits_gradients_and_steps_are_the_cpu_s(name: str, kernels: str) -> None:
+    steps = [StepConfig(device=device, kernels=kernels) for device in ("gpu", "cpu")]
+    gpu, cpu = (trainer(name, step) for step in steps)
+    assert gpu.device.type == "cuda"
+    batches = some_batches(gpu.model.config)
+    batch = batches.batch(1)
+    np.testing.assert_allclose(gpu.logits(batch.inputs), cpu.logits(batch.inputs), atol=2e-5)
+    (loss, grads), (cpu_loss, cpu_grads) = gpu.gradients(batch), cpu.gradients(batch)
+    assert loss == pytest.approx(cpu_loss, abs=1e-5)
+    for key, grad in grads.items():
+        np.testing.assert_allclose(grad, cpu_grads[key], atol=5e-6, err_msg=key)
+    for number in range(1, 4):
+        losses = [float(one.step(batches.batch(number), 1e-3)["loss_nats"]) for one in (gpu, cpu)]
+        assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+    weights, cpu_weights = gpu.weights(), cpu.weights()
+    for key in without_key_biases(weights):
+        np.testing.assert_allclose(weights[key], cpu_weights[key], atol=2e-5, err_msg=key)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_decoder_draws_the_ids_that_it_draws_on_the_cpu(name: str) -> None:
+    config, sampling = MODELS[name], SamplingConfig(temperature=0.8, top_k=12, top_p=0.9, repetition_penalty=1.2)
+    drawn = []
+    for device in ("gpu", "cpu"):
+        decoder = TorchBackend().decoder(config, StepConfig(device=device), rough_arrays(config))
+        drawn.append(list(generate(decoder, [1, 2, 3], 40, config.seq_len, 0, sampling)))
+    assert drawn[0] == drawn[1]
