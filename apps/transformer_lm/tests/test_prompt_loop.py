@@ -13,7 +13,6 @@ from lm_tokenizer.adapters import TextTokenizer, train_tokenizer
 from transformer_lm.commands import COMMANDS, Command, help_text, read_line
 from transformer_lm.prompt_loop import run_prompts
 from transformer_lm.settings import NAMES, Settings
-from transformer_lm.visible import visible
 from transformer_lm.writer import Model
 
 LETTERS = "".join(map(chr, range(32, 127))) + "\x1b"
@@ -206,15 +205,3 @@ def test_help_has_every_command_and_setting_within_the_screen(monkeypatch: pytes
     assert {f"/{name}" for name in NAMES} < set(COMMANDS)
     assert "next seed" in text
     assert max(len(line) for line in text.splitlines()[1:-2]) < 80
-
-
-@pytest.mark.parametrize(
-    ("text", "seen"),
-    [
-        ("a\tb\n é東\U0001f600", "a\tb\n é東\U0001f600"),
-        ("\x1b[2J\r\x07\x7f\x00", r"\x1b[2J\r\x07\x7f\x00"),
-        ("\x9b31m\u202eabc", r"\x9b31m\u202eabc"),
-    ],
-)
-def test_what_commands_a_terminal_is_shown(text: str, seen: str) -> None:
-    assert visible(text) == seen

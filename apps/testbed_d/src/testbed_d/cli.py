@@ -26,6 +26,7 @@ from lm_core.run.loop import Run, train
 from lm_core.run.state import RunState
 from lm_core.sampling import SamplingConfig, generate
 from lm_core.schedules import learning_rate
+from lm_core.terminal import put, say
 from testbed_d.flags import Flags
 from testbed_d.workload import FLAG_OF, Workload, plan, run_folder
 
@@ -51,7 +52,7 @@ def _run(flags: Flags, folder: RunFolder) -> None:
     workload = plan(flags)
     backend = load_backend(flags.backend)
     for note in (*workload.notes, backend.describe(workload.step)):
-        _say(note)
+        say(note)
     checkpoints = Checkpoints(folder.checkpoints, KEEP_CHECKPOINTS)
     checkpoint = _checkpoint_to_resume(checkpoints, workload) if flags.resume else None
     folder.prepare(_config_of_run(flags))
@@ -61,9 +62,9 @@ def _run(flags: Flags, folder: RunFolder) -> None:
     if checkpoint:
         trainer.load(checkpoint.weights, checkpoint.optimizer_state)
         state = RunState.from_facts(checkpoint.facts)
-        _say(f"resuming {folder.path} at step {state.step} of {flags.steps}")
+        say(f"resuming {folder.path} at step {state.step} of {flags.steps}")
     count, characters = parameter_count(workload.model), len(workload.vocabulary)
-    _say(f"{count:,} parameters, {characters} characters, run folder {folder.path}")
+    say(f"{count:,} parameters, {characters} characters, run folder {folder.path}")
     with Interrupts() as interrupts:
         parent = checkpoint.path.stem if checkpoint else None
         state = _train(trainer, workload, folder, checkpoints, parent, state, interrupts)
@@ -71,7 +72,7 @@ def _run(flags: Flags, folder: RunFolder) -> None:
             if state.step:  # else nothing has been logged to report on
                 write_report(folder.path)
             again = shlex.join([*COMMAND.split(), "--save_dir", str(folder.path), "--resume"])
-            _say(f"saved at step {state.step} of {flags.steps}; to go on: {again}")
+            say(f"saved at step {state.step} of {flags.steps}; to go on: {again}")
             return
     _finish(trainer, workload, folder, flags, state)
 
@@ -101,11 +102,11 @@ def _checkpoint_to_resume(checkpoints: Checkpoints, workload: Workload) -> Check
     Raises:
         UserError: when all are damaged, or they are of another model, vocabulary or optimizer.
     """
-    checkpoint = checkpoints.newest(_say)
+    checkpoint = checkpoints.newest(say)
     if checkpoint is None:
         if any(checkpoints.folder.glob("*.metadata")):
             raise UserError(f"--resume: no checkpoint in {checkpoints.folder} is whole")
-        _say("nothing was saved yet: starting at step 0")
+        say("nothing was saved yet: starting at step 0")
         return None
     if checkpoint.facts["vocabulary"] != workload.vocabulary.characters:
         raise UserError("--resume: the text has another vocabulary than the run's; give the run's --text")
@@ -120,7 +121,7 @@ def _checkpoint_to_resume(checkpoints: Checkpoints, workload: Workload) -> Check
     if {name: array.shape for name, array in checkpoint.optimizer_state.items()} != expected:
         raise UserError("--resume: the run's optimizer state does not fit; give its --opt and --layer_bucket")
     if checkpoint.facts["text"] != workload.text_sha1:
-        _say("note: the text is not the one this run began with")
+        say("note: the text is not the one this run began with")
     return checkpoint
 
 
@@ -157,18 +158,15 @@ def _train(
 
 def _finish(trainer: Trainer, workload: Workload, folder: RunFolder, flags: Flags, state: RunState) -> None:
     """The sample, the report, and the last word."""
+    words = []  # printed when all is written: nobody may be reading
     if flags.sample:
         vocabulary, prompt = workload.vocabulary, workload.prompt
         ids = vocabulary.encode(prompt).tolist()
         continuation = generate(trainer.decoder(), ids, flags.sample, flags.ctx, flags.seed, SamplingConfig())
         text = vocabulary.decode(continuation)
         write_whole(folder.samples, f"step {state.step}, temperature 1\n{prompt}{text}\n".encode())
-        print(f"\n--- sample at step {state.step} ---\n{text}\n---")
+        words.append(f"\n--- sample at step {state.step} ---\n{text}\n---")
     report = write_report(folder.path)
     first, last, best = state.first_val_loss, state.last_val_loss, state.best_val_loss
-    print(f"validation loss {first:.4f} -> {last:.4f} nats (best {best:.4f} at step {state.best_step})")
-    print(f"report: {report}")
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    words.append(f"validation loss {first:.4f} -> {last:.4f} nats (best {best:.4f} at step {state.best_step})")
+    put("\n".join([*words, f"report: {report}"]))

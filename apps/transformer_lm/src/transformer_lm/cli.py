@@ -8,7 +8,6 @@
 A framework is imported only after the flags and the text have been found good, so --help and mistakes answer at once.
 """
 
-import contextlib
 import shlex
 import sys
 from collections.abc import Sequence
@@ -33,6 +32,7 @@ from lm_core.run.loop import Run, train
 from lm_core.run.state import RunState
 from lm_core.sampling import Generation, SamplingConfig
 from lm_core.schedules import learning_rate
+from lm_core.terminal import say
 from lm_tokenizer.adapters import TextTokenizer, load_tokenizer
 from lm_tokenizer.errors import TokenizerError
 from lm_tokenizer.pieces import pieces_of
@@ -42,7 +42,6 @@ from transformer_lm.prompt_loop import run_prompts
 from transformer_lm.records import line
 from transformer_lm.save_folder import Found, SaveFolder, copy_into, default_folder
 from transformer_lm.settings import Settings
-from transformer_lm.visible import visible
 from transformer_lm.workload import Workload, check_checkpoint, check_same_model, check_weights, model_of, plan, step_of
 from transformer_lm.writer import Model
 
@@ -90,16 +89,16 @@ def _train(argv: Sequence[str], flags: Flags, folder: SaveFolder) -> None:
             f"--data_dir {flags.data_dir}, where the run had its data, is not there: give its new place, or"
             " --data_dir '' to download it"
         )
-    workload = plan(flags, load_corpus(flags.dataset, flags.data_dir, tokenizer, folder.data, _say))
+    workload = plan(flags, load_corpus(flags.dataset, flags.data_dir, tokenizer, folder.data, say))
     checkpoint = found.checkpoint if found else None
     if found and checkpoint:
         check_checkpoint(checkpoint, workload, _name(found))
         if checkpoint.facts["data"]["text"] != workload.corpus.text:
-            _say(f"note: {flags.dataset} is another text than the one that this run began with")
+            say(f"note: {flags.dataset} is another text than the one that this run began with")
         if checkpoint.facts.get("batches") != workload.facts["batches"]:
-            _say("note: with another --seed or --batch_size than before, the data goes on from another place")
+            say("note: with another --seed or --batch_size than before, the data goes on from another place")
     backend = load_backend(flags.backend)
-    _say(_describe(backend, flags))
+    say(_describe(backend, flags))
     weights = checkpoint.weights if checkpoint else initial_arrays(workload.model, flags.seed)
     trainer = backend.build(workload.model, workload.optimizer, workload.step, weights, flags.seed)
     state = RunState()
@@ -107,11 +106,11 @@ def _train(argv: Sequence[str], flags: Flags, folder: SaveFolder) -> None:
         trainer.load(checkpoint.weights, checkpoint.optimizer_state)
         state = RunState.from_facts(checkpoint.facts)
     if found and state.step >= flags.num_iters and not found.goes_on:
-        _say(f"{_name(found)} is complete: --num_iters above {state.step:,} trains on, as a new run")
+        say(f"{_name(found)} is complete: --num_iters above {state.step:,} trains on, as a new run")
         return
     run_folder = _run_folder(folder, found, flags, workload.tokenizer)
-    _say(_where(found, state, flags, run_folder))
-    _say(_summary(workload))
+    say(_where(found, state, flags, run_folder))
+    say(_summary(workload))
     with Interrupts() as interrupts:
         state = _loop(trainer, workload, run_folder, checkpoint.path.stem if checkpoint else None, state, interrupts)
         if state.step:  # else nothing has been logged to report on
@@ -119,19 +118,19 @@ def _train(argv: Sequence[str], flags: Flags, folder: SaveFolder) -> None:
         if state.step < flags.num_iters:
             again = shlex.join([*COMMAND.split(), "--save_dir", str(folder.path)])
             steps = f"saved at iteration {state.step:,} of {flags.num_iters:,}"
-            _say(f"{steps if state.step else 'nothing was trained yet'}; to go on: {again}")
+            say(f"{steps if state.step else 'nothing was trained yet'}; to go on: {again}")
 
 
 def _report(run_folder: RunFolder) -> None:
     try:
-        _say(f"report: {write_report(run_folder.path)}")
+        say(f"report: {write_report(run_folder.path)}")
     except OSError as error:  # a full disk: all else is saved
-        _say(f"there is no report: {error.strerror}")
+        say(f"there is no report: {error.strerror}")
 
 
 def _find(folder: SaveFolder, identifier: str, *, saved: bool = False) -> Found | None:
     try:
-        found = folder.find(identifier, _say, saved=saved)
+        found = folder.find(identifier, say, saved=saved)
     except DamagedError as error:
         raise UserError(f"--identifier {identifier}: {error}; give another, or none for the newest good one") from None
     if found and found.checkpoint and not found.checkpoint.facts.keys() >= _FACTS:
@@ -233,7 +232,7 @@ def _loop(
 
         def sample(state: RunState) -> None:
             text = _sample(trainer, workload, state.step)
-            log.say(f"--- sample at iteration {state.step:,}\n{visible(text).rstrip()}\n---")
+            log.say(f"--- sample at iteration {state.step:,}\n{text.rstrip()}\n---")
             try:
                 append_regular(folder.samples, f"--- iteration {state.step}\n{text}\n".encode())
             except OSError as error:  # a full disk holds up no training
@@ -291,8 +290,3 @@ def _talk(argv: Sequence[str], flags: Flags, folder: SaveFolder) -> int:
     decoder = backend.decoder(model, step_of(flags), checkpoint.weights, 1, tokenizer.vocab_size)
     settings = Settings(top_k=flags.top_k, temperature=flags.temperature, seed=flags.seed)
     return run_prompts(Model(f"{_name(found)}; {about}", model, tokenizer, decoder), settings)
-
-
-def _say(text: str) -> None:
-    with contextlib.suppress(OSError):  # nobody may be reading any more
-        print(text, file=sys.stderr, flush=True)

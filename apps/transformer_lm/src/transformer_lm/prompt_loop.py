@@ -15,10 +15,10 @@ from functools import partial
 from typing import IO
 
 from lm_core.errors import UserError
+from lm_core.terminal import is_terminal, put, say
 from transformer_lm.commands import COMMANDS, Command, help_text, read_line, settings_text
 from transformer_lm.line_editor import LineEditor, history_file
 from transformer_lm.settings import Settings, changed, shown, takes
-from transformer_lm.visible import visible
 from transformer_lm.writer import Model, Writer
 
 INTERRUPTED = 130
@@ -33,52 +33,45 @@ def run_prompts(model: Model, settings: Settings, stdin: IO[str] | None = None) 
         settings: to begin with.
         stdin: what to read line by line instead of standard input.
     """
-    for stream in (sys.stdin, sys.stdout):
-        # One line that is not UTF-8, or a screen that cannot show a character, is no reason to end.
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="surrogateescape" if stream is sys.stdin else "backslashreplace")
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # one line that is not UTF-8 is no reason to end
     try:
-        if stdin is None and _is_terminal(sys.stdin) and _is_terminal(sys.stdout):
+        if stdin is None and is_terminal(sys.stdin) and is_terminal(sys.stdout):
             return Session(model, settings).run()
         return _continue_lines(model, settings, stdin or sys.stdin or ())
     except KeyboardInterrupt:
         return INTERRUPTED
 
 
-def _is_terminal(stream: IO[str] | None) -> bool:
-    return stream is not None and stream.isatty()
-
-
 def _continue_lines(model: Model, settings: Settings, lines: Iterable[str]) -> int:
     """Every line but the empty ones is a prompt; one that cannot be read is named, and makes the exit code 2."""
-    is_screen = _is_terminal(sys.stdout)
-
-    def show(text: str) -> None:
-        print(visible(text) if is_screen else text, end="", flush=True)
-
-    writer = Writer(model, settings, show, _note)
+    writer = Writer(model, settings, _put, say)
     failed = False
     for number, line in enumerate(lines, 1):
         prompt = line.removesuffix("\n")
         if not prompt:
             continue
-        writer.note = partial(_note, where=f"line {number}: ")
+        writer.note = partial(_note, f"line {number}: ")
         try:
             reason = writer.write(prompt)
         except UserError as error:
             writer.note(str(error))
             failed = True
             continue
-        show("\n")
+        _put("\n")
         if reason == "interrupted":
             return INTERRUPTED
     if writer.settings == settings:  # no prompt has taken a seed
-        _note("no prompts: standard input holds no text")
+        say("no prompts: standard input holds no text")
     return UserError.exit_code if failed else 0
 
 
-def _note(text: str, where: str = "") -> None:
-    print(where + visible(text), file=sys.stderr, flush=True)
+def _put(text: str) -> None:
+    put(text, end="")
+
+
+def _note(where: str, text: str) -> None:
+    say(where + text)
 
 
 class Session:
@@ -149,7 +142,7 @@ class Session:
             self._show("\n")
 
     def _show(self, text: str) -> None:
-        print(visible(text), end="", flush=True)
+        _put(text)
         self._in_line = not text.endswith("\n")
 
     def _say(self, text: str) -> None:

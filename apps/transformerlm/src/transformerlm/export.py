@@ -7,6 +7,7 @@ from lm_core.config import Dtype
 from lm_core.errors import UserError
 from lm_core.interchange import tokenizer as tokenizer_files
 from lm_core.interchange.folder import export_model
+from lm_core.terminal import put
 from transformerlm.program import ProgramConfig, run_program
 from transformerlm.saved_model import SavedModel, Which, load_model
 
@@ -48,7 +49,7 @@ def export(config: ExportConfig) -> None:
         eos_id=model.tokenizer.eos_id,
         dtype=config.dtype,
     )
-    print(config.output)
+    put(config.output)
 
 
 def _tokenizer_files(model: SavedModel) -> dict[str, bytes]:

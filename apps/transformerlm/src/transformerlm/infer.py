@@ -16,9 +16,10 @@ from lm_core.backend import Backend, load_backend
 from lm_core.continuation import Continuation, Ending, continue_rows
 from lm_core.errors import UserError
 from lm_core.sampling import Generation, SamplingConfig
+from lm_core.terminal import put, say
 from lm_tokenizer.pieces import pieces_of
 from transformerlm.infer_config import InferConfig
-from transformerlm.program import run_program, say
+from transformerlm.program import run_program
 from transformerlm.prompts import encode_prompts, read_prompts
 from transformerlm.saved_model import SavedModel, load_model
 
@@ -50,9 +51,10 @@ def infer(config: InferConfig) -> int:
         for row, continuation in writer.write(rows):
             record = json.dumps(writer.record(row, continuation), ensure_ascii=False)
             if file:
-                print(record, file=file, flush=True)
+                file.write(f"{record}\n")
+                file.flush()
             if config.output == "json":
-                print(record, flush=True)
+                put(record)
             elif not writer.streams(rows):
                 _print_text(row, continuation, len(rows), config.n)
             if continuation.reason == "interrupted":
@@ -104,9 +106,9 @@ class Writer:
         pieces = [pieces_of(model.tokenizer, ids) for ids in prompts]
         if not stream:
             return continue_rows(begin, pieces, self.ending)
-        print(group[0].prompt, end="", flush=True)
+        put(group[0].prompt, end="")
         written = continue_rows(begin, pieces, self.ending, _print_piece)
-        print(flush=True)
+        put("")
         return written
 
     def record(self, row: Row, continuation: Continuation) -> dict[str, Any]:
@@ -140,14 +142,14 @@ def _clamped(sampling: SamplingConfig, vocab_size: int) -> SamplingConfig:
 
 
 def _print_piece(_row: int, text: str) -> None:
-    print(text, end="", flush=True)
+    put(text, end="")
 
 
 def _print_text(row: Row, continuation: Continuation, rows: int, samples: int) -> None:
     if rows > 1:
         sample = f", {row.sample + 1} of {samples}" if samples > 1 else ""
-        print(f"--- {json.dumps(row.prompt, ensure_ascii=False)}{sample} ---")
-    print(row.prompt + continuation.text, flush=True)
+        put(f"--- {json.dumps(row.prompt, ensure_ascii=False)}{sample} ---")
+    put(row.prompt + continuation.text)
 
 
 def _opened(path: str) -> IO[str]:

@@ -18,12 +18,13 @@ from tqdm import tqdm
 from lm_core.data.token_file import Facts, TokenFile, read_sidecar, sidecar_of
 from lm_core.errors import UserError
 from lm_core.run.files import write_whole
+from lm_core.terminal import put, say
 from lm_tokenizer.errors import TokenizerError
 from transformerlm.encoding import Encoder, encode_units
 from transformerlm.job import Job, Split, no_documents, plan
 from transformerlm.make_data_config import MakeDataConfig
 from transformerlm.parts import Parts, Progress
-from transformerlm.program import run_program, say
+from transformerlm.program import run_program
 from transformerlm.tokenizers import load_tokenizer
 
 PROGRAM = "transformerlm-make-data"
@@ -78,7 +79,7 @@ def _make(config: MakeDataConfig, encoder: Encoder, output: Path) -> None:
             raise
     parts.remove()
     for split, facts in made.items():
-        print(
+        put(
             f"{output / split}.npy: {facts.tokens:,} tokens, {facts.documents:,} documents, {facts.bytes:,} bytes"
             f" ({facts.bytes / facts.tokens:.2f} a token)"
         )

@@ -9,6 +9,7 @@ import tomli_w
 from lm_core.cli import parse_flags
 from lm_core.config import Config
 from lm_core.errors import UserError, exit_code_of
+from lm_core.terminal import put
 from lm_tokenizer.errors import TokenizerError
 
 
@@ -40,7 +41,7 @@ def run_program(
     def main() -> int | None:
         config = parse(cls, name, sys.argv[1:] if argv is None else argv)
         if config.print_config:
-            print(config.resolved(), end="")
+            put(config.resolved(), end="")
             return None
         try:
             return action(config)
@@ -48,8 +49,3 @@ def run_program(
             raise UserError(str(error)) from error
 
     return exit_code_of(main, name)
-
-
-def say(text: str) -> None:
-    """A line for the person who waits; results go to stdout, this does not."""
-    print(text, file=sys.stderr, flush=True)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lm_core.errors import UserError
+from lm_core.terminal import is_terminal
 from lm_tokenizer.adapters import TextTokenizer
 from lm_tokenizer.errors import TokenizerError
 from transformerlm.infer_config import InferConfig
@@ -19,7 +20,7 @@ def read_prompts(config: InferConfig) -> list[str]:
     prompts = [_standard_input() if prompt == "-" else prompt for prompt in config.prompt]
     if config.prompts_file:
         prompts += _lines(Path(config.prompts_file))
-    if not prompts and not sys.stdin.isatty():
+    if not prompts and not is_terminal(sys.stdin):
         prompts = [_standard_input()]
     if not prompts:
         raise UserError("prompt: give a text to continue, or prompts_file, or a pipe")

@@ -22,9 +22,9 @@ from lm_core.optim import state_shapes
 from lm_core.run.checkpoint import Checkpoint, Checkpoints
 from lm_core.run.folder import RunFolder
 from lm_core.schedules import ScheduleConfig
+from lm_core.terminal import say
 from lm_tokenizer.adapters import TextTokenizer, load_tokenizer
 from lm_tokenizer.errors import TokenizerError
-from transformerlm.program import say
 from transformerlm.saved_model import ROOT, SavedModel, check_weights, load_model, load_tokenizer_of
 from transformerlm.train_config import DataConfig, ShapeConfig, TrainConfig
 

@@ -17,9 +17,9 @@ from lm_core.errors import UserError
 from lm_core.interchange.folder import import_model
 from lm_core.model.parameters import check_fit, parameter_table
 from lm_core.run.checkpoint import Checkpoint, Checkpoints
+from lm_core.terminal import say
 from lm_tokenizer.adapters import TextTokenizer, load_tokenizer
 from lm_tokenizer.errors import TokenizerError
-from transformerlm.program import say
 
 ROOT = Path("runs") / "transformerlm"
 TOKENIZER = "tokenizer"

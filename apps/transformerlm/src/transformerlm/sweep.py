@@ -21,7 +21,8 @@ from pydantic import Field
 from lm_core.errors import NonFiniteError, UserError
 from lm_core.run.files import write_whole
 from lm_core.run.folder import RunFolder
-from transformerlm.program import ProgramConfig, run_program, say
+from lm_core.terminal import put, say
+from transformerlm.program import ProgramConfig, run_program
 from transformerlm.run_plan import folder_of, plan_run
 from transformerlm.sweep_config import SweepFile, Trial, read_sweep, trials_of
 from transformerlm.train import RESULT, parse_train
@@ -68,7 +69,7 @@ def sweep(config: SweepConfig) -> None:
             _run(trial, folder / trial.name)
             _check_metric(file.metric.name, _result(folder / trial.name))
         _write_table(file, trials, folder)
-    print(_table(file, trials, folder), end="")
+    put(_table(file, trials, folder), end="")
     say(f"table: {folder / TABLE}")
 
 

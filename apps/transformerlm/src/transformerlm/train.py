@@ -41,10 +41,11 @@ from lm_core.run.sinks.wandb import WandbSink
 from lm_core.run.state import RunState
 from lm_core.sampling import Generation, SamplingConfig
 from lm_core.schedules import learning_rate
+from lm_core.terminal import put, say
 from lm_tokenizer.adapters import TextTokenizer
 from lm_tokenizer.errors import TokenizerError
 from lm_tokenizer.pieces import pieces_of
-from transformerlm.program import run_program, say
+from transformerlm.program import run_program
 from transformerlm.run_plan import RunPlan, folder_of, plan_run
 from transformerlm.saved_model import TOKENIZER, newest_run
 from transformerlm.train_config import TrainConfig
@@ -205,17 +206,17 @@ def _sinks(plan: RunPlan, start: int) -> list[Sink]:
 
 def finish(plan: RunPlan, trainer: Trainer, state: RunState) -> None:
     """The sample, the report, the result, and the last word."""
-    folder = plan.folder
+    folder, words = plan.folder, []  # printed when all is written: nobody may be reading
     if plan.config.training.sample_tokens:
         text = _sample(plan, trainer)
         write_whole(folder.samples, f"step {state.step}, temperature 1\n{text}\n".encode())
-        print(f"\n--- sample at step {state.step} ---\n{text}\n---")
+        words.append(f"\n--- sample at step {state.step} ---\n{text}\n---")
     report = write_report(folder.path)
     first, last, best = state.first_val_loss, state.last_val_loss, state.best_val_loss
     write_whole(folder.path / RESULT, (json.dumps(_result(state), indent=2) + "\n").encode())
     if first is not None:
-        print(f"validation loss {first:.4f} -> {last:.4f} nats (best {best:.4f} at step {state.best_step})")
-    print(f"report: {report}")
+        words.append(f"validation loss {first:.4f} -> {last:.4f} nats (best {best:.4f} at step {state.best_step})")
+    put("\n".join([*words, f"report: {report}"]))
 
 
 def _result(state: RunState) -> dict[str, Any]:

@@ -9,11 +9,12 @@ from pathlib import Path
 from pydantic import Field
 
 from lm_core.errors import UserError
+from lm_core.terminal import put, say
 from lm_tokenizer import Tokenizer
 from transformerlm.corpus.inputs import InputFile, find_inputs
 from transformerlm.corpus.pieces import Place, Rules
 from transformerlm.corpus.read import read_file
-from transformerlm.program import ProgramConfig, run_program, say
+from transformerlm.program import ProgramConfig, run_program
 
 PROGRAM = "transformerlm-train-tokenizer"
 
@@ -70,8 +71,8 @@ def train_tokenizer(config: TrainTokenizerConfig) -> None:
     save(tokenizer, folder)
     if tokenizer.vocab_size < config.vocab_size:
         say(f"the corpus gave {tokenizer.vocab_size:,} tokens, fewer than vocab_size {config.vocab_size:,}")
-    print(summary(tokenizer, sum(file.size for file in files), seconds))
-    print(folder)
+    put(summary(tokenizer, sum(file.size for file in files), seconds))
+    put(str(folder))
 
 
 def summary(tokenizer: Tokenizer, size: int, seconds: float) -> str:

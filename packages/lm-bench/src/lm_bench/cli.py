@@ -43,6 +43,7 @@ from lm_core.backend import load_backend
 from lm_core.cli import parse_flags
 from lm_core.config import Config, StepConfig
 from lm_core.errors import UserError, exit_code_of
+from lm_core.terminal import put, say
 
 PROGRAM = "lm-bench"
 
@@ -59,7 +60,7 @@ def run(argv: Sequence[str]) -> int:
         UserError: when there is no such command.
     """
     if argv and argv[0] in ("-h", "--help"):
-        print(_usage())
+        put(_usage())
         return 0
     known = f"known commands: {', '.join(COMMANDS)}"
     if not argv:
@@ -93,8 +94,8 @@ def step(argv: Sequence[str]) -> None:
     settings = (
         f"{flags.rounds} rounds of {flags.steps} steps, {flags.dtype}, {'compiled' if flags.compile else 'eager'}"
     )
-    print(environment.line, f"{settings}; ratio = ours / bare", "", step_table(results), "", sep="\n")
-    print(*map(proof, results), sep="\n")
+    put("\n".join((environment.line, f"{settings}; ratio = ours / bare", "", step_table(results), "")))
+    put("\n".join(map(proof, results)))
 
 
 def recompute(argv: Sequence[str]) -> None:
@@ -107,7 +108,7 @@ def recompute(argv: Sequence[str]) -> None:
     if flags.output == "json":
         _print_json("recompute", flags, environment, [asdict(result) for result in results])
         return
-    print(environment.line, recomputing.recompute_table(results), sep="\n\n")
+    put(f"{environment.line}\n\n{recomputing.recompute_table(results)}")
 
 
 def saving(argv: Sequence[str]) -> None:
@@ -120,29 +121,29 @@ def saving(argv: Sequence[str]) -> None:
     if flags.output == "json":
         _print_json("saving", flags, environment, [asdict(result) for result in results])
         return
-    print(environment.line, saves.saving_table(results), sep="\n\n")
+    put(f"{environment.line}\n\n{saves.saving_table(results)}")
 
 
 def train(argv: Sequence[str]) -> None:
     """`lm-bench train`."""
     flags = parse_flags(TrainFlags, f"{PROGRAM} train", _words(argv))
     environment = _torch_environment(flags)
-    results = measure_training(flags, _say)
+    results = measure_training(flags, say)
     if flags.output == "json":
         _print_json("train", flags, environment, asdict(results))
         return
-    print(environment.line, train_report(results, flags), sep="\n")
+    put(f"{environment.line}\n{train_report(results, flags)}")
 
 
 def infer(argv: Sequence[str]) -> None:
     """`lm-bench infer`."""
     flags = parse_flags(InferFlags, f"{PROGRAM} infer", _words(argv))
     environment = _torch_environment(flags)
-    results = measure_inference(flags, _say)
+    results = measure_inference(flags, say)
     if flags.output == "json":
         _print_json("infer", flags, environment, asdict(results))
         return
-    print(environment.line, infer_report(results, flags), sep="\n")
+    put(f"{environment.line}\n{infer_report(results, flags)}")
 
 
 def tokenizer(argv: Sequence[str]) -> None:
@@ -150,21 +151,21 @@ def tokenizer(argv: Sequence[str]) -> None:
     flags = parse_flags(TokenizerFlags, f"{PROGRAM} tokenizer", _words(argv))
     versions = {name: describe(name) for name in LIBRARIES if name in (OURS, *flags.peers) and installed(name)}
     environment = observe(versions, load_average())
-    results = measure(flags, _say)
+    results = measure(flags, say)
     if flags.output == "json":
         _print_json("tokenizer", flags, environment, asdict(results))
         return
-    print(environment.line, tokenizer_report(results, flags), sep="\n")
+    put(f"{environment.line}\n{tokenizer_report(results, flags)}")
 
 
 def corpus(argv: Sequence[str]) -> None:
     """`lm-bench corpus`."""
     flags = parse_flags(CorpusFlags, f"{PROGRAM} corpus", argv)
-    print(f"{flags.out}: {build(flags.out, flags.size, flags.sources, flags.suffixes).line}")
+    put(f"{flags.out}: {build(flags.out, flags.size, flags.sources, flags.suffixes).line}")
 
 
 def _step_result(backend: BackendName, case: str, config: StepConfig, flags: StepFlags) -> StepResult:
-    _say(f"{case} on {backend} ...")
+    say(f"{case} on {backend} ...")
     memory = measure_memory(backend, CASES[case], config) if flags.memory else None
     return StepResult(case, backend, measure_times(backend, CASES[case], config, flags.rounds, flags.steps), memory)
 
@@ -193,13 +194,13 @@ def faults(argv: Sequence[str]) -> int:
         load, backends = load_average(), _backends(flags.backend)
         environment = observe(_describe(backends, StepConfig(device="cpu")), load)
         share, line = SHORT if flags.short else 1.0, environment.line
-        rows = run_campaign(backends, flags.only, flags.seed, share, flags.keep, _say)
+        rows = run_campaign(backends, flags.only, flags.seed, share, flags.keep, say)
         if flags.output == "json":
             _print_json("faults", flags, environment, [asdict(row) for row in rows])
     if flags.output == "markdown":
-        print(faults_markdown(rows, line))
+        put(faults_markdown(rows, line))
     elif flags.output == "table":
-        print(line, faults_table(rows), sep="\n\n")
+        put(f"{line}\n\n{faults_table(rows)}")
     return 0 if all(row.sound for row in rows) else 1
 
 
@@ -211,9 +212,9 @@ def verify(argv: Sequence[str]) -> int:
         raise UserError("no run folder given; see lm-bench verify --help")
     runs = [check_run(folder) for folder in find_runs(paths)]
     if flags.output == "json":
-        print(json.dumps([{**asdict(run), "folder": str(run.folder), "sound": run.sound} for run in runs], indent=2))
+        put(json.dumps([{**asdict(run), "folder": str(run.folder), "sound": run.sound} for run in runs], indent=2))
     else:
-        print(verify_table(runs))
+        put(verify_table(runs))
     return 0 if all(run.sound for run in runs) else 1
 
 
@@ -236,11 +237,7 @@ def _print_json(command: str, flags: Config, environment: Environment, results: 
         "environment": asdict(environment),
         "results": results,
     }
-    print(json.dumps(record, indent=2))
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    put(json.dumps(record, indent=2))
 
 
 COMMANDS: Mapping[str, tuple[Callable[[Sequence[str]], int | None], str]] = {

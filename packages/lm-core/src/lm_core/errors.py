@@ -1,9 +1,9 @@
 """What a person sees when something goes wrong: one line, and an exit code that scripts can act on."""
 
 import errno
-import os
-import sys
 from collections.abc import Callable
+
+from lm_core import terminal
 
 
 class UserError(Exception):
@@ -21,30 +21,32 @@ class NonFiniteError(Exception):
 def exit_code_of(main: Callable[[], int | None], program: str) -> int:
     """Run `main` and turn the two expected failures into a line on stderr and an exit code.
 
-    A reader that closes our standard output early (`... | head`) ends the program quietly, as it does other tools.
+    A reader that closes our standard output early (`... | head`), and a terminal that hangs up, end the program
+    quietly, as they do other tools.
     """
+    terminal.prepare()
     try:
         code = main() or 0
-        sys.stdout.flush()  # here, where a reader that has gone is expected, and not at exit
+        terminal.put("", end="")  # flush here, where a reader that has gone is expected, and not at exit
         return code
     except (UserError, NonFiniteError) as error:
-        print(f"{program}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        terminal.say_error(program, error)
         return error.exit_code
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # Python would complain again when it flushes stdout at exit: it is given somewhere to flush to.
-        _silence_stdout()
+        terminal.drop_stdout()
         return 0
+    except terminal.OutputError as error:
+        terminal.say_error(program, f"the output cannot be written: {_reason(error)}")
+        return UserError.exit_code
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        _silence_stdout()
-        print(
-            f"{program}: error: {error.filename or 'the output'} cannot be written: the disk is full", file=sys.stderr
-        )
+        terminal.drop_stdout()
+        terminal.say_error(program, f"{error.filename or 'the output'} cannot be written: {_reason(error)}")
         return UserError.exit_code
 
 
-def _silence_stdout() -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _reason(error: OSError) -> str:
+    return "the disk is full" if error.errno == errno.ENOSPC else str(error.strerror)

@@ -19,6 +19,7 @@ from lm_core.run.folder import RunFolder
 from lm_core.run.interrupts import Interrupts
 from lm_core.run.loop import Run, train
 from lm_core.run.state import LoopConfig, RunState
+from lm_core.terminal import say
 
 EVAL_EVERY = 10
 
@@ -36,7 +37,7 @@ def run(trial: Trial, interrupts: Interrupts) -> None:
     folder = RunFolder(Path(trial.folder))
     with folder.hold():
         checkpoints = Checkpoints(folder.checkpoints, trial.keep)
-        checkpoint = checkpoints.newest(_say)
+        checkpoint = checkpoints.newest(say)
         folder.prepare(f'backend = "{trial.backend}"\n\n[model]\n{MODEL.to_toml()}\n[optimizer]\n{OPTIMIZER.to_toml()}')
         weights = checkpoint.weights if checkpoint else initial_arrays(MODEL, SEED)
         trainer = backend.build(MODEL, OPTIMIZER, STEP, weights, SEED)
@@ -44,7 +45,7 @@ def run(trial: Trial, interrupts: Interrupts) -> None:
         if checkpoint:
             trainer.load(checkpoint.weights, checkpoint.optimizer_state)
             state = RunState.from_facts(checkpoint.facts)
-        _say(f"going on from step {state.step}")
+        say(f"going on from step {state.step}")
         corpus = data()
         facts = {"model": MODEL.model_dump(mode="json"), "optimizer": OPTIMIZER.model_dump(mode="json"), "data": SEED}
         config = LoopConfig(max_steps=trial.steps, log_every=1, eval_every=EVAL_EVERY, save_every=trial.save_every)
@@ -66,10 +67,6 @@ def run(trial: Trial, interrupts: Interrupts) -> None:
                 state,
                 interrupts,
             )
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from typing import Any, Final
 
 from lm_core.errors import UserError
 from lm_core.run.files import flush_file, flush_folder, make_folder
+from lm_core.terminal import is_terminal
 
 _CHUNK = 1 << 18
 _PASSING = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
@@ -213,7 +214,7 @@ class _Resuming:
             response.raw.enforce_content_length = False  # the end is judged here, by the size of the file
             start = self._start(response, have)
             self.resumed = start > 0
-            terminal = sys.stderr.isatty()
+            terminal = is_terminal(sys.stderr)
             with (
                 self.part.open("ab" if start else "wb") as file,
                 tqdm(

@@ -13,6 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from lm_core import terminal
 from lm_core.run.sinks.sink import flat_metrics
 
 LineFormat = Callable[[str, int, Mapping[str, Any]], str]
@@ -38,9 +39,9 @@ class Console:
     """
 
     def __init__(self, start: int, total: int, line: LineFormat = record_line):
-        on_terminal = sys.stderr.isatty()
+        on_terminal = terminal.is_terminal(sys.stderr)
         self.line = line
-        self.prints_training = not (on_terminal and sys.stdout.isatty())
+        self.prints_training = not (on_terminal and terminal.is_terminal(sys.stdout))
         # A slow average, because the lengths of the windows vary from step to step.
         self.bar = tqdm(
             total=total, initial=start, unit="step", disable=not on_terminal, smoothing=0.02, dynamic_ncols=True
@@ -67,8 +68,8 @@ class Console:
 
         A reader who has left (`... | head`) and a log on a full disk do not end the run.
         """
-        with contextlib.suppress(OSError):
-            self.bar.write(text, file=stream or sys.stderr)
+        with contextlib.suppress(OSError, ValueError):
+            self.bar.write(terminal.visible(text), file=stream or sys.stderr)
             (stream or sys.stderr).flush()
 
     def close(self, failed: bool) -> None:

@@ -1,0 +1,130 @@
+r"""The one place that prints: results to stdout, notes and error lines to stderr.
+
+    text --visible--> say --> stderr, which may be gone
+    text --(visible on a terminal)--> put --> stdout, whose loss ends a program
+
+Limits: a pipe or a file gets the text of `put` as it is, so that what reads it loses nothing.
+"""
+
+import codecs
+import contextlib
+import errno
+import io
+import os
+import re
+import sys
+from typing import IO, Any
+
+_STDOUT = 1
+_ERRORS = "lm_core.terminal"
+_GONE = (errno.EPIPE, errno.EIO, errno.ENXIO)
+"""A reader that has left, and a terminal that has been hung up."""
+
+# C0 but newline and tab, delete, C1 (ECMA-48); the overrides and isolates of the bidirectional algorithm (UAX #9).
+_COMMANDING = [*range(0x00, 0x09), *range(0x0B, 0x20), *range(0x7F, 0xA0)]
+_TURNING = [*range(0x202A, 0x202F), *range(0x2066, 0x206A)]
+_ESCAPED = {code: chr(code).encode("unicode_escape").decode() for code in (*_COMMANDING, *_TURNING)}
+# A lone surrogate is no character. Those of PEP 383 stand for a byte of a file's name that is not UTF-8.
+_ESCAPED |= {code: f"\\u{code:x}" for code in range(0xD800, 0xE000)}
+_ESCAPED |= {0xDC00 + byte: f"\\x{byte:x}" for byte in range(0x80, 0x100)}
+_IN_A_LINE = _ESCAPED | {ord(c): c.encode("unicode_escape").decode() for c in "\n\t\u2028\u2029"}
+
+
+class OutputError(OSError):
+    """Standard output cannot be written: the disk under it is full, for one."""
+
+
+def visible(text: str) -> str:
+    r"""The text with control characters as Python spells them, such as `\x1b`; newline and tab stay.
+
+    A terminal obeys whoever writes to it: a model of bytes, or who chose the name of a file.
+    """
+    return text.translate(_ESCAPED)
+
+
+def show(value: object) -> str:
+    """A value, such as a file's name, to stand inside a line: as `visible`, newlines and tabs too."""
+    return str(value).translate(_IN_A_LINE)
+
+
+def say(text: str, end: str = "\n") -> None:
+    """Print to stderr, for the person who waits. Nobody may be reading any more: that ends nothing."""
+    with contextlib.suppress(OSError, ValueError):
+        _write(sys.stderr, visible(text) + end)
+
+
+def say_error(program: str, error: object) -> None:
+    """Print an error as one line that begins with the program's name."""
+    line = re.sub("[ \t\n]+", " ", visible(str(error))).strip()
+    say(f"{program}: error: {line}")
+
+
+def put(text: str, end: str = "\n") -> None:
+    """Print to stdout, at once.
+
+    Raises:
+        BrokenPipeError: when nobody reads any more.
+        OutputError: when it cannot be written otherwise.
+    """
+    try:
+        _write(sys.stdout, (visible(text) if is_terminal(sys.stdout) else text) + end)
+    except OSError as error:
+        drop_stdout()  # else Python complains again when it flushes at exit
+        if error.errno in _GONE:
+            raise BrokenPipeError(error.errno, error.strerror) from None
+        raise OutputError(error.errno, error.strerror) from None
+
+
+def is_terminal(stream: IO[str] | None) -> bool:
+    """Whether a person is at the other end."""
+    try:
+        return stream is not None and stream.isatty()
+    except ValueError:  # closed
+        return False
+
+
+def prepare() -> None:
+    """Make the standard streams fit to print any text; to be called before a program opens its first file.
+
+    A stream that was closed (`>&-`) is one to nowhere: its number would else be given to the next file that is opened,
+    and what a library prints would land there. A character that the encoding lacks is escaped, and a byte of a file's
+    name that is not UTF-8 (PEP 383) is written as that byte.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number, which is this one
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, mode, errors=_ERRORS))  # noqa: PTH123, SIM115
+        elif mode == "w" and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=_ERRORS)
+
+
+def drop_stdout() -> None:
+    """Send what is still to be printed nowhere."""
+    _drop(_STDOUT)
+
+
+def _write(stream: Any, text: str) -> None:
+    if stream is not None:
+        stream.write(text)
+        stream.flush()
+
+
+def _drop(number: int) -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, number)
+    os.close(nowhere)
+
+
+def _escape(error: UnicodeError) -> tuple[str | bytes, int]:
+    try:
+        return codecs.lookup_error("surrogateescape")(error)
+    except UnicodeError:
+        return codecs.lookup_error("backslashreplace")(error)
+
+
+codecs.register_error(_ERRORS, _escape)
