@@ -13,7 +13,7 @@ import numpy as np
 from lm_tokenizer.boundaries import last_cut
 from lm_tokenizer.errors import TokenizerError
 from lm_tokenizer.special import SpecialTokens
-from lm_tokenizer.words import utf8
+from lm_tokenizer.surrogates import utf8
 
 UNIT = 1 << 22
 """Bytes of text that are read, and that one thread takes, at a time."""
@@ -120,10 +120,15 @@ def parts_of_file(path: Path, pattern: str, special_tokens: Iterable[str], size:
 
 
 def parts_of_texts(texts: Iterable[str], pattern: str, special_tokens: Iterable[str], size: int) -> Iterator[bytes]:
-    """The texts joined, in parts (see Cutter)."""
-    cutter = Cutter(pattern, special_tokens, size)
+    """The texts joined, in parts (see Cutter). A surrogate pair may be spread over two texts."""
+    cutter, held = Cutter(pattern, special_tokens, size), ""
     for text in texts:
-        yield from cutter.feed(utf8(text, text))
+        if held:
+            text, held = held + text, ""
+        if "\ud800" <= text[-1:] <= "\udbff":
+            text, held = text[:-1], text[-1]
+        yield from cutter.feed(utf8(text))
+    yield from cutter.feed(utf8(held))
     if left := cutter.finish():
         yield left
 
@@ -185,7 +190,7 @@ class Corpus:
                 continue
             if not texts:
                 first = i
-            texts.append(utf8(document, document))
+            texts.append(utf8(document))
             size += len(texts[-1])
             if size >= UNIT:
                 yield self._unit(texts, f"document {first}", 0)

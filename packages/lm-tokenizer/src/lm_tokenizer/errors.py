@@ -1,5 +1,11 @@
 """What goes wrong in a tokenizer, in one line that says what, where and what to do."""
 
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
 
 class TokenizerError(ValueError):
     """A mistake in a text, a vocabulary, a file or an argument; the message is one line for a person to act on."""
@@ -20,3 +26,16 @@ class SpecialTokenError(TokenizerError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return SpecialTokenError, self._arguments
+
+
+def for_each(texts: Sequence[T], work: Callable[[T], R]) -> list[R]:
+    """What `work` gives for each text; an error about one of several says which."""
+    done: list[R] = []
+    try:
+        for text in texts:
+            done.append(work(text))  # noqa: PERF401  (the number of those done tells which has failed)
+    except TokenizerError as error:
+        if len(texts) > 1:
+            error.args = (f"text {len(done)}: {error}",)
+        raise
+    return done

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 from lm_tokenizer.pretokenize import splitter
+from lm_tokenizer.surrogates import as_unicode
 from lm_tokenizer.vocab import BYTE_ORDER, Vocabulary
 
 Pair = tuple[int, int]
@@ -39,7 +40,7 @@ def merge(ids: Sequence[int], pair: Pair, merged: int) -> list[int]:
 def train(texts: Iterable[str], vocab_size: int, pattern: str = "gpt2") -> Vocabulary:
     """Learn a vocabulary of at most `vocab_size` tokens, the 256 bytes among them, from separate texts."""
     split = splitter(pattern)
-    counts = Counter(piece.encode() for text in texts for piece in split(text))
+    counts = Counter(piece.encode() for text in texts for piece in split(as_unicode(text)))
     tokens = [bytes([byte]) for byte in BYTE_ORDER]
     id_of = {token: i for i, token in enumerate(tokens)}
     words = {piece: [id_of[bytes([byte])] for byte in piece] for piece in counts}
@@ -73,7 +74,9 @@ def encode_piece(piece: bytes, vocabulary: Vocabulary) -> list[int]:
 
 def encode(text: str, vocabulary: Vocabulary) -> list[int]:
     """The ids of a text without special tokens."""
-    return [i for piece in splitter(vocabulary.pattern)(text) for i in encode_piece(piece.encode(), vocabulary)]
+    return [
+        i for piece in splitter(vocabulary.pattern)(as_unicode(text)) for i in encode_piece(piece.encode(), vocabulary)
+    ]
 
 
 def decode_bytes(ids: Iterable[int], vocabulary: Vocabulary) -> bytes:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal
 
 from lm_tokenizer.errors import SpecialTokenError, TokenizerError
+from lm_tokenizer.surrogates import joined, place_in
 
 NAMES_OF_THE_END = ("<|endoftext|>", "<|end_of_text|>", "<eos>", "</s>", "<|eos|>")
 """Special tokens that end a text, as vocabularies usually name them."""
@@ -42,6 +43,15 @@ class SpecialTokens:
             TokenizerError: for a choice that is not "all" or a collection of texts.
         """
         return self.find_in_all([text], allowed, disallowed)[0]
+
+    def find_in(self, given: str, text: str, allowed: Choice, disallowed: Choice) -> list[Found]:
+        """`find` in a text that is `given` with its surrogate pairs joined; an error names the place in `given`."""
+        try:
+            return self.find(text, allowed, disallowed)
+        except SpecialTokenError as error:
+            if given is text:
+                raise
+            raise SpecialTokenError(error.token, place_in(given, error.position)) from None
 
     def find_in_all(self, texts: Sequence[Any], allowed: Choice = (), disallowed: Choice = "all") -> list[list[Found]]:
         """`find` for each of several texts, all `str` or all `bytes`."""
@@ -92,7 +102,7 @@ class SpecialTokens:
             return self._all
         if isinstance(choice, str):
             raise TokenizerError(f'a choice of special tokens is "all" or a collection of them, not {choice!r}')
-        return self._all.intersection(choice) if choice else frozenset()
+        return self._all.intersection(map(joined, choice)) if choice else frozenset()
 
     def _expression(self, tokens: frozenset[str], is_text: bool) -> re.Pattern[Any]:
         key = (tokens, is_text)

@@ -10,18 +10,19 @@ encoded little never loads them.
 import os
 import sys
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from operator import index
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 from lm_tokenizer import formats
-from lm_tokenizer.errors import SpecialTokenError, TokenizerError
+from lm_tokenizer.errors import TokenizerError, for_each
 from lm_tokenizer.special import NAMES_OF_THE_END, Choice, Found, SpecialTokens
+from lm_tokenizer.surrogates import as_unicode
 from lm_tokenizer.threads import thread_count
 from lm_tokenizer.vocab import Vocabulary
-from lm_tokenizer.words import LongPieceError, Words, decoded, utf8
+from lm_tokenizer.words import LongPieceError, Words, decoded
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from lm_tokenizer.engine import Engine
     from lm_tokenizer.stream import StreamDecoder
 
-T = TypeVar("T")
-R = TypeVar("R")
 Text = str | bytes
 Errors = Literal["strict", "replace"]
 Path_ = str | os.PathLike[str]
@@ -49,7 +48,8 @@ class Tokenizer:
 
     Texts are `str`, or `bytes` of UTF-8. Special tokens in them are handled as `allowed_special` and
     `disallowed_special` say (see `special.SpecialTokens`): by default one in the text is an error. What is not UTF-8
-    (in a `str`, a lone surrogate) is an error that says where, or with errors="replace" becomes U+FFFD.
+    (in a `str`, a lone surrogate) is an error that says where, or with errors="replace" becomes U+FFFD; a surrogate
+    pair in a `str` is the character that it stands for.
     """
 
     name = "bpe"
@@ -173,7 +173,10 @@ class Tokenizer:
             TokenizerError: when it is not UTF-8.
         """
         if len(text) < TINY and isinstance(text, str) and not self._special.any_in(text) and errors == "strict":
-            return self._words.encode(text)
+            try:
+                return self._words.encode(text)
+            except UnicodeEncodeError:  # a surrogate
+                pass
         if self._is_small(len(text)):
             try:
                 return self._encode_small(text, allowed_special, disallowed_special, errors)
@@ -183,11 +186,9 @@ class Tokenizer:
         return ids.tolist()  # type: ignore[no-any-return]
 
     def _encode_small(self, text: Text, allowed: Choice, disallowed: Choice, errors: Errors) -> list[int]:
-        if errors == "replace" and isinstance(text, str):
-            text = utf8(text, text, errors)
-        if isinstance(text, bytes):
-            text = decoded(text, errors)
-        return self._encode_between(text, self._special.find(text, allowed, disallowed))
+        given = decoded(text, errors) if isinstance(text, bytes) else text
+        whole = as_unicode(given, errors)
+        return self._encode_between(whole, self._special.find_in(given, whole, allowed, disallowed))
 
     def _encode_between(self, text: str, found: Sequence[Found]) -> list[int]:
         if not found:
@@ -221,7 +222,7 @@ class Tokenizer:
 
         if self._is_small(sum(map(len, texts))):
             choice: dict[str, Any] = {"allowed_special": allowed_special, "disallowed_special": disallowed_special}
-            return _for_each(texts, lambda text: np.array(self.encode(text, **choice, errors=errors), self.dtype))
+            return for_each(texts, lambda text: np.array(self.encode(text, **choice, errors=errors), self.dtype))
         joined, counts = self._encode_large(texts, threads, allowed_special, disallowed_special, errors)
         if len(texts) == 1:
             return [joined]
@@ -231,33 +232,9 @@ class Tokenizer:
     def _encode_large(self, texts: Sequence[Text], threads: int | None, allowed: Choice, disallowed: Choice,
                       errors: Errors) -> "tuple[np.ndarray, np.ndarray]":  # fmt: skip
         """The ids of all texts behind one another, and how many each has."""
-        import numpy as np
+        from lm_tokenizer.large import encode_large
 
-        from lm_tokenizer.engine import NotUTF8Error
-
-        data = _for_each(texts, lambda text: text if isinstance(text, bytes) else utf8(text, text, errors))
-        try:
-            found = self._special.find_in_all(data, allowed, disallowed)
-        except SpecialTokenError as error:
-            i = error.text
-            if isinstance(texts[i], bytes):
-                raise
-            position = len(data[i][: error.position].decode())
-            raise SpecialTokenError(error.token, position, text=i, of_texts=len(texts)) from None
-        stretches, specials = _between(data, found) if any(found) else (data, None)
-        try:
-            ids, counts = self._engine.encode(stretches, thread_count(threads))
-        except NotUTF8Error:
-            data = _for_each(data, lambda text: decoded(text, errors).encode())
-            return self._encode_large(data, threads, allowed, disallowed, errors)
-        if specials is None:
-            return ids, counts
-        # Each stretch but the last of a text is followed by a special token.
-        where = np.flatnonzero(specials >= 0)
-        ids = np.insert(ids, np.cumsum(counts)[where], specials[where].astype(ids.dtype))
-        counts[where] += 1
-        owners = np.repeat(np.arange(len(texts)), [len(places) + 1 for places in found])
-        return ids, np.bincount(owners, counts, len(texts)).astype(np.int64)
+        return encode_large(self._engine, self._special, texts, thread_count(threads), allowed, disallowed, errors)
 
     def encode_iterable(self, texts: Iterable[str], *, allowed_special: Choice = (),
                         disallowed_special: Choice = "all") -> Iterator[int]:  # fmt: skip
@@ -368,33 +345,3 @@ class Tokenizer:
         from lm_tokenizer.stream import StreamDecoder
 
         return StreamDecoder(self.vocabulary.tokens, errors)
-
-
-def _for_each(texts: Sequence[T], work: Callable[[T], R]) -> list[R]:
-    """What `work` gives for each text; an error about one of several says which."""
-    done: list[R] = []
-    try:
-        for text in texts:
-            done.append(work(text))  # noqa: PERF401  (the number of those done tells which has failed)
-    except TokenizerError as error:
-        if len(texts) > 1:
-            error.args = (f"text {len(done)}: {error}",)
-        raise
-    return done
-
-
-def _between(texts: Sequence[bytes], found: Sequence[Sequence[Found]]) -> "tuple[list[bytes | memoryview], np.ndarray]":
-    """The stretches of texts between special tokens, and the id of the special token behind each, or -1."""
-    import numpy as np
-
-    stretches: list[bytes | memoryview] = []
-    behind: list[int] = []
-    for text, places in zip(texts, found, strict=True):
-        at, view = 0, memoryview(text)
-        for start, end, token_id in places:
-            stretches.append(view[at:start])
-            behind.append(token_id)
-            at = end
-        stretches.append(view[at:] if at else text)
-        behind.append(-1)
-    return stretches, np.array(behind, np.int64)

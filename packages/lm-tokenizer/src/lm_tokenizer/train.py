@@ -37,8 +37,7 @@ def train(
     special_tokens_first: bool,
 ) -> Vocabulary:
     """Learn a vocabulary; arguments and errors as `Tokenizer.train`."""
-    special_tokens = list(special_tokens)
-    check_special_tokens(special_tokens)
+    special_tokens = check_special_tokens(special_tokens)
     check_pattern(pattern)
     for token in special_tokens:
         if token in ALPHABET:

@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 from lm_tokenizer.errors import TokenizerError
 from lm_tokenizer.pretokenize import expression_of
+from lm_tokenizer.surrogates import joined
 
 MAX_VOCAB_SIZE = 1 << 21  # the kernels pack two ids and a rank into 64 bits
 MAX_MERGES = (1 << 22) - 1
@@ -62,7 +63,8 @@ class Vocabulary:
     pattern: str = "gpt2"
 
     def __post_init__(self) -> None:
-        ordered = dict(sorted(self.special_tokens.items(), key=lambda item: item[1]))
+        special = dict(zip(check_special_tokens(self.special_tokens), self.special_tokens.values(), strict=True))
+        ordered = dict(sorted(special.items(), key=lambda item: item[1]))
         object.__setattr__(self, "tokens", tuple(self.tokens))
         object.__setattr__(self, "merges", tuple(self.merges))
         object.__setattr__(self, "special_tokens", MappingProxyType(ordered))
@@ -74,7 +76,6 @@ class Vocabulary:
         return Vocabulary, (self.tokens, self.merges, dict(self.special_tokens), self.pattern)
 
     def _check_special_tokens(self) -> None:
-        check_special_tokens(self.special_tokens)
         if len(set(self.special_tokens.values())) < len(self.special_tokens):
             raise TokenizerError("two special tokens have the same id")
         for text, token_id in self.special_tokens.items():
@@ -157,29 +158,30 @@ class Vocabulary:
         return digest.hexdigest()
 
 
-def check_special_tokens(special_tokens: Iterable[str]) -> None:
-    """Refuse special tokens that cannot be told from text or from one another.
+def check_special_tokens(special_tokens: Iterable[str]) -> list[str]:
+    """The special tokens with surrogate pairs joined; refuses those that cannot be told from text or from one another.
 
     Raises:
         TokenizerError: for one that is empty, listed twice, or not Unicode text.
     """
-    seen = set()
-    for text in special_tokens:
-        if not isinstance(text, str) or not text:
-            raise TokenizerError(f"a special token must be a text of one character or more, not {text!r}")
+    seen: dict[str, None] = {}
+    for given in special_tokens:
+        if not isinstance(given, str) or not given:
+            raise TokenizerError(f"a special token must be a text of one character or more, not {given!r}")
+        text = joined(given)
         if text in seen:
             raise TokenizerError(f"the special token {text!r} is listed twice")
         if any("\ud800" <= character <= "\udfff" for character in text):
             raise TokenizerError(f"the special token {text!r} holds a lone surrogate, which no text can hold")
-        seen.add(text)
+        seen[text] = None
+    return list(seen)
 
 
 def with_special_tokens(
     tokens: Sequence[bytes], merges: Sequence[tuple[int, int]], special_tokens: Iterable[str], pattern: str
 ) -> Vocabulary:
     """A vocabulary in which each of `special_tokens` keeps the id it has in `tokens`, or gets the next one behind."""
-    special_tokens = list(special_tokens)
-    check_special_tokens(special_tokens)
+    special_tokens = check_special_tokens(special_tokens)
     made = {tokens[left] + tokens[right] for left, right in merges}
     ids = {token: i for i, token in enumerate(tokens) if token and len(token) > 1 and token not in made}
     tokens, special = list(tokens), {}

@@ -1,7 +1,6 @@
 """The readable path: the pieces of a small text, each merged once and remembered."""
 
 import heapq
-import re
 from itertools import pairwise
 
 from lm_tokenizer.errors import TokenizerError
@@ -19,9 +18,6 @@ class LongPieceError(Exception):
     """A text has a piece that is better left to the kernels."""
 
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
-
-
 class Words:
     """Encodes small texts without special tokens, in Python, with a bounded memory of pieces."""
 
@@ -35,7 +31,7 @@ class Words:
         """The ids of a text.
 
         Raises:
-            TokenizerError: when the text holds a lone surrogate.
+            UnicodeEncodeError: when the text holds a surrogate, lone or of a pair.
             LongPieceError: when a piece is longer than LONGEST.
         """
         known = self._known
@@ -44,36 +40,18 @@ class Words:
             try:
                 ids += known[piece]
             except KeyError:
-                ids += self._encode_new(piece, text)
+                ids += self._encode_new(piece)
         return ids
 
-    def _encode_new(self, piece: str, text: str) -> list[int]:
+    def _encode_new(self, piece: str) -> list[int]:
         if len(piece) > self.longest:
             raise LongPieceError
-        ids = encode_piece(utf8(piece, text), self._vocabulary)
+        ids = encode_piece(piece.encode(), self._vocabulary)
         if len(piece) <= LONGEST_REMEMBERED:
             if len(self._known) >= MOST_REMEMBERED:
                 self._known = {}
             self._known[piece] = ids
         return ids
-
-
-def utf8(piece: str, text: str, errors: str = "strict") -> bytes:
-    """The UTF-8 bytes of a piece of a text.
-
-    Raises:
-        TokenizerError: for a lone surrogate, with where it is in the text; with errors="replace" it is U+FFFD.
-    """
-    try:
-        return piece.encode()
-    except UnicodeEncodeError as error:
-        if errors == "replace":
-            return _SURROGATE.sub("\ufffd", piece).encode()
-        lone = piece[error.start]
-        raise TokenizerError(
-            f"the text holds the lone surrogate U+{ord(lone):04X} at character {text.index(lone)}, which UTF-8 cannot "
-            'say; repair the text, or pass errors="replace" to read it as U+FFFD'
-        ) from None
 
 
 def decoded(text: bytes, errors: str = "strict") -> str:

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from lm_tokenizer.adapters.protocol import Adapter, check_text
+from lm_tokenizer.adapters.protocol import Adapter
 from lm_tokenizer.adapters.source import Source, lines_of
 from lm_tokenizer.errors import TokenizerError
 from lm_tokenizer.formats.files import naming, read_json, write_whole
+from lm_tokenizer.surrogates import as_unicode
 from lm_tokenizer.vocab import check_special_tokens
 
 _FILE = "characters.json"
@@ -33,8 +34,8 @@ class CharacterTokenizer(Adapter):
         Raises:
             TokenizerError: when there is none or one is listed twice, or for special tokens that are not fit.
         """
-        check_special_tokens(special_tokens)
-        check_text(characters)
+        special_tokens = check_special_tokens(special_tokens)
+        characters = as_unicode(characters)
         self._characters = "".join(sorted(characters))
         self._points = _code_points(self._characters)
         if not characters or len(set(characters)) < len(characters):

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from lm_tokenizer.errors import TokenizerError
 from lm_tokenizer.special import NAMES_OF_THE_END, Choice, SpecialTokens
+from lm_tokenizer.surrogates import as_unicode
 
 Ids = NDArray[Any]
 
@@ -119,14 +120,14 @@ class Adapter(ABC):
             SpecialTokenError: when the text holds a disallowed special token.
             TokenizerError: when it holds a lone surrogate, or what the tokenizer has no id for.
         """
-        check_text(text)
+        whole = as_unicode(text)
         ids: list[int] = []
         end = 0
-        for start, stop, token_id in self._special.find(text, allowed_special, disallowed_special):
-            ids += self._encode(text[end:start]) if end < start else []
+        for start, stop, token_id in self._special.find_in(text, whole, allowed_special, disallowed_special):
+            ids += self._encode(whole[end:start]) if end < start else []
             ids.append(token_id)
             end = stop
-        return ids + self._encode(text[end:]) if end < len(text) else ids
+        return ids + self._encode(whole[end:]) if end < len(whole) else ids
 
     def encode_array(self, text: str, *, allowed_special: Choice = (), disallowed_special: Choice = "all") -> Ids:
         """The ids of a text, shape (n,): uint16 when vocab_size is at most 65,536, else uint32. Errors as `encode`."""
@@ -164,17 +165,3 @@ def needed(module: str) -> Any:
 def one_line(error: Exception) -> str:
     """What a library says, on one line."""
     return " ".join(str(error).split())
-
-
-def check_text(text: str) -> None:
-    """Refuse a text that is not Unicode.
-
-    Raises:
-        TokenizerError: at the first lone surrogate.
-    """
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise TokenizerError(
-            f"the text holds a lone surrogate, {text[error.start]!r}, at character {error.start}: it is not Unicode"
-        ) from None

@@ -75,7 +75,7 @@ class SentencePieceTokenizer(Adapter):
                 too small.
         """
         library = needed("sentencepiece")
-        check_special_tokens(special_tokens)
+        special_tokens = check_special_tokens(special_tokens)
         end = next((token for token in special_tokens if token in NAMES_OF_THE_END), "</s>")
         lines = (text for line in lines_of(source) if (text := line.rstrip("\n")))
         out = io.BytesIO()

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator
 from os import PathLike
 from pathlib import Path
 
-from lm_tokenizer.adapters.protocol import check_text
 from lm_tokenizer.corpus import files_in
 from lm_tokenizer.errors import TokenizerError
+from lm_tokenizer.surrogates import as_unicode
 
 Source = str | PathLike[str] | Iterable[str | Path]
 
@@ -20,8 +20,7 @@ def lines_of(source: Source) -> Iterator[str]:
     """
     for document in [Path(source)] if isinstance(source, str | PathLike) else source:
         if isinstance(document, str):
-            check_text(document)
-            yield from io.StringIO(document, newline="\n")
+            yield from io.StringIO(as_unicode(document), newline="\n")
         else:
             for path in files_in(Path(document)):
                 yield from _lines_of_file(path)

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lm_tokenizer.adapters.protocol import Adapter, check_text
+from lm_tokenizer.adapters.protocol import Adapter
 from lm_tokenizer.adapters.source import Source, lines_of
 from lm_tokenizer.errors import TokenizerError
 from lm_tokenizer.formats.files import naming, read_json, write_whole
 from lm_tokenizer.special import Choice
+from lm_tokenizer.surrogates import as_unicode
 from lm_tokenizer.vocab import check_special_tokens
 
 _FILE = "words.json"
@@ -36,12 +37,12 @@ class WordTokenizer(Adapter):
             TokenizerError: when one is empty, holds white space, is listed twice or is not Unicode.
         """
         special = [UNKNOWN, END_OF_LINE, *(token for token in special_tokens if token not in (UNKNOWN, END_OF_LINE))]
-        check_special_tokens(special)
+        special = check_special_tokens(special)
         self._words = [*special, *words]
         for word in self._words:
             if not isinstance(word, str) or word.split() != [word]:
                 raise TokenizerError(f"{word!r:.40} is no word: a word has a character or more, and no white space")
-        check_text(" ".join(self._words))
+        self._words = as_unicode(" ".join(self._words)).split(" ")
         self._ids = {word: i for i, word in enumerate(self._words)}
         if len(self._ids) < len(self._words):
             twice = next(word for i, word in enumerate(self._words) if self._ids[word] != i)
@@ -96,8 +97,7 @@ class WordTokenizer(Adapter):
         Raises:
             TokenizerError: when the text holds a lone surrogate.
         """
-        check_text(text)
-        return self._encode(text)
+        return self._encode(as_unicode(text))
 
     def _encode(self, text: str) -> list[int]:
         known, unknown, end = self._ids, self._ids[UNKNOWN], self._ids[END_OF_LINE]

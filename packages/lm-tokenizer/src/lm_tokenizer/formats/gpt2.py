@@ -29,7 +29,7 @@ def read_gpt2(
         TokenizerError: when a file is missing or malformed, when the two do not belong together, or when a token that
             no merge makes looks ordinary and is not among `special_tokens`.
     """
-    check_special_tokens(special_tokens)
+    special_tokens = check_special_tokens(special_tokens)
     ids = checked_ids(read_json(vocab_json), str(vocab_json))
     lefts, rights, first_line = _read_merges(merges_txt)
     merges, made = merges_of(ids, lefts, rights, lambda rank: f"{merges_txt}, line {first_line + rank}")
