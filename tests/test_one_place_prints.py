@@ -27,8 +27,6 @@ def test_only_the_terminal_module_prints() -> None:
         for path in REPOSITORY.glob("*/*/src/**/*.py")
         if not path.as_posix().endswith(MAY_PRINT) and (calls := set(prints(path.read_text(encoding="utf-8"))))
     }
-    # The descriptor of stderr, for a thread that may not wait for a lock.
-    found.pop("packages/lm-core/src/lm_core/run/interrupts.py", None)
     assert found == {}
 
 

@@ -21,6 +21,7 @@ from pydantic import Field
 from lm_core.errors import NonFiniteError, UserError
 from lm_core.run.files import write_whole
 from lm_core.run.folder import RunFolder
+from lm_core.run.interrupts import stop_signals
 from lm_core.terminal import put, say
 from transformerlm.program import ProgramConfig, run_program
 from transformerlm.run_plan import folder_of, plan_run
@@ -97,7 +98,7 @@ def _run(trial: Trial, folder: Path) -> None:
     """
     resume = ["--resume"] if RunFolder(folder).holds_run() else []
     command = [sys.executable, "-m", "transformerlm.train", *_flags(trial, folder), *resume]
-    before = signal.signal(signal.SIGTERM, _interrupt)
+    before = {number: signal.signal(number, _interrupt) for number in stop_signals()}
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
     try:
         code = process.wait()
@@ -107,7 +108,8 @@ def _run(trial: Trial, folder: Path) -> None:
         say("the sweep goes on where it was when it is started again")
         raise
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     if code not in (0, NonFiniteError.exit_code):
         raise UserError(f"trial {folder.name} ended with exit code {code}; what was finished is kept")
 

@@ -12,10 +12,15 @@ import errno
 import io
 import os
 import re
+import select
 import sys
+import time
+from threading import Thread
 from typing import IO, Any
 
-_STDOUT = 1
+_STDOUT, _STDERR = 1, 2
+_HELD_UP = 0.5
+"""Seconds after which a line is left to its thread."""
 _ERRORS = "lm_core.terminal"
 _GONE = (errno.EPIPE, errno.EIO, errno.ENXIO)
 """A reader that has left, and a terminal that has been hung up."""
@@ -108,10 +113,38 @@ def drop_stdout() -> None:
     _drop(_STDOUT)
 
 
+def say_without_waiting(text: str) -> None:
+    """Print a line to stderr, below what stands there, for a thread that nothing may hold up.
+
+    A full pipe that nobody reads holds up who writes, and so does the lock of a stream in the hands of another thread.
+    """
+    line = Thread(target=_tell, args=(f"\n{visible(text)}\n".encode("ascii", "backslashreplace"),), daemon=True)
+    line.start()
+    line.join(_HELD_UP)
+
+
+def give_up_stuck_outputs(patience: float) -> None:
+    """Send stdout and stderr nowhere from now on if they take nothing for `patience` seconds.
+
+    The standard streams then go on: a write that waits, and is interrupted by a signal, is tried again by Python.
+    """
+    end = time.monotonic() + patience
+    for number in (_STDOUT, _STDERR):
+        room = select.poll()
+        room.register(number, select.POLLOUT)
+        if not room.poll(max(0.0, 1000 * (end - time.monotonic()))):
+            _drop(number)
+
+
 def _write(stream: Any, text: str) -> None:
     if stream is not None:
         stream.write(text)
         stream.flush()
+
+
+def _tell(line: bytes) -> None:
+    with contextlib.suppress(OSError):  # nobody may be reading any more
+        os.write(_STDERR, line)
 
 
 def _drop(number: int) -> None:

@@ -1,20 +1,26 @@
-"""Ctrl-C and SIGTERM: the first asks the run to save and stop after the step in hand, a second one ends it at once.
+"""Ctrl-C, SIGTERM and SIGHUP: the first asks the run to save and stop after the step in hand, a second ends it at once.
 
-Nothing happens inside the handler but a note: saving there could tear whatever it interrupted. The answer, and the end
-at the second signal, are a thread's business: Python runs a handler only between two of its own instructions, and a
-step of a large model may be one of them for many seconds.
+    SIGINT, SIGTERM    the first asks; the second ends
+    SIGHUP             asks, and never ends: the kernel, the shell and a launcher may each send one
+    an output pipe that is full and that nobody reads    is given up, so that the run comes to its save
+
+Nothing happens inside the handler but a note and that last thing: saving there could tear whatever it interrupted. The
+answer, and the end at the second signal, are a thread's business: Python runs a handler only between two of its own
+instructions, and a step of a large model may be one of them for many seconds.
 """
 
-import contextlib
 import os
 import signal
-import sys
 import time
 from threading import Thread
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from lm_core import terminal
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_PATIENCE = 1.0
+"""Seconds that a slow reader of the output has to make room, once the run is to stop."""
 
 
 class Interrupts:
@@ -37,7 +43,7 @@ class Interrupts:
         # The interpreter writes the number of every signal there, whatever it is about.
         self._wakeup = signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
         Thread(target=_watch, args=(read_end, self._echo), name="second signal", daemon=True).start()
-        self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        self._before = {number: signal.signal(number, self._note) for number in stop_signals()}
         return self
 
     def __exit__(
@@ -50,6 +56,13 @@ class Interrupts:
 
     def _note(self, _number: int, _frame: FrameType | None) -> None:
         self.requested = True
+        # What this has interrupted may be a write that waits for a reader; it is tried again when this returns.
+        terminal.give_up_stuck_outputs(_PATIENCE)
+
+
+def stop_signals() -> list[signal.Signals]:
+    """The signals that ask a run to save and stop. A SIGHUP that is ignored (`nohup`) stays ignored."""
+    return [number for number in _SIGNALS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
 
 
 def _watch(read_end: int, echo: float) -> None:
@@ -57,17 +70,12 @@ def _watch(read_end: int, echo: float) -> None:
     first, heard_at = 0, 0.0
     while heard := os.read(read_end, 1):
         number = heard[0]
-        if number not in _SIGNALS:
-            continue
-        if not first:
+        if number == signal.SIGHUP:
+            terminal.say_without_waiting("hung up: saving after the step in hand")
+        elif number in _SIGNALS and not first:
             first, heard_at = number, time.monotonic()
-            _tell(b"\nstopping after what is in hand; once more to stop at once\n")
-        elif number != first or time.monotonic() >= heard_at + echo:
-            _tell(b"\nstopped at once; the last saved checkpoint is intact\n")
+            terminal.say_without_waiting("stopping after what is in hand; once more to stop at once")
+        elif number in _SIGNALS and (number != first or time.monotonic() >= heard_at + echo):
+            terminal.say_without_waiting("stopped at once; the last saved checkpoint is intact")
             os._exit(128 + number)
     os.close(read_end)
-
-
-def _tell(text: bytes) -> None:
-    with contextlib.suppress(OSError):  # nobody may be reading any more
-        os.write(sys.stderr.fileno(), text)
