@@ -271,7 +271,8 @@ def _sample(trainer: Trainer, workload: Workload, step: int) -> str:
         decoder = trainer.decoder(1, tokenizer.vocab_size)
         return Generation(decoder, [workload.prompt], workload.model.seq_len, flags.seed + step, sampling)
 
-    [written] = continue_rows(begin, [pieces_of(tokenizer, workload.prompt)], Ending(flags.sample_tokens))
+    pieces = pieces_of(tokenizer, workload.prompt, "")
+    [written] = continue_rows(begin, [pieces], Ending(flags.sample_tokens))
     return written.text
 
 

@@ -42,9 +42,8 @@ class Writer:
     ) -> None:
         self.model, self.settings, self.show, self.note = model, settings, show, note
         tokenizer = model.tokenizer
-        self._of_words = tokenizer.name == "words"
         # The <eos> of a vocabulary of words is the end of a line (Penn Treebank, WikiText), and texts have many.
-        self._eos_id = None if self._of_words else tokenizer.eos_id
+        self._eos_id = None if tokenizer.name == "words" else tokenizer.eos_id
 
     def write(self, prompt: str) -> Reason:
         """Show the prompt and what follows it; returns why it ended, which is "interrupted" for Ctrl-C.
@@ -60,10 +59,9 @@ class Writer:
             sampling = settings.sampling(model.tokenizer.vocab_size)
             return Generation(model.decoder, [ids], model.config.seq_len, settings.seed, sampling)
 
-        # A word's text ends with its space (`WordTokenizer`), and the prompt's last one as it was typed.
-        self.show(prompt + " " if self._of_words and not prompt[-1].isspace() else prompt)
+        self.show(prompt)
         ending = Ending(settings.max_new_tokens, self._eos_id, settings.stop)
         [written] = continue_rows(
-            begin, [pieces_of(model.tokenizer, ids)], ending, show=lambda _row, text: self.show(text)
+            begin, [pieces_of(model.tokenizer, ids, prompt)], ending, show=lambda _row, text: self.show(text)
         )
         return written.reason

@@ -103,7 +103,7 @@ class Writer:
         def begin() -> Generation:
             return Generation(decoder, prompts, model.config.seq_len, self.config.seed + first, self.sampling)
 
-        pieces = [pieces_of(model.tokenizer, ids) for ids in prompts]
+        pieces = [pieces_of(model.tokenizer, row.ids, row.prompt) for row in group]
         if not stream:
             return continue_rows(begin, pieces, self.ending)
         put(group[0].prompt, end="")

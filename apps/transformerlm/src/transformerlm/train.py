@@ -238,7 +238,7 @@ def _sample(plan: RunPlan, trainer: Trainer) -> str:
         return Generation(decoder, [plan.prompt], plan.model.seq_len, plan.config.seed, SamplingConfig())
 
     ending = Ending(training.sample_tokens, tokenizer.eos_id)
-    [written] = continue_rows(begin, [pieces_of(tokenizer, plan.prompt)], ending)
+    [written] = continue_rows(begin, [pieces_of(tokenizer, plan.prompt, training.sample_prompt)], ending)
     return training.sample_prompt + written.text
 
 
