@@ -1,15 +1,18 @@
-"""Matrix products on the CPU by oneDNN, where torch has it and does not use it.
+"""Matrix products on the CPU by oneDNN, where that pays: on processors with AVX-512.
 
-For float32, torch takes MKL. On AMD's processors MKL stays with 256-bit vectors, and oneDNN, which looks at what the
-processor can do, is about twice as fast (docs/benchmarks.md); on Intel's they are alike. The operator is the one that
-torch's own compiler emits.
+For float32, torch takes MKL, which stays with 256-bit vectors on AMD's processors. oneDNN looks at what the processor
+can do, so with AVX-512 it is about twice as fast there (docs/benchmarks.md). With AVX2 alone both have 256-bit vectors,
+and oneDNN's preparation makes a training step slower: torch keeps MKL. The operator is the one that torch's own
+compiler emits.
 
 For attention in bfloat16, torch's flash kernel is slow backwards on the CPU: six times slower at 64 positions than the
-batched products that it stands for, which torch gives to oneDNN.
+batched products that it stands for, which torch gives to oneDNN, also only with AVX-512.
+
+The choice goes by the instruction set, not by the maker. Intel's processors with AVX-512 were not measured.
+ATEN_CPU_CAPABILITY=avx2, torch's own variable, leaves everything to torch.
 """
 
 import math
-import platform
 from typing import Any
 
 import torch
@@ -22,16 +25,23 @@ SMALLEST = 1 << 19
 LONGEST = 1024
 """Positions up to which attention in bfloat16 is spelled out: all of its weights are held."""
 
-AVAILABLE = (
-    platform.machine() in ("x86_64", "AMD64")
+
+def pays(capability: str) -> bool:
+    """Whether oneDNN is faster than what torch does by itself, with the vectors that torch names: "AVX2", "AVX512"."""
+    return capability.startswith("AVX512")
+
+
+USED = (
+    pays(torch.backends.cpu.get_cpu_capability())
     and torch.backends.mkldnn.is_available()
     and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 )
+"""Whether any product goes to oneDNN in this process."""
 
 
 def is_better(x: Tensor, weight: Tensor) -> bool:
     """Whether x [..., in] times weight [out, in] should go to oneDNN."""
-    return x.numel() * len(weight) >= SMALLEST and AVAILABLE and x.dtype == torch.float32 and x.device.type == "cpu"
+    return x.numel() * len(weight) >= SMALLEST and USED and x.dtype == torch.float32 and x.device.type == "cpu"
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -84,7 +94,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def attends_better(q: Tensor) -> bool:
     """Whether causal self-attention over q [..., T, H] should be batched products."""
     return (
-        q.dtype == torch.bfloat16
+        USED
+        and q.dtype == torch.bfloat16
         and q.device.type == "cpu"
         and 1 < q.shape[-2] <= LONGEST
         and not torch.compiler.is_compiling()
