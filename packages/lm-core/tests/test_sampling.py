@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from lm_core.sampling import Generation, SamplingConfig, filtered, generate, uniform
+from lm_core.sampling import ROUNDING, Generation, SamplingConfig, filtered, generate, uniform
 
 logits_lists = st.lists(st.floats(-20, 20).map(lambda x: round(x, 3)), min_size=1, max_size=12)
 samplings = st.builds(
@@ -21,15 +21,16 @@ samplings = st.builds(
 
 def by_definition(logits: list[float], config: SamplingConfig) -> tuple[list[float], float]:
     """The probabilities, and how near a decision came to going the other way."""
+    top_p, min_p = config.top_p - ROUNDING if config.top_p < 1 else 2.0, config.min_p * (1 - ROUNDING)
     weights = [np.exp((x - max(logits)) / config.temperature) for x in logits]
-    ranked = sorted(range(len(logits)), key=lambda i: (-weights[i], i))
+    ranked = sorted(range(len(logits)), key=lambda i: (-logits[i], i))
     kept = ranked[: config.top_k] if config.top_k else ranked
     total = sum(weights[i] for i in kept)
     chosen, before, margin = [], 0.0, 1.0
     for i in kept:
         if chosen:
-            margin = min(margin, abs(before - config.top_p), abs(weights[i] - config.min_p))
-        if not chosen or (before < config.top_p and weights[i] >= config.min_p):
+            margin = min(margin, abs(before - top_p), abs(weights[i] - min_p))
+        if not chosen or (before < top_p and weights[i] >= min_p):
             chosen.append(i)
         before += weights[i] / total
     left = sum(weights[i] for i in chosen)
@@ -39,7 +40,7 @@ def by_definition(logits: list[float], config: SamplingConfig) -> tuple[list[flo
 @given(logits_lists, samplings)
 def test_the_filter_does_what_its_definition_says(logits: list[float], config: SamplingConfig) -> None:
     expected, margin = by_definition(logits, config)
-    assume(margin > 1e-9)
+    assume(margin > 1e-12)
     np.testing.assert_allclose(filtered(np.array(logits), config), expected, rtol=1e-9, atol=1e-300)
 
 
@@ -71,6 +72,31 @@ def test_ties_are_kept_in_the_order_of_their_ids() -> None:
     assert filtered(even, SamplingConfig(top_k=2)).tolist() == [0.5, 0.5, 0, 0]
     assert filtered(even, SamplingConfig(top_p=0.5)).tolist() == [0.5, 0.5, 0, 0]
     assert filtered(even, SamplingConfig(min_p=1.0)).tolist() == [0.25] * 4
+
+
+@given(st.lists(st.integers(1, 9), min_size=2, max_size=12), st.data())
+def test_a_sum_that_is_p_but_for_rounding_reaches_it(weights: list[int], data: st.DataObject) -> None:
+    """Against exact fractions: the probabilities are float32 logarithms, and p is a sum of some of them."""
+    logits = np.log(np.array(weights)).astype(np.float32)
+    order = sorted(range(len(weights)), key=lambda i: (-weights[i], i))
+    count = data.draw(st.integers(1, len(weights) - 1))
+    top_p = sum(weights[i] for i in order[:count]) / sum(weights)
+    assert np.flatnonzero(filtered(logits, SamplingConfig(top_p=top_p))).tolist() == sorted(order[:count])
+    above = filtered(logits, SamplingConfig(top_p=top_p + 1e-4))
+    assert np.flatnonzero(above).tolist() == sorted(order[: count + 1])
+    min_p = weights[order[count]] / weights[order[0]]
+    alike = [i for i, weight in enumerate(weights) if weight >= weights[order[count]]]
+    assert np.flatnonzero(filtered(logits, SamplingConfig(min_p=min_p))).tolist() == alike
+
+
+@pytest.mark.parametrize("top_p", [1e-3, 1e-9, 1e-45, 1e-300])
+def test_a_very_small_top_p_takes_the_likeliest(top_p: float) -> None:
+    assert filtered(np.array([0.3, 0.5, 0.5]), SamplingConfig(top_p=top_p)).tolist() == [0, 1, 0]
+
+
+def test_a_very_high_temperature_leaves_the_order_of_the_logits() -> None:
+    hot = SamplingConfig(temperature=1e300, top_k=1)
+    assert filtered(np.array([1.0, 3.0, 2.0]), hot).tolist() == [0, 1, 0]
 
 
 def test_ids_that_are_ruled_out_by_an_infinite_logit_get_nothing() -> None:

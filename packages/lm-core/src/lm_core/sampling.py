@@ -1,9 +1,13 @@
 """Sampling: the uniforms come from the host, keyed by (seed, position); the filter runs on the device.
 
 So a seed and a prompt give the same text on every backend. The filter, in this order: repetition penalty, temperature,
-top-k, top-p, min-p, on the probabilities sorted from the largest (ties by id); then the inverse CDF at the uniform. At
-least one id always stays. Sources: repetition penalty, Keskar et al. 2019 (section 4.1); top-p, Holtzman et al. 2020;
-min-p, Nguyen et al. 2024.
+top-k, top-p, min-p, on the ids sorted by their logits from the largest (ties by id); then the inverse CDF at the
+uniform. At least one id always stays. Sources: repetition penalty, Keskar et al. 2019 (section 4.1); top-p, Holtzman et
+al. 2020; min-p, Nguyen et al. 2024.
+
+Where a probability meets a limit, rounding must not decide. The probabilities are float64 (float32 on Metal, which has
+no other), and a limit that is missed by no more than `ROUNDING` is met: top-p keeps the fewest ids whose sum reaches
+p - ROUNDING, min-p the ids that are at least min_p (1 - ROUNDING) times as likely as the first. So .5 + .3 reaches .8.
 
     prompts -> decoder.prefill, row by row -> decoder.next_ids, all rows at once -> ids -> ...
 """
@@ -18,6 +22,9 @@ from pydantic import Field
 from lm_core.config import Config
 from lm_core.rng import generator
 
+ROUNDING = 1e-6
+"""By how much a probability, or a sum of them, may miss a limit and meet it."""
+
 
 class SamplingConfig(Config):
     """How the next id is chosen."""
@@ -27,9 +34,9 @@ class SamplingConfig(Config):
     top_k: int = Field(0, ge=0)
     """Keep the k most likely ids; 0 keeps all."""
     top_p: float = Field(1.0, gt=0, le=1)
-    """Keep the fewest ids whose probabilities reach p."""
+    """Keep the fewest ids whose probabilities reach p, but for rounding."""
     min_p: float = Field(0.0, ge=0, le=1)
-    """Keep ids at least this fraction as likely as the most likely one."""
+    """Keep ids at least this fraction as likely as the most likely one, but for rounding."""
     repetition_penalty: float = Field(1.0, gt=0)
     """Divides the logits of ids that the text already holds where they are positive, else multiplies them."""
 
@@ -66,19 +73,16 @@ def filtered(logits: NDArray[np.floating], config: SamplingConfig, seen: Collect
         greedy = np.zeros(len(logits))
         greedy[np.argmax(logits)] = 1.0
         return greedy
-    scaled = (logits - logits.max()) / config.temperature
-    order = np.argsort(-scaled, kind="stable")
-    ranked = np.exp(scaled[order])
-    ranked /= ranked.sum()
-    keep = np.ones(len(ranked), dtype=bool)
+    order = np.argsort(-logits, kind="stable")  # not by what a very high temperature leaves of the differences
+    ranked = np.exp((logits[order] - logits.max()) / config.temperature)
     if config.top_k:
-        keep[config.top_k :] = False
-    if config.top_p < 1:  # at 1 a rounded sum would cut the tail off
-        kept = np.where(keep, ranked, 0.0)
-        kept /= kept.sum()
-        # What stands before an id decides whether it is needed to reach p, so the first id always stays.
-        keep &= np.cumsum(kept) - kept < config.top_p
-    keep &= ranked >= config.min_p * ranked[0]
+        ranked[config.top_k :] = 0.0
+    ranked /= ranked.sum()
+    keep = ranked >= (1 - ROUNDING) * config.min_p * ranked[0]
+    if config.top_p < 1:  # at 1 nothing is cut off
+        # What stands before an id decides whether it is needed to reach p.
+        keep &= np.cumsum(ranked) - ranked < config.top_p - ROUNDING
+    keep[0] = True
     kept = np.where(keep, ranked, 0.0)
     probabilities = np.empty_like(kept)
     probabilities[order] = kept / kept.sum()

@@ -11,7 +11,7 @@ import numpy as np
 from lm_core.sampling import SamplingConfig
 from lm_mlx.inference import InferenceModel, KVCache
 from lm_mlx.model import LanguageModel
-from lm_mlx.sample import draw, penalized
+from lm_mlx.sample import draw, penalized, wide_type
 
 
 class MlxDecoder:
@@ -56,7 +56,7 @@ class MlxDecoder:
         logits = self.logits
         if self.seen is not None and sampling.repetition_penalty != 1:
             logits = penalized(logits, self.seen, sampling.repetition_penalty)
-        chosen = draw(logits, mx.array(list(uniforms)), sampling)
+        chosen = draw(logits, mx.array(list(uniforms), wide_type()), sampling)
         if self.seen is not None:
             self.seen[mx.arange(len(chosen)), chosen] = True
         self._read(chosen)

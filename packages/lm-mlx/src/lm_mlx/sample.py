@@ -1,16 +1,26 @@
 """`lm_core.sampling.filtered` on the device, and the draw.
 
+Probabilities are float64, as in the reference, but on Metal, which has no float64.
+
 Axes: R rows, V vocabulary.
 """
 
+import math
+
 import mlx.core as mx
 
-from lm_core.sampling import SamplingConfig
+from lm_core.sampling import ROUNDING, SamplingConfig
+
+
+def wide_type() -> mx.Dtype:
+    """The widest type that the default device has."""
+    return mx.float32 if mx.default_device() == mx.Device(mx.gpu) else mx.float64
 
 
 def penalized(logits: mx.array, seen: mx.array, penalty: float) -> mx.array:
-    """Logits [R, V] with those of the ids that are `seen`, bool [R, V], made smaller."""
-    return mx.where(seen, mx.where(logits > 0, logits / penalty, logits * penalty), logits)
+    """Logits [R, V] with those of the ids that are `seen`, bool [R, V], made smaller, in the widest type."""
+    wide = logits.astype(wide_type())
+    return mx.where(seen, mx.where(wide > 0, wide / penalty, wide * penalty), wide)
 
 
 def probabilities(logits: mx.array, config: SamplingConfig) -> tuple[mx.array, mx.array]:
@@ -18,14 +28,17 @@ def probabilities(logits: mx.array, config: SamplingConfig) -> tuple[mx.array, m
 
     The temperature is not 0.
     """
-    scaled = (logits - logits.max(axis=-1, keepdims=True)) / config.temperature
-    order = mx.argsort(-scaled, axis=-1)
+    order = mx.argsort(-logits, axis=-1)
     if config.top_k:
         order = order[:, : config.top_k]
-    ranked = mx.softmax(mx.take_along_axis(scaled, order, axis=-1), axis=-1)
-    keep = ranked >= config.min_p * ranked[:, :1]
-    if config.top_p < 1:  # at 1 a rounded sum would cut the tail off
-        keep = keep & (mx.cumsum(ranked, axis=-1) - ranked < config.top_p)
+    ranked = mx.take_along_axis(logits, order, axis=-1).astype(wide_type())
+    # A power, because MLX takes the exponential of a float64 to the digits of a float32.
+    ranked = mx.power(mx.array(math.e, ranked.dtype), (ranked - ranked[:, :1]) / config.temperature)
+    ranked = ranked / ranked.sum(axis=-1, keepdims=True)
+    keep = ranked >= (1 - ROUNDING) * config.min_p * ranked[:, :1]
+    if config.top_p < 1:  # at 1 nothing is cut off
+        keep = keep & (mx.cumsum(ranked, axis=-1) - ranked < config.top_p - ROUNDING)
+    keep = keep | (mx.arange(order.shape[1]) == 0)
     kept = ranked * keep
     return kept / kept.sum(axis=-1, keepdims=True), order
 

@@ -65,7 +65,7 @@ class TorchDecoder:
         logits = self.logits
         if self.seen is not None and sampling.repetition_penalty != 1:
             logits = penalized(logits, self.seen, sampling.repetition_penalty)
-        chosen = draw(logits, torch.tensor(uniforms, device=self.device), sampling)
+        chosen = draw(logits, torch.tensor(uniforms, dtype=torch.float64, device=self.device), sampling)
         if self.seen is not None:
             self.seen[torch.arange(len(chosen), device=self.device), chosen] = True
         self._read(chosen)

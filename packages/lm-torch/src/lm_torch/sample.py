@@ -1,4 +1,4 @@
-"""`lm_core.sampling.filtered` on the device, and the draw.
+"""`lm_core.sampling.filtered` on the device, and the draw. Probabilities are float64, as in the reference.
 
 Axes: R rows, V vocabulary.
 """
@@ -6,12 +6,13 @@ Axes: R rows, V vocabulary.
 import torch
 from torch import Tensor
 
-from lm_core.sampling import SamplingConfig
+from lm_core.sampling import ROUNDING, SamplingConfig
 
 
 def penalized(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
-    """Logits [R, V] with those of the ids that are `seen`, bool [R, V], made smaller."""
-    return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
+    """Logits [R, V] with those of the ids that are `seen`, bool [R, V], made smaller, in float64."""
+    wide = logits.double()
+    return torch.where(seen, torch.where(wide > 0, wide / penalty, wide * penalty), wide)
 
 
 def largest(row: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -29,13 +30,12 @@ def probabilities(logits: Tensor, config: SamplingConfig) -> tuple[Tensor, Tenso
 
     The temperature is not 0.
     """
-    scaled = (logits - logits.max()) / config.temperature
-    ranked, order = largest(scaled, config.top_k or len(scaled))
-    ranked = ranked.softmax(dim=-1)
-    keep = torch.ones_like(ranked, dtype=torch.bool)
-    if config.top_p < 1:  # at 1 a rounded sum would cut the tail off
-        keep = ranked.cumsum(dim=-1) - ranked < config.top_p
-    keep &= ranked >= config.min_p * ranked[0]
+    ranked, order = largest(logits, config.top_k or len(logits))
+    ranked = ((ranked.double() - ranked[0]) / config.temperature).softmax(dim=-1)
+    keep = ranked >= (1 - ROUNDING) * config.min_p * ranked[0]
+    if config.top_p < 1:  # at 1 nothing is cut off
+        keep &= ranked.cumsum(dim=-1) - ranked < config.top_p - ROUNDING
+    keep[0] = True
     kept = ranked * keep
     return kept / kept.sum(), order
 

@@ -1,108 +1,27 @@
-"""What any backend must do, as pytest classes. A backend's suite subclasses them and says which backend it is:
-
-    class TestTorch(BackendConformance):
-        backend_name = "torch"
-
-The oracle is the float64 reference. Nothing here knows a framework.
-"""
+"""What any backend's trainer must do, as a pytest class; the oracle is the float64 reference."""
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from lm_core.backend import Trainer, load_backend
-from lm_core.config import AdamWConfig, Dtype, KBetaConfig, ModelConfig, MuonConfig, OptimizerConfig, StepConfig
-from lm_core.data.batches import Batch, LengthRule, RandomWindows
-from lm_core.model.init import Arrays, initial_arrays
+from lm_core.backend import Trainer
+from lm_core.config import Dtype, KBetaConfig, StepConfig
+from lm_core.data.batches import LengthRule, RandomWindows
+from lm_core.model.init import initial_arrays
 from lm_core.model.parameters import parameter_table
 from lm_core.optim import state_shapes
 from lm_core.reference import model as reference
 from lm_core.reference.optim import reference_optimizer
 from lm_core.rng import generator
-from lm_core.sampling import Generation, SamplingConfig, filtered, generate, uniform
-
-MODELS = {
-    "testbed-d": ModelConfig(vocab_size=31, seq_len=24, d_model=32, n_layers=2, n_heads=4, head_bias=True),
-    "gpt2": ModelConfig(vocab_size=31, seq_len=24, d_model=32, n_layers=2, n_heads=4, mlp="gelu", tie_embeddings=True),
-    "llama": ModelConfig(
-        vocab_size=31,
-        seq_len=24,
-        d_model=32,
-        n_layers=2,
-        n_heads=4,
-        n_kv_heads=2,
-        norm="rms",
-        mlp="swiglu",
-        positions="rope",
-        bias=False,
-    ),
-    "bare": ModelConfig(vocab_size=31, seq_len=24, d_model=32, n_layers=1, n_heads=1, positions="none", bias=False),
-}
-
-ADAMW = AdamWConfig(weight_decay=0.1)
-KBETA = KBetaConfig(beta2_min=0.88, alpha=0.93, tiny_spike=1e-9, bias_correction="beta2max", warmup_steps=3)
-OPTIMIZERS: dict[str, OptimizerConfig] = {
-    "adamw": ADAMW,
-    "adamw-no-decay": AdamWConfig(),
-    "adamw-uncorrected": ADAMW.model_copy(update={"bias_correction": False, "decay_groups": ("bias", "norm")}),
-    "kbeta": KBETA,
-    "kbeta-shape": KBETA.model_copy(update={"buckets": "shape", "weight_decay": 0.1}),
-    "kbeta-per-array": KBETA.model_copy(update={"buckets": "per-array"}),
-    "kbeta-exact": KBETA.model_copy(update={"bias_correction": "exact", "warmup_steps": 0}),
-    "kbeta-none": KBETA.model_copy(update={"bias_correction": "none", "adaptive_tiny": True, "tiny_denom": 1e-3}),
-    "kbeta-decay": KBETA.model_copy(update={"decay": 0.98}),
-    "kbeta-max-ratio": KBETA.model_copy(update={"max_ratio": 0.5}),
-    "kbeta-everything": KBETA.model_copy(
-        update={"decay": 0.9, "max_ratio": 2.0, "adaptive_tiny": True, "buckets": "per-array"}
-    ),
-    "muon": MuonConfig(weight_decay=0.1, lr_factor=2.0),
-    "muon-original": MuonConfig(scale="original", nesterov=False, decay_groups=("embed", "matrix"), weight_decay=0.1),
-}
+from lm_core.testing.base import Conformance
+from lm_core.testing.models import ADAMW, KBETA, MODELS, OPTIMIZERS, rough_arrays, some_batches, without_key_biases
 
 
-def rough_arrays(config: ModelConfig, seed: int = 0) -> Arrays:
-    """Weights with larger values than the initial ones, biases included, so that every term counts in a comparison."""
-    arrays = initial_arrays(config, seed)
-    return {
-        name: array + 0.1 * generator(seed, "rough", name).standard_normal(array.shape, dtype=np.float32)
-        for name, array in arrays.items()
-    }
-
-
-def some_batches(config: ModelConfig, rows: int = 4, length: int = 16, seed: int = 0) -> RandomWindows:
-    """Batches of random ids with some structure to learn: each id tends to follow the one before it."""
-    steps = generator(seed, "text").integers(0, 3, size=2000)
-    return RandomWindows(np.cumsum(steps) % config.vocab_size, rows, LengthRule(length, length), seed)
-
-
-def without_key_biases(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """What can be compared after training: a key bias shifts all scores of a row alike, which softmax ignores.
-
-    So its gradient is rounding noise, which an adaptive optimizer scales up to full steps that change nothing.
-    """
-    return {name: array for name, array in arrays.items() if not name.endswith("k_proj.bias")}
-
-
-class BackendConformance:
-    """A backend against the float64 reference."""
-
-    backend_name: ClassVar[str]
-    compiles_fast: ClassVar[bool] = False
-    """Whether compiling takes no time, so that more is tested compiled."""
-
-    def build(
-        self,
-        model: ModelConfig,
-        optimizer: OptimizerConfig = ADAMW,
-        step: StepConfig | None = None,
-        weights: Arrays | None = None,
-    ) -> Trainer:
-        """A trainer on the CPU, from rough weights unless told otherwise."""
-        config = (step or StepConfig()).model_copy(update={"device": "cpu"})
-        return load_backend(self.backend_name).build(model, optimizer, config, weights or rough_arrays(model), 0)
+class StepConformance(Conformance):
+    """A trainer against the float64 reference."""
 
     @pytest.mark.parametrize("name", MODELS)
     def test_initial_weights_arrive_to_the_bit(self, name: str) -> None:
@@ -331,60 +250,6 @@ class BackendConformance:
         expected = float(np.sqrt((weights["embed.weight"][batch.inputs].astype(np.float64) ** 2).mean()))
         assert rms == pytest.approx({"blocks.0": expected, "blocks.1": expected}, rel=1e-5)
 
-    @pytest.mark.parametrize("name", MODELS)
-    def test_the_cache_gives_the_logits_of_a_whole_pass(self, name: str) -> None:
-        """Ids drawn through the cache are those drawn from full logits, prefix by prefix."""
-        config = MODELS[name]
-        sampling = SamplingConfig(temperature=0.9, top_k=12, top_p=0.9, min_p=0.02, repetition_penalty=1.2)
-        trainer, ids = self.build(config), [3, 1, 4]
-        drawn = list(generate(trainer.decoder(), ids, 20, config.seq_len, 5, sampling))
-        for position, chosen in enumerate(drawn):
-            probabilities = filtered(trainer.logits(np.array([ids]))[0, -1], sampling, set(ids))
-            order = np.argsort(-probabilities, kind="stable")
-            cumulated = np.cumsum(probabilities[order])
-            assert chosen == order[int((cumulated <= uniform(5, position)).sum())], f"position {position}"
-            ids.append(chosen)
-
-    @pytest.mark.parametrize("name", MODELS)
-    def test_rows_together_are_rows_alone(self, name: str) -> None:
-        """Prompts of several lengths as one batch, past the window, one of them ended early."""
-        config = MODELS[name]
-        trainer, prompts = self.build(config), [[3, 1, 4], [1], [5, 9, 2, 6, 5, 3, 5, 8, 9], [7, 7]]
-        sampling = SamplingConfig(temperature=0.8, top_p=0.95, repetition_penalty=1.1)
-        generation = Generation(trainer.decoder(len(prompts)), prompts, config.seq_len, 3, sampling)
-        for position in range(40):
-            if position == 7:
-                generation.end({1})
-            assert list(generation.step()) == generation.active
-        for row, prompt in enumerate(prompts):
-            alone = generate(trainer.decoder(), prompt, 7 if row == 1 else 40, config.seq_len, 3 + row, sampling)
-            assert generation.ids[row] == [*prompt, *alone], row
-
-    def test_only_ids_of_the_tokenizer_are_drawn(self) -> None:
-        """A vocabulary that was padded for speed has ids that stand for nothing."""
-        config = MODELS["bare"]
-        trainer = self.build(config)
-        hot = SamplingConfig(temperature=50.0)
-        assert max(generate(trainer.decoder(), [1], 100, config.seq_len, 0, hot)) > 20
-        assert max(generate(trainer.decoder(1, 20), [1], 100, config.seq_len, 0, hot)) < 20
-
-    def test_a_decoder_without_a_trainer_draws_the_same(self) -> None:
-        """`Backend.decoder` needs the weights alone."""
-        config = MODELS["llama"]
-        step = StepConfig(device="cpu")
-        decoder = load_backend(self.backend_name).decoder(config, step, rough_arrays(config))
-        both = (generate(d, [1, 2], 30, 24, 0, SamplingConfig()) for d in (decoder, self.build(config).decoder()))
-        first, second = (list(ids) for ids in both)
-        assert first == second
-
-    def test_text_goes_on_past_the_model_s_window(self) -> None:
-        """Sixty ids from a model of 24 positions, the same twice."""
-        config = MODELS["testbed-d"]
-        trainer = self.build(config)
-        first, second = (list(generate(trainer.decoder(), [1], 60, 24, 0, SamplingConfig())) for _ in range(2))
-        assert first == second
-        assert len(first) == 60
-
     def test_compiling_changes_only_the_rounding(self) -> None:
         """Over lengths that vary: with and without compiling, and a compiled run that is resumed, to the bit."""
         config = MODELS["testbed-d"]
@@ -412,16 +277,3 @@ def _assert_same(ours: dict[str, NDArray[Any]], theirs: dict[str, NDArray[Any]])
     assert ours.keys() == theirs.keys()
     for key, array in ours.items():
         assert np.asarray(array).tobytes() == np.asarray(theirs[key]).tobytes(), key
-
-
-__all__ = [
-    "ADAMW",
-    "KBETA",
-    "MODELS",
-    "OPTIMIZERS",
-    "BackendConformance",
-    "Batch",
-    "rough_arrays",
-    "some_batches",
-    "without_key_biases",
-]

@@ -1,0 +1,35 @@
+"""What any backend must do, as pytest classes. A backend's suite subclasses them and says which backend it is:
+
+    class TestTorch(BackendConformance):
+        backend_name = "torch"
+
+The oracle is the float64 reference. Nothing here knows a framework.
+"""
+
+from lm_core.testing.decoders import DecoderConformance
+from lm_core.testing.models import (
+    ADAMW,
+    KBETA,
+    MODELS,
+    OPTIMIZERS,
+    rough_arrays,
+    some_batches,
+    without_key_biases,
+)
+from lm_core.testing.steps import StepConformance
+
+
+class BackendConformance(StepConformance, DecoderConformance):
+    """A backend against the float64 reference."""
+
+
+__all__ = [
+    "ADAMW",
+    "KBETA",
+    "MODELS",
+    "OPTIMIZERS",
+    "BackendConformance",
+    "rough_arrays",
+    "some_batches",
+    "without_key_biases",
+]

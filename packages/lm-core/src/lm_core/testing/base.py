@@ -1,0 +1,27 @@
+"""How a conformance class gets its trainer."""
+
+from typing import ClassVar
+
+from lm_core.backend import Trainer, load_backend
+from lm_core.config import ModelConfig, OptimizerConfig, StepConfig
+from lm_core.model.init import Arrays
+from lm_core.testing.models import ADAMW, rough_arrays
+
+
+class Conformance:
+    """A backend against the float64 reference."""
+
+    backend_name: ClassVar[str]
+    compiles_fast: ClassVar[bool] = False
+    """Whether compiling takes no time, so that more is tested compiled."""
+
+    def build(
+        self,
+        model: ModelConfig,
+        optimizer: OptimizerConfig = ADAMW,
+        step: StepConfig | None = None,
+        weights: Arrays | None = None,
+    ) -> Trainer:
+        """A trainer on the CPU, from rough weights unless told otherwise."""
+        config = (step or StepConfig()).model_copy(update={"device": "cpu"})
+        return load_backend(self.backend_name).build(model, optimizer, config, weights or rough_arrays(model), 0)

@@ -1,0 +1,94 @@
+"""What any backend's decoder must do, as a pytest class."""
+
+import numpy as np
+import pytest
+
+from lm_core.backend import load_backend
+from lm_core.config import ModelConfig, StepConfig
+from lm_core.rng import generator
+from lm_core.sampling import Generation, SamplingConfig, filtered, generate, uniform
+from lm_core.testing.base import Conformance
+from lm_core.testing.models import MODELS, rough_arrays
+
+
+class DecoderConformance(Conformance):
+    """A decoder against full passes, the reference of the filter, and itself."""
+
+    @pytest.mark.parametrize("name", MODELS)
+    def test_the_cache_gives_the_logits_of_a_whole_pass(self, name: str) -> None:
+        """Ids drawn through the cache are those drawn from full logits, prefix by prefix."""
+        config = MODELS[name]
+        sampling = SamplingConfig(temperature=0.9, top_k=12, top_p=0.9, min_p=0.02, repetition_penalty=1.2)
+        trainer, ids = self.build(config), [3, 1, 4]
+        drawn = list(generate(trainer.decoder(), ids, 20, config.seq_len, 5, sampling))
+        for position, chosen in enumerate(drawn):
+            probabilities = filtered(trainer.logits(np.array([ids]))[0, -1], sampling, set(ids))
+            order = np.argsort(-probabilities, kind="stable")
+            cumulated = np.cumsum(probabilities[order])
+            assert chosen == order[int((cumulated <= uniform(5, position)).sum())], f"position {position}"
+            ids.append(chosen)
+
+    @pytest.mark.parametrize("name", MODELS)
+    def test_rows_together_are_rows_alone(self, name: str) -> None:
+        """Prompts of several lengths as one batch, past the window, one of them ended early."""
+        config = MODELS[name]
+        trainer, prompts = self.build(config), [[3, 1, 4], [1], [5, 9, 2, 6, 5, 3, 5, 8, 9], [7, 7]]
+        sampling = SamplingConfig(temperature=0.8, top_p=0.95, repetition_penalty=1.1)
+        generation = Generation(trainer.decoder(len(prompts)), prompts, config.seq_len, 3, sampling)
+        for position in range(40):
+            if position == 7:
+                generation.end({1})
+            assert list(generation.step()) == generation.active
+        for row, prompt in enumerate(prompts):
+            alone = generate(trainer.decoder(), prompt, 7 if row == 1 else 40, config.seq_len, 3 + row, sampling)
+            assert generation.ids[row] == [*prompt, *alone], row
+
+    def test_limits_that_meet_a_probability_are_the_reference_s(self) -> None:
+        """Logits whose sums meet top-p and min-p but for rounding, many alike: the ids kept are the reference's."""
+        config = ModelConfig(vocab_size=12, seq_len=4, d_model=2, n_layers=1, n_heads=1, head_bias=True)
+        weights = {name: np.zeros_like(array) for name, array in rough_arrays(config).items()}
+        decide = generator(0, "limits")
+        for case in range(60):
+            logits = np.log(decide.integers(1, 8, 12)).astype(np.float32)
+            p = np.exp(logits.astype(np.float64))
+            p /= p.sum()
+            limit = float(np.sort(p)[::-1].cumsum()[decide.integers(0, 11)])
+            sampling = [
+                SamplingConfig(top_p=float(np.float32(limit))),
+                SamplingConfig(top_p=float(decide.choice([1e-3, 1e-30, 1e-300]))),
+                SamplingConfig(min_p=float(np.float32(p[decide.integers(0, 12)] / p.max()))),
+                SamplingConfig(top_p=limit, top_k=11, temperature=1.5, min_p=0.3),
+            ][case % 4]
+            expected = filtered(logits, sampling)
+            order = np.argsort(-expected, kind="stable")[: np.count_nonzero(expected)]
+            middles = expected[order].cumsum() - expected[order] / 2
+            trainer = self.build(config, weights=weights | {"lm_head.bias": logits})
+            decoder = trainer.decoder(len(order) + 1)
+            for row in range(len(order) + 1):
+                decoder.prefill(row, [0], ())
+            assert decoder.next_ids([*middles, 1 - 2**-53], sampling) == [*order, order[-1]], sampling
+
+    def test_only_ids_of_the_tokenizer_are_drawn(self) -> None:
+        """A vocabulary that was padded for speed has ids that stand for nothing."""
+        config = MODELS["bare"]
+        trainer = self.build(config)
+        hot = SamplingConfig(temperature=50.0)
+        assert max(generate(trainer.decoder(), [1], 100, config.seq_len, 0, hot)) > 20
+        assert max(generate(trainer.decoder(1, 20), [1], 100, config.seq_len, 0, hot)) < 20
+
+    def test_a_decoder_without_a_trainer_draws_the_same(self) -> None:
+        """`Backend.decoder` needs the weights alone."""
+        config = MODELS["llama"]
+        step = StepConfig(device="cpu")
+        decoder = load_backend(self.backend_name).decoder(config, step, rough_arrays(config))
+        both = (generate(d, [1, 2], 30, 24, 0, SamplingConfig()) for d in (decoder, self.build(config).decoder()))
+        first, second = (list(ids) for ids in both)
+        assert first == second
+
+    def test_text_goes_on_past_the_model_s_window(self) -> None:
+        """Sixty ids from a model of 24 positions, the same twice."""
+        config = MODELS["testbed-d"]
+        trainer = self.build(config)
+        first, second = (list(generate(trainer.decoder(), [1], 60, 24, 0, SamplingConfig())) for _ in range(2))
+        assert first == second
+        assert len(first) == 60
