@@ -36,7 +36,7 @@ class Strapped:
         return 1
 
 
-@pytest.mark.parametrize("flags", [[], ["--stream", "false"]])
+@pytest.mark.parametrize("flags", [[], ["--no-stream"]])
 @pytest.mark.parametrize("prompt", ["the company", "the company "])
 def test_words_are_spaced(
     run_infer: Callable[..., int],
