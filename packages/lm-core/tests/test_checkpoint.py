@@ -107,9 +107,9 @@ def test_only_the_newest_are_kept(tmp_path: Path, keep: int) -> None:
 
 def test_a_save_removes_what_killed_saves_left_behind(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path)
-    (tmp_path / "0123.safetensors.new").write_bytes(b"torn")
-    (tmp_path / "0123.metadata.new").write_bytes(b"")
-    (tmp_path / "4567.safetensors").write_bytes(b"weights whose metadata was never written")
+    (tmp_path / f"{'0123' * 10}.safetensors.new").write_bytes(b"torn")
+    (tmp_path / f"{'0123' * 10}.metadata.new").write_bytes(b"")
+    (tmp_path / f"{'4567' * 10}.safetensors").write_bytes(b"weights whose metadata was never written")
     path = save(checkpoints, 1)
     assert sorted(tmp_path.iterdir()) == sorted(files(path))
 

@@ -1,5 +1,6 @@
 """A download is the published file or is nothing, whatever the server does: each test serves one misbehaviour."""
 
+import errno
 import hashlib
 import io
 import logging
@@ -348,9 +349,11 @@ def test_the_environment_s_proxy_is_used(web: Web, tmp_path: Path, monkeypatch: 
 # This machine
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no disk that is always full")
-def test_a_full_disk_is_one_line_and_leaves_nothing(web: Web, tmp_path: Path) -> None:
-    (tmp_path / "text.txt.part").symlink_to("/dev/full")
+def test_a_full_disk_is_one_line_and_leaves_nothing(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("lm_core.data.download.flush_file", full)
     with pytest.raises(UserError, match=r"text.txt cannot be written: the disk is full") as caught:
         fetch(web, tmp_path, whole)
     assert not isinstance(caught.value, DownloadError)

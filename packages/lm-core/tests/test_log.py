@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from lm_core.config import read_toml
 from lm_core.errors import UserError
 from lm_core.run.folder import RunFolder
 from lm_core.run.log import RunLog, read_records
@@ -149,7 +150,7 @@ def test_a_folder_holds_a_run_once_its_config_is_written(tmp_path: Path) -> None
     assert not folder.holds_run()
     folder.prepare("steps = 1\n")
     assert folder.holds_run()
-    assert folder.config.read_text() == "steps = 1\n"
+    assert read_toml(folder.config) == {"steps": 1}
 
 
 @pytest.mark.parametrize("name", ["file", "file/below"])

@@ -18,7 +18,7 @@ import numpy as np
 from lm_bench.table import aligned
 from lm_core.config import read_toml
 from lm_core.errors import UserError
-from lm_core.run.checkpoint import Checkpoint, Checkpoints, DamagedError
+from lm_core.run.checkpoint import Checkpoint, Checkpoints, DamagedError, UnreadableError
 from lm_core.run.folder import RunFolder
 
 _KNOWN = {
@@ -211,11 +211,11 @@ def _check_checkpoints(folder: Path) -> tuple[list[CheckedFile], list[Checkpoint
     damaged: list[CheckedFile] = []
     facts: dict[str, Checkpoint] = {}
     wrong: dict[str, list[str]] = {}
-    for path in sorted(folder.glob("*.metadata")) if folder.is_dir() else ():
+    for path in checkpoints.files():
         try:
             checkpoint = checkpoints.read(path)
             wrong[path.stem] = list(_content_problems(checkpoint))
-        except DamagedError as error:
+        except (DamagedError, UnreadableError) as error:
             damaged.append(CheckedFile(path.stem, damage=(str(error),)))
             continue
         # The arrays have been looked at; of many checkpoints only the facts stay in memory.

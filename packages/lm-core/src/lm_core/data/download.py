@@ -4,7 +4,8 @@ each source in turn -> attempts with growing pauses -> NAME.part, gone on with -
 
 pooch keeps the file under its name and checks the hash; what it lacks is here as a downloader of its kind: resuming,
 a limit to the size, and an end to waiting. A `.part` file is trusted for nothing: whatever it began as, the file gets
-its name only after the hash of the whole is right.
+its name only after the hash of the whole is right. One that is a link, or has another name too, is not written to but
+replaced.
 
 Limits: HTTP and HTTPS. Proxies and certificates are those of the environment (`HTTPS_PROXY`, `REQUESTS_CA_BUNDLE`), as
 requests reads it. One process at a time in a folder; its caller sees to that.
@@ -14,6 +15,7 @@ import contextlib
 import errno
 import re
 import socket
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -91,6 +93,8 @@ def download(file: RemoteFile, folder: Path, say: Callable[[str], None], patienc
         make_folder(folder)
         if path.is_file() and hash_matches(path, file.known_hash):
             return path
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "a folder is in its place", str(path))
         reasons: list[str] = []
         for url in file.urls:
             say(f"downloading {file.name} ({file.size / 1e6:.1f} MB) from {url}")
@@ -185,6 +189,18 @@ def _explained(error: Exception, patience: Patience) -> tuple[str, bool]:
     return f"{through}the connection broke", False
 
 
+def _own_size(part: Path) -> int:
+    """Bytes of a `.part` file; what is not one of this project, and could lead elsewhere, makes way."""
+    try:
+        facts = part.lstat()
+    except FileNotFoundError:
+        return 0
+    if stat.S_ISREG(facts.st_mode) and facts.st_nlink == 1:
+        return facts.st_size
+    part.unlink()
+    return 0
+
+
 class _Resuming:
     """A downloader for pooch that goes on where a `.part` file ends."""
 
@@ -193,7 +209,7 @@ class _Resuming:
         self.resumed = False
 
     def __call__(self, url: str, output_file: str, pooch: Any, check_only: bool = False) -> None:
-        have = self.part.stat().st_size if self.part.exists() else 0
+        have = _own_size(self.part)
         self.resumed = have > 0
         try:
             if have < self.file.size:  # else the hash will tell

@@ -7,6 +7,14 @@ Each file is written beside as `.new`, flushed to disk and renamed, then the fol
 a checkpoint exists once that file does. What was written is read back and checked before anything older is removed. The
 metadata carries a digest of its own content, so a flipped byte anywhere is noticed. Nothing is ever unpickled.
 
+Only damage that was read makes a checkpoint count for nothing. An error that says nothing of the content (no
+descriptor is left, no right to read, a disk that answers with EIO, a stale network handle) ends the command that meets
+it: resuming from an older checkpoint would remove the newer one at the next save. Files of other names are not the
+project's, and are left alone.
+
+The format has a version, in the metadata's header and in the facts; one without it is of the first. Where both name a
+newer one it is refused by that name; where they differ, a byte was flipped.
+
 The best checkpoint is that with the lowest `val_loss` in its facts; it may be the newest, too.
 """
 
@@ -16,28 +24,38 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from lm_core.run.files import Buffer, make_folder, write_whole
-from lm_core.run.tensors import Arrays, bytes_of, contiguous, safetensors_parts
+from lm_core.errors import UserError
+from lm_core.regular import open_regular
+from lm_core.run.files import Buffer, checkpoint_files, make_folder, write_whole
+from lm_core.run.tensors import Arrays, bytes_of, contiguous, read_header, safetensors_parts
 
+FORMAT = 1
+"""Version of what a checkpoint's two files hold; it grows when an older program would misread a newer checkpoint."""
 _MALFORMED = (
-    SafetensorError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, MemoryError,
+    SafetensorError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError,
 )  # fmt: skip
-
-
-_SUFFIXES = (".metadata", ".safetensors")
+_OF_WHAT_LIES_THERE = (
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EINVAL, errno.EFBIG,
+    errno.ENAMETOOLONG,
+)  # fmt: skip
+"""Errors that say that there is no such file; any other may be gone at the next try."""
 
 
 class DamagedError(Exception):
     """A checkpoint that cannot be trusted; the message says why."""
+
+
+class UnreadableError(UserError):
+    """A checkpoint that this process cannot read, which is no word on what it holds; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +110,8 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep: int = 2):
         self.folder, self.keep = folder, keep
+        self._found_damaged: set[Path] = set()
+        """What was read here in vain."""
 
     def save(
         self, weights: Arrays, optimizer_state: Arrays, facts: Mapping[str, Any], *, keep_best: bool = False
@@ -102,17 +122,18 @@ class Checkpoints:
         threads run while it hashes and writes.
 
         Raises:
-            OSError: when it cannot be written, or the run's folder is gone; what was there before still is.
+            OSError: when it cannot be written, the run's folder is gone, or the checkpoints' is a link out of it; what
+                was there before still is.
             DamagedError: when what was read back is not what was written.
         """
         if not self.folder.parent.exists():  # a volume that was unplugged: nothing is to fill up what lies under it
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.folder.parent))
-        make_folder(self.folder)
+        make_folder(self.folder, within=self.folder.parent)
         weights_file = safetensors_parts(contiguous(weights))
         sha1 = _sha1(weights_file)
-        text = json.dumps({**facts, "weights": sha1}, sort_keys=True, allow_nan=False)
+        text = json.dumps({**facts, "weights": sha1, "format": FORMAT}, sort_keys=True, allow_nan=False)
         state = contiguous(optimizer_state)
-        metadata_file = safetensors_parts(state, {"facts": text, "digest": _digest(text, state)})
+        metadata_file = safetensors_parts(state, {"facts": text, "digest": _digest(text, state), "format": str(FORMAT)})
         path = self.folder / f"{sha1}.metadata"
         write_whole(path.with_suffix(".safetensors"), *weights_file)
         write_whole(path, *metadata_file)
@@ -121,30 +142,44 @@ class Checkpoints:
         self._prune(path, keep_best)
         return path
 
+    def files(self) -> list[Path]:
+        """The metadata files, whole or not.
+
+        Raises:
+            UnreadableError: when the folder cannot be read just now.
+        """
+        try:
+            return checkpoint_files(self.folder, ".metadata")
+        except OSError as error:
+            raise UnreadableError(f"{self.folder} cannot be read: {error.strerror or error}; try again") from None
+
     def read(self, path: Path) -> Checkpoint:
         """Load and check the checkpoint of a metadata file.
 
         Raises:
             DamagedError: when a file is missing, malformed or not what its hash says.
+            UnreadableError: when it cannot be read just now, or is of a newer format.
         """
-        try:
-            facts, digest = _header(path)
-            state = load(_content(path))
-            data = _content(path.with_suffix(".safetensors"))
+        with _judged(path):
+            (facts, digest), data = _metadata(path, whole=True)
+            state = load(data)
             if _digest(facts, state) != digest:
                 raise DamagedError(f"{path.name} is not what was written: its digest differs")
             named = json.loads(facts)
+        weights = path.with_suffix(".safetensors")
+        with _judged(weights):
+            data = _content(weights)
             sha1 = hashlib.sha1(data).hexdigest()
             if sha1 != named["weights"] or path.stem != sha1:
-                raise DamagedError(f"{path.stem}.safetensors is not what was written: its SHA-1 differs")
+                raise DamagedError(f"{weights.name} is not what was written: its SHA-1 differs")
             return Checkpoint(path, load(data), state, named)
-        except OSError as error:
-            raise DamagedError(f"{error.filename or path}: {error.strerror or error}") from None
-        except _MALFORMED as error:
-            raise DamagedError(f"{path.name} is malformed ({error})") from None
 
     def newest(self, warn: Callable[[str], None]) -> Checkpoint | None:
-        """The good checkpoint with the most steps; damaged ones are named through `warn` and skipped."""
+        """The good checkpoint with the most steps; damaged ones are named through `warn` and skipped.
+
+        Raises:
+            UnreadableError: when one that may have more steps cannot be read just now, or is of a newer format.
+        """
         return self._first_good(self._by_step(warn), warn)
 
     def best(self, warn: Callable[[str], None]) -> Checkpoint | None:
@@ -156,46 +191,82 @@ class Checkpoints:
             try:
                 return self.read(listed.path)
             except DamagedError as error:
+                self._found_damaged.add(listed.path)
                 warn(f"checkpoint skipped: {error}")
         return None
 
-    def _by_step(self, warn: Callable[[str], None], unread: set[Path] | None = None) -> list[_Listed]:
-        """The metadata files, most steps first, whatever the clock said when they were written.
+    def _by_step(self, warn: Callable[[str], None]) -> list[_Listed]:
+        """What can be listed, most steps first, whatever the clock said when it was written."""
+        listed, others = self._survey()
+        for error in others.values():
+            if isinstance(error, UnreadableError):
+                raise error
+            warn(f"checkpoint skipped: {error}")
+        return listed
 
-        `unread` gets those that the system did not let be read, so that nobody knows what they are.
-        """
-        found = []
-        for path in sorted(self.folder.glob("*.metadata")):
+    def _survey(self) -> tuple[list[_Listed], dict[Path, DamagedError | UnreadableError]]:
+        """What the metadata files' headers claim, most steps first, and what is wrong with those that claim nothing."""
+        found, others = [], dict[Path, DamagedError | UnreadableError]()
+        for path in self.files():
             try:
-                facts = json.loads(_header(path)[0])
-                loss = facts.get("val_loss")
-                if loss is not None and not math.isfinite(loss):
-                    raise ValueError(f"its val_loss is {loss}")
-                found.append(_Listed(path, int(facts["step"]), loss))
-            except (OSError, DamagedError, *_MALFORMED) as error:
-                if unread is not None and isinstance(error, OSError | MemoryError):
-                    unread.add(path)
-                warn(f"checkpoint skipped: {path.name} is malformed ({error})")
-        return sorted(found, key=lambda listed: listed.step, reverse=True)
+                with _judged(path):
+                    facts = json.loads(_metadata(path, whole=False)[0][0])
+                    loss = facts.get("val_loss")
+                    if loss is not None and not math.isfinite(loss):
+                        raise ValueError(f"its val_loss is {loss}")
+                    found.append(_Listed(path, int(facts["step"]), loss))
+            except (DamagedError, UnreadableError) as error:
+                others[path] = error
+        return sorted(found, key=lambda listed: listed.step, reverse=True), others
 
     def _prune(self, saved: Path, keep_best: bool) -> None:
         """Remove all but `saved`, the `keep` - 1 before it and, if asked, the best, and what killed saves left behind.
 
-        What claims to come after `saved` is damaged, or the run would have gone on from there.
+        What claims to come after `saved` goes only where it was read and found damaged.
         """
-        unread: set[Path] = set()
-        by_step = self._by_step(lambda _: None, unread)
+        try:
+            by_step, others = self._survey()
+        except UnreadableError:
+            return  # the disk does not read just now: all of it is for the next time
         places = [place for place, listed in enumerate(by_step) if listed.path == saved]
         if not places:
-            return  # the disk does not read just now: all of it is for the next time
+            return
         sound = by_step[places[0] :]
         kept = sound[: self.keep] + ([min(sound, key=lambda listed: listed.score)] if keep_best else [])
-        stems = {listed.path.stem for listed in kept} | {path.stem for path in unread}
+        kept += [listed for listed in by_step[: places[0]] if listed.path not in self._found_damaged]
+        stems = {listed.path.stem for listed in kept}
+        stems |= {path.stem for path, error in others.items() if isinstance(error, UnreadableError)}
         # The metadata first, so that none is ever without its weights. What cannot be removed is for the next time.
-        outdated = [path for suffix in _SUFFIXES for path in self.folder.glob(f"*{suffix}") if path.stem not in stems]
-        for path in (*outdated, *self.folder.glob("*.new")):
+        for suffix in (".metadata", ".safetensors", ".new"):
             with contextlib.suppress(OSError):
-                path.unlink()
+                for path in checkpoint_files(self.folder, suffix):
+                    if suffix == ".new" or path.stem not in stems:
+                        with contextlib.suppress(OSError):
+                            path.unlink()
+
+
+@contextlib.contextmanager
+def _judged(path: Path) -> Iterator[None]:
+    """A context in which `path` is read: what goes wrong is damage, or says nothing of what it holds."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            raise DamagedError(f"{path.name} is missing") from None
+        if error.errno in _OF_WHAT_LIES_THERE:
+            raise DamagedError(f"{path.name}: {error.strerror or error}") from None
+        raise _unreadable(path, error.strerror or str(error)) from None
+    except MemoryError:
+        raise _unreadable(path, "there is not enough memory") from None
+    except _MALFORMED as error:
+        raise DamagedError(f"{path.name} is malformed ({error})") from None
+
+
+def _unreadable(path: Path, why: str) -> UnreadableError:
+    return UnreadableError(
+        f"checkpoint {path} cannot be read: {why}. That says nothing of what it holds: try again, or move it out of the"
+        " folder to resume from the one before"
+    )
 
 
 def _prove(path: Path, sha1: str) -> None:
@@ -210,26 +281,37 @@ def _prove(path: Path, sha1: str) -> None:
 
 
 def _content(path: Path) -> bytes:
-    """All of a safetensors file that is a file, whose header fits its size, and that there is the memory for."""
-    _check_file(path)
-    try:
-        with safe_open(path, "numpy"):
-            return path.read_bytes()
-    except SafetensorError as error:
-        raise DamagedError(f"{path.name} is malformed ({error})") from None
+    """All of a safetensors file whose header fits its size, and that there is the memory for."""
+    with open_regular(path) as file:
+        _check_size(path, file)
+        read_header(file)
+        file.seek(0)
+        return file.read()
 
 
-def _check_file(path: Path) -> None:
-    if not path.is_file():  # a pipe would never end, a device not tell its size
-        raise DamagedError(f"{path.name} is {'no file' if path.exists() else 'missing'}")
-    size, memory = path.stat().st_size, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def _check_size(path: Path, file: BinaryIO) -> None:
+    size, memory = os.fstat(file.fileno()).st_size, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if size > memory:
         raise DamagedError(f"{path.name} has {size:,} bytes, more than the memory of this machine")
 
 
-def _header(path: Path) -> tuple[str, str]:
-    """The JSON text and the digest in a metadata file's header, without reading its arrays."""
-    _check_file(path)
-    with safe_open(path, "numpy") as file:
-        header = file.metadata() or {}
-    return header["facts"], header["digest"]
+def _metadata(path: Path, *, whole: bool) -> tuple[tuple[str, str], bytes]:
+    """The facts as JSON and the digest in a metadata file's header; with `whole`, all of the file too."""
+    with open_regular(path) as file:
+        _check_size(path, file)
+        header = read_header(file)["__metadata__"]
+        facts, digest = header["facts"], header["digest"]
+        _check_format(path, header, facts)
+        file.seek(0)
+        return (facts, digest), file.read() if whole else b""
+
+
+def _check_format(path: Path, header: Mapping[str, Any], facts: str) -> None:
+    stated, again = int(header.get("format", 1)), json.loads(facts).get("format", 1)
+    if stated != again:
+        raise DamagedError(f"{path.name} is not what was written: it names two formats")
+    if stated > FORMAT:
+        raise UnreadableError(
+            f"checkpoint {path} is of format {stated}, made by a newer version of this project; this version reads"
+            f" formats up to {FORMAT}: update it"
+        )

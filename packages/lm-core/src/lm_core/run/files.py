@@ -1,11 +1,34 @@
-"""Writing so that a crash, or a power cut, leaves the old content or the new one."""
+"""Writing so that a crash, or a power cut, leaves the old content or the new one; and which names are the project's."""
 
 import contextlib
 import fcntl
 import os
+import re
 from pathlib import Path
 
+from lm_core.regular import check_inside
+
 Buffer = bytes | memoryview
+_OF_CHECKPOINT = re.compile(r"[0-9a-f]{40}\.(metadata|safetensors)(\.new)?")
+
+
+def checkpoint_files(folder: Path, suffix: str = "") -> list[Path]:
+    """What lies in a folder under the names that the project gives to a checkpoint's files, sorted.
+
+    Whatever is called otherwise is somebody else's, such as a person's own copy: not read, and never deleted.
+
+    Args:
+        folder: of the checkpoints; there is nothing in one that is missing.
+        suffix: ".metadata" or ".safetensors" for those alone; "" for all, the unfinished `.new` included.
+
+    Raises:
+        OSError: when the folder cannot be read just now.
+    """
+    try:
+        paths = sorted(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [path for path in paths if _OF_CHECKPOINT.fullmatch(path.name) and path.name.endswith(suffix)]
 
 
 def write_whole(path: Path, *parts: Buffer) -> None:
@@ -25,11 +48,23 @@ def write_whole(path: Path, *parts: Buffer) -> None:
     flush_folder(path.parent)
 
 
-def make_folder(path: Path) -> list[Path]:
+def make_folder(path: Path, within: Path | None = None) -> list[Path]:
     """Make a folder, and those above it that are missing, so that a power cut does not take them away again.
 
-    Returns those that it made, the innermost first.
+    Whoever writes to or deletes from a folder below a run or save folder has this make it, or find it there, first.
+
+    Args:
+        path: the folder.
+        within: a folder that `path` lies in; a link that leads out of it is refused before anything is made.
+
+    Returns:
+        Those that it made, the innermost first.
+
+    Raises:
+        OSError: when it cannot be made; ELOOP where it lies outside `within`.
     """
+    if within is not None:
+        check_inside(path, within)
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
     for folder in missing:

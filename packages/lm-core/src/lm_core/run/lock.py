@@ -4,14 +4,20 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
+import stat
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from lm_core.errors import UserError
+from lm_core.regular import open_regular
 from lm_core.run.files import make_folder
 
 _NAME = "lock"
+_LONGEST = 20
+_CONTENT = re.compile(rb"\d{0,%d}\n?" % (_LONGEST - 1))
+"""Empty, or the number of the process that had the lock last."""
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 """What file systems say that know no locks; there a run goes without."""
 
@@ -21,7 +27,7 @@ class Lock:
 
     The kernel keeps the lock (`flock`) and drops it with the process, however that ends, so a dead process holds
     nothing. The file stays and says whose the lock was last; a folder in which nothing else was written is taken away
-    again, so a command that is refused leaves nothing.
+    again, so a command that is refused leaves nothing. A file of that name that is somebody else's is not written to.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -44,8 +50,9 @@ class Lock:
         except OSError as error:
             raise UserError(f"cannot write to save_dir {self.folder}: {error.strerror}") from None
         with contextlib.suppress(OSError):  # on a full disk only the message is poorer
-            os.ftruncate(self._descriptor, 0)
-            os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+            if os.fstat(self._descriptor).st_nlink == 1:
+                os.ftruncate(self._descriptor, 0)
+                os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
         return self
 
     def __exit__(
@@ -63,14 +70,16 @@ class Lock:
         while True:
             self._made = make_folder(self.folder) or self._made
             try:
-                # No link is followed, and a pipe that lies there is not waited for.
-                descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+                descriptor = open_lock(self.path)
             except FileNotFoundError:
                 continue  # the folder was taken away by the process before
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.fstat(descriptor).st_ino == self.path.stat().st_ino:
-                    return descriptor
+                facts = os.fstat(descriptor)
+                if facts.st_ino == self.path.stat().st_ino:
+                    if facts.st_nlink == 1:
+                        return descriptor
+                    self.path.unlink()  # a hard link, as `cp -al` makes them: the other folder has its own lock
             except FileNotFoundError:
                 pass
             except OSError as error:
@@ -82,6 +91,23 @@ class Lock:
 
     def _holder(self) -> str:
         try:
-            return self.path.read_bytes()[:20].decode("ascii", "replace").strip()
+            with open_regular(self.path) as file:
+                return file.read(20).decode("ascii", "replace").strip()
         except OSError:
             return "?"
+
+
+def open_lock(path: Path) -> int:
+    """A descriptor of a lock file, which is made where it is missing.
+
+    No link is followed, a pipe is not waited for, and a file that holds anything but a process's number is refused.
+
+    Raises:
+        OSError: when it cannot be opened, or is not a lock.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+    regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
+    if regular and _CONTENT.fullmatch(os.pread(descriptor, _LONGEST + 1, 0)):
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, f"{path.name} there is not a lock of this project: move it away", str(path))

@@ -9,8 +9,9 @@ Source: https://github.com/huggingface/safetensors, "Format".
 """
 
 import json
+import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,8 @@ from lm_core.run.files import Buffer
 
 Arrays = Mapping[str, NDArray[Any]]
 _KINDS = {"f": "F", "i": "I", "u": "U"}
+_LONGEST_HEADER = 100_000_000
+"""Bytes; the package `safetensors` has the same limit."""
 
 
 def contiguous(arrays: Arrays) -> dict[str, NDArray[Any]]:
@@ -44,6 +47,26 @@ def safetensors_parts(arrays: Arrays, metadata: Mapping[str, str] | None = None)
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     return [len(text).to_bytes(8, "little") + text, *(bytes_of(arrays[name]) for name in names)]
+
+
+def read_header(file: BinaryIO) -> dict[str, Any]:
+    """The header of a safetensors file that is just as long as it says, without reading the arrays.
+
+    The package's own `safe_open` calls every error of the system a missing file, which would make a passing one damage.
+
+    Raises:
+        OSError: when the file cannot be read.
+        ValueError, TypeError, LookupError, AttributeError, RecursionError: when it is not such a file.
+    """
+    size = os.fstat(file.fileno()).st_size
+    length = int.from_bytes(file.read(8), "little")
+    if not 0 < length <= min(size - 8, _LONGEST_HEADER):
+        raise ValueError("its header does not fit the file")
+    header: dict[str, Any] = json.loads(file.read(length).decode())
+    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    if max(ends, default=0) != size - 8 - length:
+        raise ValueError("its arrays do not fit the file")
+    return header
 
 
 def _type_name(dtype: np.dtype[Any]) -> str:

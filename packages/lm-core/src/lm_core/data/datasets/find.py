@@ -11,6 +11,7 @@ import contextlib
 import difflib
 import errno
 import fcntl
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from lm_core.data.datasets.table import DATASETS, Dataset
 from lm_core.data.download import DownloadError, Patience, download, hash_matches, write_failure
 from lm_core.errors import UserError
 from lm_core.run.files import make_folder
+from lm_core.run.lock import open_lock
 
 Say = Callable[[str], None]
 
@@ -54,10 +56,10 @@ def find_dataset(
     folder = cache / dataset.name
     try:
         if data_dir is not None:
-            return _own(dataset, data_dir, folder, say)
+            return _own(dataset, data_dir, cache, say)
         paths = tuple(folder / file.name for file in dataset.files)
         if not _verified(dataset, folder):
-            with _alone(folder, say):
+            with _alone(folder, cache, say):
                 if not _verified(dataset, folder):  # another process may have done it meanwhile
                     _download(dataset, folder, say, patience)
         return dataset_files(dataset, paths)
@@ -71,10 +73,10 @@ def _meant(name: str, datasets: Mapping[str, Dataset]) -> str:
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(datasets))}"
 
 
-def _own(dataset: Dataset, data_dir: Path, folder: Path, say: Say) -> DatasetFiles:
+def _own(dataset: Dataset, data_dir: Path, cache: Path, say: Say) -> DatasetFiles:
     paths = local_files(dataset, data_dir)
     if is_archive(paths[0]):
-        paths = _unpacked(dataset, paths[0], folder, say)
+        paths = _unpacked(dataset, paths[0], cache, say)
     other = []
     for path, file in zip(paths, dataset.files, strict=True):
         algorithm, _, published = file.known_hash.partition(":")
@@ -85,11 +87,11 @@ def _own(dataset: Dataset, data_dir: Path, folder: Path, say: Say) -> DatasetFil
     return dataset_files(dataset, paths)
 
 
-def _unpacked(dataset: Dataset, archive: Path, folder: Path, say: Say) -> tuple[Path, ...]:
+def _unpacked(dataset: Dataset, archive: Path, cache: Path, say: Say) -> tuple[Path, ...]:
     """The files of a person's archive, in a folder that is named by its content."""
-    target = folder / f"from-{check_text(archive, 'byte', 'sha256')[:16]}"
+    target = cache / dataset.name / f"from-{check_text(archive, 'byte', 'sha256')[:16]}"
     paths = tuple(target / file.name for file in dataset.files)
-    with _alone(target, say):
+    with _alone(target, cache, say):
         if not all(path.is_file() for path in paths):
             say(f"unpacking {archive} into {target}")
             extract(archive, _wanted(dataset), target, dataset.limit)
@@ -130,10 +132,10 @@ def _download(dataset: Dataset, folder: Path, say: Say, patience: Patience | Non
 
 
 @contextlib.contextmanager
-def _alone(folder: Path, say: Say) -> Iterator[None]:
-    """A context that one process at a time is in, for each folder; the others wait."""
-    make_folder(folder)
-    with (folder / "lock").open("ab") as file:
+def _alone(folder: Path, cache: Path, say: Say) -> Iterator[None]:
+    """A context that one process at a time is in, for each folder of the cache; the others wait."""
+    make_folder(folder, within=cache)
+    with os.fdopen(open_lock(folder / "lock"), "rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
