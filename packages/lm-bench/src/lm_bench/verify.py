@@ -19,6 +19,7 @@ from lm_bench.table import aligned
 from lm_core.config import read_toml
 from lm_core.errors import UserError
 from lm_core.run.checkpoint import Checkpoint, Checkpoints, DamagedError, UnreadableError
+from lm_core.run.files import checkpoint_files
 from lm_core.run.folder import RunFolder
 
 _KNOWN = {
@@ -263,11 +264,12 @@ def _strays(run: RunFolder) -> Iterator[CheckedFile]:
             yield CheckedFile(path.name, notes=("left by a killed save; the next one removes it",))
         elif path.name not in _KNOWN:
             yield CheckedFile(path.name, notes=("not of a run",))
+    own = set(checkpoint_files(run.checkpoints))
     for path in sorted(run.checkpoints.iterdir()) if run.checkpoints.is_dir() else ():
         name = f"checkpoints/{path.name}"
-        if path.suffix == ".new":
-            yield CheckedFile(name, notes=("left by a killed save; the next one removes it",))
-        elif path.suffix not in (".metadata", ".safetensors"):
+        if path not in own:
             yield CheckedFile(name, notes=("not of a run",))
+        elif path.suffix == ".new":
+            yield CheckedFile(name, notes=("left by a killed save; the next one removes it",))
         elif path.suffix == ".safetensors" and not path.with_suffix(".metadata").exists():
             yield CheckedFile(name, notes=("weights without metadata, left by a killed save",))
