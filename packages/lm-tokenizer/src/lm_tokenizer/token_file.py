@@ -1,26 +1,30 @@
 """Token files: ids on disk as a plain `.npy`, with a sidecar that says what they are.
 
-    ids --write--> X.npy.new --commit--> X.npy.json (sidecar), then X.npy
+    ids --write--> a scratch file beside --finish--> flushed --commit--> X.npy.json (sidecar), then X.npy
 
 `X.npy` is what `numpy.save` writes for a 1-D array of uint16 or uint32, so `numpy.load(..., mmap_mode="r")` reads it.
 `X.npy.json` holds the number of tokens, documents and bytes of text, the vocabulary, and the SHA-256 of the ids.
 
 The pair is never mismatched unnoticed. Both files are written beside and flushed, then the sidecar is renamed, then the
 data. A crash before the first rename changes nothing; one between the two leaves a sidecar without data, or beside data
-of an earlier time, whose number of tokens or SHA-256 is not what the sidecar says. Reader: `lm_core.data.token_file`.
+of an earlier time, whose number of tokens or SHA-256 is not what the sidecar says. Scratch files have names of their
+own (`lm_tokenizer.formats.files.open_scratch`), so nothing of anybody's is overwritten. Reader:
+`lm_core.data.token_file`.
 """
 
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from lm_tokenizer.errors import TokenizerError
+from lm_tokenizer.formats.files import flush_folder, open_scratch
 
 FORMAT = "token file 1"
 HEADER_BYTES = 128
@@ -54,6 +58,7 @@ class TokenFileWriter:
         fingerprint: of the tokenizer that gives the ids.
         eos_id: the id that ends a document, where there is one.
         source: what the ids were made from, in the caller's words (make-data: a hash of config and inputs).
+        pair: the same word in each of several files that belong together, so that a mixture is noticed.
 
     Raises:
         TokenizerError: when the file cannot be written (a full disk), or an id is outside the vocabulary.
@@ -68,15 +73,20 @@ class TokenFileWriter:
         fingerprint: str,
         eos_id: int | None = None,
         source: str = "",
+        pair: str = "",
     ) -> None:
         self.path, self.dtype, self.vocab_size = Path(path), np.dtype(dtype).newbyteorder("<"), vocab_size
         if self.dtype.str not in ("<u2", "<u4") or vocab_size > 1 << 8 * self.dtype.itemsize:
             raise TokenizerError(f"a token file of {vocab_size:,} ids is uint16 or uint32 as they fit, not {dtype}")
-        self.fingerprint, self.eos_id, self.source = fingerprint, eos_id, source
+        self.fingerprint, self.eos_id, self.source, self.pair = fingerprint, eos_id, source, pair
         self.tokens = self.bytes = self.documents = 0
         self._digest = hashlib.sha256()
+        self._scratch: dict[Path, Path] = {}
+        """Final path -> where it is written until then."""
+        self._open: list[BinaryIO] = []
+        self._finished = False
         try:
-            self._file = _beside(self.path).open("wb", buffering=_WRITE_BUFFER)
+            self._file = self._begin(self.path, _WRITE_BUFFER)
             self._file.write(bytes(HEADER_BYTES))  # the count is known at the end
         except OSError as error:
             raise self._failed(error) from error
@@ -105,39 +115,64 @@ class TokenFileWriter:
         self.bytes += text_bytes
         self.documents += documents
 
+    def finish(self) -> None:
+        """Flush the pair to disk beside its final names, which `commit` then gives it quickly; when that fails, discard.
+
+        A caller of several writers finishes all of them before the first commits.
+        """
+        if not self._finished:
+            self._or_discard(self._finish)
+            self._finished = True
+
     def commit(self) -> None:
         """Give the pair its final names, flushed to disk; when that fails, discard."""
+        self.finish()
+        self._or_discard(self._commit)
+
+    def _finish(self) -> None:
+        self._file.seek(0)
+        self._file.write(npy_header(self.dtype, self.tokens))
+        self._begin(sidecar_of(self.path)).write(self._sidecar())
+        for file in self._open:
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _commit(self) -> None:
+        sidecar = sidecar_of(self.path)
+        self._scratch[sidecar].replace(sidecar)
         try:
-            self._commit()
+            self._scratch[self.path].replace(self.path)
+        except OSError:
+            sidecar.unlink(missing_ok=True)
+            raise
+        self._scratch.clear()
+        flush_folder(self.path.parent)
+        self._close()
+
+    def discard(self) -> None:
+        """Remove what was written."""
+        for scratch in self._scratch.values():
+            scratch.unlink(missing_ok=True)
+        self._close()
+
+    def _begin(self, path: Path, buffering: int = -1) -> BinaryIO:
+        self._scratch[path], file = open_scratch(path, buffering)
+        self._open.append(file)
+        return file
+
+    def _close(self) -> None:
+        for file in self._open:
+            with suppress(OSError):  # what is still buffered cannot be written either
+                file.close()
+
+    def _or_discard(self, step: Callable[[], None]) -> None:
+        try:
+            step()
         except OSError as error:
             raise self._failed(error) from error
         except BaseException:
             self.discard()
             raise
-
-    def _commit(self) -> None:
-        sidecar = sidecar_of(self.path)
-        self._file.seek(0)
-        self._file.write(npy_header(self.dtype, self.tokens))
-        _flush(self._file)
-        self._file.close()
-        with _beside(sidecar).open("wb") as file:
-            file.write(self._sidecar())
-            _flush(file)
-        _beside(sidecar).replace(sidecar)
-        try:
-            _beside(self.path).replace(self.path)
-        except OSError:
-            sidecar.unlink(missing_ok=True)
-            raise
-        _flush_folder(self.path.parent)
-
-    def discard(self) -> None:
-        """Remove what was written."""
-        with suppress(OSError):  # what is still buffered cannot be written either
-            self._file.close()
-        _beside(self.path).unlink(missing_ok=True)
-        _beside(sidecar_of(self.path)).unlink(missing_ok=True)
 
     def _sidecar(self) -> bytes:
         facts: dict[str, Any] = {
@@ -150,29 +185,12 @@ class TokenFileWriter:
             "eos_id": self.eos_id,
             "fingerprint": self.fingerprint,
             "source": self.source,
+            **({"pair": self.pair} if self.pair else {}),
             "sha256": self._digest.hexdigest(),
         }
         own = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
         return (json.dumps({**facts, "sidecar_sha256": own}, indent=1) + "\n").encode()
 
     def _failed(self, error: OSError) -> TokenizerError:
-        if hasattr(self, "_file"):
-            self.discard()
+        self.discard()
         return TokenizerError(f"cannot write {self.path}: {error.strerror or error}")
-
-
-def _beside(path: Path) -> Path:
-    return path.with_name(path.name + ".new")
-
-
-def _flush(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -7,7 +7,7 @@ from typing import Any
 
 from lm_tokenizer.adapters.protocol import Adapter, needed, one_line
 from lm_tokenizer.errors import TokenizerError
-from lm_tokenizer.formats.files import naming, read_json, write_whole
+from lm_tokenizer.formats.files import naming, read_json, write_files
 from lm_tokenizer.formats.tiktoken import encoding_of, ranks_to_bytes, read_ranks
 from lm_tokenizer.pretokenize import expression_of
 from lm_tokenizer.vocab import check_special_tokens
@@ -77,8 +77,8 @@ class TiktokenTokenizer(Adapter):
     def save(self, folder: Path) -> None:
         """Write `ranks.tiktoken`, and `tiktoken.json` with what ranks leave out, into a folder."""
         settings = {"pattern": self._pattern, "special_tokens": self.special_tokens}
-        write_whole(Path(folder) / _RANKS, ranks_to_bytes(self._ranks))
-        write_whole(Path(folder) / _SETTINGS, json.dumps(settings, ensure_ascii=False, indent=1).encode())
+        said = json.dumps(settings, ensure_ascii=False, indent=1).encode()
+        write_files(Path(folder), {_RANKS: ranks_to_bytes(self._ranks), _SETTINGS: said})
 
     def _encode(self, text: str) -> list[int]:
         return list(self._encoding.encode_ordinary(text))

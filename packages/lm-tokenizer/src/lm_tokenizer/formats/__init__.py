@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lm_tokenizer.errors import TokenizerError
 from lm_tokenizer.formats import gpt2, huggingface
-from lm_tokenizer.formats.files import write_whole
+from lm_tokenizer.formats.files import write_files
 from lm_tokenizer.formats.gpt2 import read_gpt2, write_gpt2
 from lm_tokenizer.formats.huggingface import check_pattern, read_huggingface, write_huggingface
 from lm_tokenizer.formats.tiktoken import read_named, read_tiktoken, write_tiktoken
@@ -58,8 +58,6 @@ def save(vocabulary: Vocabulary, folder: Path) -> None:
 
     Raises:
         TokenizerError: when the formats cannot hold the vocabulary, before anything is written; or when a file cannot
-            be written, which then keeps its old content.
+            be written; every file has its old content then.
     """
-    files = {**gpt2.contents(vocabulary), "tokenizer.json": huggingface.contents(vocabulary)}
-    for name, data in files.items():
-        write_whole(folder / name, data)
+    write_files(folder, {**gpt2.contents(vocabulary), "tokenizer.json": huggingface.contents(vocabulary)})

@@ -1,13 +1,20 @@
 """Reading and writing files so that what goes wrong is one line that names the file."""
 
+import errno
+import fcntl
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from lm_tokenizer.errors import TokenizerError
+
+_LONGEST = 200
+"""Bytes of a file's name that its scratch file's name has; a name may have 255."""
 
 
 @contextmanager
@@ -70,17 +77,82 @@ def write_whole(path: Path, data: bytes) -> None:
     Raises:
         TokenizerError: when it cannot be written; nothing is left behind then.
     """
-    beside = path.with_name(path.name + ".new")
+    write_files(path.parent, {path.name: data})
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files so that, whatever happens, each has its old content or its new one; the folder is made.
+
+    All of them are on the disk before the first gets its name, so a full disk leaves every old one as it was.
+
+    Raises:
+        TokenizerError: when one cannot be written; no file has changed then, and nothing is left behind.
+    """
+    path, written = folder, dict[Path, Path]()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         try:
-            with beside.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(path)
+            for name, data in files.items():
+                path = folder / name
+                written[path], file = open_scratch(path)
+                with file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+            for path, scratch in written.items():
+                scratch.replace(path)
         except BaseException:
-            beside.unlink(missing_ok=True)  # a full disk wants the room back
+            for scratch in written.values():
+                scratch.unlink(missing_ok=True)  # a full disk wants the room back
             raise
+        flush_folder(folder)
     except OSError as error:
         raise TokenizerError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def open_scratch(path: Path, buffering: int = -1) -> tuple[Path, BinaryIO]:
+    """Make a file beside `path` to write its new content to: `.NAME.<16 random hex digits>.new`.
+
+    Nothing that lies in the folder is overwritten or removed, but what killed writers of `path` left behind: files with
+    such a name that no living process has locked.
+
+    Returns: its path, and the file, open to write and locked until it is closed.
+
+    Raises:
+        OSError: when it cannot be made.
+    """
+    _remove_abandoned(path)
+    while True:
+        scratch = path.with_name(f".{_short(path)}.{secrets.token_hex(8)}.new")
+        file = scratch.open("xb", buffering=buffering)
+        with suppress(OSError):  # a file system without locks; there nothing counts as abandoned either
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(file.fileno()).st_nlink:
+            return scratch, file
+        file.close()  # another writer has taken it for abandoned before it was locked
+
+
+def _remove_abandoned(path: Path) -> None:
+    own = re.compile(rf"\.{re.escape(_short(path))}\.[0-9a-f]{{16}}\.new")
+    with os.scandir(path.parent) as entries:
+        found = [entry.path for entry in entries if own.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)]
+    for scratch in found:
+        with suppress(OSError), open(os.open(scratch, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW), "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(scratch)
+
+
+def _short(path: Path) -> str:
+    return os.fsdecode(os.fsencode(path.name)[:_LONGEST])
+
+
+def flush_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk, where the file system can do that: network and shared folders cannot."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP):
+            raise
+    finally:
+        os.close(descriptor)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from lm_tokenizer.errors import TokenizerError
-from lm_tokenizer.formats.files import naming, read_json, read_text, write_whole
+from lm_tokenizer.formats.files import naming, read_json, read_text, write_files
 from lm_tokenizer.formats.printable import ALPHABET, checked_ids, merges_of, named, named_merges, tokens_of
 from lm_tokenizer.pretokenize import splitter
 from lm_tokenizer.vocab import Vocabulary, check_special_tokens, from_printable
@@ -50,8 +50,7 @@ def write_gpt2(vocabulary: Vocabulary, folder: Path) -> None:
     Raises:
         TokenizerError: when the two files cannot hold the vocabulary, or cannot be written.
     """
-    for name, data in contents(vocabulary).items():
-        write_whole(folder / name, data)
+    write_files(folder, contents(vocabulary))
 
 
 def contents(vocabulary: Vocabulary) -> Mapping[str, bytes]:
