@@ -35,7 +35,8 @@ def test_files_of_every_kind_give_the_same_tokenizer(
 ) -> None:
     made = set()
     for name in ("texts", "texts/*.txt", "all.jsonl", "all.parquet", "separated.txt"):
-        assert run_train_tokenizer("--input", name, "--vocab_size", 300, "--save_dir", "new/tokenizer") == 0
+        words = ["--input", name, "--vocab_size", 300, "--save_dir", "new/tokenizer"]
+        assert run_train_tokenizer(*words, "--overwrite") == 0
         summary, path = capsys.readouterr().out.splitlines()
         assert summary.startswith("300 tokens, 43 merges, ")
         assert " MB/s, longest token '" in summary
@@ -46,7 +47,7 @@ def test_files_of_every_kind_give_the_same_tokenizer(
 
 
 def test_special_tokens_go_where_the_config_says(texts: Path, run_train_tokenizer: Run) -> None:
-    words = ["--input", "all.jsonl", "--vocab_size", 300, "--save_dir", "new"]
+    words = ["--input", "all.jsonl", "--vocab_size", 300, "--save_dir", "new", "--overwrite"]
     assert run_train_tokenizer(*words, "--special_tokens", "<a>", "<b>", "--special_tokens_first") == 0
     assert dict(Tokenizer.load("new").special_tokens) == {"<a>": 0, "<b>": 1}
     assert run_train_tokenizer(*words, "--special_tokens") == 0
@@ -101,7 +102,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
 def test_a_full_disk_leaves_the_tokenizer_that_was_there(
     texts: Path, run_train_tokenizer: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--input", "all.jsonl", "--save_dir", "new", "--vocab_size"]
+    words = ["--input", "all.jsonl", "--save_dir", "new", "--overwrite", "--vocab_size"]
     assert run_train_tokenizer(*words, 280) == 0
     before = {path: path.read_bytes() for path in (texts / "new").iterdir()}
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -113,4 +114,36 @@ def test_a_full_disk_leaves_the_tokenizer_that_was_there(
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "File too large" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in (texts / "new").iterdir()} == before
-    assert not (texts / "new.new").exists()
+    assert not [path for path in texts.iterdir() if path.name.startswith((".", "new."))]
+
+
+def test_a_folder_of_a_scratch_like_name_is_left_alone(texts: Path, run_train_tokenizer: Run) -> None:
+    (texts / "new.new").mkdir()
+    (texts / "new.new/mine.txt").write_text("mine")
+    (texts / "new").mkdir()
+    (texts / "new/tokenizer.json.new").write_text("mine")
+    assert run_train_tokenizer("--input", "all.jsonl", "--save_dir", "new", "--vocab_size", 300) == 0
+    assert (texts / "new.new/mine.txt").read_text() == (texts / "new/tokenizer.json.new").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "merges.txt", "tokenizer.model", "words.json"])
+def test_a_tokenizer_that_is_there_is_replaced_only_when_that_is_asked_for(
+    texts: Path, run_train_tokenizer: Run, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    words = ["--input", "all.jsonl", "--save_dir", "new", "--vocab_size", 300]
+    (texts / "new").mkdir()
+    if name == "tokenizer.json":
+        Tokenizer.train([DOCUMENTS[0]], 270, progress=False).save(texts / "new")
+        which = f"270 tokens, fingerprint {Tokenizer.load('new').fingerprint[:12]}"
+    else:
+        (texts / "new" / name).write_text("{}")
+        which = f"its {name} cannot be read"
+    before = {path: path.read_bytes() for path in (texts / "new").iterdir()}
+    assert run_train_tokenizer(*words) == 2
+    said = capsys.readouterr().err
+    assert f"save_dir new holds a tokenizer already ({which})" in said
+    assert "--overwrite" in said
+    assert {path: path.read_bytes() for path in (texts / "new").iterdir()} == before
+    assert run_train_tokenizer(*words, "--overwrite") == 0
+    assert f"replaced the tokenizer in new ({which})" in capsys.readouterr().err
+    assert Tokenizer.load("new").vocab_size == 300

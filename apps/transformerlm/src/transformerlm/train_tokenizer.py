@@ -1,7 +1,6 @@
 """`transformerlm-train-tokenizer`: text -> a folder with tokenizer.json, vocab.json and merges.txt."""
 
 import os
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,6 +10,8 @@ from pydantic import Field
 from lm_core.errors import UserError
 from lm_core.terminal import put, say
 from lm_tokenizer import Tokenizer
+from lm_tokenizer.adapters import TextTokenizer, load_tokenizer, tokenizer_file_in
+from lm_tokenizer.errors import TokenizerError
 from transformerlm.corpus.inputs import InputFile, find_inputs
 from transformerlm.corpus.pieces import Place, Rules
 from transformerlm.corpus.read import read_file
@@ -38,6 +39,8 @@ class TrainTokenizerConfig(ProgramConfig):
     """Threads that count; 0: one for each core. The result does not depend on it."""
     save_dir: str = ""
     """Folder of the tokenizer; made where there is none."""
+    overwrite: bool = False
+    """Replace the tokenizer that save_dir holds already."""
 
 
 def main() -> int:
@@ -57,6 +60,12 @@ def train_tokenizer(config: TrainTokenizerConfig) -> None:
         raise UserError("save_dir: give a folder to save the tokenizer in")
     folder = Path(config.save_dir)
     _check_can_be_made(folder)  # before hours of training
+    replaced = _there(folder)
+    if replaced and not config.overwrite:
+        raise UserError(
+            f"save_dir {folder} holds a tokenizer already ({replaced}), and token files or runs may have been made with"
+            " it: give another folder, or --overwrite to replace it"
+        )
     files = find_inputs(config.input, but_not_in=folder)
     started = time.perf_counter()
     tokenizer = Tokenizer.train(
@@ -68,7 +77,9 @@ def train_tokenizer(config: TrainTokenizerConfig) -> None:
         special_tokens_first=config.special_tokens_first,
     )
     seconds = time.perf_counter() - started
-    save(tokenizer, folder)
+    tokenizer.save(folder)
+    if replaced and replaced != _described(tokenizer):
+        say(f"replaced the tokenizer in {folder} ({replaced}): token files that were made with it must be made again")
     if tokenizer.vocab_size < config.vocab_size:
         say(f"the corpus gave {tokenizer.vocab_size:,} tokens, fewer than vocab_size {config.vocab_size:,}")
     put(summary(tokenizer, sum(file.size for file in files), seconds))
@@ -86,24 +97,19 @@ def summary(tokenizer: Tokenizer, size: int, seconds: float) -> str:
     )
 
 
-def save(tokenizer: Tokenizer, folder: Path) -> None:
-    """Save into a folder, in which each file is the old one or the whole new one at any moment.
-
-    Raises:
-        UserError: when it cannot be written; no half of a file is left then.
-    """
-    beside = folder.resolve().with_name(folder.resolve().name + ".new")
+def _there(folder: Path) -> str:
+    """Which tokenizer a folder holds; "" for none."""
+    name = tokenizer_file_in(folder)
+    if name is None:
+        return ""
     try:
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
-        tokenizer.save(beside)
-        folder.mkdir(exist_ok=True)
-        for path in sorted(beside.iterdir()):
-            path.replace(folder / path.name)
-    except OSError as error:
-        raise UserError(f"cannot write to save_dir {folder}: {error.strerror}") from None
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        return _described(load_tokenizer(folder))
+    except TokenizerError:
+        return f"its {name} cannot be read"
+
+
+def _described(tokenizer: TextTokenizer) -> str:
+    return f"{tokenizer.vocab_size:,} tokens, fingerprint {tokenizer.fingerprint[:12]}"
 
 
 def _check_can_be_made(folder: Path) -> None:

@@ -15,7 +15,7 @@ from lm_tokenizer.adapters.source import Source
 from lm_tokenizer.errors import TokenizerError
 from lm_tokenizer.formats.files import read_json
 
-__all__ = ["TextTokenizer", "load_tokenizer", "train_tokenizer"]
+__all__ = ["TextTokenizer", "load_tokenizer", "tokenizer_file_in", "train_tokenizer"]
 
 # Kind -> module and class; each has `load`, those in _TRAINED `train` too.
 _KINDS: Mapping[str, tuple[str, str]] = {
@@ -83,6 +83,12 @@ def train_tokenizer(
         raise TokenizerError(f"a tokenizer of the kind {kind} needs a vocab_size")
     tokenizer: TextTokenizer = _class_of(kind).train(source, vocab_size, special_tokens, **options)
     return tokenizer
+
+
+def tokenizer_file_in(folder: Path) -> str | None:
+    """Name of the first file of a tokenizer that a folder holds, whole or not; None when it holds none."""
+    names = (*_FILES, "merges.txt")
+    return next((name for name in names if (folder / name).exists() or (folder / name).is_symlink()), None)
 
 
 def _class_of(kind: str) -> Any:
