@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from lm_core.data.token_file import TokenFile, check_pair
+from lm_core.errors import UserError
 from lm_tokenizer import Tokenizer
 from transformerlm import make_data
 from transformerlm.make_data_config import MakeDataConfig
@@ -81,6 +84,38 @@ def test_killed_before_any_call_that_writes_and_run_again_the_bytes_are_the_same
         assert contents(output) == whole, f"killed before call {kills + 1}"
         kills += 1
     assert kills > 40
+
+
+def test_a_pair_that_a_killed_call_replaced_in_half_is_not_taken_for_one_that_belongs_together(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "all.txt").write_text(END.join(f"Document {i}: it's naïve {i * i}\n" * 5 for i in range(20)))
+    make_data.make_data(config(folder / "new"))
+    make_data.make_data(config(folder / "old", seed=1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(make_data, "join", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            make_data.make_data(config(folder / "old"))  # all is encoded, nothing replaced
+    old, new = contents(folder / "old"), contents(folder / "new")
+    assert {".parts", *new} == set(old)
+    found: list[str] = []
+    while "new" not in found:
+        shutil.copytree(folder / "old", output := folder / f"out{len(found)}")
+        assert in_a_child(partial(make_and_die, output, len(found) + 1)) == signal.SIGKILL
+        found.append(state_of_the_pair(output))
+        if found[-1] not in found[:-1]:
+            make_data.make_data(config(output))
+            assert contents(output) == new
+    assert [*dict.fromkeys(found)] == ["old", "damaged", "mixed", "new"]
+
+
+def state_of_the_pair(output: Path) -> str:
+    try:
+        pair = [TokenFile.open(output / f"{split}.npy") for split in ("train", "validation")]
+        check_pair(*pair)
+    except UserError as error:
+        return "mixed" if "were not made together" in str(error) else "damaged"
+    return "old" if (output / "train.npy").read_bytes() == (output.parent / "old/train.npy").read_bytes() else "new"
 
 
 @pytest.mark.parametrize("name", ["000001.train.npy", "000001.train.npy.json", "000001.json"])

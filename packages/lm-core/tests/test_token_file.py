@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lm_core.data.token_file import TokenFile
+from lm_core.data.token_file import TokenFile, check_pair
 from lm_core.errors import UserError
 
 IDS = np.arange(1000, dtype=np.uint16)
@@ -121,3 +121,21 @@ def test_a_sidecar_that_does_not_fit_is_one_line(tmp_path: Path, changes: dict[s
 def test_without_verification_a_file_of_the_right_shape_is_taken_at_once(tmp_path: Path) -> None:
     path = write(tmp_path / "x.npy", sha256="0")
     assert len(TokenFile.open(path, verify=False)) == 1000
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "together"),
+    [("a", "a", True), ("absent", "absent", True), ("a", "b", False), ("a", "absent", False), ("absent", "b", False)],
+)
+def test_files_of_one_folder_belong_together_and_sidecars_without_a_word_on_that_are_taken(
+    tmp_path: Path, train: str, validation: str, together: bool
+) -> None:
+    ours = TokenFile.open(write(tmp_path / "train.npy", pair=train))
+    theirs = TokenFile.open(write(tmp_path / "validation.npy", pair=validation))
+    (tmp_path / "other").mkdir()
+    check_pair(ours, TokenFile.open(write(tmp_path / "other/validation.npy", pair=validation)))
+    if together:
+        check_pair(ours, theirs)
+    else:
+        with pytest.raises(UserError, match=r"train\.npy and .*validation\.npy were not made together"):
+            check_pair(ours, theirs)

@@ -115,6 +115,7 @@ class Encoder:
             fingerprint=tokenizer.fingerprint,
             eos_id=tokenizer.eos_id,
             source=self.job.fingerprint,
+            pair=self.job.fingerprint if len(self.job.splits) > 1 else "",
         )
 
     def _ids(self, texts: list[str | bytes]) -> list[NDArray[Any]]:

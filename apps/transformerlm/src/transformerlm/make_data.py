@@ -3,7 +3,7 @@
     config --plan--> job --encode_units--> .parts/ --join--> train.npy, validation.npy, each with its sidecar
 
 The parts are removed when the token files are on disk, and not before: killed at any moment and run again, it goes on
-and ends with the same bytes.
+and ends with the same bytes. The sidecars of a pair name it, so one that is replaced only in half is noticed.
 """
 
 import fcntl
@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from lm_core.data.token_file import Facts, TokenFile, read_sidecar, sidecar_of
 from lm_core.errors import UserError
+from lm_core.regular import read_regular
 from lm_core.run.files import write_whole
 from lm_core.terminal import put, say
 from lm_tokenizer.errors import TokenizerError
@@ -29,6 +30,7 @@ from transformerlm.tokenizers import load_tokenizer
 
 PROGRAM = "transformerlm-make-data"
 CONFIG_NAME = "make_data.toml"
+LONGEST_CONFIG = 1 << 20
 COPIED_AT_ONCE = 1 << 22
 
 
@@ -65,7 +67,7 @@ def _make(config: MakeDataConfig, encoder: Encoder, output: Path) -> None:
     if made:
         say(f"nothing to do: {output} was made from this config and these inputs")
     else:
-        _check_replaceable(output)
+        _check_replaceable(output, config)
         parts.open()
         if parts.units:
             say(f"going on after {len(parts.units)} finished units")
@@ -110,6 +112,8 @@ def join(encoder: Encoder, parts: Parts, output: Path, config: str) -> dict[Spli
                 file.write(part.tokens[:0], part.facts.bytes, part.facts.documents)
         if not all(file.tokens for file in files.values()):
             raise UserError(no_documents(job, parts.progress.documents))
+        for file in files.values():
+            file.finish()  # all are on the disk before the first replaces an old one
         write_whole(output / CONFIG_NAME, config.encode())
         for split in set(get_args(Split)) - set(files):  # else it would seem to belong to the new ones
             (output / f"{split}.npy").unlink(missing_ok=True)
@@ -117,7 +121,7 @@ def join(encoder: Encoder, parts: Parts, output: Path, config: str) -> dict[Spli
     return {split: read_sidecar(file.path) for split, file in files.items()}
 
 
-def _check_replaceable(output: Path) -> None:
+def _check_replaceable(output: Path, config: MakeDataConfig) -> None:
     """Token files of another config are replaced, and that is said; what is no token file is not touched."""
     there = [path for split in get_args(Split) if (path := output / f"{split}.npy").exists()]
     for path in there:
@@ -127,8 +131,19 @@ def _check_replaceable(output: Path) -> None:
             raise UserError(
                 f"{path} is there and is not a whole token file: remove it, or give another output"
             ) from None
+    _check_config_file(output / CONFIG_NAME, config, replaced=bool(there))
     if there:
         say(f"the token files in {output} are of another config or other inputs, and will be replaced")
+
+
+def _check_config_file(path: Path, config: MakeDataConfig, *, replaced: bool) -> None:
+    """The config beside token files goes with them; one without token files is somebody's own."""
+    if not path.is_symlink() and (replaced or not path.exists()):
+        return
+    with suppress(OSError):
+        if read_regular(path, LONGEST_CONFIG) == config.resolved().encode():  # of a call that was killed
+            return
+    raise UserError(f"{path} is there without token files, so it is not make-data's: move it, or give another output")
 
 
 @contextmanager

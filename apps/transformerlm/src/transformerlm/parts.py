@@ -8,8 +8,9 @@ The record of a unit is written last: a unit is whole once it exists.
 """
 
 import json
-import shutil
+import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import Field
@@ -20,6 +21,9 @@ from lm_core.errors import UserError
 from lm_core.run.files import write_whole
 from transformerlm.corpus.pieces import Place
 from transformerlm.job import Split
+
+_OWN = re.compile(r"\.?(job|\d{6,}(\.(train|validation)\.npy)?(\.json)?)(\.[0-9a-f]{16})?(\.new)?")
+"""What a file of this folder is called, one that a killed process left half-written included."""
 
 
 class Progress(Config):
@@ -64,7 +68,12 @@ class Parts:
         return self.units[-1].after if self.units else Progress()
 
     def open(self) -> None:
-        """Take up what an earlier call of the same job left whole, and remove what it, or another job, left besides."""
+        """Take up what an earlier call of the same job left whole, and remove what it, or another job, left besides.
+
+        Raises:
+            UserError: when something lies there that no job wrote.
+        """
+        self._refuse_others()
         mark = self.folder / "job"
         if not mark.is_file() or mark.read_bytes() != self.job.encode():
             self.remove()
@@ -97,9 +106,21 @@ class Parts:
                 yield self._open(i, split)
 
     def remove(self) -> None:
-        """Remove everything."""
-        if self.folder.exists():
-            shutil.rmtree(self.folder)
+        """Remove what a job wrote, and the folder unless something else lies in it."""
+        if self.folder.is_symlink() or not self.folder.is_dir():
+            return
+        for path in self.folder.iterdir():
+            if _is_own(path):
+                path.unlink()
+        with suppress(OSError):
+            self.folder.rmdir()
+
+    def _refuse_others(self) -> None:
+        if self.folder.is_symlink() or (self.folder.exists() and not self.folder.is_dir()):
+            raise UserError(f"{self.folder} is not a folder of make-data's: move it away, or give another output")
+        for path in self.folder.iterdir() if self.folder.exists() else ():
+            if not _is_own(path):
+                raise UserError(f"{path} was not written by make-data: move it away, or give another output")
 
     def _read(self, number: int) -> Unit | None:
         """The unit of that number, if it is whole."""
@@ -126,3 +147,7 @@ class Parts:
         for split in unit.splits:
             path = self.folder / f"{number:06d}.{split}.npy"
             yield from (path, path.with_name(path.name + ".json"))
+
+
+def _is_own(path: Path) -> bool:
+    return bool(_OWN.fullmatch(path.name)) and path.is_file() and not path.is_symlink()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lm_core.config import ModelConfig
 from lm_core.data.batches import Batches, LengthRule, RandomWindows, SequentialWindows, ShuffledWindows
-from lm_core.data.token_file import TokenFile
+from lm_core.data.token_file import TokenFile, check_pair
 from lm_core.errors import UserError
 from lm_core.model.init import initial_arrays
 from lm_core.model.parameters import parameter_table
@@ -98,6 +98,7 @@ def plan_run(config: TrainConfig, folder: RunFolder) -> RunPlan:
     tokenizer = _tokenizer(config.data, folder, checkpoint, source)
     model = _model(config, tokenizer, source)
     train, validation = (_token_file(config.data, split, tokenizer) for split in ("train", "validation"))
+    check_pair(train, validation)
     plan = RunPlan(
         _filled(config, folder, model),
         folder,

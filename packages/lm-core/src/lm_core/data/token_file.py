@@ -49,6 +49,8 @@ class Facts(Config):
     """What the ids were made from, in the writer's words."""
     sha256: str
     """Of the ids as they lie in the file, without its header."""
+    pair: str = ""
+    """The same word in the files that were made together, such as train.npy and validation.npy."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -97,6 +99,23 @@ class TokenFile:
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+
+def check_pair(train: TokenFile, validation: TokenFile) -> None:
+    """Two files in one folder must have been made together, where either says with what it was made.
+
+    Otherwise the folder may be one in which replacing a pair was interrupted, and validation text be training text.
+
+    Raises:
+        UserError: when they were not.
+    """
+    same_folder = train.path.resolve().parent == validation.path.resolve().parent
+    if same_folder and train.facts.pair != validation.facts.pair:
+        raise UserError(
+            f"token files {train.path} and {validation.path} were not made together, so validation text may be in the"
+            " training text: make them anew (an interrupted transformerlm-make-data is finished by running it again),"
+            " or move one to another folder if it is meant"
+        )
 
 
 def sidecar_of(path: str | Path) -> Path:

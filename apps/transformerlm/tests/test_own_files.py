@@ -1,0 +1,68 @@
+"""Programs replace and delete what they wrote themselves, and nothing else."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Run = Callable[..., int]
+WORDS = ("--tokenizer", "tok", "--output", "out", "--train", "text.txt")
+
+
+@pytest.fixture
+def place(folder: Path) -> Path:
+    """A text, and an output folder."""
+    (folder / "text.txt").write_text("a text that is long enough")
+    (folder / "out").mkdir()
+    return folder
+
+
+def a_file(path: Path) -> Path:
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    return path
+
+
+def test_a_file_among_the_parts_that_make_data_did_not_write_stays(
+    place: Path, run_make_data: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = a_file(place / "out/.parts/mine.txt")
+    assert run_make_data(*WORDS) == 2
+    assert "out/.parts/mine.txt was not written by make-data: move it away" in capsys.readouterr().err
+    assert [*place.joinpath("out").rglob("*")] == [mine.parent, mine]
+
+
+def test_parts_that_are_a_link_are_not_followed(
+    place: Path, run_make_data: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "elsewhere").mkdir()
+    mine = place / "elsewhere/job"
+    mine.write_text("mine")
+    (place / "out/.parts").symlink_to(place / "elsewhere")
+    assert run_make_data(*WORDS) == 2
+    assert "out/.parts is not a folder of make-data's" in capsys.readouterr().err
+    assert mine.read_text() == "mine"
+
+
+def test_when_nothing_is_to_do_what_lies_among_the_parts_stays(place: Path, run_make_data: Run) -> None:
+    assert run_make_data(*WORDS) == 0
+    mine = a_file(place / "out/.parts/mine.txt")
+    (place / "out/.parts/000000.json").write_text("left by a killed call")
+    assert run_make_data(*WORDS) == 0
+    assert [*mine.parent.iterdir()] == [mine]
+
+
+def test_a_config_that_somebody_keeps_in_the_output_folder_stays(
+    place: Path, run_make_data: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = place / "out/make_data.toml"
+    mine.write_text('# my notes\ntokenizer = "tok"\noutput = "out"\ntrain = ["text.txt"]\n')
+    before = mine.read_bytes()
+    assert run_make_data("--config", "out/make_data.toml") == 2
+    assert "out/make_data.toml is there without token files" in capsys.readouterr().err
+    assert mine.read_bytes() == before
+    shutil.move(mine, place / "mine.toml")
+    assert run_make_data("--config", "mine.toml") == 0
+    (place / "out/train.npy").unlink()  # as a call leaves it that is killed after it wrote the config
+    assert run_make_data("--config", "mine.toml") == 0
