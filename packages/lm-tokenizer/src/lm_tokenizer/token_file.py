@@ -116,7 +116,7 @@ class TokenFileWriter:
         self.documents += documents
 
     def finish(self) -> None:
-        """Flush the pair to disk beside its final names, which `commit` then gives it quickly; when that fails, discard.
+        """Flush the pair to disk beside its final names, for `commit` to be quick; when that fails, discard.
 
         A caller of several writers finishes all of them before the first commits.
         """

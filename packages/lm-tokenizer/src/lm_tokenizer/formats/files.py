@@ -135,11 +135,11 @@ def open_scratch(path: Path, buffering: int = -1) -> tuple[Path, BinaryIO]:
 def _remove_abandoned(path: Path) -> None:
     own = re.compile(rf"\.{re.escape(_short(path))}\.[0-9a-f]{{16}}\.new")
     with os.scandir(path.parent) as entries:
-        found = [entry.path for entry in entries if own.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)]
-    for scratch in found:
-        with suppress(OSError), open(os.open(scratch, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW), "rb") as file:
+        found = [entry.name for entry in entries if own.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)]
+    for name in found:
+        with suppress(OSError), path.with_name(name).open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.unlink(scratch)
+            path.with_name(name).unlink()
 
 
 def _short(path: Path) -> str:
