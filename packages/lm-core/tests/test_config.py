@@ -190,3 +190,48 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, data: bytes | None,
         AdamWConfig.load(path)
     assert str(caught.value).startswith(message.format(path=path))
     assert "\n" not in str(caught.value)
+
+
+# Files that are made to hurt, or by an editor on Windows
+
+DEEP = "{a = " * 280 + "1" + "}" * 280
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (".".join(["a"] * 100_000) + " = 1", "is not valid TOML: line 1: a key of more than 32 parts"),
+        ("\n[" + ".".join(["a"] * 3000) + "]", "is not valid TOML: line 2: a key of more than 32 parts"),
+        ("x = {" + " \t. ".join(['"a b"', "'c'"] * 20) + " = 1}", "a key of more than 32 parts"),
+        (f"max_steps = {'9' * 5000}", "is not valid TOML: it has a number of too many digits"),
+        (f"max_steps = {'9' * 4000}", "max_steps: it is beyond 9,223,372,036,854,775,807"),
+        (f"max_steps = 0x{'f' * 9000}", "a value is too long, or nested too deeply"),
+        (f"max_steps = {'[' * 500}{']' * 500}", "is not valid TOML: it is nested too deeply"),
+        (f"max_steps = {DEEP}", "it is nested too deeply"),
+    ],
+    ids=lambda value: value[:12],
+)
+def test_a_file_without_bounds_is_one_line(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(text)
+    with pytest.raises(UserError) as caught:
+        LoopConfig.load(path)
+    assert str(caught.value).startswith(str(path))
+    assert message in str(caught.value)
+    assert len(str(caught.value)) < 200 + len(str(path))
+
+
+@pytest.mark.parametrize("text", ["a" * 1_000_000, "'\"" * 300_000, "." * 600_000, "a . " * 25 + "b", "\\'" * 99])
+def test_a_text_that_is_no_key_is_looked_through_once(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(f"# {text}\nmax_steps = 3")
+    assert LoopConfig.load(path).max_steps == 3
+
+
+def test_a_byte_order_mark_is_skipped_and_another_encoding_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_bytes(b"\xef\xbb\xbfmax_steps = 3\r\n")
+    assert LoopConfig.load(path).max_steps == 3
+    path.write_bytes("max_steps = 3".encode("utf-16"))
+    with pytest.raises(UserError, match="is not UTF-8 at byte 0; save it as UTF-8"):
+        LoopConfig.load(path)

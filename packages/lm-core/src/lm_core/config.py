@@ -6,18 +6,24 @@ so nothing is ever overwritten.
 
 import difflib
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from lm_core.errors import UserError
 from lm_core.regular import read_regular
 
 _LONGEST_TOML = 1 << 20
+_MOST_PARTS = 32
+# Possessive, and begun only where a part begins: linear in the length of any text.
+_PART = r"""(?:[\w-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')"""
+_LONG_KEY = re.compile(rf"(?<![\w-]){_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{{_MOST_PARTS}}}", re.ASCII)
+_LARGEST = 2**63 - 1
 Dtype = Literal["float32", "bfloat16"]
 DecayGroup = Literal["matrix", "embed", "bias", "norm"]
 
@@ -27,6 +33,14 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
+    @field_validator("*", mode="after")
+    @classmethod
+    def _countable(cls, value: Any) -> Any:
+        """Python's integers have no end; arrays and files have 64 bits."""
+        if isinstance(value, int) and abs(value) > _LARGEST:
+            raise ValueError(f"it is beyond {_LARGEST:,}")
+        return value
+
     @classmethod
     def parse(cls, values: Mapping[str, Any], where: str = "config") -> Self:
         """Validate `values`; a mistake becomes a `UserError` that names the key and `where` it stands."""
@@ -35,6 +49,8 @@ class Config(BaseModel):
             return cls.model_validate_json(json.dumps(values, default=str), strict=True)
         except ValidationError as error:
             raise UserError(complaint(cls, error, where)) from None
+        except (ValueError, RecursionError):  # of json: digits without end, and tables in tables
+            raise UserError(f"{where}: a value is too long, or nested too deeply") from None
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -47,13 +63,28 @@ class Config(BaseModel):
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
-    """The table in a TOML file, or a `UserError` that says why there is none."""
+    """The table in a TOML file, or a `UserError` that says why there is none.
+
+    A byte-order mark, which editors on Windows write, is skipped.
+    """
     try:
-        return tomllib.loads(read_regular(Path(path), _LONGEST_TOML).decode())
+        text = read_regular(Path(path), _LONGEST_TOML).decode("utf-8-sig")
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is not valid TOML: it is not UTF-8 at byte {error.start:,}; save it as UTF-8"
+        ) from None
+    # tomllib takes time and memory that grow with the square of the parts of a key.
+    if found := _LONG_KEY.search(text):
+        line = text.count("\n", 0, found.start()) + 1
+        raise UserError(f"{path} is not valid TOML: line {line}: a key of more than {_MOST_PARTS} parts")
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path} is not valid TOML: {error}") from None
+    except ValueError:  # of int: more digits than Python reads
+        raise UserError(f"{path} is not valid TOML: it has a number of too many digits") from None
     except RecursionError:
         raise UserError(f"{path} is not valid TOML: it is nested too deeply") from None
 
@@ -70,6 +101,8 @@ def complaint(cls: type[BaseModel], error: ValidationError, where: str) -> str:
             return f"{where}: {path}.name: {first['ctx']['tag']!r} is not one of {first['ctx']['expected_tags']}"
         case "union_tag_not_found":
             return f"{where}: {path}.name is missing: it is one of {', '.join(repr(tag_of(m)) for m in models)}"
+        case "json_invalid":
+            message = "it is nested too deeply"
         case "model_type" | "model_attributes_type" | "dict_type":
             message = "this is a table of keys, not a value"
         case _:
