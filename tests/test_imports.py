@@ -22,7 +22,8 @@ FORBIDDEN = {
     "transformer_lm": (SIBLINGS | FRAMEWORKS) - {"lm_core", "lm_tokenizer", "transformer_lm"},
 }
 CORE_ORDER = [
-    "terminal", "errors", "regular", "rng", "config", "cli", "schedules", "sampling", "stop_strings", "continuation",
+    "terminal", "errors", "regular", "rng", "config", "mistakes", "cli",
+    "schedules", "sampling", "stop_strings", "continuation",
     "data.vocabulary", "data.token_file", "data.corpus",
     "data.permutation", "data.batches", "model.parameters", "model.init", "model.flops", "optim", "backend",
     "reference.model", "reference.dropout", "reference.optim", "run.files", "run.lock",

@@ -50,6 +50,7 @@ def refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     ("words", "said"),
     [
         (["--dataset", "wikitext-2"], "unknown dataset 'wikitext-2'; did you mean 'wikitext2'?"),
+        (["--dataset", "imagenet", "--inference"], "unknown dataset 'imagenet'; known: enwik8, ptb"),
         (["--num_heads", "3"], "--num_heads 3 does not divide --dim 1024"),
         (["--context_size", "1000"], "--context_size 1000 is longer than the train split of ptb, which has 280 tokens"),
         (["--data_dir", "nowhere"], "data_dir nowhere is not there"),

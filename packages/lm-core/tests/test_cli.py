@@ -1,5 +1,7 @@
 """Command lines: flags over TOML over defaults, and every mistake is one line with exit code 2."""
 
+import errno
+import io
 import os
 import subprocess
 import sys
@@ -9,6 +11,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field
 
+from lm_core import terminal
 from lm_core.cli import parse_flags
 from lm_core.config import Config
 from lm_core.errors import NonFiniteError, UserError, exit_code_of
@@ -60,6 +63,24 @@ class Demo(Config):
     """One of several."""
     config: str = ""
     """TOML file."""
+
+
+class Screen(io.StringIO):
+    """A terminal, or one that cannot be written."""
+
+    encoding = "utf-8"  # type: ignore[assignment]
+
+    def __init__(self, error: int = 0) -> None:
+        super().__init__()
+        self.error = error
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        if self.error:
+            raise OSError(self.error, os.strerror(self.error))
+        return super().write(text)
 
 
 def parse(*argv: str, **values: object) -> Demo:
@@ -197,6 +218,79 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         refusal("--config", str(tmp_path / "none.toml"))
         == f"cannot read {tmp_path}/none.toml: No such file or directory"
     )
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--steps", "five"], "--steps: 'five' is not a whole number"),
+        (["--inner.depth", "1.5"], "--inner.depth: '1.5' is not a whole number"),
+        (["--peak_lr=fast"], "--peak_lr: 'fast' is not a number"),
+        (["--steps", "9" * 5000], "--steps: a number of too many digits"),
+        (["--steps", "9" * 50], "--steps: it is beyond 9,223,372,036,854,775,807"),
+    ],
+)
+def test_a_value_of_another_type_is_no_spelling_mistake(argv: list[str], message: str) -> None:
+    assert refusal(*argv) == message
+
+
+@pytest.mark.parametrize(
+    ("argv", "advice"),
+    [
+        (["--shape.side", "3"], "it belongs to --shape.name square, and --shape.name is round"),
+        (
+            ["--shape.name", "square", "--shape.radius=3"],
+            "it belongs to --shape.name round, and --shape.name is square",
+        ),
+        (["--depth", "3"], "did you mean --inner.depth?"),
+        (["--no-verbos"], "did you mean --no_verbose?"),
+        (["--verbose", "yes"], "--verbose takes no value: write --verbose or --no_verbose"),
+    ],
+)
+def test_an_unknown_flag_comes_with_what_to_write(argv: list[str], advice: str) -> None:
+    assert refusal(*argv).startswith("Unrecognized options: ")
+    assert refusal(*argv).endswith(f"; {advice}")
+
+
+def test_the_config_of_another_program_is_named_as_such_and_not_listed(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text("".join(f"key{i} = 1\n" for i in range(9)))
+    assert refusal("--config", str(path)) == (
+        f"{path}: unknown keys 'key0', 'key1', 'key2' and 6 more: it is the config of another program"
+    )
+
+
+# Help
+
+
+def help_page(screen: Screen, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setattr(sys, "__stdout__", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    with pytest.raises(SystemExit):
+        parse("--help")
+    return screen.getvalue()
+
+
+def test_help_is_coloured_on_a_terminal_unless_no_color_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert "\x1b[" in help_page(Screen(), monkeypatch)
+    monkeypatch.setenv("NO_COLOR", "1")
+    page = help_page(Screen(), monkeypatch)
+    assert "\x1b" not in page
+    assert "--steps" in page
+
+
+def test_help_is_plain_where_the_encoding_has_no_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Screen()
+    screen.encoding = "ascii"
+    assert help_page(screen, monkeypatch).isascii()
+
+
+def test_help_into_a_pipe_that_nobody_reads_ends_quietly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", Screen(errno.EPIPE))
+    monkeypatch.setattr(terminal, "drop_stdout", lambda: None)
+    assert exit_code_of(lambda: parse("--help") and None, "demo") == 0
 
 
 # Exit codes

@@ -17,6 +17,7 @@ from pathlib import Path
 from lm_core.backend import Backend, Trainer, load_backend
 from lm_core.cli import parse_flags
 from lm_core.continuation import Ending, continue_rows
+from lm_core.data.datasets import dataset_named
 from lm_core.errors import UserError, exit_code_of
 from lm_core.model.init import initial_arrays
 from lm_core.model.parameters import parameter_count
@@ -65,6 +66,7 @@ def run(argv: Sequence[str]) -> int:
         NonFiniteError: when training diverges.
     """
     flags = parse_flags(Flags, COMMAND, argv)
+    dataset_named(flags.dataset)  # a run's own, which is checked later, may be resumed without it
     folder = SaveFolder(Path(flags.save_dir) if flags.save_dir else default_folder())
     if flags.new_model and (flags.identifier or flags.inference):
         other = "--identifier" if flags.identifier else "--inference"

@@ -5,6 +5,8 @@ import copy
 import dataclasses
 import io
 import itertools
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
@@ -14,8 +16,11 @@ from pydantic import ValidationError
 
 from lm_core.config import Config, complaint, members_of, read_toml, tag_of
 from lm_core.errors import UserError
+from lm_core.mistakes import explain
+from lm_core.terminal import is_terminal, put
 
 C = TypeVar("C", bound=Config)
+_PLAIN_FRAMES = str.maketrans(dict.fromkeys("╭╮╰╯", "+") | {"─": "-", "│": "|"})
 
 
 def parse_flags(cls: type[C], program: str, argv: Sequence[str], values: Mapping[str, Any] | None = None) -> C:
@@ -34,14 +39,15 @@ def parse_flags(cls: type[C], program: str, argv: Sequence[str], values: Mapping
         base = _merged(base, read_toml(path))
     base = _merged(base, _chosen_names(cls, argv))
     default = cls.parse(base, path or "config")
-    printed = io.StringIO()
+    page, complaints = _Page(), io.StringIO()
     try:
-        with contextlib.redirect_stderr(printed):
+        with contextlib.redirect_stdout(page), contextlib.redirect_stderr(complaints):
             flags = tyro.cli(_plain(default), prog=program, args=list(argv), use_underscores=True)
     except SystemExit as stop:
         if not stop.code:
+            put(_in_reach(page.getvalue()), end="", styled=True)
             raise
-        raise UserError(_first_sentence(printed.getvalue())) from None
+        raise UserError(explain(_first_sentence(complaints.getvalue()), argv, default)) from None
     try:
         return cls.model_validate(dataclasses.asdict(flags))
     except ValidationError as error:
@@ -103,14 +109,27 @@ def _plain(default: Config, names: Sequence[str] = ()) -> type[Any]:
     return plain
 
 
+class _Page(io.StringIO):
+    """Takes the help page; coloured on a terminal, unless the person has asked for no colour (no-color.org)."""
+
+    def isatty(self) -> bool:
+        return is_terminal(sys.__stdout__) and not os.environ.get("NO_COLOR")
+
+
+def _in_reach(page: str) -> str:
+    """A page whose frames are plain where the output's encoding has no lines to draw."""
+    try:
+        page.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return page.translate(_PLAIN_FRAMES)
+    return page
+
+
 def _first_sentence(box: str) -> str:
-    """What tyro says between the title and the next rule of its box, and the flag it suggests, as one line."""
+    """What tyro says between the title and the next rule of its box, as one line."""
     lines = [line.strip("│╭╮╰╯ ") for line in box.splitlines()[1:]]
     content = list(itertools.dropwhile(_is_rule, lines))
-    said = list(itertools.takewhile(lambda line: not _is_rule(line), content))
-    flags = (line for line in content[len(said) :] if line.startswith("--") and not _is_rule(line))
-    meant = next((flag.split()[0].rstrip(",") for flag in flags), None)
-    return " ".join(said) + (f"; did you mean {meant}?" if meant else "; see --help")
+    return " ".join(itertools.takewhile(lambda line: not _is_rule(line), content))
 
 
 def _is_rule(line: str) -> bool:

@@ -24,6 +24,8 @@ _MOST_PARTS = 32
 _PART = r"""(?:[\w-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')"""
 _LONG_KEY = re.compile(rf"(?<![\w-]){_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{{_MOST_PARTS}}}", re.ASCII)
 _LARGEST = 2**63 - 1
+_STRAY, _LISTED = 3, 20
+"""Unknown keys that may be slips of the hand, and known ones that still fit a line."""
 Dtype = Literal["float32", "bfloat16"]
 DecayGroup = Literal["matrix", "embed", "bias", "norm"]
 
@@ -92,6 +94,12 @@ def read_toml(path: str | Path) -> dict[str, Any]:
 def complaint(cls: type[BaseModel], error: ValidationError, where: str) -> str:
     """The first of pydantic's complaints as one line, with a did-you-mean for an unknown key."""
     first = error.errors()[0]
+    foreign = [str(e["loc"][0]) for e in error.errors() if e["type"] == "extra_forbidden" and len(e["loc"]) == 1]
+    if len(foreign) > _STRAY:
+        return (
+            f"{where}: unknown keys {', '.join(map(repr, foreign[:_STRAY]))} and {len(foreign) - _STRAY} more:"
+            " it is the config of another program"
+        )
     keys, models = _look_up(cls, first["loc"])
     path = ".".join(keys)
     match first["type"]:
@@ -150,7 +158,11 @@ def _hint(key: str, models: list[type[BaseModel]]) -> str:
     if owner:
         return f"it belongs to name = {owner!r}, and name is {tag_of(models[0])!r}"
     near = difflib.get_close_matches(key, known, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(sorted(known))}"
+    if near:
+        return f"did you mean {near[0]!r}?"
+    if len(known) > _LISTED:
+        return f"none of the {len(known)} known ones is like it; see --help"
+    return f"known keys: {', '.join(sorted(known))}"
 
 
 class ModelConfig(Config):

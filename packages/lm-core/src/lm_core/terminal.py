@@ -64,15 +64,15 @@ def say_error(program: str, error: object) -> None:
     say(f"{program}: error: {line}")
 
 
-def put(text: str, end: str = "\n") -> None:
-    """Print to stdout, at once.
+def put(text: str, end: str = "\n", *, styled: bool = False) -> None:
+    """Print to stdout, at once. Text that is `styled` is our own, with control characters that are meant.
 
     Raises:
         BrokenPipeError: when nobody reads any more.
         OutputError: when it cannot be written otherwise.
     """
     try:
-        _write(sys.stdout, (visible(text) if is_terminal(sys.stdout) else text) + end)
+        _write(sys.stdout, (visible(text) if is_terminal(sys.stdout) and not styled else text) + end)
     except OSError as error:
         drop_stdout()  # else Python complains again when it flushes at exit
         if error.errno in _GONE:

@@ -5,7 +5,18 @@ files.read("validation")  # bytes
 """
 
 from lm_core.data.datasets.files import DatasetFiles, Span
-from lm_core.data.datasets.find import find_dataset
+from lm_core.data.datasets.find import dataset_named, find_dataset
 from lm_core.data.datasets.table import DATASETS, SPLITS, Dataset, Split, TextFile, Unit
 
-__all__ = ["DATASETS", "SPLITS", "Dataset", "DatasetFiles", "Span", "Split", "TextFile", "Unit", "find_dataset"]
+__all__ = [
+    "DATASETS",
+    "SPLITS",
+    "Dataset",
+    "DatasetFiles",
+    "Span",
+    "Split",
+    "TextFile",
+    "Unit",
+    "dataset_named",
+    "find_dataset",
+]

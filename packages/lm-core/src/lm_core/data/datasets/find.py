@@ -27,6 +27,17 @@ from lm_core.run.lock import open_lock
 Say = Callable[[str], None]
 
 
+def dataset_named(name: str, datasets: Mapping[str, Dataset] = DATASETS) -> Dataset:
+    """A known dataset.
+
+    Raises:
+        UserError: when there is none of this name.
+    """
+    if name not in datasets:
+        raise UserError(f"unknown dataset {name!r}; {_meant(name, datasets)}")
+    return datasets[name]
+
+
 def find_dataset(
     name: str,
     data_dir: Path | None,
@@ -50,9 +61,7 @@ def find_dataset(
         UserError: when there is no such dataset, it is not in `data_dir`, is no text that can be used, or no source
             has it. The line says what to do.
     """
-    dataset = datasets.get(name)
-    if dataset is None:
-        raise UserError(f"unknown dataset {name!r}; {_meant(name, datasets)}")
+    dataset = dataset_named(name, datasets)
     folder = cache / dataset.name
     try:
         if data_dir is not None:
