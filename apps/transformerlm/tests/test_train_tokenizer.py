@@ -54,6 +54,15 @@ def test_special_tokens_go_where_the_config_says(texts: Path, run_train_tokenize
     assert Tokenizer.load("new").special_tokens == {}
 
 
+def test_merges_are_chosen_by_the_config(texts: Path, run_train_tokenizer: Run) -> None:
+    words = ["--input", "all.jsonl", "--vocab_size", 300, "--save_dir", "new", "--special_tokens"]
+    options = {"min_frequency": 20, "max_token_length": 4, "tie_break": "bytes"}
+    assert run_train_tokenizer(*words, *(word for name, value in options.items() for word in (f"--{name}", value))) == 0
+    expected = Tokenizer.train(DOCUMENTS, 300, progress=False, **options)  # type: ignore[arg-type]
+    assert Tokenizer.load("new").vocabulary.merges == expected.vocabulary.merges
+    assert max(len(token) for token in expected.vocabulary.tokens) == 3
+
+
 def test_a_corpus_that_gives_fewer_tokens_is_said(
     texts: Path, run_train_tokenizer: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -85,6 +94,8 @@ def test_print_config_prints_and_does_nothing_else(
         ("--input all.jsonl --save_dir new --pattern gtp2", "unknown pattern 'gtp2'"),
         ("--input all.jsonl --save_dir new --vocab_size 256", "--vocab_size: Input should be greater than 256"),
         ("--input all.jsonl --save_dir new --special_tokens a a", "'a' is listed twice"),
+        ("--input all.jsonl --save_dir new --max_token_length 1", "max_token_length 1: must be 2 or more"),
+        ("--input all.jsonl --save_dir new --tie_break bites", "tie_break"),
         ("--vocab_sise 300", "did you mean --vocab_size?"),
     ],
 )

@@ -12,6 +12,7 @@ from lm_core.terminal import put, say
 from lm_tokenizer import Tokenizer
 from lm_tokenizer.adapters import TextTokenizer, load_tokenizer, tokenizer_file_in
 from lm_tokenizer.errors import TokenizerError
+from lm_tokenizer.reference import TieBreak
 from transformerlm.corpus.inputs import InputFile, find_inputs
 from transformerlm.corpus.pieces import Place, Rules
 from transformerlm.corpus.read import read_file
@@ -34,7 +35,13 @@ class TrainTokenizerConfig(ProgramConfig):
     special_tokens_first: bool = False
     """Give the special tokens the first ids, not the last."""
     pattern: str = "gpt2"
-    """How text is cut before merging: gpt2, cl100k, o200k, or a regular expression."""
+    """How text is cut before merging: gpt2, cl100k, o200k, llama3, or a regular expression."""
+    min_frequency: int = Field(0, ge=0)
+    """A pair that occurs less often in the corpus is not merged."""
+    max_token_length: int = Field(0, ge=0)
+    """In bytes; tokens of this length or longer are not made, but for pairs of bytes. 0: no limit."""
+    tie_break: TieBreak = "huggingface"
+    """Of equally frequent pairs, merge first the one of smaller ids (huggingface) or of greater bytes (bytes)."""
     threads: int = Field(0, ge=0)
     """Threads that count; 0: one for each core. The result does not depend on it."""
     save_dir: str = ""
@@ -75,6 +82,9 @@ def train_tokenizer(config: TrainTokenizerConfig) -> None:
         config.pattern,
         config.threads or None,
         special_tokens_first=config.special_tokens_first,
+        min_frequency=config.min_frequency,
+        max_token_length=config.max_token_length or None,
+        tie_break=config.tie_break,
     )
     seconds = time.perf_counter() - started
     tokenizer.save(folder)

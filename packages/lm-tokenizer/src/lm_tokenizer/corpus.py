@@ -6,6 +6,7 @@ files, folders, texts --read--> stretches --Cutter--> parts --> units of some MB
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -169,11 +170,18 @@ class Corpus:
             self.size = None
 
     def units(self) -> Iterator[Unit]:
-        """All texts, special tokens cut out.
+        """All texts, special tokens cut out; the first one is read at once.
 
         Raises:
-            TokenizerError: for a file that cannot be read, or a text with a lone surrogate.
+            TokenizerError: for a corpus without text, a file that cannot be read, or a text with a lone surrogate.
         """
+        units = (unit for unit in self._units() if (unit.ends > unit.begins).any())
+        first = next(units, None)
+        if first is None:
+            raise TokenizerError("the corpus is empty: there is nothing to learn from")
+        return chain([first], units)
+
+    def _units(self) -> Iterator[Unit]:
         texts: list[bytes] = []
         size = first = 0
         for i, document in enumerate(self._documents):

@@ -2,7 +2,7 @@
 
 Train (Sennrich et al. 2016, algorithm 1, on bytes): count the pieces of the text, then, until the vocabulary is full,
 merge the most frequent pair of neighbouring tokens everywhere. Of pairs that are equally frequent the one with the
-smaller ids is merged first, as in Hugging Face's trainer.
+smaller ids is merged first, as in Hugging Face's trainer, or the one with the greater bytes.
 
 Encode: cut the text into pieces, write each as bytes, and apply the merges in the order in which they were learned.
 """
@@ -10,12 +10,14 @@ Encode: cut the text into pieces, write each as bytes, and apply the merges in t
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from typing import Literal
 
 from lm_tokenizer.pretokenize import splitter
 from lm_tokenizer.surrogates import as_unicode
 from lm_tokenizer.vocab import BYTE_ORDER, Vocabulary
 
 Pair = tuple[int, int]
+TieBreak = Literal["huggingface", "bytes"]
 
 
 def pairs_of(ids: Sequence[int]) -> list[Pair]:
@@ -37,22 +39,53 @@ def merge(ids: Sequence[int], pair: Pair, merged: int) -> list[int]:
     return out
 
 
-def train(texts: Iterable[str], vocab_size: int, pattern: str = "gpt2") -> Vocabulary:
-    """Learn a vocabulary of at most `vocab_size` tokens, the 256 bytes among them, from separate texts."""
+def train(
+    texts: Iterable[str],
+    vocab_size: int,
+    pattern: str = "gpt2",
+    min_frequency: int = 0,
+    max_token_length: int | None = None,
+    tie_break: TieBreak = "huggingface",
+) -> Vocabulary:
+    """Learn a vocabulary of at most `vocab_size` tokens, the 256 bytes among them, from separate texts.
+
+    Args:
+        texts: of the corpus.
+        vocab_size: the most tokens there may be.
+        pattern: that cuts texts into pieces.
+        min_frequency: a pair that occurs less often is not merged.
+        max_token_length: in bytes; tokens of this length or longer are not made, but for pairs of bytes. That is how
+            Hugging Face's trainer counts.
+        tie_break: which of several equally frequent pairs is merged first. "huggingface": the one with the smaller left
+            id, of these the one with the smaller right id. "bytes": the one whose left token, of these the one whose
+            right token, is the greater as a byte string. The latter does not depend on the ids that bytes have, and is
+            the rule of subword-nmt (Sennrich et al.) and of the trainers in courses.
+    """
     split = splitter(pattern)
     counts = Counter(piece.encode() for text in texts for piece in split(as_unicode(text)))
     tokens = [bytes([byte]) for byte in BYTE_ORDER]
     id_of = {token: i for i, token in enumerate(tokens)}
     words = {piece: [id_of[bytes([byte])] for byte in piece] for piece in counts}
     merges: list[Pair] = []
+
+    def may_merge(pair: Pair) -> bool:
+        length = len(tokens[pair[0]]) + len(tokens[pair[1]])
+        return frequency[pair] >= min_frequency and (
+            max_token_length is None or length < max_token_length or length == 2
+        )
+
     while len(tokens) < vocab_size:
         frequency: Counter[Pair] = Counter()
         for piece, ids in words.items():
             for pair in pairs_of(ids):
                 frequency[pair] += counts[piece]
-        if not frequency:
+        candidates = list(filter(may_merge, frequency))
+        if not candidates:
             break
-        best = min(frequency, key=lambda pair: (-frequency[pair], pair))
+        if tie_break == "bytes":
+            best = max(candidates, key=lambda pair: (frequency[pair], tokens[pair[0]], tokens[pair[1]]))
+        else:
+            best = min(candidates, key=lambda pair: (-frequency[pair], pair))
         token = tokens[best[0]] + tokens[best[1]]
         merges.append(best)
         if token not in id_of:  # two merges may make the same token; the second adds none

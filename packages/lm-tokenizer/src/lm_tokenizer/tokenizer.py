@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from lm_tokenizer.engine import Engine
+    from lm_tokenizer.reference import TieBreak
     from lm_tokenizer.stream import StreamDecoder
 
 Text = str | bytes
@@ -79,6 +80,9 @@ class Tokenizer:
         threads: int | None = None,
         progress: bool = True,
         special_tokens_first: bool = False,
+        min_frequency: int = 0,
+        max_token_length: int | None = None,
+        tie_break: "TieBreak" = "huggingface",
     ) -> "Tokenizer":
         """Learn a vocabulary.
 
@@ -89,13 +93,26 @@ class Tokenizer:
             pattern: a name of `pretokenize.PATTERNS`, or a regular expression.
             threads: that count the pieces; by default one a core. The result does not depend on it.
             progress: whether to show a bar, on a terminal.
+            min_frequency: a pair that occurs less often is not merged.
+            max_token_length: in bytes; tokens of this length or longer are not made, but for pairs of bytes.
+            tie_break: which of equally frequent pairs is merged first; see `reference.train`.
 
         Raises:
-            TokenizerError: for an empty corpus, one that is not UTF-8 or cannot be read, or too small a `vocab_size`.
+            TokenizerError: for an empty corpus, one that is not UTF-8 or cannot be read, or an option that is not
+                possible; the latter and an empty corpus before anything is compiled.
         """
-        from lm_tokenizer.train import train
+        from lm_tokenizer.corpus import Corpus
+        from lm_tokenizer.options import TrainingOptions
 
-        return cls(train(source, vocab_size, special_tokens, pattern, threads, progress, special_tokens_first))
+        options = TrainingOptions(
+            vocab_size, special_tokens, pattern, special_tokens_first, min_frequency, max_token_length, tie_break
+        )
+        threads = thread_count(threads)
+        corpus = Corpus(source, pattern, options.special_tokens)
+        units = corpus.units()
+        from lm_tokenizer.train import train  # here: it imports the kernels, which come after every mistake
+
+        return cls(train(units, corpus.size, options, threads, progress))
 
     @classmethod
     def from_files(

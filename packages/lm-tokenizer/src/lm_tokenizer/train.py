@@ -2,73 +2,50 @@
 
     corpus.py --units--> tally.py --pieces and counts--> _kernels/learn.py --merges--> Vocabulary
 
-What it learns is what `reference.train` learns, and Hugging Face's trainer: see there for the rule.
+What it learns is what `reference.train` learns and, but for ties that are broken by bytes, Hugging Face's trainer.
 """
 
-import os
 import threading
 import warnings
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 
 import numpy as np
 from tqdm import tqdm
 
 from lm_tokenizer._kernels import layout, learn
 from lm_tokenizer._kernels.compiled import is_first_time
-from lm_tokenizer.corpus import Corpus
+from lm_tokenizer.corpus import Unit
 from lm_tokenizer.errors import TokenizerError
-from lm_tokenizer.formats import check_pattern
-from lm_tokenizer.formats.printable import ALPHABET
+from lm_tokenizer.options import TrainingOptions
 from lm_tokenizer.tally import Table, Tally
-from lm_tokenizer.threads import thread_count
-from lm_tokenizer.vocab import BYTE_ORDER, MAX_VOCAB_SIZE, Vocabulary, check_special_tokens
+from lm_tokenizer.vocab import BYTE_ORDER, Vocabulary
 
 POLL_SECONDS = 0.05
+NO_LIMIT = 1 << 62
+"""Bytes that no token has."""
 
 
 def train(
-    source: "str | os.PathLike[str] | Iterable[str | Path]",
-    vocab_size: int,
-    special_tokens: Sequence[str],
-    pattern: str,
-    threads: int | None,
-    progress: bool,
-    special_tokens_first: bool,
+    units: Iterator[Unit], size: int | None, options: TrainingOptions, threads: int, progress: bool
 ) -> Vocabulary:
-    """Learn a vocabulary; arguments and errors as `Tokenizer.train`."""
-    special_tokens = check_special_tokens(special_tokens)
-    check_pattern(pattern)
-    for token in special_tokens:
-        if token in ALPHABET:
-            raise TokenizerError(
-                f"the special token {token!r} is the name of a byte in GPT-2's files: use a longer one"
-            )
-    least = 256 + len(special_tokens)
-    if not least <= vocab_size <= MAX_VOCAB_SIZE:
-        raise TokenizerError(
-            f"vocab_size {vocab_size}: must be from {least} (256 bytes and {len(special_tokens)} special tokens) "
-            f"to {MAX_VOCAB_SIZE}"
-        )
-    corpus = Corpus(source, pattern, special_tokens)
+    """Learn a vocabulary from the units of a corpus of `size` bytes, where that is known."""
     doing = "compiling once, counting" if is_first_time() else "counting"
-    with tqdm(total=corpus.size, desc=doing, unit="B", unit_scale=True, disable=None if progress else True) as bar:
-        tally = Tally(pattern, thread_count(threads), bar.update)
-        table = tally.count(corpus.units())
-    if not len(table):
-        raise TokenizerError("the corpus is empty: there is nothing to learn from")
+    with tqdm(total=size, desc=doing, unit="B", unit_scale=True, disable=None if progress else True) as bar:
+        tally = Tally(options.pattern, threads, bar.update)
+        table = tally.count(units)
     if tally.dropped:
         warnings.warn(
             f"the corpus has more than {tally.most:,} distinct pieces: {tally.dropped:,} of the rarest were left out",
             stacklevel=3,
         )
-    tokens, merges = _learn(table, vocab_size - len(special_tokens), progress)
-    return _vocabulary(tokens, merges, special_tokens, pattern, special_tokens_first)
+    tokens, merges = _learn(table, options, progress)
+    return _vocabulary(tokens, merges, options)
 
 
-def _learn(table: Table, n_tokens: int, progress: bool) -> tuple[list[bytes], list[tuple[int, int]]]:
+def _learn(table: Table, options: TrainingOptions, progress: bool) -> tuple[list[bytes], list[tuple[int, int]]]:
     """Tokens and merges, with the ids of a vocabulary without special tokens."""
-    learner = _Learner(table, n_tokens)
+    n_tokens = options.vocab_size - len(options.special_tokens)
+    learner = _Learner(table, n_tokens, options)
     with tqdm(total=n_tokens - 256, desc="merging", unit="token", disable=None if progress else True) as bar:
         learner.start()
         try:
@@ -85,7 +62,7 @@ def _learn(table: Table, n_tokens: int, progress: bool) -> tuple[list[bytes], li
 class _Learner(threading.Thread):
     """Runs the kernel beside the thread that shows its progress and can interrupt it."""
 
-    def __init__(self, table: Table, n_tokens: int) -> None:
+    def __init__(self, table: Table, n_tokens: int, options: TrainingOptions) -> None:
         super().__init__(daemon=True)
         places, numbers = table.pieces()
         order = np.argsort(-numbers)
@@ -94,7 +71,10 @@ class _Learner(threading.Thread):
         self.error: BaseException | None = None
         # In 10 to 100 MB of text the last of 32,000 merges is found more often than this. A floor that is too low
         # costs memory, one that is too high another pass over the pieces.
-        self._floor = max(1, int(numbers.sum()) // (16 * n_tokens))
+        self._least = max(1, options.min_frequency)
+        self._floor = max(self._least, int(numbers.sum()) // (16 * n_tokens))
+        self._too_long = options.max_token_length or NO_LIMIT
+        self._by_bytes = options.tie_break == "bytes"
         dtype = np.uint16 if n_tokens < 1 << 16 else np.uint32
         self._end = int(np.iinfo(dtype).max)
         positions = layout.size_of_layout(places, numbers)
@@ -127,15 +107,16 @@ class _Learner(threading.Thread):
         while self.n_tokens < self._until and not self._state[2]:
             outcome = learn.learn(
                 self._symbols, self._weights, self._end, self._once, self._state, self._merges, self._texts,
-                self._starts, self._slots, self._floor, self._until, self._room,
+                self._starts, self._slots, self._floor, self._until, self._room, self._too_long,
+                (self._texts, self._starts) if self._by_bytes else None,
             )  # fmt: skip
             if outcome == learn.NO_ROOM:
                 self._merges = np.concatenate([self._merges, np.empty_like(self._merges)])
                 self._texts = np.concatenate([self._texts, np.empty_like(self._texts)])
             elif outcome == learn.RARER:
-                if self._floor == 1:
+                if self._floor == self._least:
                     return
-                self._floor = max(1, self._floor // 8)
+                self._floor = max(self._least, self._floor // 8)
 
     def stop(self) -> None:
         """End soon, and wait for it."""
@@ -159,18 +140,13 @@ class _Learner(threading.Thread):
         return [(left, right) for left, right in self._merges[: int(self._state[1])].tolist()]
 
 
-def _vocabulary(
-    tokens: list[bytes],
-    merges: list[tuple[int, int]],
-    special_tokens: list[str],
-    pattern: str,
-    special_tokens_first: bool,
-) -> Vocabulary:
+def _vocabulary(tokens: list[bytes], merges: list[tuple[int, int]], options: TrainingOptions) -> Vocabulary:
     """Tokens and merges with the special tokens before or behind them."""
-    special = [token.encode() for token in special_tokens]
-    if not special_tokens_first:
-        ids = {token: len(tokens) + i for i, token in enumerate(special_tokens)}
-        return Vocabulary(tokens + special, merges, ids, pattern)
+    special = [token.encode() for token in options.special_tokens]
+    if not options.special_tokens_first:
+        ids = {token: len(tokens) + i for i, token in enumerate(options.special_tokens)}
+        return Vocabulary(tokens + special, merges, ids, options.pattern)
     shift = len(special)
     shifted = [(left + shift, right + shift) for left, right in merges]
-    return Vocabulary(special + tokens, shifted, {token: i for i, token in enumerate(special_tokens)}, pattern)
+    ids = {token: i for i, token in enumerate(options.special_tokens)}
+    return Vocabulary(special + tokens, shifted, ids, options.pattern)

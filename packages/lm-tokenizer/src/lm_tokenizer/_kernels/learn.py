@@ -27,6 +27,7 @@ from lm_tokenizer._kernels.pairs import (
     push,
     row_of,
     sift_down,
+    without_long,
 )
 from lm_tokenizer._kernels.scan import U1
 
@@ -117,10 +118,13 @@ def merge_everywhere(
 
 
 @compiled
-def update_pairs(neighbours, changes, is_right, first, second, token, again, floor, table, heap, size, top):
+def update_pairs(
+    neighbours, changes, is_right, first, second, token, again, floor, table, heap, size, top, lengths, too_long, tokens
+):
     """Take from the pairs that a merge has broken, and enter those that it has made and that reach the floor.
 
     Args:
+        too_long: bytes of the shortest token that is not to be made. tokens: as in `before`.
         again: how often the new token was merged beside itself, "abab": the pair (token, first) was made and broken.
 
     Returns:
@@ -138,13 +142,13 @@ def update_pairs(neighbours, changes, is_right, first, second, token, again, flo
         if is_right and other == first:
             change -= again
         changes[other, TARGET] = -1
-        if change >= floor:
+        if change >= floor and lengths[other] + lengths[token] < too_long:
             row = row_of(new, table)
             table[row, KEY], table[row, COUNT] = new, change
             table[row, START], table[row, SEEN] = top, changes[other, OCCURRENCES]
             changes[other, TARGET] = top
             top += changes[other, OCCURRENCES]
-            push(heap, size, change, new)
+            push(heap, size, change, new, tokens)
             size += 1
     return size, top
 
@@ -163,7 +167,9 @@ def write_positions(done, lengths, end_symbol, lefts, rights, positions):
 
 
 @compiled
-def learn(symbols, weights, end_symbol, once, state, merges, texts, starts, slots, floor, until, room):
+def learn(
+    symbols, weights, end_symbol, once, state, merges, texts, starts, slots, floor, until, room, too_long, tokens
+):
     """Merge pairs with at least `floor` occurrences, most frequent first, until there are `until` tokens.
 
     Args:
@@ -173,6 +179,8 @@ def learn(symbols, weights, end_symbol, once, state, merges, texts, starts, slot
         merges: int64 (n, 2), written from row state[1] on.
         room: uint32, for positions of pairs.
         texts, starts: bytes of token i from starts[i] to starts[i + 1]. slots: hash table of the tokens' ids.
+        too_long: a token of so many bytes is not made, but of two single bytes. tokens: None, or (texts, starts) to
+            have bytes decide between pairs that are equally frequent; see `pairs.before`.
 
     Returns:
         DONE; RARER when no pair is left above the floor; NO_ROOM when `merges` or `texts` must be longer to go on; or
@@ -186,7 +194,8 @@ def learn(symbols, weights, end_symbol, once, state, merges, texts, starts, slot
         every = count_byte_pairs(symbols, weights, once)
     else:
         every = count_pairs(symbols, weights, lengths, end_symbol)
-    table, used, positions, top, heap, size = frequent_pairs(symbols, lengths, end_symbol, every, floor, room)
+    without_long(every, lengths, too_long)
+    table, used, positions, top, heap, size = frequent_pairs(symbols, lengths, end_symbol, every, floor, room, tokens)
     lefts, rights = np.zeros((len(starts), 4), np.int64), np.zeros((len(starts), 4), np.int64)
     neighbours = np.empty((2, len(starts)), np.int64)
     done = np.empty((1024, 3), np.uint32)
@@ -196,11 +205,11 @@ def learn(symbols, weights, end_symbol, once, state, merges, texts, starts, slot
         current = table[row, COUNT]
         if floor <= current < count:  # it has become rarer since it was pushed
             heap[0, 0] = current
-            sift_down(heap, size, 0)
+            sift_down(heap, size, 0, tokens)
             continue
         size -= 1
         heap[0, 0], heap[0, 1] = heap[size, 0], heap[size, 1]
-        sift_down(heap, size, 0)
+        sift_down(heap, size, 0, tokens)
         if current < floor:
             continue
         first, second = key >> 32, key & 0xFFFFFFFF
@@ -234,10 +243,38 @@ def learn(symbols, weights, end_symbol, once, state, merges, texts, starts, slot
             table = doubled(table)
         again, before = lefts[token, CHANGE], size
         size, top = update_pairs(
-            neighbours[0, :n_left], lefts, False, first, second, token, again, floor, table, heap, size, top
+            neighbours[0, :n_left],
+            lefts,
+            False,
+            first,
+            second,
+            token,
+            again,
+            floor,
+            table,
+            heap,
+            size,
+            top,
+            lengths,
+            too_long,
+            tokens,
         )
         size, top = update_pairs(
-            neighbours[1, :n_right], rights, True, first, second, token, again, floor, table, heap, size, top
+            neighbours[1, :n_right],
+            rights,
+            True,
+            first,
+            second,
+            token,
+            again,
+            floor,
+            table,
+            heap,
+            size,
+            top,
+            lengths,
+            too_long,
+            tokens,
         )
         used += size - before
         write_positions(done[:n], lengths, end_symbol, lefts, rights, positions)

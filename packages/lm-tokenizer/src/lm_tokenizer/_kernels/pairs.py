@@ -47,22 +47,41 @@ def doubled(table):
 
 
 @compiled
-def before(count_a, key_a, count_b, key_b):
-    """Whether one pair is merged before another: the more frequent one, then the one with the smaller ids."""
-    return count_a > count_b or (count_a == count_b and key_a < key_b)
+def before(count_a, key_a, count_b, key_b, tokens):
+    """Whether one pair is merged before another: the more frequent one, then the one with the smaller ids.
+
+    Args:
+        tokens: None, or the bytes of the tokens and where each starts: then not ids but bytes decide, of the left
+            tokens and if they are the same of the right ones, and the greater come first. A call with None compiles to
+            the comparison of integers alone.
+    """
+    if tokens is None:
+        return count_a > count_b or (count_a == count_b and key_a < key_b)
+    if count_a != count_b or key_a == key_b:
+        return count_a > count_b
+    a, b = key_a >> 32, key_b >> 32
+    if a == b:
+        a, b = key_a & 0xFFFFFFFF, key_b & 0xFFFFFFFF
+    texts, starts = tokens
+    begin_a, begin_b = starts[a], starts[b]
+    length_a, length_b = starts[a + 1] - begin_a, starts[b + 1] - begin_b
+    for i in range(min(length_a, length_b)):
+        if texts[begin_a + i] != texts[begin_b + i]:
+            return texts[begin_a + i] > texts[begin_b + i]
+    return length_a > length_b
 
 
 @compiled
-def sift_down(heap, size, i):
+def sift_down(heap, size, i, tokens):
     """Restore the order of a heap below row `i`."""
     count, key = heap[i, 0], heap[i, 1]
     while True:
         child = 2 * i + 1
         if child >= size:
             break
-        if child + 1 < size and before(heap[child + 1, 0], heap[child + 1, 1], heap[child, 0], heap[child, 1]):
+        if child + 1 < size and before(heap[child + 1, 0], heap[child + 1, 1], heap[child, 0], heap[child, 1], tokens):
             child += 1
-        if not before(heap[child, 0], heap[child, 1], count, key):
+        if not before(heap[child, 0], heap[child, 1], count, key, tokens):
             break
         heap[i, 0], heap[i, 1] = heap[child, 0], heap[child, 1]
         i = child
@@ -70,12 +89,12 @@ def sift_down(heap, size, i):
 
 
 @compiled
-def push(heap, size, count, key):
+def push(heap, size, count, key, tokens):
     """Add a pair; the heap has room."""
     i = size
     while i:
         parent = (i - 1) >> 1
-        if not before(count, key, heap[parent, 0], heap[parent, 1]):
+        if not before(count, key, heap[parent, 0], heap[parent, 1], tokens):
             break
         heap[i, 0], heap[i, 1] = heap[parent, 0], heap[parent, 1]
         i = parent
@@ -132,10 +151,20 @@ def count_pairs(symbols, weights, lengths, end_symbol):
 
 
 @compiled
-def frequent_pairs(symbols, lengths, end_symbol, every, floor, positions):
+def without_long(every, lengths, too_long):
+    """Take from a table the counts of pairs that would make a token of `too_long` bytes or more; bytes may pair."""
+    for i in range(len(every)):
+        if every[i, KEY] != NO_KEY:
+            length = lengths[every[i, KEY] >> 32] + lengths[every[i, KEY] & 0xFFFFFFFF]
+            if length >= too_long and length > 2:
+                every[i, COUNT] = 0
+
+
+@compiled
+def frequent_pairs(symbols, lengths, end_symbol, every, floor, positions, tokens):
     """Of all pairs those with at least `floor` occurrences: a table, its rows in use, their positions, and a heap.
 
-    Their positions are written into `positions`, uint32, if it is long enough.
+    Their positions are written into `positions`, uint32, if it is long enough. tokens: as in `before`.
     """
     kept = seen = 0
     for i in range(len(every)):
@@ -158,7 +187,7 @@ def frequent_pairs(symbols, lengths, end_symbol, every, floor, positions):
             heap[size, 0], heap[size, 1] = every[i, COUNT], every[i, KEY]
             size += 1
     for i in range(size // 2 - 1, -1, -1):
-        sift_down(heap, size, i)
+        sift_down(heap, size, i, tokens)
     rows_of_bytes = np.full(1 << 16, UNKNOWN, np.int32)
     p, stop = 1 << BLOCK_BITS, len(symbols)
     while p < stop:
