@@ -24,7 +24,7 @@ END = "<|endoftext|>"
 
 
 def decoded(path: Path, tokenizer: Tokenizer) -> str:
-    return tokenizer.decode(TokenFile.open(path, tokenizer.fingerprint).tokens.tolist())
+    return tokenizer.decode(TokenFile.open(path, tokenizer.fingerprint).tokens[:].tolist())
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -99,7 +99,7 @@ def test_a_long_document_is_encoded_in_pieces_to_the_same_ids(
     (folder / "a.txt").write_text(text)
     assert run_make_data("--train", "a.txt", "--tokenizer", "tok", "--output", "out", "--shard_bytes", 3000) == 0
     file = TokenFile.open(folder / "out/train.npy")
-    assert file.tokens.tolist() == [*tokenizer.encode(text), tokenizer.eos_id]
+    assert file.tokens[:].tolist() == [*tokenizer.encode(text), tokenizer.eos_id]
     assert (file.facts.documents, file.facts.bytes) == (1, len(text.encode()))
     assert len(list((folder / "out/.parts").glob("*.train.npy"))) > 2
 
@@ -144,7 +144,7 @@ def test_special_tokens_in_the_text_are_what_the_config_says(
     (folder / "a.txt").write_text(f"one {END} two")
     words = ["--train", "a.txt", "--tokenizer", "tok", "--output", "out", "--special_tokens", choice]
     assert run_make_data(*words) == 0
-    tokens = TokenFile.open(folder / "out/train.npy").tokens.tolist()
+    tokens = TokenFile.open(folder / "out/train.npy").tokens[:].tolist()
     assert tokens.count(tokenizer.eos_id) == 1 + ids
     assert tokenizer.decode(tokens) == f"one {END} two{END}"
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from lm_core.data.batches import Batch, LengthRule, RandomWindows, SequentialWindows, ShuffledWindows, frozen_batch
 from lm_core.data.permutation import Permutation
+from lm_core.data.token_ids import TokenIds
 from lm_core.errors import UserError
 from lm_core.rng import generator
 
@@ -195,11 +196,11 @@ def test_shuffled_windows_need_one_window_and_refuse_less() -> None:
         shuffled(tokens=TOKENS[:7])
 
 
-def test_memory_mapped_tokens_are_read_only_where_a_batch_is(tmp_path: Path) -> None:
+def test_tokens_on_disk_are_read_only_where_a_batch_is(tmp_path: Path) -> None:
     path = tmp_path / "ids.npy"
     with path.open("wb") as file:
         file.truncate(8_000_000_000)  # sparse: four billion zeros that take no room on the disk
-    tokens = np.memmap(path, np.uint16, "r")
+    tokens = TokenIds(path, np.dtype("<u2"), 0, 4_000_000_000, 1)
     assert shuffled(tokens=tokens, length=1024).batch(123_456).inputs.sum() == 0
     in_order = SequentialWindows(tokens, 8, 1024)
     assert len(in_order) == 488_283

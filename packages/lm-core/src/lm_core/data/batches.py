@@ -18,10 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lm_core.data.permutation import Permutation
+from lm_core.data.token_ids import TokenIds
 from lm_core.errors import UserError
 from lm_core.rng import generator
 
-Ids = NDArray[Any]
+Ids = NDArray[Any] | TokenIds
+"""[tokens], in memory or on disk."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,10 @@ class LengthRule:
 
 def windows(tokens: Ids, starts: NDArray[np.integer[Any]], length: int) -> Batch:
     """The windows of `length` + 1 ids at `starts`, as inputs and targets."""
-    rows = tokens[starts[:, None] + np.arange(length + 1)].astype(np.int32)
+    if isinstance(tokens, TokenIds):
+        rows = tokens.rows(starts, length + 1).astype(np.int32)
+    else:
+        rows = tokens[starts[:, None] + np.arange(length + 1)].astype(np.int32)
     return Batch(np.ascontiguousarray(rows[:, :-1]), np.ascontiguousarray(rows[:, 1:]))
 
 
@@ -164,7 +169,7 @@ class SequentialWindows(Sequence[Batch]):
     at most three shapes.
 
     Args:
-        tokens: ids, memory-mapped or not.
+        tokens: ids, in memory or on disk.
         batch_size: B.
         length: T.
         limit_tokens: score only so many targets, the first ones.

@@ -1,9 +1,10 @@
-"""Token files: memory-mapped ids, and a sidecar that says what they are.
+"""Token files: ids, and a sidecar that says what they are.
 
     X.npy  what numpy.save writes for a 1-D array of uint16 or uint32      X.npy.json  its sidecar
 
 The writer (`lm_tokenizer.token_file`) puts the SHA-256 of the ids into the sidecar and one of the sidecar itself, so a
-flipped bit, a cut, or a data file and a sidecar of two different times are found when the file is opened.
+flipped bit, a cut, or a data file and a sidecar of two different times are found when the file is opened. What befalls
+the file later is found where it is read (`lm_core.data.token_ids`).
 """
 
 import hashlib
@@ -13,17 +14,15 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from lm_core.config import Config
+from lm_core.data.token_ids import TokenIds
 from lm_core.errors import UserError
 from lm_core.regular import read_regular
 
 HEADER_BYTES = 128
 _LONGEST_SIDECAR = 1 << 16
-_CHUNK = 1 << 22
-"""Ids that are checked at a time."""
 
 
 class Facts(Config):
@@ -66,13 +65,13 @@ class TokenFile:
     """An open token file."""
 
     path: Path
-    tokens: NDArray[Any]
-    """The ids, shape (facts.tokens,), read-only, read from disk as they are used."""
+    tokens: TokenIds
+    """The ids, facts.tokens of them, read from disk as they are used."""
     facts: Facts
 
     @classmethod
     def open(cls, path: str | Path, fingerprint: str | None = None, *, verify: bool = True) -> "TokenFile":
-        """Map a token file into memory.
+        """Open a token file.
 
         Args:
             path: of the `.npy`; its sidecar stands beside it.
@@ -90,11 +89,10 @@ class TokenFile:
                 f" ({_short(fingerprint)}): make it anew, or use the tokenizer it was made by"
             )
         dtype = np.dtype(facts.dtype).newbyteorder("<")
-        _check_layout(path, dtype, facts.tokens)
-        mapped = np.memmap(path, dtype, "r", HEADER_BYTES, (facts.tokens,)) if facts.tokens else np.empty(0, dtype)
-        tokens = np.asarray(mapped)  # a plain array: slices of a memmap are slow to make
+        tokens = TokenIds(path, dtype, HEADER_BYTES, facts.tokens, facts.vocab_size, facts.sha256)
+        _check_layout(path, tokens)
         if verify:
-            _check_content(path, tokens, facts)
+            tokens.verify()
         return cls(path, tokens, facts)
 
     def __len__(self) -> int:
@@ -157,37 +155,17 @@ def npy_header(dtype: np.dtype[Any], count: int) -> bytes:
     return magic + said.ljust(HEADER_BYTES - 11).encode() + b"\n"
 
 
-def _check_layout(path: Path, dtype: np.dtype[Any], count: int) -> None:
-    """The size and the header must be those of `count` ids; there is no other valid file, so nothing is parsed."""
-    expected = HEADER_BYTES + count * dtype.itemsize
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            header = file.read(HEADER_BYTES)
-    except OSError as error:
-        raise UserError(f"cannot read token file {path}: {error.strerror}") from None
+def _check_layout(path: Path, tokens: TokenIds) -> None:
+    """The size and the header must be those of the ids; there is no other valid file, so nothing is parsed."""
+    count, dtype = len(tokens), tokens.dtype
+    size, expected = tokens.size(), HEADER_BYTES + count * dtype.itemsize
     if size != expected:
         how = "it is cut" if size < expected else "it is another file than its sidecar's"
         raise UserError(
             f"token file {path} has {size:,} bytes, and {count:,} ids take {expected:,}: {how}; make it anew"
         )
-    if header != npy_header(dtype, count):
+    if tokens.bytes_at(0, HEADER_BYTES) != npy_header(dtype, count):
         raise UserError(f"token file {path} does not begin as {count:,} ids of {dtype.name}: make it anew")
-
-
-def _check_content(path: Path, tokens: NDArray[Any], facts: Facts) -> None:
-    digest = hashlib.sha256()
-    for start in range(0, len(tokens), _CHUNK):
-        chunk = tokens[start : start + _CHUNK]
-        digest.update(chunk.data)
-        if int(chunk.max()) >= facts.vocab_size:
-            where = start + int(np.argmax(chunk >= facts.vocab_size))
-            raise UserError(
-                f"token file {path} holds id {tokens[where]} at position {where:,}, beyond its vocabulary of"
-                f" {facts.vocab_size:,}: it is damaged; make it anew"
-            )
-    if digest.hexdigest() != facts.sha256:
-        raise UserError(f"token file {path} is not what was written, its SHA-256 differs: make it anew")
 
 
 def _short(fingerprint: str) -> str:
