@@ -176,13 +176,62 @@ def test_a_trial_that_diverges_is_last_and_one_that_fails_ends_the_sweep(
         ({"method": "guess"}, "sweep.yaml: method: Input should be 'grid' or 'random'"),
         ({"parameters": {}}, "sweep.yaml: parameters: "),
         ({"parameters": {"seed": {}}}, "sweep.yaml: parameters.seed: give value, or values, or min and max"),
-        ({"parameters": {"seed": {"min": 1, "max": 3}}}, "parameters.seed: a range has no grid"),
-        ({"parameters": {"seed": {"min": 1}}}, "parameters.seed: a range has a min, and a max"),
+        ({"parameters": {"seed": {"min": 1.0, "max": 3}}}, "parameters.seed: uniform has no grid: give values, whole"),
+        ({"parameters": {"seed": {"min": 1}}}, "parameters.seed: int_uniform needs max"),
+        ({"parameters": {"seed": {"distribution": "normal"}}}, "parameters.seed: normal has no grid"),
+        ({"parameters": {"optimizer": {"parameters": {}}}}, "sweep.yaml: parameters: "),
+        ({"parameters": {"seed": {"values": [1], "q": 2}}}, "parameters.seed: categorical takes probabilities and val"),
+        ({"parameters": {"seed": {"values": [1], "probabilities": [1]}}}, "probabilities are for method random"),
         (
-            {"parameters": {"seed": {"distribution": "normal"}}},
-            "parameters.seed.distribution: Input should be 'uniform'",
+            {"parameters": {"seed": {"values": [1, 2], "probabilities": [0.5, 0.6]}}},
+            "probabilities sum to 1.1, not to 1",
         ),
-        ({"parameters": {"optimizer": {"parameters": {}}}}, "unknown key 'parameters.optimizer.parameters'"),
+        (
+            {"parameters": {"seed": {"distribution": "beta"}}},
+            "parameters.seed.distribution: beta is drawn by W&B alone",
+        ),
+        (
+            {"parameters": {"seed": {"distribution": "gauss"}}},
+            "parameters.seed.distribution: Input should be 'constant'",
+        ),
+        (
+            {"parameters": {"seed": {"distribution": "int_uniform", "min": 1.5, "max": 2}}},
+            "int_uniform needs whole numbe",
+        ),
+        (
+            {"parameters": {"schedule.peak_lr": {"distribution": "log_uniform", "min": 1, "max": 999.0}}},
+            "log_uniform draws numbers that are too large; its ends are exponents of e",
+        ),
+        (
+            {"parameters": {"seed": 3}},
+            "parameters: seed: write seed: {value: 3} for one value, values: [...] for several",
+        ),
+        ({"parameters": {"seed": {"value": {"a": 1}}}}, "parameters.seed.value: a table is no value: nest it"),
+        (
+            {"parameters": {"save_dir": {"value": "x"}}},
+            "save_dir: the sweep decides on it for every trial; leave it out",
+        ),
+        (
+            {"parameters": {"model.d_model": {"value": 8}, "model": {"parameters": {"d_model": {"value": 8}}}}},
+            "model.d_model is there twice, nested and dotted",
+        ),
+        ({"parameters": {"data.tokenizer": {"value": None}}}, "data.tokenizer is never null: leave it out"),
+        ({"parmeters": {}}, "sweep.yaml: unknown key 'parmeters'; did you mean 'parameters'?"),
+        ({"metrics": []}, "sweep.yaml: metrics: several metrics are weighed on W&B alone"),
+        ({"scheduler": {}}, "sweep.yaml: scheduler: schedulers run on W&B alone"),
+        ({"program": "train.py"}, "program: train.py is run by W&B alone; here it is transformerlm-train"),
+        ({"command": ["python", "train.py", "${args}"]}, "command: write ${program} in it"),
+        ({"command": ["${program}", "--seed=${SEED}", "${args}"]}, "command: --seed=${SEED} has no meaning here"),
+        ({"command": ["${program}", "${envvar:NO_SUCH}", "${args}"]}, "command: the environment has no NO_SUCH"),
+        (
+            {"parameters": {f"p{i}": {"values": list(range(30))} for i in range(5)}},
+            "the sweep has 24,300,000 trials, and at most 1,000 are run: give a smaller --count or run_cap",
+        ),
+        ({"parameters": {"seed": {"min": 0, "max": 10**12}}}, "the sweep has 1,000,000,000,001 trials"),
+        (
+            {"metric": {"name": "metrics.val_los"}},
+            "a run has no 'metrics.val_los' to be compared by; did you mean 'metrics.val_loss'?",
+        ),
         ({"parameters": {"schedule.peak": {"value": 1}}}, "trial schedule.peak 1: "),
         ({"parameters": {"schedule.peak_lr": {"values": [1e-3, -1.0]}}}, "trial schedule.peak_lr -1.0: "),
         ({"parameters": {"data.train": {"values": ["none.npy"]}}}, "data.train: there is no token file none.npy"),
@@ -203,6 +252,17 @@ def test_a_mistake_is_one_line_before_any_trial_runs(
     assert not (workplace / "runs").exists()
 
 
+def test_no_trial_begins_once_one_has_reached_the_target(
+    sweep_file: Callable[..., None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep_file(metric={"name": "metrics.val_loss", "target": 0.002}, parameters={"schedule.peak_lr": {"values": [
+        4e-3, 2e-3, 1e-3]}})  # fmt: skip
+    children = Children()
+    assert run(monkeypatch, children) == 0
+    assert len(children.commands) == 2
+    assert "has reached metric.target 0.002" in capsys.readouterr().err
+
+
 def test_a_file_that_cannot_be_read(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Exception, match="cannot read none"):
         read_sweep("none")
@@ -210,13 +270,3 @@ def test_a_file_that_cannot_be_read(workplace: Path, monkeypatch: pytest.MonkeyP
     assert run(monkeypatch, Children()) == 2
     (workplace / "sweep.yaml").write_text("just text")
     assert run(monkeypatch, Children()) == 2
-
-
-def test_a_metric_that_no_run_has_ends_the_sweep_after_one_trial(
-    sweep_file: Callable[..., None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    sweep_file(metric={"name": "metrics.val_los", "goal": "minimize"})
-    children = Children()
-    assert run(monkeypatch, children) == 2
-    assert len(children.commands) == 1
-    assert "a run has no 'metrics.val_los' to be compared by; known: metrics.val_loss" in capsys.readouterr().err

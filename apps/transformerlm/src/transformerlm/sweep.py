@@ -7,11 +7,13 @@ runs none again that has come to its end.
 """
 
 import csv
+import difflib
 import io
 import json
 import signal
 import subprocess
 import sys
+from operator import attrgetter
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,11 +24,12 @@ from lm_core.errors import NonFiniteError, UserError
 from lm_core.run.files import write_whole
 from lm_core.run.folder import RunFolder
 from lm_core.run.interrupts import stop_signals
+from lm_core.run.state import RunState
 from lm_core.terminal import put, say
 from transformerlm.program import ProgramConfig, run_program
 from transformerlm.run_plan import folder_of, plan_run
 from transformerlm.sweep_config import SweepFile, Trial, read_sweep, trials_of
-from transformerlm.train import RESULT, parse_train
+from transformerlm.train import RESULT, parse_train, result_of
 from transformerlm.train_config import TrainConfig
 
 PROGRAM = "transformerlm-sweep"
@@ -39,7 +42,7 @@ class SweepConfig(ProgramConfig):
     sweep: str = ""
     """Sweep file in the format of Weights & Biases: method grid or random, metric, parameters with dotted keys."""
     count: int = Field(0, ge=0)
-    """Most trials; 0: all of a grid, the file's run_cap or 10 of random."""
+    """Most trials, 1000 at most; 0: all of a grid, the file's run_cap or 10 of random."""
     seed: int = Field(0, ge=0)
     """Of the draws; it is not the seed of the runs."""
     save_dir: str = ""
@@ -61,15 +64,20 @@ def sweep(config: SweepConfig) -> None:
         raise UserError("sweep: give a sweep file, such as configs/sweep.yaml")
     file = read_sweep(config.sweep)
     folder = Path(config.save_dir) if config.save_dir else Path("runs") / "sweeps" / Path(config.sweep).stem
+    _check_metric(file.metric.name)
     trials = trials_of(file, config.count, config.seed)
     for trial in trials:
         _check(trial, folder)
+    for note in file.notes():
+        say(f"note: {note}")
     for number, trial in enumerate(trials, 1):
         if _result(folder / trial.name) is None:
             say(f"trial {number} of {len(trials)}, {trial.name}: {_in_words(trial)}")
             _run(trial, folder / trial.name)
-            _check_metric(file.metric.name, _result(folder / trial.name))
         _write_table(file, trials, folder)
+        if file.metric.reached((_result(folder / trial.name) or {}).get(file.metric.name)):
+            say(f"trial {trial.name} has reached metric.target {file.metric.target}")
+            break
     put(_table(file, trials, folder), end="")
     say(f"table: {folder / TABLE}")
 
@@ -79,6 +87,7 @@ def _check(trial: Trial, folder: Path) -> None:
     try:
         if not (folder / trial.name).exists():
             config = parse_train(TrainConfig, PROGRAM, _flags(trial, folder / trial.name))
+            _check_nulls(trial, config)
             plan_run(config, folder_of(config))
     except UserError as error:
         raise UserError(f"trial {_in_words(trial)}: {error}") from None
@@ -114,10 +123,20 @@ def _run(trial: Trial, folder: Path) -> None:
         raise UserError(f"trial {folder.name} ended with exit code {code}; what was finished is kept")
 
 
-def _check_metric(name: str, result: dict[str, Any] | None) -> None:
-    """Say after the first trial that there is no such metric, and not after the last."""
-    if result is not None and name not in result:
-        raise UserError(f"metric.name: a run has no {name!r} to be compared by; known: {', '.join(result)}")
+def _check_metric(name: str) -> None:
+    """Say that there is no such metric before the first trial, and not after the last."""
+    known = list(result_of(RunState()))
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        what = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+        raise UserError(f"metric.name: a run has no {name!r} to be compared by; {what}")
+
+
+def _check_nulls(trial: Trial, config: TrainConfig) -> None:
+    """A null is for flags that may be without a value; of a text it would be the word None."""
+    for name in (name for name, value in trial.values.items() if value is None):
+        if attrgetter(name)(config) is not None:
+            raise UserError(f"{name} is never null: leave it out for its default")
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

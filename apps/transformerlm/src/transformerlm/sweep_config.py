@@ -1,75 +1,41 @@
 """A sweep as Weights & Biases writes it down, and the trials that it means here.
 
-    method: grid | random      parameters: {schedule.peak_lr: {values: [...]}, ...}      metric: {name, goal}
+    method: grid | random      parameters: {schedule.peak_lr: {values: [...]}, ...}      metric: {name, goal, target}
+    nested parameters {schedule: {parameters: {peak_lr: ...}}} are the dotted ones
 
-Limits: bayes is W&B's alone, and so are nested parameters; dotted keys say the same.
-Source: https://docs.wandb.ai/models/sweeps/sweep-config-keys
+Limits: the methods bayes and custom, schedulers and several metrics are W&B's alone. early_terminate is noted and left
+to W&B's agent. An int in YAML is written without a point: min: 0 and max: 1 are whole numbers, 0.0 and 1.0 are not.
+Source: https://docs.wandb.ai/models/sweeps/sweep-config-keys and the schema of github.com/wandb/sweeps
 """
 
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
-from itertools import product
+import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import yaml  # type: ignore[import-untyped]
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from lm_core.config import Config, complaint
 from lm_core.errors import UserError
 from lm_core.rng import generator
+from transformerlm.distributions import Parameter, Value
+from transformerlm.sweep_yaml import read_yaml
 
-Value = bool | int | float | str | list[Any]
-Distribution = Literal["uniform", "int_uniform", "log_uniform_values"]
-_ARGS = "${args}"
-
-
-class Parameter(Config):
-    """What a flag may be: one value, several, or a range."""
-
-    value: Value | None = None
-    """The same in every trial."""
-    values: tuple[Value, ...] | None = Field(None, min_length=1)
-    """One of these."""
-    min: float | None = None
-    """Lowest of a range."""
-    max: float | None = None
-    """Highest of a range."""
-    distribution: Distribution | None = None
-    """Of a range; when not given, uniform, over whole numbers where both ends are."""
-
-    @model_validator(mode="after")
-    def _one_way(self) -> Self:
-        ways = [self.value is not None, self.values is not None, self.min is not None or self.max is not None]
-        if sum(ways) != 1:
-            raise ValueError("give value, or values, or min and max")
-        if ways[2] and (self.min is None or self.max is None or self.min > self.max):
-            raise ValueError("a range has a min, and a max that is not below it")
-        if self.distribution == "log_uniform_values" and (self.min is None or self.min <= 0):
-            raise ValueError("log_uniform_values needs a min above 0")
-        return self
-
-    @property
-    def choices(self) -> tuple[Value, ...] | None:
-        """All that it may be; None for a range."""
-        return (self.value,) if self.value is not None else self.values
-
-    def draw(self, uniform: float) -> Value:
-        """The value at `uniform` in [0, 1)."""
-        if self.choices is not None:
-            return self.choices[int(uniform * len(self.choices))]
-        assert self.min is not None
-        assert self.max is not None
-        whole = self.distribution == "int_uniform" or (
-            self.distribution is None and self.min.is_integer() and self.max.is_integer()
-        )
-        if whole:
-            return int(self.min) + int(uniform * (int(self.max) - int(self.min) + 1))
-        if self.distribution == "log_uniform_values":
-            return float(f"{self.min * math.exp(uniform * math.log(self.max / self.min)):.6g}")
-        return float(f"{self.min + uniform * (self.max - self.min):.6g}")
+_PROGRAM = "transformerlm-train"
+_OURS = ("save_dir", "resume", "print_config", "logging.backend")
+"""Flags that a sweep gives every trial itself."""
+_OF_WANDB = {"scheduler": "schedulers run", "metrics": "several metrics are weighed"}
+_FOR_WANDB = ("apiVersion", "controller", "description", "entity", "image_uri", "job", "kind", "name", "project")
+"""What W&B does with a sweep, which changes nothing here."""
+_CUSTOMARY = 10
+"""Draws, when nobody says how many."""
+_MOST_TRIALS = 1000
+"""Every trial's flags are looked at before the first one runs."""
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 
 
 class Metric(Config):
@@ -79,15 +45,25 @@ class Metric(Config):
     """Key of a run's result.json."""
     goal: Literal["minimize", "maximize"] = "minimize"
     """Whether less or more is better."""
+    target: float | None = None
+    """No trial begins once one has reached this."""
+    impute: str = ""
+    """Of method bayes."""
+    impute_while_running: str | bool = ""
+    """Of method bayes."""
+
+    def reached(self, value: float | None) -> bool:
+        """Whether a trial's metric is as good as the target, if there is one."""
+        if self.target is None or value is None:
+            return False
+        return value <= self.target if self.goal == "minimize" else value >= self.target
 
 
-class SweepFile(BaseModel):
-    """The keys of a sweep file that mean something here; W&B's others are left to W&B."""
+class SweepFile(Config):
+    """The keys of a sweep file that mean something here."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    program: str = ""
-    """What W&B's agent runs; here it is transformerlm-train."""
+    program: str = _PROGRAM
+    """What W&B's agent runs; it is transformerlm-train."""
     command: tuple[str, ...] = ()
     """What W&B's agent runs; here, the words between program and args are flags of every trial."""
     method: Literal["grid", "random"]
@@ -98,12 +74,97 @@ class SweepFile(BaseModel):
     """Flag -> what it may be."""
     run_cap: int | None = Field(None, gt=0)
     """Most trials."""
+    early_terminate: dict[str, Any] | None = None
+    """Of W&B's agent; here every trial runs to its end."""
+
+    @field_validator("command", mode="before")
+    @classmethod
+    def _words(cls, value: Any) -> Any:
+        return [str(word) for word in value] if isinstance(value, list) else value
+
+    @field_validator("parameters", mode="before")
+    @classmethod
+    def _flat(cls, value: Any) -> Any:
+        return dict(_flattened(value)) if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _runs_here(self) -> Self:
+        if Path(self.program).stem != _PROGRAM:
+            raise ValueError(f"program: {self.program} is run by W&B alone; here it is {_PROGRAM}")
+        if self.command and "${program}" not in self.command:
+            raise ValueError("command: write ${program} in it, so that the flags after it can be told")
+        self.fixed_words()
+        for name, parameter in self.parameters.items():
+            if self.method == "grid" and parameter.grid is None:
+                raise ValueError(f"parameters.{name}: {_no_grid(parameter)}")
+        return self
 
     def fixed_words(self) -> list[str]:
-        """The flags of every trial."""
-        words = list(self.command)
-        start = words.index("${program}") + 1 if "${program}" in words else len(words)
-        return [word for word in words[start:] if not word.startswith("${")]
+        """The flags of every trial.
+
+        Raises:
+            ValueError: for a macro that has no meaning here.
+        """
+        if not self.command:
+            return []
+        words = self.command[self.command.index("${program}") + 1 :]
+        return [_expanded(word) for word in words if not word.startswith("${args")]
+
+    def notes(self) -> Iterator[str]:
+        """What a person should know of the file before hours of trials."""
+        if self.early_terminate:
+            yield "early_terminate is W&B's agent's: here every trial runs to its end"
+        for name, parameter in self.parameters.items():
+            if parameter.kind.removeprefix("q_") == "log_uniform" and 0 < (parameter.min or 0) < 1:
+                yield (
+                    f"parameters.{name}: log_uniform draws from e^min to e^max, {math.exp(parameter.min or 0):.4g} to"
+                    f" {math.exp(parameter.max or 0):.4g}; log_uniform_values takes the values themselves"
+                )
+
+
+def _flattened(table: dict[Any, Any], at: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested parameters under dotted keys.
+
+    Raises:
+        ValueError: for a name that is none, or is there twice.
+    """
+    seen = set()
+    for key, value in table.items():
+        name = f"{at}{key}"
+        if not _NAME.fullmatch(str(key)):
+            raise ValueError(f"{name!r} is no name of a flag")
+        nested = isinstance(value, dict) and "parameters" in value
+        if nested and (len(value) > 1 or not isinstance(value["parameters"], dict)):
+            raise ValueError(f"{name}: nested parameters are a table, and stand alone")
+        if not isinstance(value, dict):
+            raise ValueError(f"{name}: write {name}: {{value: {value}}} for one value, values: [...] for several")
+        for path, inner in _flattened(value["parameters"], f"{name}.") if nested else [(name, value)]:
+            if path in seen:
+                raise ValueError(f"{path} is there twice, nested and dotted")
+            if path in _OURS:
+                raise ValueError(f"{path}: the sweep decides on it for every trial; leave it out")
+            seen.add(path)
+            yield path, inner
+
+
+def _no_grid(parameter: Parameter) -> str:
+    if parameter.probabilities is not None:
+        return "probabilities are for method random; a grid takes every value once"
+    return f"{parameter.kind} has no grid: give values, whole numbers, or q_uniform with q; or method: random"
+
+
+def _expanded(word: str) -> str:
+    """A word of command with W&B's `${envvar:NAME}` replaced."""
+
+    def variable(found: re.Match[str]) -> str:
+        if found[1] not in os.environ:
+            raise ValueError(f"command: the environment has no {found[1]}")
+        return os.environ[found[1]]
+
+    word = re.sub(r"\$\{envvar:(\w+)\}", variable, word)
+    if "${" in word:
+        raise ValueError(f"command: {word} has no meaning here after ${{program}}; write the flag itself")
+    return word
 
 
 class Trial(BaseModel):
@@ -128,47 +189,65 @@ def read_sweep(path: str) -> SweepFile:
     Raises:
         UserError: when it cannot be read, is not YAML, or a key is wrong, saying which.
     """
+    said = read_yaml(path)
+    if not isinstance(said, dict):
+        raise UserError(f"{path}: a sweep file is a table of keys: method, parameters, ...")
+    for key, what in _OF_WANDB.items():
+        if key in said:
+            raise UserError(f"{path}: {key}: {what} on W&B alone (wandb sweep {path}); here one metric is compared")
+    if said.get("method") in ("bayes", "custom"):
+        raise UserError(
+            f"{path}: method: {said['method']} runs on W&B alone (wandb sweep {path}); here it is grid or random"
+        )
     try:
-        said = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"--sweep: cannot read {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {error}") from None
-    if isinstance(said, Mapping) and said.get("method") == "bayes":
-        raise UserError(f"{path}: method: bayes runs on W&B alone (wandb sweep {path}); here it is grid or random")
-    try:
-        sweep = SweepFile.model_validate(said)
+        return SweepFile.model_validate({key: value for key, value in said.items() if key not in _FOR_WANDB})
     except ValidationError as error:
         raise UserError(complaint(SweepFile, error, path)) from None
-    ranges = [name for name, parameter in sweep.parameters.items() if parameter.choices is None]
-    if sweep.method == "grid" and ranges:
-        raise UserError(f"{path}: parameters.{ranges[0]}: a range has no grid: give values, or method: random")
-    return sweep
 
 
 def trials_of(sweep: SweepFile, count: int, seed: int) -> list[Trial]:
-    """The trials, each once: all of a grid, or `count` draws (0: run_cap, or 10), no more than run_cap."""
+    """The trials, each once: all of a grid, or `count` draws (0: run_cap, or 10), no more than run_cap.
+
+    Raises:
+        UserError: when there are too many; none has been made then.
+    """
+    wanted = min((most for most in (count, sweep.run_cap) if most), default=0)
+    if sweep.method == "grid":
+        in_all = math.prod(parameter.grid.count for parameter in sweep.parameters.values() if parameter.grid)
+        number = min(wanted or in_all, in_all)
+        drawn = (_combination(sweep, index) for index in range(number))
+    else:
+        number = wanted or _CUSTOMARY
+        drawn = (_draw(sweep, index, seed) for index in range(number))
+    if number > _MOST_TRIALS:
+        raise UserError(
+            f"the sweep has {number:,} trials, and at most {_MOST_TRIALS:,} are run: give a smaller --count or run_cap,"
+            " fewer values, or method: random"
+        )
+    fixed = sweep.fixed_words()
     found: dict[str, Trial] = {}
-    for values in _grid(sweep) if sweep.method == "grid" else _draws(sweep, count or sweep.run_cap or 10, seed):
-        words = [*sweep.fixed_words(), *(word for name, value in values.items() for word in _words(name, value))]
+    for values in drawn:
+        words = [*fixed, *(word for name, value in values.items() for word in _words(name, value))]
         trial = Trial(values=values, words=tuple(words))
         found.setdefault(trial.name, trial)
-    trials = list(found.values())[: count or None]
-    return trials[: sweep.run_cap]
+    return list(found.values())
 
 
-def _grid(sweep: SweepFile) -> Iterator[dict[str, Any]]:
-    names = list(sweep.parameters)
-    for values in product(*(parameter.choices or () for parameter in sweep.parameters.values())):
-        yield dict(zip(names, values, strict=True))
+def _combination(sweep: SweepFile, index: int) -> dict[str, Any]:
+    """That of a grid at `index`, the last parameter changing first; no other one is made."""
+    values = {}
+    for name, parameter in reversed(sweep.parameters.items()):
+        assert parameter.grid is not None
+        index, at = divmod(index, parameter.grid.count)
+        values[name] = parameter.grid.at(at)
+    return dict(reversed(values.items()))
 
 
-def _draws(sweep: SweepFile, count: int, seed: int) -> Iterator[dict[str, Any]]:
-    for number in range(count):
-        yield {
-            name: parameter.draw(float(generator(seed, f"sweep {name}", number).random()))
-            for name, parameter in sweep.parameters.items()
-        }
+def _draw(sweep: SweepFile, number: int, seed: int) -> dict[str, Any]:
+    return {
+        name: parameter.draw(float(generator(seed, f"sweep {name}", number).random()))
+        for name, parameter in sweep.parameters.items()
+    }
 
 
 def _words(name: str, value: Value) -> list[str]:
@@ -179,5 +258,7 @@ def _words(name: str, value: Value) -> list[str]:
             if value
             else [f"--{name.rpartition('.')[0]}.no_{name.rpartition('.')[2]}".replace("--.", "--")]
         )
-    values = value if isinstance(value, list) else [value]
-    return [f"--{name}", *map(str, values)]
+    words = ["None" if one is None else str(one) for one in (value if isinstance(value, list) else [value])]
+    if len(words) == 1 and words[0].startswith("-"):
+        return [f"--{name}={words[0]}"]
+    return [f"--{name}", *words]

@@ -213,13 +213,13 @@ def finish(plan: RunPlan, trainer: Trainer, state: RunState) -> None:
         words.append(f"\n--- sample at step {state.step} ---\n{text}\n---")
     report = write_report(folder.path)
     first, last, best = state.first_val_loss, state.last_val_loss, state.best_val_loss
-    write_whole(folder.path / RESULT, (json.dumps(_result(state), indent=2) + "\n").encode())
+    write_whole(folder.path / RESULT, (json.dumps(result_of(state), indent=2) + "\n").encode())
     if first is not None:
         words.append(f"validation loss {first:.4f} -> {last:.4f} nats (best {best:.4f} at step {state.best_step})")
     put("\n".join([*words, f"report: {report}"]))
 
 
-def _result(state: RunState) -> dict[str, Any]:
+def result_of(state: RunState) -> dict[str, Any]:
     """What a sweep compares runs by."""
     return {
         "step": state.step,
