@@ -31,8 +31,8 @@ CORE_ORDER = [
     "data.datasets.find", "run.folder", "run.tensors",
     "run.checkpoint", "run.writer", "run.interrupts", "run.sinks.sink", "run.sinks.console", "run.sinks.tensorboard",
     "run.sinks.wandb", "run.log", "run.state", "run.evaluation", "run.norms", "run.loop",
-    "interchange.keys", "interchange.tensor_file", "interchange.architecture", "interchange.gpt2", "interchange.llama",
-    "interchange.tokenizer", "interchange.folder", "report",
+    "interchange.ignored", "interchange.keys", "interchange.tensor_file", "interchange.architecture",
+    "interchange.gpt2", "interchange.llama", "interchange.tokenizer", "interchange.folder", "report",
     "testing.models", "testing.base", "testing.steps", "testing.decoders",
 ]  # fmt: skip
 

@@ -1,5 +1,6 @@
 """Exports in `transformers` and mlx-lm, and models of `transformers` in both backends: the same logits and ids."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from lm_core.backend import load_backend
 from lm_core.config import ModelConfig, StepConfig
+from lm_core.errors import UserError
 from lm_core.interchange.folder import export_model, import_model
 from lm_core.testing import ADAMW, MODELS, rough_arrays
 from lm_tokenizer import Tokenizer
@@ -141,12 +143,28 @@ def test_the_tokenizer_beside_a_model_gives_our_ids(config: ModelConfig, pattern
     ours.save(tmp_path / "tokenizer")
     files = {path.name: path.read_bytes() for path in (tmp_path / "tokenizer").iterdir()}
     config = config.model_copy(update={"vocab_size": 320})
-    export_model(tmp_path / "model", config, rough_arrays(config), tokenizer_files=files, eos_id=ours.eos_id)
+    export_model(tmp_path / "model", config, rough_arrays(config), tokenizer_files=files, eos_ids=[ours.eos_id])
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
     assert theirs(text)["input_ids"] == ours.encode(text)
     assert theirs("a<|endoftext|>")["input_ids"] == ours.encode("a<|endoftext|>", allowed_special="all")
     assert theirs.decode(ours.encode(text)) == text
     assert (theirs.eos_token, theirs.eos_token_id) == ("<|endoftext|>", ours.eos_id)
-    path = import_model(tmp_path / "model").tokenizer
-    assert path is not None
-    assert Tokenizer.load(path).fingerprint == ours.fingerprint
+    model = import_model(tmp_path / "model")
+    assert model.config.vocab_size == len(theirs) == 290  # so nobody draws one of the 30 ids that stand for nothing
+    assert model.tokenizer is not None
+    assert Tokenizer.load(model.tokenizer).fingerprint == ours.fingerprint
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "mistral"])
+def test_every_key_that_transformers_writes_is_read_or_known_to_say_nothing(name: str, tmp_path: Path) -> None:
+    """And one more is refused: so a new version of transformers with a new key is noticed here."""
+    kind, values = THEIRS[name]
+    ours = GPT2 if name == "gpt2" else LLAMA.model_copy(update={"d_ff": 80})
+    export_model(tmp_path, ours, rough_arrays(ours))
+    said = getattr(transformers, kind)(**values).to_dict()
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(said))
+    assert import_model(tmp_path).config.d_model == 32
+    config.write_text(json.dumps(said | {"some_new_scale": 2.0}))
+    with pytest.raises(UserError, match=r"some_new_scale = 2\.0 is not known"):
+        import_model(tmp_path)

@@ -260,6 +260,7 @@ def test_print_config_does_nothing_else(told: Told, run_infer: Run, capsys: pyte
         ("--checkpoint run --tokenizer none", "tokenizer: there is no tokenizer 'none'"),
         ("--checkpoint run --tokenizer other", "tokenizer: other is not the one that the run run was trained with"),
         ("--checkpoint run --logging.file tok/vocab.json/x", "logging.file: cannot write tok/vocab.json/x"),
+        ("--checkpoint run --prompt a --n 1000000000", "n: 1,000,000,000 texts are too many for one call"),
         ("--checkpoint run --sampling.topp 1", "did you mean --sampling.top_p?"),
     ],
 )
@@ -362,7 +363,8 @@ def test_an_exported_model_says_the_same(
     assert run_infer("--checkpoint", "hf", "--prompt", "a fox") == 0
     assert capsys.readouterr().out == "hf\na fox over the dog\n"
     expected = initial_arrays(MODEL, 1)
-    assert all((told.weights[name] == array).all() for name, array in expected.items())
+    for name, array in expected.items():  # without the 20 ids that the tokenizer does not have
+        assert (told.weights[name] == (array[:300] if len(array) == 320 else array)).all(), name
 
 
 def test_a_folder_without_a_tokenizer_needs_one_named(

@@ -66,7 +66,7 @@ def test_every_row_ends_by_itself_and_the_others_go_on() -> None:
     texts = ["the quick brown fox", "a lazy dog, STOP and more and more", "over"]
     rows = [[*text.encode(), EOS, *[65] * 60] for text in texts]
     shown = Shown()
-    found = written(Scripted(rows), Ending(40, EOS, (" STOP",)), shown)
+    found = written(Scripted(rows), Ending(40, (EOS,), (" STOP",)), shown)
     assert [row.text for row in found] == [texts[0], "a lazy dog,", texts[2]] == shown.texts()
     assert [row.reason for row in found] == ["end_of_text", "stop", "end_of_text"]
     assert [row.ids for row in found[::2]] == [[*texts[i].encode(), EOS] for i in (0, 2)]
@@ -75,7 +75,7 @@ def test_every_row_ends_by_itself_and_the_others_go_on() -> None:
 
 def test_a_text_ends_at_its_length_with_what_was_held_back() -> None:
     shown = Shown()
-    [row] = written(Scripted([b"abc <en"]), Ending(7, None, ("<end>",)), shown)
+    [row] = written(Scripted([b"abc <en"]), Ending(7, (), ("<end>",)), shown)
     assert (row.text, row.reason, shown.texts()) == ("abc <en", "length", ["abc <en"])
 
 
@@ -92,7 +92,7 @@ def test_an_incomplete_character_at_the_end_is_a_replacement() -> None:
 def test_ctrl_c_ends_all_rows_with_what_they_have() -> None:
     rows = [b"abcdefgh", [EOS, *[65] * 20]]
     shown = Shown()
-    found = written(Scripted(rows, interrupt_at=3), Ending(8, EOS, ("cdx",)), shown)
+    found = written(Scripted(rows, interrupt_at=3), Ending(8, (EOS,), ("cdx",)), shown)
     assert [row.reason for row in found] == ["interrupted", "end_of_text"]
     assert [row.text for row in found] == ["abc", ""]
     assert shown == {0: ["a", "b", "c"]}

@@ -207,7 +207,7 @@ def test_settings_of_older_and_newer_transformers_are_read(gpt2: Path, llama: Pa
 
 def test_the_tokenizer_lies_beside_with_its_end(tmp_path: Path) -> None:
     files = {"tokenizer.json": TOKENIZER, "merges.txt": b"#version: 0.2\n"}
-    export_model(tmp_path, GPT2, rough_arrays(GPT2), tokenizer_files=files, eos_id=2)
+    export_model(tmp_path, GPT2, rough_arrays(GPT2), tokenizer_files=files, eos_ids=[2])
     model = import_model(tmp_path)
     assert model.tokenizer == tmp_path / "tokenizer.json"
     assert model.tokenizer.read_bytes() == TOKENIZER
@@ -215,7 +215,7 @@ def test_the_tokenizer_lies_beside_with_its_end(tmp_path: Path) -> None:
     assert (said["eos_token"], said["model_max_length"]) == ("<end>", 24)
     assert settings(tmp_path)["eos_token_id"] == json.loads((tmp_path / GENERATION).read_bytes())["eos_token_id"] == 2
     assert settings(tmp_path)["bos_token_id"] is None  # and not transformers' default
-    assert settings(tmp_path)["vocab_size"] == 31  # padded beyond the tokenizer's 3
+    assert model.eos_ids == (2,)
     given = {"tokenizer.json": TOKENIZER, "tokenizer_config.json": b"{}"}
     export_model(tmp_path, GPT2, rough_arrays(GPT2), tokenizer_files=given)
     assert (tmp_path / "tokenizer_config.json").read_bytes() == b"{}"
@@ -225,10 +225,10 @@ def test_the_tokenizer_lies_beside_with_its_end(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "eos_id", "word"),
     [
-        ({"tokenizer.json": TOKENIZER}, 3, "eos_id 3 is none of the tokens"),
+        ({"tokenizer.json": TOKENIZER.replace(b'"id": 2', b'"id": 5')}, 3, "eos_id 3 is none of the tokens"),
         ({"tokenizer.json": TOKENIZER}, 31, "outside the vocabulary"),
         ({"tokenizer.json": TOKENIZER}, -1, "outside the vocabulary"),
-        ({"tokenizer.json": TOKENIZER.replace(b'"b": 1', b'"b": 31')}, None, "has the id 31"),
+        ({"tokenizer.json": TOKENIZER.replace(b'"b": 1', b'"b": 31')}, None, "tokenizer has 32 ids"),
         ({"tokenizer.json": b"{}"}, None, "malformed"),
         ({"tokenizer.json": b"\xff"}, None, "malformed"),
         ({"../tokenizer.json": TOKENIZER}, None, "no file of a tokenizer"),
@@ -238,8 +238,9 @@ def test_the_tokenizer_lies_beside_with_its_end(tmp_path: Path) -> None:
 def test_a_tokenizer_that_does_not_fit_is_refused(
     files: dict[str, bytes], eos_id: int | None, word: str, tmp_path: Path
 ) -> None:
+    ends = [] if eos_id is None else [eos_id]
     with pytest.raises(UserError, match=word):
-        export_model(tmp_path / "new", GPT2, rough_arrays(GPT2), tokenizer_files=files, eos_id=eos_id)
+        export_model(tmp_path / "new", GPT2, rough_arrays(GPT2), tokenizer_files=files, eos_ids=ends)
     assert not list(tmp_path.iterdir())
 
 

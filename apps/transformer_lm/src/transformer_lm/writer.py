@@ -43,7 +43,7 @@ class Writer:
         self.model, self.settings, self.show, self.note = model, settings, show, note
         tokenizer = model.tokenizer
         # The <eos> of a vocabulary of words is the end of a line (Penn Treebank, WikiText), and texts have many.
-        self._eos_id = None if tokenizer.name == "words" else tokenizer.eos_id
+        self._eos_ids = () if tokenizer.name == "words" or tokenizer.eos_id is None else (tokenizer.eos_id,)
 
     def write(self, prompt: str) -> Reason:
         """Show the prompt and what follows it; returns why it ended, which is "interrupted" for Ctrl-C.
@@ -60,7 +60,7 @@ class Writer:
             return Generation(model.decoder, [ids], model.config.seq_len, settings.seed, sampling)
 
         self.show(prompt)
-        ending = Ending(settings.max_new_tokens, self._eos_id, settings.stop)
+        ending = Ending(settings.max_new_tokens, self._eos_ids, settings.stop)
         [written] = continue_rows(
             begin, [pieces_of(model.tokenizer, ids, prompt)], ending, show=lambda _row, text: self.show(text)
         )

@@ -46,7 +46,8 @@ def export(config: ExportConfig) -> None:
         model.config,
         model.weights,
         tokenizer_files=_tokenizer_files(model),
-        eos_id=model.tokenizer.eos_id,
+        eos_ids=model.eos_ids,
+        vocab_size=model.tokenizer.vocab_size,
         dtype=config.dtype,
     )
     put(config.output)

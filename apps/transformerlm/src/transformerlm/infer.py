@@ -6,7 +6,7 @@ A framework is imported when the model, the tokenizer and the prompts have been 
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from transformerlm.saved_model import SavedModel, load_model
 
 PROGRAM = "transformerlm-infer"
 INTERRUPTED = 130
+MOST_TEXTS = 1_000_000
 
 
 def main() -> int:
@@ -40,7 +41,9 @@ def infer(config: InferConfig) -> int:
     """
     model = load_model(config.checkpoint, config.which, config.tokenizer)
     prompts = read_prompts(config)
-    ids = encode_prompts(prompts, model.tokenizer, model.config.seq_len, say)
+    if len(prompts) * config.n > MOST_TEXTS:
+        raise UserError(f"n: {len(prompts) * config.n:,} texts are too many for one call: at most {MOST_TEXTS:,}")
+    ids = encode_prompts(prompts, model.tokenizer, model.config.seq_len, next(iter(model.eos_ids), None), say)
     rows = [
         Row(prompt, of_it, number) for prompt, of_it in zip(prompts, ids, strict=True) for number in range(config.n)
     ]
@@ -78,8 +81,7 @@ class Writer:
     def __init__(self, config: InferConfig, model: SavedModel, backend: Backend) -> None:
         self.config, self.model, self.backend = config, model, backend
         self.sampling = _clamped(config.sampling, model.tokenizer.vocab_size)
-        eos_id = None if config.ignore_eos else model.tokenizer.eos_id
-        self.ending = Ending(config.max_new_tokens, eos_id, config.stop)
+        self.ending = Ending(config.max_new_tokens, () if config.ignore_eos else model.eos_ids, config.stop)
         self.stopped = False
 
     def streams(self, rows: Sequence[Row]) -> bool:
@@ -120,7 +122,7 @@ class Writer:
             "params.top_k": sampling.top_k,
             "params.min_p": sampling.min_p,
             "params.repetition_penalty": sampling.repetition_penalty,
-            "params.eos_token_id": self.ending.eos_id,
+            "params.eos_token_id": _one_or_several(self.ending.eos_ids),
             "params.max_new_tokens": self.ending.max_new_tokens,
             "params.seed": self.config.seed,
             "params.sample": row.sample,
@@ -132,6 +134,11 @@ class Writer:
             "metrics.latency_ms": round(1000 * seconds, 3),
             "metrics.tokens_per_second": round(count / seconds, 3) if seconds else 0.0,
         }
+
+
+def _one_or_several(ids: Collection[int]) -> int | list[int] | None:
+    """As `generation_config.json` of transformers says it."""
+    return next(iter(ids), None) if len(ids) < 2 else list(ids)
 
 
 def _clamped(sampling: SamplingConfig, vocab_size: int) -> SamplingConfig:

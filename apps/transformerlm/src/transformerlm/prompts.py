@@ -28,14 +28,21 @@ def read_prompts(config: InferConfig) -> list[str]:
 
 
 def encode_prompts(
-    prompts: list[str], tokenizer: TextTokenizer, seq_len: int, note: Callable[[str], None]
+    prompts: list[str], tokenizer: TextTokenizer, seq_len: int, start: int | None, note: Callable[[str], None]
 ) -> list[list[int]]:
     """The ids of every prompt; of one that is longer than the model's context, its end will be used, which is noted.
+
+    Args:
+        prompts: texts.
+        tokenizer: of the model.
+        seq_len: what the model reads at once, in tokens.
+        start: the id that an empty prompt stands for.
+        note: takes what there is to say.
 
     Raises:
         UserError: for a prompt that has no ids.
     """
-    encoded = [_encode(number, prompt, tokenizer) for number, prompt in enumerate(prompts, 1)]
+    encoded = [_encode(number, prompt, tokenizer, start) for number, prompt in enumerate(prompts, 1)]
     longest = max(range(len(encoded)), key=lambda row: len(encoded[row]))
     if len(encoded[longest]) > seq_len:
         note(
@@ -45,18 +52,18 @@ def encode_prompts(
     return encoded
 
 
-def _encode(number: int, prompt: str, tokenizer: TextTokenizer) -> list[int]:
+def _encode(number: int, prompt: str, tokenizer: TextTokenizer, start: int | None) -> list[int]:
     try:
         ids = tokenizer.encode(prompt, allowed_special="all", disallowed_special=())
     except TokenizerError as error:
         raise UserError(f"prompt {number}: {error}") from None
     if ids:
         return ids
-    if tokenizer.eos_id is None:
+    if start is None:
         raise UserError(
             f"prompt {number} is empty, and the tokenizer has no end-of-text token to start from: give a text"
         )
-    return [tokenizer.eos_id]
+    return [start]
 
 
 def _standard_input() -> str:

@@ -36,6 +36,14 @@ class SavedModel:
     tokenizer: TextTokenizer
     name: str
     """What it is, for the person who waits."""
+    own_eos_ids: tuple[int, ...] = ()
+    """The ids that end a text by the model's own files, which go before the tokenizer's."""
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """The ids at any of which a text ends."""
+        of_tokenizer = () if self.tokenizer.eos_id is None else (self.tokenizer.eos_id,)
+        return self.own_eos_ids or of_tokenizer
 
 
 def load_model(path: str, which: Which = "best", tokenizer: str = "", key: str = "checkpoint") -> SavedModel:
@@ -126,7 +134,7 @@ def _of_hugging_face(folder: Path, tokenizer: str, key: str) -> SavedModel:
         raise UserError(f"{key}: {folder} has no tokenizer.json: name its tokenizer by the key tokenizer")
     own = _tokenizer(tokenizer or str(model.tokenizer), "tokenizer" if tokenizer else key)
     _check_vocabulary(own, model.config, folder, key)
-    return SavedModel(model.config, model.weights, own, str(folder))
+    return SavedModel(model.config, model.weights, own, str(folder), model.eos_ids)
 
 
 def _tokenizer(name: str, key: str) -> TextTokenizer:

@@ -237,7 +237,7 @@ def _sample(plan: RunPlan, trainer: Trainer) -> str:
         decoder = trainer.decoder(1, tokenizer.vocab_size)
         return Generation(decoder, [plan.prompt], plan.model.seq_len, plan.config.seed, SamplingConfig())
 
-    ending = Ending(training.sample_tokens, tokenizer.eos_id)
+    ending = Ending(training.sample_tokens, () if tokenizer.eos_id is None else (tokenizer.eos_id,))
     [written] = continue_rows(begin, [pieces_of(tokenizer, plan.prompt, training.sample_prompt)], ending)
     return training.sample_prompt + written.text
 

@@ -6,7 +6,7 @@ Nothing here knows a framework or a tokenizer: a `Generation` over any decoder w
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -31,8 +31,8 @@ class Ending:
     """When a continuation ends."""
 
     max_new_tokens: int
-    eos_id: int | None = None
-    """The id that ends a text; it is not part of the text."""
+    eos_ids: Collection[int] = ()
+    """The ids at any of which a text ends; they are not part of the text."""
     stop: tuple[str, ...] = ()
     """Strings that end a text; they are not part of it."""
 
@@ -95,7 +95,7 @@ class _Row:
         """One more id."""
         ids = self.continuation.ids
         ids.append(token_id)
-        if token_id == self.ending.eos_id:
+        if token_id in self.ending.eos_ids:
             self.end("end_of_text")
             return
         self._add(self.stops.feed(self.pieces.feed(token_id)))

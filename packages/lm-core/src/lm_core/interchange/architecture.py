@@ -9,7 +9,7 @@ Axes: D model. Ours are [out, in] (lm_core.model.parameters).
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,10 @@ class Architecture:
     """Every tensor, but for the head."""
     bare_if_tied: bool = False
     """Whether a file without a head is written without the prefix."""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """Other spellings of keys of `config.json`: alias -> key."""
+    ignored: tuple[str, ...] = ()
+    """Keys of `config.json` that it does not read, besides those that none reads."""
 
 
 def tensors_of(architecture: Architecture, config: ModelConfig) -> Iterator[Tensor]:
@@ -76,13 +80,24 @@ def tensors_of(architecture: Architecture, config: ModelConfig) -> Iterator[Tens
         yield Tensor(HEAD, (HEAD,))
 
 
-def pack(architecture: Architecture, config: ModelConfig, weights: Mapping[str, NDArray[Any]]) -> Arrays:
-    """Our weights under their names, float32. Where they have a bias and we have none, it is 0.
+def without_padding(
+    config: ModelConfig, weights: Mapping[str, NDArray[Any]], vocab_size: int
+) -> tuple[ModelConfig, Mapping[str, NDArray[Any]]]:
+    """The model whose vocabulary is the first `vocab_size` ids of this one's.
 
     Raises:
-        UserError: when the weights are not those of the config, or not finite.
+        UserError: when the weights are not those of the config or not finite, or its vocabulary is too small.
     """
+    if vocab_size > config.vocab_size:
+        raise UserError(f"the tokenizer has {vocab_size:,} ids, and the model's vocab_size is {config.vocab_size:,}")
     _check(config, weights)
+    rows = ("embed.weight", "lm_head.weight", "lm_head.bias")
+    cut = {name: array[:vocab_size] if name in rows else array for name, array in weights.items()}
+    return config.model_copy(update={"vocab_size": vocab_size}), cut
+
+
+def pack(architecture: Architecture, config: ModelConfig, weights: Mapping[str, NDArray[Any]]) -> Arrays:
+    """Our weights under their names, float32. Where they have a bias and we have none, it is 0."""
     table = parameter_table(config.model_copy(update={"bias": True}))
     bare = architecture.bare_if_tied and config.tie_embeddings
     prefix = "" if bare else architecture.prefix

@@ -1,7 +1,7 @@
 """A model as a folder of Hugging Face's `transformers`, out and in.
 
     export_model:  config, weights, tokenizer files -> <folder>.new -> <folder>
-    import_model:  <folder> -> config, weights, where the tokenizer is
+    import_model:  <folder> -> config, weights, where the tokenizer is, what ends a text
 
     config.json  generation_config.json  model.safetensors  tokenizer.json  tokenizer_config.json
 
@@ -10,7 +10,7 @@ trained with (dropout, initial values) is not read back.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from lm_core.config import Dtype, ModelConfig
 from lm_core.errors import UserError
 from lm_core.interchange import tokenizer
-from lm_core.interchange.architecture import Architecture, pack, unpack
+from lm_core.interchange.architecture import Architecture, pack, unpack, without_padding
 from lm_core.interchange.gpt2 import GPT2
+from lm_core.interchange.ignored import IGNORED
 from lm_core.interchange.keys import Keys, read_object
 from lm_core.interchange.llama import LLAMA
 from lm_core.interchange.tensor_file import WHOLE, find_tensors, safetensors_bytes
@@ -43,6 +44,8 @@ class ImportedModel:
     """By the names of the parameter table, in its order."""
     tokenizer: Path | None
     """Its `tokenizer.json`, where there is one."""
+    eos_ids: tuple[int, ...] = ()
+    """The ids that end a text, by `generation_config.json` and `config.json`; none where neither says so."""
 
 
 def export_model(
@@ -51,7 +54,8 @@ def export_model(
     weights: Mapping[str, NDArray[Any]],
     *,
     tokenizer_files: Mapping[str, bytes] | None = None,
-    eos_id: int | None = None,
+    eos_ids: Sequence[int] = (),
+    vocab_size: int | None = None,
     dtype: Dtype = "float32",
 ) -> None:
     """Write a folder that `transformers` and, for Llama, `mlx-lm` load.
@@ -60,10 +64,12 @@ def export_model(
 
     Args:
         folder: where to; one that holds anything that is no file of an export is left alone.
-        config: of the model. Its vocab_size may be larger than the tokenizer's.
+        config: of the model. Its vocab_size may be larger than the tokenizer's: the ids beyond are left out, since
+            other programs would draw them.
         weights: by the names of the parameter table.
         tokenizer_files: name -> content, with `tokenizer.json` among them for `AutoTokenizer` to load.
-        eos_id: the id that ends a text.
+        eos_ids: the ids that end a text; the first is the one that stands between texts.
+        vocab_size: how many ids the tokenizer has; by default those of `tokenizer.json`, all where there is none.
         dtype: of the values in the file; bfloat16 is rounded to the nearest.
 
     Raises:
@@ -71,17 +77,21 @@ def export_model(
             holds something else or cannot be written.
     """
     folder = Path(folder)
-    if eos_id is not None and not 0 <= eos_id < config.vocab_size:
-        raise UserError(f"eos_id {eos_id} is outside the vocabulary of {config.vocab_size:,}")
     architecture = architecture_of(config)
-    ends = {} if eos_id is None else {"eos_token_id": eos_id, "pad_token_id": eos_id}
-    files = {
+    files = tokenizer_files or {}
+    config, weights = without_padding(config, weights, vocab_size or tokenizer.size(files) or config.vocab_size)
+    for eos_id in eos_ids:
+        if not 0 <= eos_id < config.vocab_size:
+            raise UserError(f"eos_id {eos_id} is outside the vocabulary of {config.vocab_size:,}")
+    end = None if not eos_ids else eos_ids[0] if len(eos_ids) == 1 else list(eos_ids)
+    ends = {"eos_token_id": end, "pad_token_id": eos_ids[0]} if eos_ids else {}
+    written = {
         WHOLE: safetensors_bytes(pack(architecture, config, weights), dtype),
         GENERATION: _json(ends),
-        **tokenizer.complete(tokenizer_files or {}, config, eos_id),
-        CONFIG: _json(_settings(architecture, config, eos_id, dtype)),
+        **tokenizer.complete(files, config, eos_ids),
+        CONFIG: _json(_settings(architecture, config, end, dtype)),
     }
-    _replace(folder, files)
+    _replace(folder, written)
 
 
 def import_model(folder: str | Path) -> ImportedModel:
@@ -91,14 +101,16 @@ def import_model(folder: str | Path) -> ImportedModel:
         UserError: for files that are missing, cut or malformed, and for what this package's model cannot do.
     """
     folder = Path(folder)
-    keys = Keys(folder / CONFIG, read_object(folder / CONFIG))
-    architecture = keys.choice("model_type", None, _MODEL_TYPES)
-    keys.only("quantization_config", None)
-    keys.only("quantization", None)
+    values = read_object(folder / CONFIG)
+    architecture = Keys(folder / CONFIG, values).choice("model_type", None, _MODEL_TYPES)
+    keys = Keys(folder / CONFIG, values, architecture.aliases)
+    _refuse_what_is_not_causal_and_full(keys)
     config = architecture.config_of(keys)
+    eos_ids = tuple(i for i in _eos_ids(folder, keys) if i < config.vocab_size)
+    keys.refuse_others(IGNORED.union(architecture.ignored))
     weights = unpack(architecture, config, find_tensors(folder), folder)
     path = folder / tokenizer.TOKENIZER
-    return ImportedModel(config, weights, path if path.is_file() else None)
+    return ImportedModel(config, weights, path if path.is_file() else None, eos_ids)
 
 
 def architecture_of(config: ModelConfig) -> Architecture:
@@ -107,15 +119,41 @@ def architecture_of(config: ModelConfig) -> Architecture:
     Raises:
         UserError: when there is none; it names the fields that stand in the way.
     """
-    obstacles = {architecture: architecture.obstacles(config) for architecture in (GPT2, LLAMA)}
-    for architecture, fields in obstacles.items():
+    obstacles = [(architecture, architecture.obstacles(config)) for architecture in (GPT2, LLAMA)]
+    for architecture, fields in obstacles:
         if not fields:
             return architecture
-    each = "; ".join(f"{one.model_type} cannot have {', '.join(fields)}" for one, fields in obstacles.items())
+    each = "; ".join(f"{one.model_type} cannot have {', '.join(fields)}" for one, fields in obstacles)
     raise UserError(f"the model is none that can be exported: {each}")
 
 
-def _settings(architecture: Architecture, config: ModelConfig, eos_id: int | None, dtype: Dtype) -> dict[str, Any]:
+def _refuse_what_is_not_causal_and_full(keys: Keys) -> None:
+    """What any model of transformers 5 may have: other masks, other parts, other numbers."""
+    keys.only("quantization_config", None)
+    keys.only("quantization", None)
+    keys.only("is_causal", True)
+    keys.only("is_encoder_decoder", False)
+    keys.only("add_cross_attention", False)
+    keys.only("pruned_heads", {}, None)
+    keys.only("per_layer_config", None, {})
+    keys.only("attention_chunk_size", None)
+    keys.only("sliding_window", None)
+    kinds = keys.get("layer_types")
+    if kinds is not None and (not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds)):
+        raise keys.refusal("layer_types", "full_attention")
+
+
+def _eos_ids(folder: Path, keys: Keys) -> tuple[int, ...]:
+    """The ids at any of which a text ends: those of both files."""
+    ids = keys.ids("eos_token_id")
+    if (folder / GENERATION).exists():
+        ids += Keys(folder / GENERATION, read_object(folder / GENERATION)).ids("eos_token_id")
+    return tuple(dict.fromkeys(ids))
+
+
+def _settings(
+    architecture: Architecture, config: ModelConfig, end: int | list[int] | None, dtype: Dtype
+) -> dict[str, Any]:
     return {
         "architectures": [architecture.class_name],
         "model_type": architecture.model_type,
@@ -125,7 +163,7 @@ def _settings(architecture: Architecture, config: ModelConfig, eos_id: int | Non
         "initializer_range": config.init_std,
         # Said even where there is none: transformers' defaults are the ids of GPT-2's and Llama's own vocabularies.
         "bos_token_id": None,
-        "eos_token_id": eos_id,
+        "eos_token_id": end,
         "dtype": dtype,
         "torch_dtype": dtype,  # the same in transformers before 4.56
     }

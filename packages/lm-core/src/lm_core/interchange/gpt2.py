@@ -16,6 +16,10 @@ from lm_core.interchange.keys import Keys
 _ACTIVATIONS: dict[str, Literal["gelu", "gelu_tanh"]] = {
     "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu",
 }  # fmt: skip
+_ALIASES = {
+    "hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head",
+    "max_position_embeddings": "n_positions",
+}  # fmt: skip
 _PARTS = {"ln_1": "attn_norm", "attn.c_proj": "attn.o_proj", "ln_2": "mlp_norm"} | {
     "mlp.c_fc": "mlp.up_proj", "mlp.c_proj": "mlp.down_proj",
 }  # fmt: skip
@@ -58,7 +62,6 @@ def config_of(keys: Keys) -> ModelConfig:
     """
     keys.only("scale_attn_weights", True)
     keys.only("scale_attn_by_inverse_layer_idx", False)
-    keys.only("add_cross_attention", False)
     width = keys.size("n_embd")
     values = {
         "vocab_size": keys.size("vocab_size"),
@@ -100,4 +103,6 @@ GPT2 = Architecture(
     layout=layout,
     # As OpenAI's own files are, and as mlx-lm wants it, which has no head. With one, transformers 4 wants the prefix.
     bare_if_tied=True,
+    aliases=_ALIASES,
+    ignored=("n_ctx",),  # of versions that made their causal mask as long
 )

@@ -56,9 +56,11 @@ def config_of(keys: Keys) -> ModelConfig:
     Raises:
         UserError: for what this package's model cannot do, by key and value.
     """
-    _refuse_windows(keys)
+    if keys.get("model_type") == "mistral" and not keys.has("sliding_window"):
+        raise UserError(f"{keys.path} has no key 'sliding_window', which means 4096 in Mistral: only null is supported")
     keys.only("partial_rotary_factor", None, 1.0, 1)
-    keys.only("rope_traditional", False, None)  # mlx-lm's word for pairs of neighbours
+    for key in ("rope_traditional", "rope_interleaved"):  # mlx-lm's and nanotron's words for pairs of neighbours
+        keys.only(key, False, None)
     width, heads = keys.size("hidden_size"), keys.size("num_attention_heads")
     head_dim = keys.size("head_dim", max(1, width // heads))
     if head_dim * heads != width:
@@ -97,15 +99,6 @@ def layout(config: ModelConfig) -> Iterator[Tensor]:
             for kind in ("weight", "bias") if config.bias else ("weight",):
                 yield Tensor(f"layers.{i}.{theirs}.{kind}", (f"blocks.{i}.{ours}.{kind}",))
     yield Tensor("norm.weight", ("norm.weight",))
-
-
-def _refuse_windows(keys: Keys) -> None:
-    if keys.get("model_type") == "mistral" and "sliding_window" not in keys.values:
-        raise UserError(f"{keys.path} has no key 'sliding_window', which means 4096 in Mistral: only null is supported")
-    keys.only("sliding_window", None)
-    kinds = keys.get("layer_types")
-    if kinds is not None and (not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds)):
-        raise keys.refusal("layer_types", "full_attention")
 
 
 def _theta(keys: Keys) -> float:

@@ -5,7 +5,7 @@ text. The latter is made here from the id.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lm_core.config import ModelConfig
@@ -16,12 +16,12 @@ NAMES = (TOKENIZER, SETTINGS, "vocab.json", "merges.txt", "special_tokens_map.js
 """What may be among the files."""
 
 
-def complete(given: Mapping[str, bytes], config: ModelConfig, eos_id: int | None) -> dict[str, bytes]:
+def complete(given: Mapping[str, bytes], config: ModelConfig, eos_ids: Sequence[int]) -> dict[str, bytes]:
     """The files as they are given, with a `tokenizer_config.json` where there is none.
 
     Raises:
         UserError: for a file of another name, a `tokenizer.json` that is malformed or has more ids than the model, an
-            `eos_id` that is none of its tokens.
+            end of text that is none of its tokens.
     """
     for name in given:
         if name not in NAMES:
@@ -36,11 +36,20 @@ def complete(given: Mapping[str, bytes], config: ModelConfig, eos_id: int | None
         "model_max_length": config.seq_len,
         "clean_up_tokenization_spaces": False,
     }
-    if eos_id is not None:
+    for eos_id in eos_ids:
         if eos_id not in tokens:
             raise UserError(f"eos_id {eos_id} is none of the tokens of {TOKENIZER}")
-        settings["eos_token"] = tokens[eos_id]
+        settings.setdefault("eos_token", tokens[eos_id])
     return {SETTINGS: json.dumps(settings, indent=2).encode(), **given}
+
+
+def size(given: Mapping[str, bytes]) -> int | None:
+    """One more than the highest id of the `tokenizer.json` among the files; None where there is none.
+
+    Raises:
+        UserError: when it is malformed.
+    """
+    return max(_tokens(given[TOKENIZER]), default=-1) + 1 if TOKENIZER in given else None
 
 
 def _tokens(document: bytes) -> dict[int, str]:
