@@ -24,7 +24,7 @@ FORBIDDEN = {
 CORE_ORDER = [
     "terminal", "errors", "regular", "rng", "config", "mistakes", "cli",
     "schedules", "sampling", "stop_strings", "continuation",
-    "data.vocabulary", "data.token_ids", "data.token_file", "data.corpus",
+    "data.vocabulary", "data.formats", "data.token_ids", "data.token_file", "data.corpus",
     "data.permutation", "data.batches", "model.parameters", "model.init", "model.flops", "optim", "backend",
     "reference.model", "reference.dropout", "reference.optim", "run.files", "run.lock",
     "data.archive", "data.download", "data.datasets.table", "data.datasets.files", "data.datasets.layouts",
