@@ -8,7 +8,7 @@ A batch is what is encoded at once, a unit what is done again after a kill. Neit
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -18,11 +18,11 @@ from lm_core.errors import UserError
 from lm_tokenizer.errors import SpecialTokenError, TokenizerError
 from lm_tokenizer.special import Choice
 from lm_tokenizer.token_file import TokenFileWriter
-from transformerlm.corpus.pieces import Piece, Place
+from transformerlm.corpus.pieces import Flaw, Piece, Place
 from transformerlm.corpus.read import read_file
 from transformerlm.job import Job, Split
 from transformerlm.make_data_config import SpecialTokens
-from transformerlm.parts import Parts, Progress, Unit
+from transformerlm.parts import FlawCount, Parts, Progress, Unit
 from transformerlm.tokenizers import TokenizerLike
 
 T = TypeVar("T")
@@ -39,33 +39,45 @@ class Placed:
     split: Split
 
 
-@dataclass(frozen=True)
+@dataclass
 class Batch:
     """Pieces that follow one another."""
 
     pieces: list[Placed]
     after: Progress
+    flaws: list[FlawCount] = field(default_factory=list)
+    """What was skipped or replaced on the way."""
+
+    def count(self, flaw: Flaw, file: int) -> None:
+        """Add a flaw, to the last one where it is of the same kind."""
+        last = self.flaws[-1] if self.flaws else None
+        if last and (last.file, last.reason) == (file, flaw.reason):
+            self.flaws[-1] = last.model_copy(update={"count": last.count + flaw.count})
+        else:
+            self.flaws.append(FlawCount(file=file, reason=flaw.reason, count=flaw.count, first=flaw.where))
 
 
 def batches(job: Job, start: Progress) -> Iterator[Batch]:
     """The corpus from `start` on, in batches of `job.rules.long` bytes or a little more."""
-    pieces: list[Placed] = []
-    held, documents, after = 0, start.documents, start
+    batch, held, documents = Batch([], start), 0, start.documents
     for number in range(start.file, len(job.files)):
         place = start.place if number == start.file else Place()
         for piece in read_file(job.files[number], place, job.rules):
-            pieces.append(Placed(piece, number, documents, job.split_of(number, documents)))
-            documents += piece.ends
-            held += len(piece.data)
+            if isinstance(piece, Flaw):
+                batch.count(piece, number)
+            else:
+                batch.pieces.append(Placed(piece, number, documents, job.split_of(number, documents)))
+                documents += piece.ends
+                held += len(piece.data)
             here = piece.after
-            after = Progress(
+            batch.after = Progress(
                 file=number, offset=here.offset, record=here.record, inside=here.inside, documents=documents
             )
             if held >= job.rules.long:
-                yield Batch(pieces, after)
-                pieces, held = [], 0
-    if pieces:
-        yield Batch(pieces, after)
+                yield batch
+                batch, held = Batch([], batch.after), 0
+    if batch.pieces or batch.flaws:
+        yield batch
 
 
 def one_ahead(items: Iterator[T]) -> Iterator[T]:
@@ -129,7 +141,7 @@ class Encoder:
                 self._ids([placed.piece.data])
             except SpecialTokenError as error:
                 file = self.job.files[placed.file]
-                end = f"separator = {error.token!r} to end documents there, or " if file.kind == "text" else ""
+                end = f"separator = {error.token!r} to end documents there, or " if file.format == "text" else ""
                 raise UserError(
                     f"input {file.path} holds the special token {error.token!r} in its text, in document"
                     f' {placed.document + 1:,} of the corpus: set {end}special_tokens = "ids" or "text" to take it so'
@@ -145,6 +157,7 @@ class UnitFiles:
         self.encoder, self.parts = encoder, parts
         self.size = 0
         """Bytes of text."""
+        self.flaws: list[FlawCount] = []
         self._files: dict[Split, TokenFileWriter] = {}
         self._stack = ExitStack()
 
@@ -161,6 +174,7 @@ class UnitFiles:
 
     def write(self, batch: Batch) -> None:
         """Encode a batch and append it."""
+        self.flaws += batch.flaws
         encoded, end = self.encoder.encode(batch), self.encoder.end
         for split in dict.fromkeys(placed.split for placed in batch.pieces):
             ids: list[NDArray[Any]] = []
@@ -194,4 +208,4 @@ def encode_units(encoder: Encoder, parts: Parts, shard_bytes: int, show: Callabl
                 unit.write(batch)
                 show(after := batch.after)
                 batch = next(corpus, None) if unit.size < shard_bytes else None
-        parts.add(Unit(splits=unit.splits, after=after))
+        parts.add(Unit(splits=unit.splits, after=after, flaws=tuple(unit.flaws)))

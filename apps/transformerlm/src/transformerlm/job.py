@@ -2,16 +2,18 @@
 
 import hashlib
 import json
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 from lm_core import rng
 from lm_core.errors import UserError
-from transformerlm.corpus.inputs import InputFile, find_inputs
+from transformerlm.corpus.inputs import InputFile, Inputs, find_inputs
 from transformerlm.corpus.pieces import Rules
+from transformerlm.input_config import InputConfig
 from transformerlm.make_data_config import MakeDataConfig
+from transformerlm.program import ProgramConfig
 from transformerlm.tokenizers import TokenizerLike, cutter_of
 
 Split = Literal["train", "validation"]
@@ -28,7 +30,9 @@ class Job:
     fraction: float
     seed: int
     fingerprint: str
-    """SHA-256 over everything that the token files depend on."""
+    """SHA-256 over everything that the token files depend on; with a stream, which is read but once, never the same."""
+    left_out: tuple[str, ...] = ()
+    """Lines about files in folders that are not read."""
 
     @property
     def splits(self) -> tuple[Split, ...]:
@@ -67,18 +71,20 @@ def plan(config: MakeDataConfig, tokenizer: TokenizerLike) -> Job:
             f"tokenizer {config.tokenizer} has no end-of-text token: set eos_between_documents = false,"
             ' or train one with special_tokens = ["<|endoftext|>"]'
         )
-    train = find_inputs(config.train, but_not_in=Path(config.output))
-    validation = find_inputs(config.validation, but_not_in=Path(config.output)) if config.validation else []
-    _check_disjoint(train, validation)
-    files = (*train, *validation)
-    rules = Rules(config.separator.encode(), config.text_field, config.errors, cutter_of(tokenizer))
+    choice = config.choice(config.output)
+    train = find_inputs(config.train, choice)
+    validation = find_inputs(config.validation, choice) if config.validation else Inputs()
+    _check_disjoint(train.files, validation.files)
+    files = (*train.files, *validation.files)
+    rules = config.rules(cutter_of(tokenizer))
     job = Job(
         files=files,
-        for_training=len(train),
+        for_training=len(train.files),
         rules=replace(rules, long=min(rules.long, config.shard_bytes)),
         fraction=config.validation_fraction,
         seed=config.seed,
-        fingerprint=_fingerprint(config, tokenizer, files, len(train)),
+        fingerprint=_fingerprint(config, tokenizer, files, len(train.files)),
+        left_out=(*train.lines(), *validation.lines()),
     )
     _check_fraction(job)
     return job
@@ -92,32 +98,48 @@ def _check_disjoint(train: Sequence[InputFile], validation: Sequence[InputFile])
 
 
 def _check_fraction(job: Job) -> None:
-    """Say at once, and not after hours, that whole files as documents leave one of the splits empty."""
-    whole = not job.rules.separator and all(file.kind == "text" and file.size for file in job.files)
+    """Stop at once, and not after hours, when whole files as documents leave one of the splits empty."""
+    whole = not job.rules.separator and all(file.format == "text" and file.size for file in job.files)
     if whole and job.fraction and len({job.split_of(i, i) for i in range(len(job.files))}) < 2:
         raise UserError(no_documents(job, len(job.files)))
 
 
-def no_documents(job: Job, documents: int) -> str:
-    """What to say when a split is empty."""
+def no_documents(job: Job, documents: int, flaws: Sequence[str] = ()) -> str:
+    """The line about a split that is empty, with those about what was skipped."""
+    because = "".join(f"; {line}" for line in flaws)
+    if not documents:
+        return f"the inputs hold no text: {', '.join(str(file.path) for file in job.files[:3])}{because}"
     if not job.fraction:
-        return f"the inputs hold no text: {', '.join(str(file.path) for file in job.files[:3])}"
+        return f"one of train and validation has no text in its inputs{because}"
+    advice = "give more text, validation inputs, a larger validation_fraction or another seed"
+    if any(file.format in ("text", None) for file in job.files):
+        separator = job.rules.separator.decode()
+        if not separator:
+            advice = f"a text file is one document unless a separator is set; set one, or {advice}"
+        elif documents <= len(job.files):
+            advice = f"the separator {separator!r} is nowhere in the text; set another, or {advice}"
     return (
-        f"validation_fraction = {job.fraction} leaves a split without documents, the corpus having {documents}: a text"
-        " file is one document unless a separator is set; set one, or give validation inputs or another seed"
+        f"validation_fraction = {job.fraction} leaves a split without documents, the corpus having {documents:,}:"
+        f" {advice}{because}"
     )
 
 
 def _fingerprint(
     config: MakeDataConfig, tokenizer: TokenizerLike, files: Sequence[InputFile], for_training: int
 ) -> str:
+    reading = config.model_dump(
+        mode="json", include={*InputConfig.model_fields} - {*ProgramConfig.model_fields, "include", "exclude", "format"}
+    )
     facts = {
-        "version": 1,
+        "version": 2,
         "tokenizer": tokenizer.fingerprint,
-        "rules": [config.separator, config.text_field, config.errors, config.special_tokens],
+        "rules": reading,
+        "special_tokens": config.special_tokens,
         "eos": config.eos_between_documents,
         "split": [config.validation_fraction, config.seed],
-        "files": [[str(file.path.resolve()), file.kind, file.size, file.mtime_ns] for file in files],
+        "files": [[str(file.path.resolve()), file.format, file.size, file.mtime_ns] for file in files],
         "for_training": for_training,
     }
+    if any(file.stream for file in files):
+        facts["once"] = secrets.token_hex(16)
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

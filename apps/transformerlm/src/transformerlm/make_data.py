@@ -71,6 +71,8 @@ def _make(config: MakeDataConfig, encoder: Encoder, output: Path) -> None:
         parts.open()
         if parts.units:
             say(f"going on after {len(parts.units)} finished units")
+        for line in encoder.job.left_out:
+            say(line)
         try:
             with _bar(encoder.job, parts.progress) as show:
                 encode_units(encoder, parts, config.shard_bytes, show)
@@ -80,6 +82,8 @@ def _make(config: MakeDataConfig, encoder: Encoder, output: Path) -> None:
                 parts.remove()
             raise
     parts.remove()
+    for line in parts.flaws(encoder.job.files).lines():
+        say(line)
     for split, facts in made.items():
         put(
             f"{output / split}.npy: {facts.tokens:,} tokens, {facts.documents:,} documents, {facts.bytes:,} bytes"
@@ -111,7 +115,7 @@ def join(encoder: Encoder, parts: Parts, output: Path, config: str) -> dict[Spli
                     file.write(part.tokens[start : start + COPIED_AT_ONCE])
                 file.write(part.tokens[:0], part.facts.bytes, part.facts.documents)
         if not all(file.tokens for file in files.values()):
-            raise UserError(no_documents(job, parts.progress.documents))
+            raise UserError(no_documents(job, parts.progress.documents, [*parts.flaws(job.files).lines()]))
         for file in files.values():
             file.finish()  # all are on the disk before the first replaces an old one
         write_whole(output / CONFIG_NAME, config.encode())
@@ -186,7 +190,7 @@ def _bar(job: Job, start: Progress):  # type: ignore[no-untyped-def]
     with tqdm(total=job.size, unit="B", unit_scale=True, desc="encoding", disable=None) as bar:
 
         def show(progress: Progress) -> None:
-            bar.update(before[progress.file] + progress.offset - bar.n)
+            bar.update(before[progress.file] + min(progress.offset, job.files[progress.file].size) - bar.n)
 
         show(start)
         yield show

@@ -4,33 +4,26 @@ from typing import Literal
 
 from pydantic import Field
 
-from transformerlm.corpus.pieces import Errors
-from transformerlm.program import ProgramConfig
+from transformerlm.input_config import InputConfig
 
 SpecialTokens = Literal["refuse", "text", "ids"]
 
 
-class MakeDataConfig(ProgramConfig):
+class MakeDataConfig(InputConfig):
     """Encode text into token files that training reads: train.npy, validation.npy, each with a sidecar."""
 
     train: tuple[str, ...] = ()
-    """Files, folders and globs to read. By suffix: .jsonl (and .ndjson), .parquet; anything else is UTF-8 text."""
+    """Files, folders and globs to read, and - for standard input."""
     validation: tuple[str, ...] = ()
     """The same for validation; alternatively validation_fraction holds a part of train out."""
     tokenizer: str = ""
     """Folder that transformerlm-train-tokenizer wrote, or any tokenizer as path or kind:path ("tiktoken:gpt2")."""
     output: str = ""
     """Folder of the token files; made where there is none."""
-    separator: str = ""
-    """Where a text file is cut into documents, such as "<|endoftext|>"; without it, a file is a document."""
-    text_field: str = "text"
-    """Field of a JSONL line, or column of a parquet file, that holds the document."""
     eos_between_documents: bool = True
     """Append the tokenizer's end-of-text id to every document."""
     special_tokens: SpecialTokens = "refuse"
     """What a special token in the text is: a mistake, ordinary text, or its id."""
-    errors: Errors = "strict"
-    """What is not UTF-8 (or a lone surrogate in JSON): stop, or replace it by U+FFFD."""
     validation_fraction: float = Field(0.0, ge=0, lt=1)
     """Part of the documents of train that goes to validation instead; which ones, the seed decides."""
     seed: int = Field(0, ge=0)

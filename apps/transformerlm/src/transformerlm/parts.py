@@ -9,7 +9,7 @@ The record of a unit is written last: a unit is whole once it exists.
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,6 +19,8 @@ from lm_core.config import Config
 from lm_core.data.token_file import TokenFile
 from lm_core.errors import UserError
 from lm_core.run.files import write_whole
+from transformerlm.corpus.flaws import Flaws
+from transformerlm.corpus.inputs import InputFile
 from transformerlm.corpus.pieces import Place
 from transformerlm.job import Split
 
@@ -46,6 +48,17 @@ class Progress(Config):
         return Place(self.offset, self.record, self.inside)
 
 
+class FlawCount(Config):
+    """What was skipped or replaced in a file for one reason."""
+
+    file: int = Field(ge=0)
+    """Number of the file."""
+    reason: str
+    count: int = Field(ge=0)
+    first: str
+    """Where the first one is."""
+
+
 class Unit(Config):
     """What the record of a finished unit says."""
 
@@ -53,6 +66,8 @@ class Unit(Config):
     """Those that it has ids for."""
     after: Progress
     """Where the next unit begins."""
+    flaws: tuple[FlawCount, ...] = ()
+    """What was skipped or replaced on the way."""
 
 
 class Parts:
@@ -66,6 +81,13 @@ class Parts:
     def progress(self) -> Progress:
         """How far the finished units reach."""
         return self.units[-1].after if self.units else Progress()
+
+    def flaws(self, files: Sequence[InputFile]) -> Flaws:
+        """What was skipped or replaced in all of them."""
+        flaws = Flaws()
+        for flaw in (flaw for unit in self.units for flaw in unit.flaws):
+            flaws.include(flaw.reason, str(files[flaw.file].path), flaw.count, flaw.first)
+        return flaws
 
     def open(self) -> None:
         """Take up what an earlier call of the same job left whole, and remove what it, or another job, left besides.

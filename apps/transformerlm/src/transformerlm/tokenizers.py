@@ -60,14 +60,20 @@ def load_tokenizer(name: str) -> TokenizerLike:
 
 
 def cutter_of(tokenizer: TokenizerLike) -> Cut | None:
-    """How a text can be cut without changing its ids: known for our own tokenizers with a published pattern alone.
-
-    The cut never falls into a special token, and is before a space or newline.
-    """
-    if not isinstance(tokenizer, Tokenizer) or name_of(tokenizer.vocabulary.pattern) is None:
+    """How a text can be cut without changing its ids: known for our own tokenizers alone, as `cutter` says."""
+    if not isinstance(tokenizer, Tokenizer):
         return None
-    pattern = tokenizer.vocabulary.pattern
-    spaced = [token.encode() for token in tokenizer.special_tokens if " " in token or "\n" in token]
+    return cutter(tokenizer.vocabulary.pattern, list(tokenizer.special_tokens))
+
+
+def cutter(pattern: str, special_tokens: Sequence[str]) -> Cut | None:
+    """How a text can be cut without cutting a pretoken or a special token: known for the published patterns.
+
+    A cut is before a space or newline.
+    """
+    if name_of(pattern) is None:
+        return None
+    spaced = [token.encode() for token in special_tokens if " " in token or "\n" in token]
     longest = max(map(len, spaced), default=0)
 
     def cut(text: bytes) -> int:

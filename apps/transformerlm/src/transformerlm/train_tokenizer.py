@@ -13,21 +13,22 @@ from lm_tokenizer import Tokenizer
 from lm_tokenizer.adapters import TextTokenizer, load_tokenizer, tokenizer_file_in
 from lm_tokenizer.errors import TokenizerError
 from lm_tokenizer.reference import TieBreak
+from transformerlm.corpus.flaws import Flaws
 from transformerlm.corpus.inputs import InputFile, find_inputs
-from transformerlm.corpus.pieces import Place, Rules
+from transformerlm.corpus.pieces import Flaw, Place, Rules
 from transformerlm.corpus.read import read_file
-from transformerlm.program import ProgramConfig, run_program
+from transformerlm.input_config import InputConfig
+from transformerlm.program import run_program
+from transformerlm.tokenizers import cutter
 
 PROGRAM = "transformerlm-train-tokenizer"
 
 
-class TrainTokenizerConfig(ProgramConfig):
+class TrainTokenizerConfig(InputConfig):
     """Learn a byte-level BPE vocabulary from text."""
 
     input: tuple[str, ...] = ()
-    """Files, folders and globs to read. By suffix: .jsonl (and .ndjson), .parquet; anything else is UTF-8 text."""
-    text_field: str = "text"
-    """Field of a JSONL line, or column of a parquet file, that holds the document."""
+    """Files, folders and globs to read, and - for standard input."""
     vocab_size: int = Field(32000, gt=256)
     """V: most tokens there may be, the 256 bytes and the special tokens among them."""
     special_tokens: tuple[str, ...] = ("<|endoftext|>",)
@@ -73,10 +74,13 @@ def train_tokenizer(config: TrainTokenizerConfig) -> None:
             f"save_dir {folder} holds a tokenizer already ({replaced}), and token files or runs may have been made with"
             " it: give another folder, or --overwrite to replace it"
         )
-    files = find_inputs(config.input, but_not_in=folder)
+    inputs = find_inputs(config.input, config.choice(config.save_dir))
+    for line in inputs.lines():
+        say(line)
+    rules, flaws, read = config.rules(cutter(config.pattern, config.special_tokens)), Flaws(), [0]
     started = time.perf_counter()
     tokenizer = Tokenizer.train(
-        _documents(files, Rules(field=config.text_field)),
+        _documents(inputs.files, rules, flaws, read),
         config.vocab_size,
         config.special_tokens,
         config.pattern,
@@ -87,12 +91,14 @@ def train_tokenizer(config: TrainTokenizerConfig) -> None:
         tie_break=config.tie_break,
     )
     seconds = time.perf_counter() - started
+    for line in flaws.lines():
+        say(line)
     tokenizer.save(folder)
     if replaced and replaced != _described(tokenizer):
         say(f"replaced the tokenizer in {folder} ({replaced}): token files that were made with it must be made again")
     if tokenizer.vocab_size < config.vocab_size:
         say(f"the corpus gave {tokenizer.vocab_size:,} tokens, fewer than vocab_size {config.vocab_size:,}")
-    put(summary(tokenizer, sum(file.size for file in files), seconds))
+    put(summary(tokenizer, read[0], seconds))
     put(str(folder))
 
 
@@ -130,10 +136,12 @@ def _check_can_be_made(folder: Path) -> None:
         raise UserError(f"save_dir {folder} cannot be made: no permission to write in {there}")
 
 
-def _documents(files: Sequence[InputFile], rules: Rules) -> Iterator[str | Path]:
-    """Text files as paths, which are read in chunks; the documents of the others one by one."""
+def _documents(files: Sequence[InputFile], rules: Rules, flaws: Flaws, read: list[int]) -> Iterator[str]:
+    """The documents, long ones in pieces that share no pretoken; `flaws` and `read`, their bytes, are counted up."""
     for file in files:
-        if file.kind == "text":
-            yield file.path
-        else:
-            yield from (piece.data.decode() for piece in read_file(file, Place(), rules))
+        for piece in read_file(file, Place(), rules):
+            if isinstance(piece, Flaw):
+                flaws.add(piece, str(file.path))
+            else:
+                read[0] += len(piece.data)
+                yield piece.data.decode()

@@ -1,17 +1,16 @@
-"""The files that a corpus is read from: names, folders and globs, in a defined order."""
+"""The files that a corpus is read from: names, folders and globs, in a defined order, each with its format."""
 
-import glob
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from lm_core.data.formats import TABLES, Format, binary_kind, format_of, is_table
 from lm_core.errors import UserError
+from transformerlm.corpus.names import below, chosen, has_magic, matches
+from transformerlm.corpus.unpacked import DAMAGED, STANDARD_INPUT, is_stream, unpacked
 
-Kind = Literal["text", "jsonl", "parquet"]
-KIND_OF_SUFFIX: dict[str, Kind] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
-"""Any other file is text."""
-COMPRESSED = {".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz", ".7z"}
+Chosen = Format | Literal["auto"]
 
 
 @dataclass(frozen=True)
@@ -19,25 +18,36 @@ class InputFile:
     """A file of the corpus as it was when it was found."""
 
     path: Path
-    kind: Kind
+    format: Format | None
+    """None: of a stream, which is not looked at before it is read."""
     size: int
-    """In bytes."""
+    """In bytes, packed; 0 of a stream."""
     mtime_ns: int
+    stream: bool = False
+    """Whether it can be read but once: a pipe, standard input."""
 
     @classmethod
-    def found(cls, path: Path) -> "InputFile":
-        """The file at `path`, which exists."""
-        suffix = path.suffix.lower()
-        if suffix in COMPRESSED:
-            raise UserError(f"input {path} is compressed: unpack it first")
+    def found(cls, path: Path, format: Chosen = "auto") -> "InputFile":
+        """The file or stream at `path`, which exists.
+
+        Raises:
+            UserError: when it cannot be read, or is of a kind that is not.
+        """
+        known = None if format == "auto" else format
         try:
+            if is_stream(path):
+                return cls(path, known, 0, 0, stream=True)
             stat = path.stat()
+            if known not in TABLES:
+                known = known or _format(path)
+            return cls(path, known, stat.st_size, stat.st_mtime_ns)
         except OSError as error:
-            raise UserError(f"cannot read input {path}: {error.strerror}") from None
-        return cls(path, KIND_OF_SUFFIX.get(suffix, "text"), stat.st_size, stat.st_mtime_ns)
+            raise UserError(f"cannot read input {path}: {error.strerror or error}") from None
 
     def check_unchanged(self) -> None:
         """Raise a UserError when the file is no longer what it was."""
+        if self.stream:
+            return
         try:
             stat = self.path.stat()
         except FileNotFoundError:
@@ -48,42 +58,119 @@ class InputFile:
             raise UserError(f"input {self.path} changed while it was read: run again when it no longer does")
 
 
-def find_inputs(names: Sequence[str], but_not_in: Path | None = None) -> list[InputFile]:
+@dataclass(frozen=True)
+class Choice:
+    """Which of the files that are found are taken, and as what."""
+
+    format: Chosen = "auto"
+    include: tuple[str, ...] = ()
+    """Patterns, one of which a file in a folder must fit; none: any file."""
+    exclude: tuple[str, ...] = ()
+    """Patterns that no file in a folder, and no folder below it, may fit."""
+    but_not_in: Path | None = None
+    """What lies in this folder is no input."""
+
+
+@dataclass
+class Inputs:
+    """What names stand for."""
+
+    files: list[InputFile] = field(default_factory=list)
+    left_out: dict[str, list[Path]] = field(default_factory=dict)
+    """Files found in folders that are not read, by what they are."""
+
+    def lines(self) -> Iterator[str]:
+        """The summary of what was left out."""
+        if self.left_out:
+            said = (f"{len(paths):,} {what} (first: {paths[0]})" for what, paths in self.left_out.items())
+            yield f"left out of the inputs: {'; '.join(said)}"
+
+
+def find_inputs(names: Sequence[str], choice: Choice = Choice()) -> Inputs:
     """The files that `names` stand for, each once.
 
-    A name is a file, a folder (all files in it and below, by name) or a glob (by name; `**` goes down). In folders,
-    hidden files are left out, and what lies in the folder `but_not_in`.
+    A name is a file, `-` for standard input, a folder (all files in it and below, by name) or a glob (by name; `**`
+    goes down). What folders and globs hold is taken by `choice`; hidden and binary files are left out.
 
     Raises:
-        UserError: when a name stands for no file.
+        UserError: when a name stands for no file, or for one that is not read, with what to do.
     """
-    found: dict[Path, Path] = {}
+    inputs, known = Inputs(), set[Path]()
     for name in names:
-        before = len(found)
-        for path in _expanded(name, but_not_in):
-            before -= path.resolve() in found
-            found.setdefault(path.resolve(), path)
-        if len(found) == before:
-            raise UserError(f"input {name} has no files in it")
-    return [InputFile.found(path) for path in found.values()]
+        count = len(inputs.files)
+        seen = False
+        for path, sought in _expanded(name, choice):
+            seen |= (real := path.resolve() if path != STANDARD_INPUT else path) in known
+            if real not in known and (found := _taken(path, sought, choice, inputs)):
+                known.add(real)
+                inputs.files.append(found)
+        if len(inputs.files) == count and not seen:
+            left = "".join(f"; {line}" for line in inputs.lines())
+            raise UserError(f"input {name} has no files in it that can be read{left}")
+    return inputs
 
 
-def _expanded(name: str, but_not_in: Path | None) -> Iterable[Path]:
+def _taken(path: Path, sought: bool, choice: Choice, inputs: Inputs) -> InputFile | None:
+    """The file, unless it is one that was come upon (`sought` is false) and is not text."""
+    what = None if sought else _not_text(path, choice.format)
+    if what:
+        inputs.left_out.setdefault(what, []).append(path)
+        return None
+    return InputFile.found(path, choice.format)
+
+
+def _expanded(name: str, choice: Choice) -> Iterator[tuple[Path, bool]]:
+    """Paths, and whether each was named itself."""
     path = Path(name).expanduser()
-    if path.is_dir():
-        return _below(path, but_not_in)
-    if path.exists():
-        return [path]
-    matches = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207  (Path.glob takes no absolute pattern)
-    if not matches:
-        what = "no file matches" if glob.has_magic(name) else "there is no file or folder"
+    try:
+        if path == STANDARD_INPUT or (path.exists() and not path.is_dir()):
+            yield path, True
+            return
+    except OSError as error:
+        raise UserError(f"cannot read input {name}: {error.strerror}") from None
+    roots = [path] if path.is_dir() else matches(path)
+    if not roots:
+        what = "no file matches" if has_magic(name) else "there is no file or folder"
         raise UserError(f"input {name}: {what}")
-    return (found for match in matches if (found := Path(match)).is_file())
+    excluded = choice.but_not_in.resolve() if choice.but_not_in else None
+    for root in roots:
+        for file in below(root) if root.is_dir() else (root,):
+            relative = file.relative_to(root) if file != root else Path(file.name)
+            if chosen(relative, choice.include, choice.exclude) and (
+                excluded is None or excluded not in file.resolve().parents
+            ):
+                yield file, False
 
 
-def _below(folder: Path, but_not_in: Path | None) -> Iterator[Path]:
-    excluded = but_not_in.resolve() if but_not_in else None
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if not hidden and path.is_file() and (excluded is None or excluded not in path.resolve().parents):
-            yield path
+def _not_text(path: Path, format: Chosen) -> str | None:
+    """What a file is that is no input, if it is none."""
+    if not path.exists():
+        return "broken links"
+    try:
+        if not path.is_file():
+            return "special files"
+        with unpacked(path) as (_, head):
+            if format in ("auto", *TABLES) and is_table(str(path), head):
+                return None
+            return "binary files" if binary_kind(head) else None
+    except (UserError, OSError, *DAMAGED):
+        return None  # said when it is read
+
+
+def _format(path: Path) -> Format:
+    try:
+        with unpacked(path) as (_, head):
+            format = format_of(str(path), head)
+    except UserError as error:
+        raise UserError(f"input {str(error).removeprefix('input ')}") from None
+    except DAMAGED as error:
+        raise UserError(f"cannot unpack input {path}: {error}; is it whole?") from None
+    if format in TABLES and _is_packed(path):
+        raise UserError(f"input {path} is {format}, compressed as a whole: unpack it first")
+    return format
+
+
+def _is_packed(path: Path) -> bool:
+    with path.open("rb") as file:
+        start = file.read(8)
+    return not start.startswith((b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"))

@@ -7,8 +7,11 @@ from typing import Literal
 from lm_core.errors import UserError
 
 Errors = Literal["strict", "replace"]
+OnBad = Literal["stop", "skip"]
 Cut = Callable[[bytes], int]
 """The last place in a text at which it can be cut without changing its ids; 0 where there is none."""
+REPLACED = "replaced by U+FFFD"
+"""The reason of a flaw that costs characters; every other one costs a record."""
 
 
 @dataclass(frozen=True)
@@ -16,9 +19,9 @@ class Place:
     """Where the next piece of a file begins."""
 
     offset: int = 0
-    """Bytes before it; for parquet a share of the file's bytes, for the progress bar alone."""
+    """Bytes before it, unpacked; for a table a share of the file's bytes, for the progress bar alone."""
     record: int = 0
-    """Lines or rows before it."""
+    """Records before it: lines, items of a list, rows, or documents of a text."""
     inside: bool = False
     """Whether it goes on with a document that has begun."""
 
@@ -35,52 +38,97 @@ class Piece:
 
 
 @dataclass(frozen=True)
+class Flaw:
+    """A record that was skipped, or a text in which something was replaced."""
+
+    reason: str
+    where: str
+    """In its file."""
+    after: Place
+    """Where the next piece begins: a flaw is a function of the file, as a piece is."""
+    count: int = 1
+    """Records skipped, or characters replaced."""
+
+
+@dataclass(frozen=True)
 class Rules:
     """How files become documents."""
 
     separator: bytes = b""
-    """Cuts text files into documents and is dropped; without it, a text file is one document."""
+    """Cuts text files into documents and is dropped; without it, a text file is one document. A line end in it is met
+    by either kind, LF or CRLF."""
     field: str = "text"
-    """The field of a JSONL line, or the column of a parquet file, that holds the document."""
+    """The field or column that holds the document; `a.b` is the field b of the field a, where no field is called so."""
+    message_format: str = "{role}: {content}\n"
+    """How a message of a conversation is written, where the field holds a list of them."""
     errors: Errors = "strict"
     """What to do with what is not Unicode: stop, or take U+FFFD instead."""
+    on_bad: OnBad = "stop"
+    """What to do with a record that gives no document: stop, or skip it."""
+    max_record_bytes: int = 1 << 28
+    """A record of more bytes is bad; documents of a text may have any length."""
     cut: Cut | None = None
     """How to cut a long document; without it, every document is read whole."""
     long: int = 1 << 23
     """Bytes from which on a document is long."""
 
 
-def valid_utf8(data: bytes, errors: Errors, where: str, offset: int) -> bytes:
-    """`data`, which begins `offset` bytes after the beginning of `where`, as valid UTF-8.
+class BadRecord(Exception):  # noqa: N818  (it becomes a UserError or a Flaw)
+    """A record that gives no document."""
+
+    def __init__(self, reason: str, said: str) -> None:
+        super().__init__(said)
+        self.reason, self.said = reason, said
+        """The kind of mistake; and the sentence that follows where it is."""
+
+
+def judged(bad: BadRecord, file: str, where: str, after: Place, rules: Rules) -> Flaw:
+    """What becomes of a bad record: a flaw.
 
     Raises:
-        UserError: with errors="strict", naming the first byte that is not UTF-8.
+        UserError: with on_bad="stop".
+    """
+    if rules.on_bad == "skip":
+        return Flaw(bad.reason, where, after)
+    raise UserError(f"{file}, {where}{bad.said}")
+
+
+def valid_utf8(data: bytes, errors: Errors, offset: int) -> tuple[bytes, int]:
+    """`data`, which begins at byte `offset`, as valid UTF-8; and how many characters were replaced for that.
+
+    Raises:
+        BadRecord: with errors="strict", naming the first byte that is not UTF-8.
     """
     if data.isascii():
-        return data
+        return data, 0
     try:
         data.decode()
     except UnicodeDecodeError as error:
         if errors == "replace":
-            return data.decode(errors="replace").encode()
-        raise UserError(
-            f"{where} is not UTF-8: byte {offset + error.start} is wrong; convert it (iconv -t UTF-8),"
-            ' or set errors = "replace"'
+            text = data.decode(errors="replace")
+            return text.encode(), text.count("\ufffd") - data.count("\ufffd".encode())
+        raise BadRecord(
+            "not UTF-8",
+            f" is not UTF-8: byte {offset + error.start} is wrong; convert it (iconv -t UTF-8),"
+            ' or set errors = "replace"',
         ) from None
-    return data
+    return data, 0
 
 
-def encoded(text: str, errors: Errors, where: str) -> bytes:
-    """A text as UTF-8.
+def encoded(text: str, errors: Errors) -> tuple[bytes, int]:
+    """A text as UTF-8, and how many characters were replaced for that. A surrogate pair is a character.
 
     Raises:
-        UserError: with errors="strict", when it holds a lone surrogate.
+        BadRecord: with errors="strict", when it holds a lone surrogate.
     """
     try:
-        return text.encode()
+        return text.encode(), 0
     except UnicodeEncodeError as error:
-        if errors == "replace":
-            return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
-        raise UserError(
-            f'{where}: character {error.start} is a lone surrogate, which is no text; or set errors = "replace"'
-        ) from None
+        joined = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        replaced = joined.count("\ufffd") - text.count("\ufffd")
+        if errors == "strict" and replaced:
+            raise BadRecord(
+                "not Unicode",
+                f': character {error.start} is a lone surrogate, which is no text; or set errors = "replace"',
+            ) from None
+        return joined.encode(), replaced

@@ -1,32 +1,57 @@
 """Reading any file of the corpus, and noticing when it changes under the reader."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from functools import partial
+from typing import BinaryIO
 
+from lm_core.data.formats import TABLES, Format, format_of
 from lm_core.errors import UserError
-from transformerlm.corpus.inputs import InputFile, Kind
+from transformerlm.corpus.inputs import InputFile
+from transformerlm.corpus.json_list import read_json_list
 from transformerlm.corpus.jsonl import read_jsonl
-from transformerlm.corpus.parquet import read_parquet
-from transformerlm.corpus.pieces import Piece, Place, Rules
+from transformerlm.corpus.pieces import Flaw, Piece, Place, Rules
+from transformerlm.corpus.separated import read_separated
+from transformerlm.corpus.tables import read_table
 from transformerlm.corpus.text import read_text
+from transformerlm.corpus.unpacked import DAMAGED, skip, unpacked
 
-READERS: dict[Kind, Callable[[Path, Place, Rules], Iterator[Piece]]] = {
+READERS: dict[Format, Callable[[BinaryIO, str, Place, Rules], Iterator[Piece | Flaw]]] = {
     "text": read_text,
     "jsonl": read_jsonl,
-    "parquet": read_parquet,
+    "json": read_json_list,
+    "csv": partial(read_separated, ","),
+    "tsv": partial(read_separated, "\t"),
 }
+FROM_THE_TOP = ("csv", "tsv")
+"""Their first line is read at every place."""
 
 
-def read_file(file: InputFile, place: Place, rules: Rules) -> Iterator[Piece]:
-    """The pieces of a file from `place` on.
+def read_file(file: InputFile, place: Place, rules: Rules) -> Iterator[Piece | Flaw]:
+    """The pieces of a file from `place` on, and its flaws; both are functions of what the file holds.
 
     Raises:
         UserError: when it cannot be read, is malformed, vanished or changed since it was found.
     """
     file.check_unchanged()
     try:
-        yield from READERS[file.kind](file.path, place, rules)
+        if file.format in TABLES:
+            yield from read_table(file.format, file.path, place, rules)
+        else:
+            yield from _streamed(file, place, rules)
     except OSError as error:
         file.check_unchanged()
         raise UserError(f"cannot read input {file.path}: {error.strerror or error}") from None
+    except DAMAGED as error:
+        file.check_unchanged()
+        raise UserError(f"cannot unpack input {file.path}: {error}; is it whole?") from None
     file.check_unchanged()
+
+
+def _streamed(file: InputFile, place: Place, rules: Rules) -> Iterator[Piece | Flaw]:
+    with unpacked(file.path) as (stream, head):
+        format = file.format or format_of(str(file.path), head, stream=True)
+        if format in TABLES:
+            raise UserError(f"input {file.path} is {format}, which is read at any place: save it to a file first")
+        if format not in FROM_THE_TOP:
+            skip(stream, place.offset)
+        yield from READERS[format](stream, str(file.path), place, rules)

@@ -1,39 +1,43 @@
 """Text files: one document, or as many as a separator makes, read in blocks."""
 
+import re
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
+from typing import BinaryIO
 
-from transformerlm.corpus.pieces import Piece, Place, Rules, valid_utf8
+from lm_core.errors import UserError
+from transformerlm.corpus.pieces import REPLACED, BadRecord, Flaw, Piece, Place, Rules, valid_utf8
 
 BLOCK = 1 << 20
 """Bytes read at a time, at most."""
 _MARK = b"\xef\xbb\xbf"
 
 
-def read_text(path: Path, place: Place, rules: Rules) -> Iterator[Piece]:
-    """The documents of a file from `place` on. A byte-order mark at its beginning is dropped; so are empty documents.
+def read_text(file: BinaryIO, name: str, place: Place, rules: Rules) -> Iterator[Piece | Flaw]:
+    """The documents of a file that stands at `place`. A byte-order mark at its beginning is dropped; so are empty ones.
 
     Raises:
         UserError: for what is not UTF-8, naming the byte.
         OSError: when it cannot be read.
     """
-    with path.open("rb") as file:
-        file.seek(place.offset)
-        size = min(BLOCK, rules.long) if rules.cut else BLOCK
-        yield from _Scan(path, place, rules).pieces(iter(partial(file.read, size), b""))
+    size = min(BLOCK, rules.long) if rules.cut else BLOCK
+    yield from _Scan(name, place, rules).pieces(iter(partial(file.read, size), b""))
 
 
 class _Scan:
     """A window on the file: `held` are its bytes from `offset` on."""
 
-    def __init__(self, path: Path, place: Place, rules: Rules) -> None:
-        self.path, self.rules = path, rules
+    def __init__(self, name: str, place: Place, rules: Rules) -> None:
+        self.name, self.rules = name, rules
         self.offset, self.record, self.inside = place.offset, place.record, place.inside
         self.held = bytearray()
         self.searched = 0  # no separator begins in this many bytes
+        separator = rules.separator.replace(b"\r\n", b"\n")
+        self.separator = re.compile(re.escape(separator).replace(b"\\\n", b"\r?\n")) if separator else None
+        self.longest = len(separator) + separator.count(b"\n")
+        """Bytes of a separator, at most."""
 
-    def pieces(self, blocks: Iterator[bytes]) -> Iterator[Piece]:
+    def pieces(self, blocks: Iterator[bytes]) -> Iterator[Piece | Flaw]:
         """The pieces of the blocks that follow one another."""
         cut_from = self.rules.long
         for block in blocks:
@@ -44,34 +48,45 @@ class _Scan:
             if self.rules.cut and len(self.held) >= cut_from:
                 safe = self._safe_end()
                 if safe:
-                    yield self._piece(safe, 0, ends=False)
+                    yield from self._piece(safe, 0, ends=False)
                 cut_from = self.rules.long if safe else 2 * len(self.held)
         if self.held or self.inside:
-            yield self._piece(len(self.held), 0, ends=True)
+            yield from self._piece(len(self.held), 0, ends=True)
 
-    def _whole_documents(self) -> Iterator[Piece]:
-        separator = self.rules.separator
-        while separator:
-            found = self.held.find(separator, self.searched)
-            if found < 0:
-                self.searched = max(0, len(self.held) - len(separator) + 1)
+    def _whole_documents(self) -> Iterator[Piece | Flaw]:
+        while self.separator:
+            found = self.separator.search(self.held, self.searched)
+            if not found:
+                self.searched = max(0, len(self.held) - self.longest + 1)
                 return
-            if found or self.inside:
-                yield self._piece(found, len(separator), ends=True)
+            start, size = found.start(), found.end() - found.start()
+            del found  # it holds on to the bytes, which are about to be dropped
+            if start or self.inside:
+                yield from self._piece(start, size, ends=True)
             else:
-                self._drop(len(separator))
+                self._drop(size)
 
     def _safe_end(self) -> int:
         """Where the held bytes may be cut; a separator that they may hold the beginning of stays behind."""
         assert self.rules.cut
-        return self.rules.cut(bytes(self.held[: self.searched] if self.rules.separator else self.held))
+        return self.rules.cut(bytes(self.held[: self.searched] if self.separator else self.held))
 
-    def _piece(self, size: int, separator: int, *, ends: bool) -> Piece:
-        data = valid_utf8(bytes(self.held[:size]), self.rules.errors, str(self.path), self.offset)
+    def _piece(self, size: int, separator: int, *, ends: bool) -> Iterator[Piece | Flaw]:
+        held, begins, whole = bytes(self.held[:size]), self.offset, ends and not self.inside
         self._drop(size + separator)
         self.inside = not ends
         self.record += ends
-        return Piece(data, ends, Place(self.offset, self.record, self.inside))
+        after = Place(self.offset, self.record, self.inside)
+        try:
+            data, replaced = valid_utf8(held, self.rules.errors, begins)
+        except BadRecord as bad:
+            if whole and self.rules.on_bad == "skip":
+                yield Flaw(bad.reason, f"byte {begins:,}", after)
+                return
+            raise UserError(f"{self.name}{bad.said}") from None
+        if replaced:
+            yield Flaw(REPLACED, f"byte {begins:,}", after, replaced)
+        yield Piece(data, ends, after)
 
     def _drop(self, size: int) -> None:
         del self.held[:size]
