@@ -164,7 +164,7 @@ def test_a_backend_of_the_log_that_is_not_installed(
     for name in ("wandb", "tensorboard"):
         monkeypatch.setitem(sys.modules, name, None)
         said = refusal("--logging.backend", "console", name)
-        assert said == f'logging.backend: {name} is not installed: pip install "lm-core[{name}]", or leave it out'
+        assert said == f"logging.backend: {name} is not installed: pip install {name}, or leave it out"
 
 
 def test_what_was_prepared_for_a_run_that_does_not_start_can_be_undone(workplace: Path) -> None:

@@ -24,7 +24,9 @@ def install(monkeypatch: pytest.MonkeyPatch, **targets: str) -> None:
 def test_a_backend_that_is_not_installed_is_refused_naming_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch)
     for name in ("torch", "mlx"):
-        with pytest.raises(UserError, match=f"backend '{name}' is not installed; install the package lm-{name}$"):
+        with pytest.raises(
+            UserError, match=f"backend '{name}' is not installed: pip install ./packages/lm-core ./packages/lm-{name}$"
+        ):
             backend.load_backend(name)
 
 

@@ -123,7 +123,7 @@ def _check_logging(config: TrainConfig) -> None:
     for name in config.logging.backend:
         spec = None if name == "console" else find_spec(name)
         if name != "console" and (spec is None or spec.origin is None):  # a folder of that name is no package
-            raise UserError(f'logging.backend: {name} is not installed: pip install "lm-core[{name}]", or leave it out')
+            raise UserError(f"logging.backend: {name} is not installed: pip install {name}, or leave it out")
 
 
 def _check_batch(config: TrainConfig) -> None:

@@ -115,7 +115,7 @@ def load_backend(name: str = "auto") -> Backend:
     name = default_backend() if name == "auto" else name
     target = dict(_known()).get(name)
     if target is None:
-        raise UserError(f"backend {name!r} is not installed; install the package lm-{name}")
+        raise UserError(f"backend {name!r} is not installed: pip install ./packages/lm-core ./packages/lm-{name}")
     module, _, attribute = target.partition(":")
     try:
         backend: Backend = getattr(importlib.import_module(module), attribute)()

@@ -2,7 +2,7 @@
 
     load_tokenizer("bpe:folder")   load_tokenizer("hf:tokenizer.json")   load_tokenizer("folder")
 
-A library is imported when a tokenizer needs it; `pip install "lm-tokenizer[peers]"` installs all of them.
+A library is imported when a tokenizer needs it; `pip install tokenizers tiktoken sentencepiece` installs all of them.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -159,7 +159,7 @@ def needed(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError:
-        raise TokenizerError(f'{module} is not installed: pip install "lm-tokenizer[peers]"') from None
+        raise TokenizerError(f"{module} is not installed: pip install {module}") from None
 
 
 def one_line(error: Exception) -> str:

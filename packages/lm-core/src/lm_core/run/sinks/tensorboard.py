@@ -33,7 +33,7 @@ class TensorBoardSink:
             from tensorboard.compat.proto import event_pb2, summary_pb2  # type: ignore[import-untyped]
             from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
         except ImportError:
-            raise UserError('tensorboard is not installed: pip install "lm-core[tensorboard]"') from None
+            raise UserError("tensorboard is not installed: pip install tensorboard") from None
         self.messages, self.summaries = event_pb2, summary_pb2
         # TensorBoard reads the files of a folder in the order of their names.
         name = f"events.out.tfevents.{time.time_ns():020d}.{socket.gethostname()}.{os.getpid()}"

@@ -43,7 +43,7 @@ class WandbSink:
         try:
             import wandb
         except ImportError:
-            raise UserError('wandb is not installed: pip install "lm-core[wandb]"') from None
+            raise UserError("wandb is not installed: pip install wandb") from None
         note = folder / "wandb_id.txt"
         self.artifact = wandb.Artifact
         try:
