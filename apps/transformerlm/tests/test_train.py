@@ -330,4 +330,4 @@ def test_a_model_begins_with_the_weights_of_another_run(begun: RunPlan, workplac
 
 
 def test_the_result_of_a_run_is_json() -> None:
-    assert json.loads(json.dumps(train._result(RunState(step=3))))["step"] == 3
+    assert json.loads(json.dumps(train.result_of(RunState(step=3))))["step"] == 3
