@@ -257,6 +257,7 @@ def test_print_config_does_nothing_else(told: Told, run_infer: Run, capsys: pyte
         ("--checkpoint run --max_new_tokens 0", "--max_new_tokens: Input should be greater than 0"),
         ("--checkpoint run --stop=", "--stop: an empty string ends no text: leave it out"),
         ("--checkpoint run --prompts_file none", "prompts_file: cannot read none: No such file"),
+        ("--checkpoint run --prompts_file /dev/zero", "prompts_file: cannot read /dev/zero: it is no regular file"),
         ("--checkpoint run --tokenizer none", "tokenizer: there is no tokenizer 'none'"),
         ("--checkpoint run --tokenizer other", "tokenizer: other is not the one that the run run was trained with"),
         ("--checkpoint run --logging.file tok/vocab.json/x", "logging.file: cannot write tok/vocab.json/x"),

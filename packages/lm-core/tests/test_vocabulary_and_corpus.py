@@ -1,5 +1,6 @@
 """Text comes in whole or not at all, and the characters' ids are the same in every process."""
 
+import gzip
 import hashlib
 import os
 import subprocess
@@ -84,6 +85,37 @@ def test_an_empty_file_is_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "empty.txt"
     path.write_bytes(data)
     assert "empty" in refusal(path)
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "/dev/random", "/dev/null", "pipe", "link"])
+def test_a_device_or_a_pipe_is_refused_and_not_waited_for(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("/dev/zero")
+    assert "it is no regular file" in refusal(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "said"),
+    [
+        ("a.jsonl", b'{"text": "a"}', "is jsonl by its name, and not plain text"),
+        ("a.JSON", b"[]", "rename it to .txt to train on it as it is"),
+        ("a.csv", b"text\na", "is csv by its name"),
+        ("a.parquet", b"PAR1", "is a table (parquet): give a plain text"),
+        ("a.txt", gzip.compress(b"text"), "is compressed by gzip: unpack it first"),
+        ("a.gz", b"text", "is named as gzip but is not compressed so"),
+        ("a.txt", b"%PDF-1.7", "is a PDF document: give a plain text"),
+    ],
+)
+def test_what_is_not_plain_text_is_refused_with_what_to_do(tmp_path: Path, name: str, data: bytes, said: str) -> None:
+    (tmp_path / name).write_bytes(data)
+    assert said in refusal(tmp_path / name)
+
+
+def test_a_text_larger_than_memory_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "sparse.txt"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+    assert "has 1,099,511,627,776 bytes, and at most 4,294,967,296 are read: give a part of it" in refusal(path)
 
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["without mark", "with mark"])

@@ -152,6 +152,17 @@ def test_bytes_that_are_not_utf8_are_named_with_file_and_offset(
             learn(tmp_path / "bad.txt", 300, pattern=pattern)
 
 
+def test_linked_folders_are_read_once_and_a_device_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "other/in").mkdir(parents=True)
+    (tmp_path / "other/in/a.txt").write_text("a")
+    (tmp_path / "texts").mkdir()
+    for name, target in (("one", "other"), ("two", "other"), ("loop", "texts")):
+        (tmp_path / "texts" / name).symlink_to(tmp_path / target)
+    assert corpus.files_in(tmp_path / "texts") == [tmp_path / "texts/one/in/a.txt"]
+    with pytest.raises(TokenizerError, match="/dev/zero: is a device or a socket, not a file of text"):
+        learn(Path("/dev/zero"), 300)
+
+
 def test_a_path_that_is_missing_or_vanishes_is_named(tmp_path: Path) -> None:
     with pytest.raises(TokenizerError, match=r"missing\.txt: there is no such file"):
         learn(tmp_path / "missing.txt", 300)

@@ -5,10 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lm_core.errors import UserError
+from lm_core.regular import read_file_or_pipe
 from lm_core.terminal import is_terminal
 from lm_tokenizer.adapters import TextTokenizer
 from lm_tokenizer.errors import TokenizerError
 from transformerlm.infer_config import InferConfig
+
+MOST_PROMPT_BYTES = 1 << 26
+"""Of a file of prompts."""
 
 
 def read_prompts(config: InferConfig) -> list[str]:
@@ -78,7 +82,7 @@ def _standard_input() -> str:
 
 def _lines(path: Path) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_file_or_pipe(path, MOST_PROMPT_BYTES).decode().splitlines()
     except OSError as error:
         raise UserError(f"prompts_file: cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:

@@ -44,7 +44,10 @@ def open_regular(path: Path) -> BinaryIO:
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe without a writer opens at once
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(mode):
             raise OSError(errno.EINVAL, "it is no regular file", str(path))
         return os.fdopen(descriptor, "rb")
     except OSError:
@@ -59,10 +62,19 @@ def read_regular(path: Path, most: int) -> bytes:
         OSError: when it cannot be read, is no regular file, or has more.
     """
     with open_regular(path) as file:
-        data = file.read(most + 1)
-    if len(data) > most:
-        raise OSError(errno.EFBIG, f"it has more than {most:,} bytes", str(path))
-    return data
+        return _bounded(file, most, path)
+
+
+def read_file_or_pipe(path: Path, most: int) -> bytes:
+    """All of a file, or of a pipe that somebody writes to, of at most `most` bytes.
+
+    Raises:
+        OSError: when it cannot be read, is a device or anything else, or has more.
+    """
+    if not stat.S_ISFIFO(path.stat().st_mode):
+        return read_regular(path, most)
+    with path.open("rb") as file:
+        return _bounded(file, most, path)
 
 
 def append_regular(path: Path, data: bytes) -> None:
@@ -87,3 +99,10 @@ def append_regular(path: Path, data: bytes) -> None:
     with beside.open("xb") as copy:
         copy.write(data)
     beside.replace(path)
+
+
+def _bounded(file: BinaryIO, most: int, path: Path) -> bytes:
+    data = file.read(most + 1)
+    if len(data) > most:
+        raise OSError(errno.EFBIG, f"it has more than {most:,} bytes", str(path))
+    return data

@@ -135,23 +135,40 @@ def parts_of_texts(texts: Iterable[str], pattern: str, special_tokens: Iterable[
 
 
 def files_in(path: Path) -> list[Path]:
-    """The file at a path, or the files anywhere below a folder, in order; hidden ones are left out.
+    """The file or pipe at a path, or the files anywhere below a folder, in order; links are followed, each folder once.
+
+    Hidden files are left out.
 
     Raises:
-        TokenizerError: when there is nothing there.
+        TokenizerError: when there is nothing there, a device, or a folder that cannot be read.
     """
     if path.is_dir():
-        found = sorted(file for file in path.rglob("*") if file.is_file() and not _is_hidden(file.relative_to(path)))
+        found = sorted(_below(path, set()))
         if not found:
             raise TokenizerError(f"{path}: the folder holds no file")
         return found
     if not path.exists():
         raise TokenizerError(f"{path}: there is no such file or folder")
+    if not path.is_file() and not path.is_fifo():
+        raise TokenizerError(f"{path}: is a device or a socket, not a file of text")
     return [path]
 
 
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def _below(folder: Path, entered: set[tuple[int, int]]) -> Iterator[Path]:
+    try:
+        status, entries = folder.stat(), sorted(folder.iterdir(), key=lambda entry: (entry.is_symlink(), entry.name))
+    except OSError as error:
+        raise TokenizerError(f"{folder}: cannot be read: {error.strerror or error}") from None
+    if (status.st_dev, status.st_ino) in entered:
+        return
+    entered.add((status.st_dev, status.st_ino))
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from _below(entry, entered)
+        elif entry.is_file():
+            yield entry
 
 
 class Corpus:

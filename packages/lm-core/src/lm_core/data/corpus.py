@@ -3,24 +3,37 @@
 file or standard library -> str -> (train, validation): the last part of the text is held out
 """
 
+import os
 import sysconfig
 from pathlib import Path
 
+from lm_core.data.formats import FORMAT_OF_SUFFIX, HEAD, binary_kind, compression_of, without_compression
 from lm_core.errors import UserError
+from lm_core.regular import open_regular
 
 STANDARD_LIBRARY_CHARACTERS = 5_000_000
+MOST_BYTES = 1 << 32
+"""A larger text, which is held in memory several times, is refused."""
 
 
 def read_text(path: str | Path) -> str:
     """The text of a UTF-8 file (a byte-order mark is dropped).
 
     Raises:
-        UserError: when it is missing, empty or not UTF-8, naming the byte.
+        UserError: when it is missing, empty, a pipe or device, too large, of another format by its name or first bytes,
+            or not UTF-8, naming the byte.
     """
     try:
-        data = Path(path).read_bytes()
+        with open_regular(Path(path)) as file:  # a run that goes on reads it again, which no pipe allows
+            size = os.fstat(file.fileno()).st_size
+            if size > MOST_BYTES:
+                raise UserError(
+                    f"text {path} has {size:,} bytes, and at most {MOST_BYTES:,} are read: give a part of it"
+                )
+            data = file.read()
     except OSError as error:
         raise UserError(f"cannot read text {path}: {error.strerror}") from None
+    _check_format(str(path), data[:HEAD])
     try:
         text = data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
@@ -30,6 +43,20 @@ def read_text(path: str | Path) -> str:
     if not text:
         raise UserError(f"text {path} is empty")
     return text
+
+
+def _check_format(path: str, head: bytes) -> None:
+    compression = compression_of(path, head)
+    if compression:
+        raise UserError(f"text {path} is compressed by {compression}: unpack it first")
+    suffix = Path(without_compression(path)).suffix
+    if (what := binary_kind(head)) and what != "a binary file":  # a NUL alone may be a character of a text
+        raise UserError(f"text {path} is {what}: give a plain text")
+    if format := FORMAT_OF_SUFFIX.get(suffix.lower()):
+        raise UserError(
+            f"text {path} is {format} by its name, and not plain text: write its documents into a text file"
+            " (jq -r .text for JSON lines), or rename it to .txt to train on it as it is"
+        )
 
 
 def standard_library_text(limit: int = STANDARD_LIBRARY_CHARACTERS) -> str:
