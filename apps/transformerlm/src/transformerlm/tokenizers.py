@@ -63,7 +63,7 @@ def cutter_of(tokenizer: TokenizerLike) -> Cut | None:
     """How a text can be cut without changing its ids: known for our own tokenizers alone, as `cutter` says."""
     if not isinstance(tokenizer, Tokenizer):
         return None
-    return cutter(tokenizer.vocabulary.pattern, list(tokenizer.special_tokens))
+    return cutter(tokenizer.vocabulary.pattern, list(tokenizer.vocabulary.found_tokens))
 
 
 def cutter(pattern: str, special_tokens: Sequence[str]) -> Cut | None:

@@ -23,8 +23,10 @@ class SpecialTokens:
     "all" means every special token, for `disallowed` every one that is not allowed.
     """
 
-    def __init__(self, ids: Mapping[str, int]) -> None:
-        self.ids = dict(ids)
+    def __init__(self, ids: Mapping[str, int], added: Mapping[str, int] | None = None) -> None:
+        """Find special tokens, and those of `added` as if they were always allowed."""
+        self._always = frozenset(added or ())
+        self.ids = {**ids, **(added or {})}
         self._all = frozenset(ids)
         self._expressions: dict[tuple[frozenset[str], bool], re.Pattern[Any]] = {}
 
@@ -57,7 +59,7 @@ class SpecialTokens:
         """`find` for each of several texts, all `str` or all `bytes`."""
         if not self.ids or not texts:
             return [[] for _ in texts]
-        allow, refuse = self._chosen(allowed), self._chosen(disallowed)
+        allow, refuse = self._chosen(allowed) | self._always, self._chosen(disallowed)
         is_text = isinstance(texts[0], str)
         refused, wanted = self._finder(refuse - allow, is_text), self._finder(allow, is_text)
         if len(texts) > 1:  # one look at all of them is quicker than one at each

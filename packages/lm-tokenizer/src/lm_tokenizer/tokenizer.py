@@ -58,7 +58,7 @@ class Tokenizer:
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
-        self._special = SpecialTokens(vocabulary.special_tokens)
+        self._special = SpecialTokens(vocabulary.special_tokens, vocabulary.added_tokens)
         self._words = Words(vocabulary)
         self._encoded = 0
 
@@ -150,7 +150,7 @@ class Tokenizer:
 
     @property
     def special_tokens(self) -> dict[str, int]:
-        """Special token -> id."""
+        """Special token -> id; `vocabulary.added_tokens`, which are found in every text, are not among them."""
         return dict(self.vocabulary.special_tokens)
 
     @property
@@ -262,7 +262,7 @@ class Tokenizer:
         """
         from lm_tokenizer.corpus import parts_of_texts
 
-        for part in parts_of_texts(texts, self.vocabulary.pattern, self.vocabulary.special_tokens, PART):
+        for part in parts_of_texts(texts, self.vocabulary.pattern, self.vocabulary.found_tokens, PART):
             yield from self.encode(part, allowed_special=allowed_special, disallowed_special=disallowed_special)
 
     def encode_file(self, path: Path_, out: Path_, *, allowed_special: Choice = (), disallowed_special: Choice = "all",
@@ -278,7 +278,7 @@ class Tokenizer:
         with TokenFileWriter(
             out, self.dtype, vocab_size=self.vocab_size, fingerprint=self.fingerprint, eos_id=self.eos_id
         ) as file:
-            parts = parts_of_file(Path(path), self.vocabulary.pattern, self.vocabulary.special_tokens, LARGE_PART)
+            parts = parts_of_file(Path(path), self.vocabulary.pattern, self.vocabulary.found_tokens, LARGE_PART)
             for offset, part in parts:
                 try:
                     ids = self.encode_array(

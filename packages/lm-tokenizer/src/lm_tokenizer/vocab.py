@@ -48,10 +48,12 @@ class Vocabulary:
     """Tokens, merges, special tokens and pattern of one byte-level BPE. Checked when made; immutable.
 
     Attributes:
-        tokens: id -> bytes; for a special token the UTF-8 of its text, for an id that is not used `b""`.
+        tokens: id -> bytes; for a special or added token the UTF-8 of its text, for an id that is not used `b""`.
         merges: rank -> (left id, right id).
-        special_tokens: text -> id, in the order of their ids.
+        special_tokens: text -> id, in the order of their ids. Its id may be that of an ordinary token of these bytes.
         pattern: a name of `pretokenize.PATTERNS`, or a regular expression.
+        added_tokens: text -> id, likewise, of tokens that are ordinary text and are found in it as special tokens are,
+            whatever the choice of special tokens: the runs of spaces of models of code.
 
     Raises:
         TokenizerError: when tokens, merges and special tokens do not belong together.
@@ -61,24 +63,33 @@ class Vocabulary:
     merges: Sequence[tuple[int, int]]
     special_tokens: Mapping[str, int] = field(default_factory=dict)
     pattern: str = "gpt2"
+    added_tokens: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        special = dict(zip(check_special_tokens(self.special_tokens), self.special_tokens.values(), strict=True))
-        ordered = dict(sorted(special.items(), key=lambda item: item[1]))
         object.__setattr__(self, "tokens", tuple(self.tokens))
         object.__setattr__(self, "merges", tuple(self.merges))
-        object.__setattr__(self, "special_tokens", MappingProxyType(ordered))
+        for name in ("special_tokens", "added_tokens"):
+            given = getattr(self, name)
+            checked = dict(zip(check_special_tokens(given), given.values(), strict=True))
+            ordered = dict(sorted(checked.items(), key=lambda item: item[1]))
+            object.__setattr__(self, name, MappingProxyType(ordered))
         expression_of(self.pattern)
         self._check_special_tokens()
         self._check_tokens()
 
     def __reduce__(self) -> tuple[object, ...]:
-        return Vocabulary, (self.tokens, self.merges, dict(self.special_tokens), self.pattern)
+        return Vocabulary, (self.tokens, self.merges, dict(self.special_tokens), self.pattern, dict(self.added_tokens))
+
+    @cached_property
+    def found_tokens(self) -> Mapping[str, int]:
+        """Text -> id of the special and the added tokens: what is looked for in a text before it is split."""
+        return MappingProxyType({**self.special_tokens, **self.added_tokens})
 
     def _check_special_tokens(self) -> None:
-        if len(set(self.special_tokens.values())) < len(self.special_tokens):
-            raise TokenizerError("two special tokens have the same id")
-        for text, token_id in self.special_tokens.items():
+        number = len(self.special_tokens) + len(self.added_tokens)
+        if len(self.found_tokens) < number or len(set(self.found_tokens.values())) < number:
+            raise TokenizerError("two special or added tokens have the same text or the same id")
+        for text, token_id in self.found_tokens.items():
             if not 0 <= token_id < len(self.tokens) or self.tokens[token_id] != text.encode():
                 raise TokenizerError(f"the special token {text!r} has the id {token_id}, which is not its own")
 
@@ -95,9 +106,10 @@ class Vocabulary:
             )
         if not self.tokens[-1]:
             raise TokenizerError("the last id of the vocabulary is not used: leave it out")
-        used = len(self.tokens) - self.tokens.count(b"") - len(self.special_tokens)
+        special = set(self.found_tokens.values())
+        both = sum(self.id_of_bytes.get(self.tokens[i]) == i for i in special)
+        used = len(self.tokens) - self.tokens.count(b"") - len(special) + both
         if used > len(self.id_of_bytes):
-            special = set(self.special_tokens.values())
             twice = next(token for i, token in enumerate(self.tokens)
                          if token and i not in special and self.id_of_bytes[token] != i)  # fmt: skip
             raise TokenizerError(f"the token {twice!r} is in the vocabulary twice")
@@ -105,13 +117,22 @@ class Vocabulary:
 
     @cached_property
     def id_of_bytes(self) -> Mapping[bytes, int]:
-        """Ordinary token -> id; special tokens are not in it."""
+        """Ordinary token -> id; a special or added token is not in it, unless it is a byte or a merge makes it."""
         tokens = list(self.tokens)
-        for token_id in self.special_tokens.values():
+        for token_id in self.found_tokens.values():
             tokens[token_id] = b""
         ids = dict(zip(reversed(tokens), range(len(tokens) - 1, -1, -1), strict=True))
         ids.pop(b"", None)
+        for text, token_id in sorted(self.found_tokens.items(), key=lambda item: len(item[0].encode())):
+            token = text.encode()
+            if token not in ids and (len(token) == 1 or self._is_made(token, ids)):
+                ids[token] = token_id
         return ids
+
+    def _is_made(self, token: bytes, ids: Mapping[bytes, int]) -> bool:
+        """Whether a merge makes a token of others in `ids`."""
+        parts = ((ids.get(token[:i]), ids.get(token[i:])) for i in range(1, len(token)))
+        return any(pair in self.ranks for pair in parts)
 
     @cached_property
     def id_of_byte(self) -> Sequence[int]:
@@ -155,6 +176,8 @@ class Vocabulary:
         for token in self.tokens:
             digest.update(len(token).to_bytes(4, "little") + token)
         digest.update(repr(list(self.merges)).encode() + repr(sorted(self.special_tokens.values())).encode())
+        if self.added_tokens:
+            digest.update(b"added" + repr(sorted(self.added_tokens.values())).encode())
         return digest.hexdigest()
 
 

@@ -10,6 +10,8 @@ from typing import Any
 from lm_tokenizer.adapters.protocol import Adapter, needed, one_line
 from lm_tokenizer.errors import TokenizerError
 from lm_tokenizer.formats.files import read_text, write_whole
+from lm_tokenizer.special import Choice
+from lm_tokenizer.surrogates import as_unicode
 from lm_tokenizer.vocab import from_printable
 
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
@@ -17,6 +19,9 @@ _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 class HuggingFaceTokenizer(Adapter):
     """A `tokenizers.Tokenizer` without what it does to a batch: truncation, padding, tokens around a text.
+
+    With all special tokens allowed the library finds them itself, with what is left and right of them as their flags
+    say. One with such a flag (lstrip, rstrip, single_word) cannot be allowed without the others.
 
     `byte_lengths` are known for the decoders ByteLevel and Metaspace and for SentencePiece's with byte fallback. The
     latter two drop the space that they put before a text; it is counted nonetheless.
@@ -32,6 +37,9 @@ class HuggingFaceTokenizer(Adapter):
         added = self._tokenizer.get_added_tokens_decoder().items()
         size = max(self._tokenizer.get_vocab().values(), default=-1) + 1
         super().__init__(size, {token.content: token_id for token_id, token in added if token.special})
+        self._flagged = frozenset(
+            token.content for _, token in added if token.special and (token.lstrip or token.rstrip or token.single_word)
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _from_text, (self._tokenizer.to_str(),)
@@ -53,6 +61,24 @@ class HuggingFaceTokenizer(Adapter):
     def save(self, folder: Path) -> None:
         """Write `tokenizer.json` into a folder."""
         write_whole(Path(folder) / "tokenizer.json", self._content())
+
+    def encode(self, text: str, *, allowed_special: Choice = (), disallowed_special: Choice = "all") -> list[int]:
+        """The ids of a text; nothing is added around it. Raises as `Adapter.encode`."""
+        if self.special_tokens and (allowed_special == "all" or self.special_tokens.keys() <= set(allowed_special)):
+            whole = as_unicode(text)
+            return list(self._finding_special_tokens.encode(whole, add_special_tokens=False).ids)
+        if flagged := self._flagged.intersection(allowed_special):
+            raise TokenizerError(
+                f"the special token {min(flagged)!r} depends on the text around it (lstrip, rstrip or single_word), "
+                f'and is found with all the others alone: pass allowed_special="all"'
+            )
+        return super().encode(text, allowed_special=allowed_special, disallowed_special=disallowed_special)
+
+    @cached_property
+    def _finding_special_tokens(self) -> Any:
+        tokenizer = type(self._tokenizer).from_str(self._tokenizer.to_str())
+        tokenizer.encode_special_tokens = False
+        return tokenizer
 
     def _encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)

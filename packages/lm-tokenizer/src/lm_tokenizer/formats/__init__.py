@@ -56,8 +56,12 @@ def load(path: Path) -> Vocabulary:
 def save(vocabulary: Vocabulary, folder: Path) -> None:
     """Write `tokenizer.json`, `vocab.json` and `merges.txt` into a folder, which is made; `load` reads them back.
 
+    A vocabulary with added tokens is in `tokenizer.json` alone: the other two cannot say that they are ordinary text.
+    Likewise one with a special token that a merge makes.
+
     Raises:
         TokenizerError: when the formats cannot hold the vocabulary, before anything is written; or when a file cannot
             be written; every file has its old content then.
     """
-    write_files(folder, {**gpt2.contents(vocabulary), "tokenizer.json": huggingface.contents(vocabulary)})
+    files = gpt2.contents(vocabulary) if gpt2.can_hold(vocabulary) else {}
+    write_files(folder, {**files, "tokenizer.json": huggingface.contents(vocabulary)})

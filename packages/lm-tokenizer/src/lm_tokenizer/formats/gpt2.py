@@ -59,6 +59,11 @@ def contents(vocabulary: Vocabulary) -> Mapping[str, bytes]:
     Raises:
         TokenizerError: when they cannot hold the vocabulary.
     """
+    if lost := _lost(vocabulary):
+        raise TokenizerError(
+            f"GPT-2's files cannot hold {lost!r}, which is an ordinary text and found before texts are split: write "
+            f"tokenizer.json alone"
+        )
     ids = named(vocabulary)
     lines = [f"{left} {right}\n" for left, right in named_merges(vocabulary)]
     made = {line[:-1].replace(" ", "") for line in lines}
@@ -72,6 +77,18 @@ def contents(vocabulary: Vocabulary) -> Mapping[str, bytes]:
         "vocab.json": json.dumps(ids, ensure_ascii=False, separators=(",", ":")).encode(),
         "merges.txt": "".join(["#version: 0.2\n", *lines]).encode(),
     }
+
+
+def can_hold(vocabulary: Vocabulary) -> bool:
+    """Whether the two files can say which tokens are looked for in a text before it is split."""
+    return _lost(vocabulary) is None
+
+
+def _lost(vocabulary: Vocabulary) -> str | None:
+    """The first added token, or special token that is an ordinary token too, which would be read back as another."""
+    ordinary = vocabulary.id_of_bytes
+    special = (text for text, i in vocabulary.special_tokens.items() if ordinary.get(vocabulary.tokens[i]) == i)
+    return next(iter([*vocabulary.added_tokens, *special]), None)
 
 
 def _read_merges(path: Path) -> tuple[list[str], list[str], int]:

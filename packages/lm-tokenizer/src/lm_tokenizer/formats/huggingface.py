@@ -1,11 +1,10 @@
 r"""Hugging Face's `tokenizer.json`, as far as it holds a byte-level BPE.
 
-    model {vocab, merges}   pre_tokenizer -> pattern   added_tokens -> special tokens   decoder ByteLevel
+    model {vocab, merges}   pre_tokenizer -> pattern   added_tokens -> special and added tokens   decoder ByteLevel
 
-What would give other ids than `tokenizers` gives is refused in one line: a normalizer, dropout, a prefix space, added
-tokens that strip their surroundings, another kind of model. What does not change the ids of a text is left out: the
-post-processor (it adds tokens around a text), truncation and padding. An added token is a special token here whether
-or not the file calls it special.
+What would give other ids than `tokenizers` gives is refused in one line: a normalizer, dropout, a prefix space, another
+kind of model, and of the added tokens what added.py says. What does not change the ids of a text is left out: the
+post-processor (it adds tokens around a text), truncation and padding.
 
 Split expressions are run by Oniguruma there and, where they are no published pattern, by `regex` here. What the two
 read differently is refused: `{n,m}+` repeats there and is possessive here, `^` and `$` are the ends of a line there,
@@ -20,10 +19,11 @@ from typing import Any
 
 from lm_tokenizer import reference
 from lm_tokenizer.errors import TokenizerError
+from lm_tokenizer.formats.added import INSTEAD, read_added, refuse_other_bytes
 from lm_tokenizer.formats.files import naming, read_json, write_whole
 from lm_tokenizer.formats.printable import checked_ids, merges_of, named, named_merges, tokens_of
 from lm_tokenizer.pretokenize import PATTERNS, expression_of, name_of
-from lm_tokenizer.vocab import MAX_VOCAB_SIZE, Vocabulary
+from lm_tokenizer.vocab import Vocabulary
 
 # The published patterns in a form that Oniguruma reads as they are meant.
 _WRITTEN = {name: expression.replace("{1,3}+", "{1,3}") for name, expression in PATTERNS.items()}
@@ -55,11 +55,14 @@ def read_huggingface(path: Path) -> Vocabulary:
     _refuse(path, document)
     pattern = _pattern_of(document.get("pre_tokenizer"), path)
     ids = checked_ids(model.get("vocab"), f"{where}.vocab")
-    special = _special_tokens(document.get("added_tokens") or [], ids, path)
+    found = read_added(document.get("added_tokens") or [], ids, path)
     lefts, rights = _parts(model.get("merges"), f"{where}.merges")
-    merges, _ = merges_of(ids, lefts, rights, lambda rank: f"{where}.merges[{rank}]")
+    merges, made = merges_of(ids, lefts, rights, lambda rank: f"{where}.merges[{rank}]")
+    refuse_other_bytes(found, made, path)
+    special = {token.text: token.id for token in found if token.special}
+    added = {token.text: token.id for token in found if not token.special}
     with naming(path):
-        vocabulary = Vocabulary(tokens_of(ids, special), merges, special, pattern)
+        vocabulary = Vocabulary(tokens_of(ids, special | added), merges, special, pattern, added)
     if model.get("ignore_merges"):
         _refuse_unreachable(vocabulary, path)
     return vocabulary
@@ -83,7 +86,7 @@ def contents(vocabulary: Vocabulary) -> bytes:
     """
     added = [
         {"id": token_id, "content": text, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
-         "special": True} for text, token_id in vocabulary.special_tokens.items()
+         "special": text in vocabulary.special_tokens} for text, token_id in vocabulary.found_tokens.items()
     ]  # fmt: skip
     document = {
         "version": "1.0",
@@ -159,17 +162,17 @@ def _pattern_of(value: Any, path: Path) -> str:
     if kinds not in (["ByteLevel"], ["Split", "ByteLevel"]):
         raise TokenizerError(
             f"{path}: its pre_tokenizer is {' + '.join(map(str, kinds)) or 'none'}; this package reads ByteLevel, or "
-            f"Split followed by ByteLevel: {_INSTEAD}"
+            f"Split followed by ByteLevel: {INSTEAD}"
         )
     byte_level = steps[-1]
     if byte_level.get("add_prefix_space", True):
-        raise TokenizerError(f"{path}: it puts a space before every text (add_prefix_space): {_INSTEAD}")
+        raise TokenizerError(f"{path}: it puts a space before every text (add_prefix_space): {INSTEAD}")
     if len(steps) == 1:
         if byte_level.get("use_regex", True):
             return "gpt2"
-        raise TokenizerError(f"{path}: its pre_tokenizer leaves every text whole (use_regex is false): {_INSTEAD}")
+        raise TokenizerError(f"{path}: its pre_tokenizer leaves every text whole (use_regex is false): {INSTEAD}")
     if byte_level.get("use_regex", True):
-        raise TokenizerError(f"{path}: its pre_tokenizer cuts texts twice, by Split and by ByteLevel: {_INSTEAD}")
+        raise TokenizerError(f"{path}: its pre_tokenizer cuts texts twice, by Split and by ByteLevel: {INSTEAD}")
     return _split_pattern(steps[0], path)
 
 
@@ -178,65 +181,43 @@ def _split_pattern(step: Mapping[str, Any], path: Path) -> str:
         case {"Regex": str(expression)}:
             pass
         case other:
-            raise TokenizerError(f"{path}: its Split is by {other!r:.60}, not by a regular expression: {_INSTEAD}")
+            raise TokenizerError(f"{path}: its Split is by {other!r:.60}, not by a regular expression: {INSTEAD}")
     name = _NAME_OF.get(expression)
     how = (str(step.get("behavior")).lower(), bool(step.get("invert")))
     # What matches is a piece; a published pattern leaves nothing out, so that what does not match may be dropped.
     if how != ("isolated", False) and not (name and how == ("removed", True)):
-        raise TokenizerError(f"{path}: its Split has the behavior {how[0]!r} and invert={how[1]}: {_INSTEAD}")
+        raise TokenizerError(f"{path}: its Split has the behavior {how[0]!r} and invert={how[1]}: {INSTEAD}")
     if name:
         return name
     if part := unportable(expression):
-        raise TokenizerError(f"{path}: its Split is by {expression!r}: {_reason(part)}: {_INSTEAD}")
+        raise TokenizerError(f"{path}: its Split is by {expression!r}: {_reason(part)}: {INSTEAD}")
     return expression
 
 
 # What is refused
 
-_INSTEAD = "take it as it is with load_tokenizer('hf:...')"
-
 
 def _refuse(path: Path, document: Mapping[str, Any]) -> None:
     model, decoder = document["model"], document.get("decoder")
     if model.get("type", "BPE") != "BPE":
-        raise TokenizerError(f"{path}: its model is {model['type']}, not a byte-level BPE: {_INSTEAD}")
+        raise TokenizerError(f"{path}: its model is {model['type']}, not a byte-level BPE: {INSTEAD}")
     normalizer = document.get("normalizer")
     if normalizer and normalizer != {"type": "Sequence", "normalizers": []}:
         kind = normalizer.get("type") if isinstance(normalizer, dict) else normalizer
-        raise TokenizerError(f"{path}: it normalizes texts ({kind}), so that they could not be decoded: {_INSTEAD}")
+        raise TokenizerError(f"{path}: it normalizes texts ({kind}), so that they could not be decoded: {INSTEAD}")
     # An unknown token is harmless: no byte is unknown to a vocabulary that has all 256.
     for option in ("dropout", "byte_fallback", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(option):
-            raise TokenizerError(f"{path}: its model has {option}={model[option]!r}: {_INSTEAD}")
+            raise TokenizerError(f"{path}: its model has {option}={model[option]!r}: {INSTEAD}")
     if decoder and (not isinstance(decoder, dict) or decoder.get("type") != "ByteLevel"):
-        raise TokenizerError(f"{path}: its decoder is not ByteLevel: {_INSTEAD}")
+        raise TokenizerError(f"{path}: its decoder is not ByteLevel: {INSTEAD}")
 
 
 def _refuse_unreachable(vocabulary: Vocabulary, path: Path) -> None:
     """With ignore_merges a piece that is a token is that token; refuse where the merges say otherwise."""
     for token, token_id in vocabulary.id_of_bytes.items():
         if len(token) > 1 and reference.encode_piece(token, vocabulary) != [token_id]:
-            raise TokenizerError(f"{path}: it has ignore_merges, and its merges do not make {token!r}: {_INSTEAD}")
-
-
-def _special_tokens(added: Any, ids: Mapping[str, int], path: Path) -> dict[str, int]:
-    special: dict[str, int] = {}
-    taken = set(ids.values())
-    for token in added if isinstance(added, list) else [added]:
-        match token:
-            case {"id": int(token_id), "content": str(text), **options} if 0 <= token_id < MAX_VOCAB_SIZE:
-                pass
-            case _:
-                raise TokenizerError(f"{path}: an added token is {token!r:.60}; it should have an `id` and a `content`")
-        for option in ("lstrip", "rstrip", "single_word"):
-            if options.get(option):
-                raise TokenizerError(f"{path}: its added token {text!r} has {option}: {_INSTEAD}")
-        if ids.get(text, token_id) != token_id or (text not in ids and token_id in taken):
-            raise TokenizerError(
-                f"{path}: its added token {text!r} has the id {token_id}, its vocabulary says otherwise"
-            )
-        special[text] = token_id
-    return special
+            raise TokenizerError(f"{path}: it has ignore_merges, and its merges do not make {token!r}: {INSTEAD}")
 
 
 def _parts(merges: Any, where: str) -> tuple[list[str], list[str]]:

@@ -65,7 +65,7 @@ def merges_of(
 
 
 def tokens_of(ids: Mapping[str, int], special_tokens: Mapping[str, int]) -> list[bytes]:
-    """Id -> bytes, `b""` for an id that none has; special tokens may be in `ids` or not.
+    """Id -> bytes, `b""` for an id that none has; special tokens (and added ones) may be in `ids` or not.
 
     Raises:
         TokenizerError: when a name that is not a special token's holds a character that stands for no byte.
@@ -108,10 +108,15 @@ def named(vocabulary: Vocabulary) -> dict[str, int]:
     Raises:
         TokenizerError: when a special token has the name of an ordinary one, so that the two cannot be told apart.
     """
-    special = {token_id: text for text, token_id in vocabulary.special_tokens.items()}
+    special = {token_id: text for text, token_id in vocabulary.found_tokens.items()}
     ids: dict[str, int] = {}
     for token_id, token in enumerate(vocabulary.tokens):
         name = special[token_id] if token_id in special else printable(token)
+        if token_id in special and vocabulary.id_of_bytes.get(token) == token_id and name != printable(token):
+            raise TokenizerError(
+                f"the special token {name!r} is an ordinary token too, which GPT-2's and Hugging Face's files name "
+                f"{printable(token)!r}: choose another text for it"
+            )
         if name in ids:
             raise TokenizerError(
                 f"the special token {name!r} is the name of an ordinary token too, which GPT-2's and Hugging Face's "

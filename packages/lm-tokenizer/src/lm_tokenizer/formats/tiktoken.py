@@ -76,7 +76,7 @@ def _vocabulary(path: Path, ranks: Mapping[bytes, int], pattern: str, special: M
 
 
 def write_tiktoken(vocabulary: Vocabulary, path: Path) -> None:
-    """Write the ranks of all tokens but the special ones.
+    """Write the ranks of all tokens but the special and the added ones, which are the reader's to name.
 
     Raises:
         TokenizerError: when the merges are not the ones that the ids imply, or the file cannot be written.
