@@ -135,7 +135,7 @@ def test_damage_is_named(run, verify, what):
 
 LEFTOVERS = {
     "of a save": (f"checkpoints/{'0123' * 10}.metadata.new", "left by a killed save"),
-    "of the log": ("metrics.jsonl.new", "left by a killed save"),
+    "of the log": (f".metrics.jsonl.{16 * '0'}.new", "left by a killed save"),
     "weights alone": (f"checkpoints/{'0123' * 10}.safetensors", "weights without metadata"),
     "stray": ("notes.txt", "not of a run"),
     "own copy": ("checkpoints/my-best.safetensors", "not of a run"),

@@ -92,6 +92,7 @@ def test_what_was_there_is_replaced_and_nothing_is_written_through_a_link(
     assert elsewhere.read_bytes() == b"mine"
     assert (target / "text").read_bytes() == TEXT
     assert not (target / "text").is_symlink()
+    assert (target / "text.new").is_symlink()
 
 
 @both

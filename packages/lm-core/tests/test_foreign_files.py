@@ -10,9 +10,9 @@ import pytest
 from lm_core.data import download
 from lm_core.data.datasets import find_dataset
 from lm_core.errors import UserError
-from lm_core.regular import append_regular, check_inside, open_inside
+from lm_core.regular import append_regular, check_inside, open_inside, scratch_file
 from lm_core.run.checkpoint import Checkpoints
-from lm_core.run.files import make_folder
+from lm_core.run.files import make_folder, write_whole
 from lm_core.run.folder import RunFolder
 
 
@@ -30,7 +30,8 @@ def save(checkpoints: Checkpoints, step: int) -> Path:
 def test_pruning_deletes_only_names_that_the_project_gives(tmp_path: Path, name: str) -> None:
     checkpoints = Checkpoints(tmp_path, keep=1)
     (tmp_path / name).write_bytes(b"mine")
-    (tmp_path / f"{'a' * 40}.safetensors.new").write_bytes(b"left by a killed save")
+    for left in (f"{'a' * 40}.safetensors.new", f".{'a' * 40}.safetensors.{'0' * 16}.new"):
+        (tmp_path / left).write_bytes(b"left by a killed save")
     last = [save(checkpoints, step) for step in (1, 2, 3)][-1]
     assert (tmp_path / name).read_bytes() == b"mine"
     assert {path.name for path in tmp_path.iterdir()} == {name, last.name, f"{last.stem}.safetensors"}
@@ -44,6 +45,35 @@ def test_a_copy_under_another_name_is_neither_read_nor_named(tmp_path: Path) -> 
     found = checkpoints.newest(pytest.fail)
     assert found is not None
     assert found.path == path
+
+
+@pytest.mark.parametrize("name", ["x.new", ".x.new", "x.part", "x.tmp", ".x.mine.new", f".y.{'0' * 16}.new"])
+@pytest.mark.parametrize("write", [write_whole, lambda path, data: appended(path, data)])
+def test_what_lies_beside_a_file_that_is_written_stays(
+    tmp_path: Path, name: str, write: Callable[[Path, bytes], object]
+) -> None:
+    (tmp_path / name).write_bytes(b"mine")
+    (tmp_path / f".x.{'0' * 16}.new").write_bytes(b"left by a killed save")
+    write(tmp_path / "x", b"content")
+    assert (tmp_path / "x").read_bytes() == b"content"
+    assert (tmp_path / name).read_bytes() == b"mine"
+    assert not (tmp_path / f".x.{'0' * 16}.new").exists()
+
+
+def appended(path: Path, data: bytes) -> None:
+    """Added to a file of two names, which is copied."""
+    path.write_bytes(b"")
+    os.link(path, path.with_name("second name"))
+    append_regular(path, data)
+
+
+def test_a_file_that_a_living_writer_has_in_hand_is_not_taken_for_abandoned(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    with scratch_file(path) as file:
+        file.write(b"slow")
+        write_whole(path, b"quick")
+    assert path.read_bytes() == b"slow"
+    assert [*tmp_path.iterdir()] == [path]
 
 
 # Links

@@ -283,7 +283,7 @@ def test_metrics_without_a_record_is_one_clear_line(make_run: MakeRun, lines: li
 def test_report_replaces_the_old_one_and_leaves_nothing_beside(make_run: MakeRun) -> None:
     folder = make_run(a_run())
     (folder / "report.html").write_text("old")
-    (folder / "report.html.new").write_text("left by a run that was killed here")
+    (folder / f".report.html.{16 * '0'}.new").write_text("left by a run that was killed here")
     assert write_report(folder) == folder / "report.html"
     assert (folder / "report.html").read_text().startswith("<!doctype html>")
     assert sorted(path.name for path in folder.iterdir()) == [

@@ -18,6 +18,7 @@ import numpy as np
 from lm_bench.table import aligned
 from lm_core.config import read_toml
 from lm_core.errors import UserError
+from lm_core.regular import is_scratch
 from lm_core.run.checkpoint import Checkpoint, Checkpoints, DamagedError, UnreadableError
 from lm_core.run.files import checkpoint_files
 from lm_core.run.folder import RunFolder
@@ -260,7 +261,7 @@ def _lineage_problems(checkpoint: Checkpoint, known: dict[str, Checkpoint]) -> I
 def _strays(run: RunFolder) -> Iterator[CheckedFile]:
     """What does not belong to a run, and what a killed save has left."""
     for path in sorted(run.path.iterdir()):
-        if path.name.endswith(".new"):
+        if is_scratch(path.name):
             yield CheckedFile(path.name, notes=("left by a killed save; the next one removes it",))
         elif path.name not in _KNOWN:
             yield CheckedFile(path.name, notes=("not of a run",))

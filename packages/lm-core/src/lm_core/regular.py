@@ -6,10 +6,19 @@ link to the folder itself is the user's own choice, and followed.
 """
 
 import errno
+import fcntl
 import os
+import re
+import secrets
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+_SCRATCH = re.compile(r"\..+\.[0-9a-f]{16}\.new", re.DOTALL)
+_LONGEST = 200
+"""Bytes of a file's name that its scratch file's name has; a name may have 255."""
 
 
 def check_inside(path: Path, root: Path) -> None:
@@ -94,11 +103,60 @@ def append_regular(path: Path, data: bytes) -> None:
         file.seek(0)
         data = file.read() + data
     # A hard link, as a backup by `cp -al` makes them: what the other name stands for stays as it is.
-    beside = path.with_name(path.name + ".new")
-    beside.unlink(missing_ok=True)
-    with beside.open("xb") as copy:
+    with scratch_file(path) as copy:
         copy.write(data)
-    beside.replace(path)
+
+
+@contextmanager
+def scratch_file(path: Path) -> Iterator[BinaryIO]:
+    """A context with a file to write the new content of `path` to, which takes its place at the end, or is not there.
+
+    It lies beside, as `.NAME.<16 random hex digits>.new`. Nothing else in the folder is overwritten or removed, except
+    what killed writers of `path` left: files of such a name that no living process has locked.
+
+    Raises:
+        OSError: when it cannot be made, or cannot take the place of `path`.
+    """
+    _remove_abandoned(path)
+    scratch, file = _new_scratch(path)
+    with file:  # open, and so locked, until it has its name
+        try:
+            yield file
+            file.flush()
+            scratch.replace(path)
+        except BaseException:
+            scratch.unlink(missing_ok=True)  # a full disk wants the room back
+            raise
+
+
+def is_scratch(name: str) -> bool:
+    """Whether a file of this name is one that `scratch_file` made; of whom a living process writes to, too."""
+    return bool(_SCRATCH.fullmatch(name))
+
+
+def _new_scratch(path: Path) -> tuple[Path, BinaryIO]:
+    while True:
+        scratch = path.with_name(f".{_short(path)}.{secrets.token_hex(8)}.new")
+        file = scratch.open("xb")
+        with suppress(OSError):  # a file system without locks; there nothing counts as abandoned either
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(file.fileno()).st_nlink:
+            return scratch, file
+        file.close()  # another writer has taken it for abandoned before it was locked
+
+
+def _remove_abandoned(path: Path) -> None:
+    own = re.compile(rf"\.{re.escape(_short(path))}\.[0-9a-f]{{16}}\.new")
+    with os.scandir(path.parent) as entries:
+        found = [entry.name for entry in entries if own.fullmatch(entry.name)]
+    for name in found:
+        with suppress(OSError), open_regular(path.with_name(name)) as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.with_name(name).unlink()
+
+
+def _short(path: Path) -> str:
+    return os.fsdecode(os.fsencode(path.name)[:_LONGEST])
 
 
 def _bounded(file: BinaryIO, most: int, path: Path) -> bytes:

@@ -23,6 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, TypeVar
 
 from lm_core.errors import UserError
+from lm_core.regular import scratch_file
 from lm_core.run.files import flush_file, flush_folder
 
 _CHUNK = 1 << 20
@@ -165,18 +166,11 @@ def _check_size(archive: Path, name: str, size: int, limit: int) -> None:
 
 def _write(stream: IO[bytes], path: Path, size: int, what: str) -> None:
     """Write a stream of at most `size` bytes to a file that has all of it or is not there."""
-    beside = path.with_name(path.name + ".new")
-    beside.unlink(missing_ok=True)
-    try:
-        with beside.open("xb") as file:
-            while chunk := stream.read(_CHUNK):
-                file.write(chunk)
-                if file.tell() > size:
-                    raise UserError(f"{what} unpacks to more than the {size:,} bytes it is said to have")
-            file.flush()
-            flush_file(file.fileno())
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+    with scratch_file(path) as file:
+        while chunk := stream.read(_CHUNK):
+            file.write(chunk)
+            if file.tell() > size:
+                raise UserError(f"{what} unpacks to more than the {size:,} bytes it is said to have")
+        file.flush()
+        flush_file(file.fileno())
     flush_folder(path.parent)

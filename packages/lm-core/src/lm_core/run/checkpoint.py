@@ -3,9 +3,10 @@
     weights         -> <sha1>.safetensors   parameters alone, float32; the name is the SHA-1 of the file
     everything else -> <sha1>.metadata      optimizer state; step, configs and the rest as JSON
 
-Each file is written beside as `.new`, flushed to disk and renamed, then the folder is flushed. The metadata goes last:
-a checkpoint exists once that file does. What was written is read back and checked before anything older is removed. The
-metadata carries a digest of its own content, so a flipped byte anywhere is noticed. Nothing is ever unpickled.
+Each file is written beside as `.NAME.<hex>.new`, flushed to disk and renamed, then the folder is flushed. The metadata
+goes last: a checkpoint exists once that file does. What was written is read back and checked before anything older is
+removed. The metadata carries a digest of its own content, so a flipped byte anywhere is noticed. Nothing is ever
+unpickled.
 
 Only damage that was read makes a checkpoint count for nothing. An error that says nothing of the content (no
 descriptor is left, no right to read, a disk that answers with EIO, a stale network handle) ends the command that meets

@@ -6,10 +6,12 @@ import os
 import re
 from pathlib import Path
 
-from lm_core.regular import check_inside
+from lm_core.regular import check_inside, scratch_file
 
 Buffer = bytes | memoryview
-_OF_CHECKPOINT = re.compile(r"[0-9a-f]{40}\.(metadata|safetensors)(\.new)?")
+_OF_CHECKPOINT = re.compile(
+    r"[0-9a-f]{40}\.(metadata|safetensors)(\.new)?|\.[0-9a-f]{40}\.(metadata|safetensors)\.[0-9a-f]{16}\.new"
+)
 
 
 def checkpoint_files(folder: Path, suffix: str = "") -> list[Path]:
@@ -33,18 +35,10 @@ def checkpoint_files(folder: Path, suffix: str = "") -> list[Path]:
 
 def write_whole(path: Path, *parts: Buffer) -> None:
     """Write `parts`, one after the other, so that after a crash the file has its old content or its new one."""
-    beside = path.with_name(path.name + ".new")
-    beside.unlink(missing_ok=True)  # a killed save's, or a link that somebody put there
-    try:
-        # "x" makes the file or fails: nothing that lies there is written through.
-        with beside.open("xb") as file:
-            file.writelines(parts)
-            file.flush()
-            flush_file(file.fileno())
-        beside.replace(path)
-    except OSError:
-        beside.unlink(missing_ok=True)  # a full disk wants the room back
-        raise
+    with scratch_file(path) as file:
+        file.writelines(parts)
+        file.flush()
+        flush_file(file.fileno())
     flush_folder(path.parent)
 
 

@@ -6,8 +6,8 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -91,23 +91,25 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
     path, written = folder, dict[Path, Path]()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        try:
+        with ExitStack() as stack:
+            stack.callback(_unlink_all, written.values())
             for name, data in files.items():
                 path = folder / name
                 written[path], file = open_scratch(path)
-                with file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
+                stack.enter_context(file)  # open, and so locked, until it has its name
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
             for path, scratch in written.items():
                 scratch.replace(path)
-        except BaseException:
-            for scratch in written.values():
-                scratch.unlink(missing_ok=True)  # a full disk wants the room back
-            raise
         flush_folder(folder)
     except OSError as error:
         raise TokenizerError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def _unlink_all(paths: Iterable[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
 
 
 def open_scratch(path: Path, buffering: int = -1) -> tuple[Path, BinaryIO]:
