@@ -217,7 +217,7 @@ def test_the_tokenizer_lies_beside_with_its_end(tmp_path: Path) -> None:
     assert settings(tmp_path)["bos_token_id"] is None  # and not transformers' default
     assert model.eos_ids == (2,)
     given = {"tokenizer.json": TOKENIZER, "tokenizer_config.json": b"{}"}
-    export_model(tmp_path, GPT2, rough_arrays(GPT2), tokenizer_files=given)
+    export_model(tmp_path, GPT2, rough_arrays(GPT2), tokenizer_files=given, overwrite=True)
     assert (tmp_path / "tokenizer_config.json").read_bytes() == b"{}"
     assert not (tmp_path / "merges.txt").exists()  # of the export before
 
@@ -285,23 +285,28 @@ def test_weights_that_are_not_the_config_s_are_refused(
     assert not list(tmp_path.iterdir())
 
 
-def test_an_export_replaces_an_earlier_one_and_nothing_else(llama: Path) -> None:
-    (llama / f"{WHOLE}.new").write_bytes(b"of an export that was killed")
-    llama.with_name("llama.new").mkdir()
-    (llama.with_name("llama.new") / WHOLE).write_bytes(b"of another")
-    export_model(llama, GPT2, rough_arrays(GPT2))
+def test_an_export_replaces_an_earlier_one_when_it_is_asked_to_and_nothing_else(llama: Path) -> None:
+    beside = llama.with_name("llama.new")
+    beside.mkdir()
+    (beside / WHOLE).write_bytes(b"mine, although it has a name that an export has")
+    (llama / f".{WHOLE}.{'0' * 16}.new").write_bytes(b"of an export that was killed")
+    with pytest.raises(UserError, match="holds a model already: name another folder, or set overwrite"):
+        export_model(llama, GPT2, rough_arrays(GPT2))
+    assert_same(import_model(llama).weights, rough_arrays(LLAMA))
+    export_model(llama, GPT2, rough_arrays(GPT2), overwrite=True)
     assert_same(import_model(llama).weights, rough_arrays(GPT2))
-    assert not llama.with_name("llama.new").exists()
+    assert (beside / WHOLE).read_bytes() == b"mine, although it has a name that an export has"
+    assert {path.name for path in llama.iterdir()} == {CONFIG, GENERATION, WHOLE}
     for name in ("notes.txt", "model-00001-of-00002.safetensors"):
         (llama / name).write_text("mine")
         before = {path: path.read_bytes() for path in llama.iterdir()}
         with pytest.raises(UserError, match=f"holds '{name}'"):
-            export_model(llama, LLAMA, rough_arrays(LLAMA))
+            export_model(llama, LLAMA, rough_arrays(LLAMA), overwrite=True)
         assert {path: path.read_bytes() for path in llama.iterdir()} == before
         (llama / name).unlink()
     (llama / "merges.txt").mkdir()
     with pytest.raises(UserError, match=r"holds 'merges\.txt'"):
-        export_model(llama, LLAMA, rough_arrays(LLAMA))
+        export_model(llama, LLAMA, rough_arrays(LLAMA), overwrite=True)
 
 
 def test_a_folder_with_a_tokenizer_alone_is_not_an_earlier_export(tmp_path: Path) -> None:
@@ -309,18 +314,24 @@ def test_a_folder_with_a_tokenizer_alone_is_not_an_earlier_export(tmp_path: Path
     for name in ("tokenizer.json", "vocab.json", "merges.txt"):
         (tmp_path / name).write_text("mine")
     with pytest.raises(UserError, match=r"and no model: name another folder"):
-        export_model(tmp_path, LLAMA, rough_arrays(LLAMA))
+        export_model(tmp_path, LLAMA, rough_arrays(LLAMA), overwrite=True)
     assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"] * 3
 
 
-def test_a_disk_that_is_full_leaves_the_earlier_export(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path, *data: bytes) -> None:
-        raise OSError(28, "No space left on device", str(path))
+@pytest.mark.parametrize("nth", [1, 2, 3])
+def test_a_disk_that_is_full_leaves_the_earlier_export(llama: Path, monkeypatch: pytest.MonkeyPatch, nth: int) -> None:
+    left = [nth]
 
-    monkeypatch.setattr("lm_core.interchange.folder.write_whole", full)
+    def full(_: int) -> None:
+        left[0] -= 1
+        if not left[0]:
+            raise OSError(28, "No space left on device")
+
+    before = {path: path.read_bytes() for path in llama.iterdir()}
+    monkeypatch.setattr("lm_core.interchange.folder.flush_file", full)
     with pytest.raises(UserError, match="No space left on device"):
-        export_model(llama, GPT2, rough_arrays(GPT2))
-    assert_same(import_model(llama).weights, rough_arrays(LLAMA))
+        export_model(llama, GPT2, rough_arrays(GPT2), overwrite=True)
+    assert {path: path.read_bytes() for path in llama.iterdir()} == before
 
 
 def test_a_file_in_the_folder_s_place_is_refused(tmp_path: Path) -> None:

@@ -23,6 +23,8 @@ class ExportConfig(ProgramConfig):
     """The checkpoint with the best validation loss, or the latest."""
     output: str = ""
     """Folder to write; made where there is none, and one that holds other files is left alone."""
+    overwrite: bool = False
+    """Replace the model that output holds already."""
     dtype: Dtype = "float32"
     """Type of the weights in the file."""
 
@@ -49,6 +51,7 @@ def export(config: ExportConfig) -> None:
         eos_ids=model.eos_ids,
         vocab_size=model.tokenizer.vocab_size,
         dtype=config.dtype,
+        overwrite=config.overwrite,
     )
     put(config.output)
 

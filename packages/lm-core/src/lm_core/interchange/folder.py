@@ -1,6 +1,6 @@
 """A model as a folder of Hugging Face's `transformers`, out and in.
 
-    export_model:  config, weights, tokenizer files -> <folder>.new -> <folder>
+    export_model:  config, weights, tokenizer files -> scratch files in <folder> -> their names
     import_model:  <folder> -> config, weights, where the tokenizer is, what ends a text
 
     config.json  generation_config.json  model.safetensors  tokenizer.json  tokenizer_config.json
@@ -11,6 +11,7 @@ trained with (dropout, initial values) is not read back.
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ from lm_core.interchange.ignored import IGNORED
 from lm_core.interchange.keys import Keys, read_object
 from lm_core.interchange.llama import LLAMA
 from lm_core.interchange.tensor_file import WHOLE, find_tensors, safetensors_bytes
-from lm_core.run.files import write_whole
+from lm_core.regular import is_scratch, scratch_file
+from lm_core.run.files import flush_file, flush_folder, make_folder
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 _WRITTEN = (CONFIG, GENERATION, WHOLE, *tokenizer.NAMES)
@@ -57,10 +59,9 @@ def export_model(
     eos_ids: Sequence[int] = (),
     vocab_size: int | None = None,
     dtype: Dtype = "float32",
+    overwrite: bool = False,
 ) -> None:
     """Write a folder that `transformers` and, for Llama, `mlx-lm` load.
-
-    A folder that an earlier export wrote is replaced; it has no `config.json` while that lasts.
 
     Args:
         folder: where to; one that holds anything that is no file of an export is left alone.
@@ -71,6 +72,7 @@ def export_model(
         eos_ids: the ids that end a text; the first is the one that stands between texts.
         vocab_size: how many ids the tokenizer has; by default those of `tokenizer.json`, all where there is none.
         dtype: of the values in the file; bfloat16 is rounded to the nearest.
+        overwrite: replace the model that the folder holds; it has no `config.json` while that lasts.
 
     Raises:
         UserError: for a model that neither architecture expresses, weights that are not the config's, a folder that
@@ -91,7 +93,7 @@ def export_model(
         **tokenizer.complete(files, config, eos_ids),
         CONFIG: _json(_settings(architecture, config, end, dtype)),
     }
-    _replace(folder, written)
+    _replace(folder, written, overwrite=overwrite)
 
 
 def import_model(folder: str | Path) -> ImportedModel:
@@ -173,45 +175,33 @@ def _json(value: dict[str, Any]) -> bytes:
     return (json.dumps(value, indent=2) + "\n").encode()
 
 
-def _replace(folder: Path, files: dict[str, bytes]) -> None:
-    """Write the files beside, where a full disk harms nothing, then move them in; `config.json` goes first and last."""
+def _replace(folder: Path, files: dict[str, bytes], *, overwrite: bool) -> None:
+    """Write all files beside, where a full disk harms nothing, then name them; `config.json` goes first, comes last."""
     try:
         folder = folder.resolve()
-        _refuse_others(folder)
-        _refuse_no_export(folder)
-        beside = folder.with_name(folder.name + ".new")
-        _refuse_others(beside)
-        for place in (folder, beside):
-            place.mkdir(parents=True, exist_ok=True)
-        config = files.pop(CONFIG)
-        for name, data in files.items():
-            write_whole(beside / name, data)
-        for name in _WRITTEN:
-            (folder / name).unlink(missing_ok=True)
-        for name in files:
-            (beside / name).replace(folder / name)
-        write_whole(folder / CONFIG, config)
-        _remove(beside)
+        _refuse_others(folder, overwrite=overwrite)
+        make_folder(folder)
+        with ExitStack() as stack:
+            for name in (CONFIG, *(name for name in files if name != CONFIG)):  # what is entered first is named last
+                file = stack.enter_context(scratch_file(folder / name))
+                file.write(files[name])
+                file.flush()
+                flush_file(file.fileno())
+            for name in _WRITTEN:
+                (folder / name).unlink(missing_ok=True)
+        flush_folder(folder)
     except OSError as error:
         raise UserError(f"cannot write {error.filename or folder}: {error.strerror}") from None
 
 
-def _refuse_others(folder: Path) -> None:
-    """Refuse a folder with a file that no export writes: it is somebody's."""
-    known = {name + end for name in _WRITTEN for end in ("", ".new")}
-    for path in sorted(folder.iterdir()) if folder.exists() else ():
-        if path.name not in known or not path.is_file():
+def _refuse_others(folder: Path, *, overwrite: bool) -> None:
+    """Refuse a folder that holds something: what no export writes is somebody's, and a model is replaced when asked."""
+    paths = sorted(folder.iterdir()) if folder.exists() else []
+    names = [path.name for path in paths if not is_scratch(path.name)]
+    for path in paths:
+        if not path.is_file() or not (path.name in _WRITTEN or is_scratch(path.name)):
             raise UserError(f"{folder} holds {path.name!r}, which is no file of an export: name another folder")
-
-
-def _refuse_no_export(folder: Path) -> None:
-    """Refuse a folder with files and no model: one with a tokenizer alone has only names that an export has too."""
-    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    if names and not names & {CONFIG, f"{CONFIG}.new", "model.safetensors"}:
-        raise UserError(f"{folder} holds {min(names)!r} and no model: name another folder")
-
-
-def _remove(folder: Path) -> None:
-    for path in folder.iterdir():
-        path.unlink()  # what a killed export left
-    folder.rmdir()
+    if names and not {CONFIG, WHOLE} & {*names}:  # one with a tokenizer alone has only names that an export has too
+        raise UserError(f"{folder} holds {names[0]!r} and no model: name another folder")
+    if names and not overwrite:
+        raise UserError(f"{folder} holds a model already: name another folder, or set overwrite to replace it")
