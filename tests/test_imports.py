@@ -22,10 +22,11 @@ FORBIDDEN = {
     "transformer_lm": (SIBLINGS | FRAMEWORKS) - {"lm_core", "lm_tokenizer", "transformer_lm"},
 }
 CORE_ORDER = [
-    "terminal", "errors", "regular", "rng", "config", "mistakes", "cli",
+    "terminal", "errors", "regular", "rng", "machine", "config", "mistakes", "cli",
     "schedules", "sampling", "stop_strings", "continuation",
     "data.vocabulary", "data.formats", "data.token_ids", "data.token_file", "data.corpus",
-    "data.permutation", "data.batches", "model.parameters", "model.init", "model.flops", "optim", "backend",
+    "data.permutation", "data.batches", "model.parameters", "model.init", "model.flops", "optim",
+    "model.memory", "backend",
     "reference.model", "reference.dropout", "reference.optim", "run.files", "run.lock",
     "data.archive", "data.download", "data.datasets.table", "data.datasets.files", "data.datasets.layouts",
     "data.datasets.find", "run.folder", "run.tensors",

@@ -111,6 +111,9 @@ def test_an_archive_that_unpacks_to_absurdly_much_is_refused(refusal: Refusal) -
 class Elsewhere:
     """A backend that trains nothing."""
 
+    def memory(self, step: Any) -> None:
+        return None
+
     def describe(self, step: Any) -> str:
         if step.device == "gpu":
             raise UserError("device gpu: there is no GPU here; use --device cpu")
@@ -118,6 +121,16 @@ class Elsewhere:
 
     def build(self, *_: Any) -> "Elsewhere":
         return self
+
+
+def test_a_model_that_does_not_fit_the_memory_is_refused_before_anything_is_written(
+    refusal: Refusal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "load_backend", lambda _: Elsewhere())
+    monkeypatch.setattr(Elsewhere, "memory", lambda self, step: 1 << 20)
+    said = refusal("--dim", "1024")
+    assert "training needs at least" in said
+    assert "the device has 1 MiB: lower the model's width, layers or vocabulary" in said
 
 
 def test_a_gpu_that_is_not_there_is_said_with_the_flag(refusal: Refusal, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,9 @@ class Told:
         self.rows: list[int] = []
         self.weights: Any = None
 
+    def memory(self, step: object) -> None:
+        return None
+
     def describe(self, step: object) -> str:
         return "told"
 
@@ -350,6 +353,15 @@ def test_a_vocabulary_smaller_than_the_tokenizers(
     save_run(folder / "small", tokenizer, MODEL.model_copy(update={"vocab_size": 290}))
     assert run_infer("--checkpoint", "small", "--prompt", "a") == 2
     assert "the tokenizer has 300 ids, and the model of small 290" in capsys.readouterr().err
+
+
+def test_texts_that_do_not_fit_the_memory_are_refused(
+    told: Told, run_infer: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(told, "memory", lambda step: 1000)
+    assert run_infer("--checkpoint", "run", "--prompt", "a", "--logging.file", "log") == 2
+    assert "decoding needs at least" in capsys.readouterr().err
+    assert not (folder / "log").exists()
 
 
 # Hugging Face folders

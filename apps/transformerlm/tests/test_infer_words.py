@@ -19,6 +19,9 @@ class Strapped:
 
     name = "strapped"
 
+    def memory(self, step: object) -> None:
+        return None
+
     def describe(self, step: object) -> str:
         return ""
 

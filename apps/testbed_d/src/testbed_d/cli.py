@@ -14,6 +14,7 @@ from lm_core.backend import Trainer, load_backend
 from lm_core.cli import parse_flags
 from lm_core.errors import UserError, exit_code_of
 from lm_core.model.init import initial_arrays
+from lm_core.model.memory import check_memory
 from lm_core.model.parameters import parameter_count, parameter_table
 from lm_core.optim import state_shapes
 from lm_core.report import write_report
@@ -53,6 +54,7 @@ def _run(flags: Flags, folder: RunFolder) -> None:
     backend = load_backend(flags.backend)
     for note in (*workload.notes, backend.describe(workload.step)):
         say(note)
+    check_memory(workload.memory, backend.memory(workload.step), "training")
     checkpoints = Checkpoints(folder.checkpoints, KEEP_CHECKPOINTS)
     checkpoint = _checkpoint_to_resume(checkpoints, workload) if flags.resume else None
     folder.prepare(_config_of_run(flags))

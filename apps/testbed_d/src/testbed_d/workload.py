@@ -12,6 +12,7 @@ from lm_core.data.batches import Batch, LengthRule, RandomWindows, frozen_batch
 from lm_core.data.corpus import read_text, split, standard_library_text
 from lm_core.data.vocabulary import CharVocabulary
 from lm_core.errors import UserError
+from lm_core.model.memory import Memory, training_memory
 from lm_core.run.state import LoopConfig
 from lm_core.schedules import ScheduleConfig, parse_piecewise
 from testbed_d.flags import Flags
@@ -38,6 +39,12 @@ class Workload:
     """Tells whether a run is resumed on the text it began with."""
     notes: tuple[str, ...]
     """What the user should know before the run starts."""
+
+    @property
+    def memory(self) -> Memory:
+        """The least that training needs, at the shortest windows that there may be."""
+        rows, length = self.batches.batch_size, self.batches.lengths.shortest
+        return training_memory(self.model, self.optimizer, self.step, rows, length)
 
 
 def plan(flags: Flags) -> Workload:

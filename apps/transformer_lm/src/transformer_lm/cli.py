@@ -20,6 +20,7 @@ from lm_core.continuation import Ending, continue_rows
 from lm_core.data.datasets import dataset_named
 from lm_core.errors import UserError, exit_code_of
 from lm_core.model.init import initial_arrays
+from lm_core.model.memory import check_memory, decoding_memory
 from lm_core.model.parameters import parameter_count
 from lm_core.regular import append_regular
 from lm_core.report import write_report
@@ -101,6 +102,7 @@ def _train(argv: Sequence[str], flags: Flags, folder: SaveFolder) -> None:
             say("note: with another --seed or --batch_size than before, the data goes on from another place")
     backend = load_backend(flags.backend)
     say(_describe(backend, flags))
+    check_memory(workload.memory, backend.memory(workload.step), "training")
     weights = checkpoint.weights if checkpoint else initial_arrays(workload.model, flags.seed)
     trainer = backend.build(workload.model, workload.optimizer, workload.step, weights, flags.seed)
     state = RunState()
@@ -290,6 +292,7 @@ def _talk(argv: Sequence[str], flags: Flags, folder: SaveFolder) -> int:
     check_weights(model, checkpoint, _name(found))
     backend = load_backend(flags.backend)
     about = _describe(backend, flags)
+    check_memory(decoding_memory(model, step_of(flags), 1), backend.memory(step_of(flags)), "decoding")
     decoder = backend.decoder(model, step_of(flags), checkpoint.weights, 1, tokenizer.vocab_size)
     settings = Settings(top_k=flags.top_k, temperature=flags.temperature, seed=flags.seed)
     return run_prompts(Model(f"{_name(found)}; {about}", model, tokenizer, decoder), settings)

@@ -9,6 +9,7 @@ from lm_core.config import AdamWConfig, ModelConfig, StepConfig
 from lm_core.data.batches import Batch, SequentialWindows, ShuffledWindows
 from lm_core.data.datasets import Split
 from lm_core.errors import UserError
+from lm_core.model.memory import Memory, training_memory
 from lm_core.model.parameters import check_fit, parameter_table
 from lm_core.optim import state_shapes
 from lm_core.run.checkpoint import Checkpoint
@@ -50,6 +51,11 @@ class Workload:
     def of_words(self) -> bool:
         """Whether a token is a word, so that perplexity is that of a word."""
         return self.tokenizer.name == "words"
+
+    @property
+    def memory(self) -> Memory:
+        """The least that training needs."""
+        return training_memory(self.model, self.optimizer, self.step, self.flags.batch_size, self.model.seq_len)
 
     @property
     def facts(self) -> dict[str, Any]:

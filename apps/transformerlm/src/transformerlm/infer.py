@@ -15,6 +15,7 @@ from typing import IO, Any
 from lm_core.backend import Backend, load_backend
 from lm_core.continuation import Continuation, Ending, continue_rows
 from lm_core.errors import UserError
+from lm_core.model.memory import check_memory, decoding_memory
 from lm_core.sampling import Generation, SamplingConfig
 from lm_core.terminal import put, say
 from lm_tokenizer.pieces import pieces_of
@@ -47,9 +48,11 @@ def infer(config: InferConfig) -> int:
     rows = [
         Row(prompt, of_it, number) for prompt, of_it in zip(prompts, ids, strict=True) for number in range(config.n)
     ]
+    writer = Writer(config, model, load_backend(config.backend))
+    needed = decoding_memory(model.config, config.step, min(len(rows), config.batch_size))
+    check_memory(needed, writer.backend.memory(config.step), "decoding")
     with ExitStack() as stack:
         file = stack.enter_context(_opened(config.logging.file)) if config.logging.file else None
-        writer = Writer(config, model, load_backend(config.backend))
         say(f"{model.name}; {writer.backend.describe(config.step)}")
         for row, continuation in writer.write(rows):
             record = json.dumps(writer.record(row, continuation), ensure_ascii=False)

@@ -17,6 +17,7 @@ from lm_core.data.batches import Batches, LengthRule, RandomWindows, SequentialW
 from lm_core.data.token_file import TokenFile, check_pair
 from lm_core.errors import UserError
 from lm_core.model.init import initial_arrays
+from lm_core.model.memory import Memory, training_memory
 from lm_core.model.parameters import parameter_table
 from lm_core.optim import state_shapes
 from lm_core.run.checkpoint import Checkpoint, Checkpoints
@@ -52,6 +53,12 @@ class RunPlan:
     """Those of init_from."""
     prompt: list[int]
     """What the sample at the end continues."""
+
+    @property
+    def memory(self) -> Memory:
+        """The least that training needs."""
+        rows = self.config.training.batch_size
+        return training_memory(self.model, self.config.optimizer, self.config.step, rows, self.model.seq_len)
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from lm_core.continuation import Ending, continue_rows
 from lm_core.data.batches import Batch
 from lm_core.errors import UserError
 from lm_core.model.flops import flops_per_token
+from lm_core.model.memory import check_memory
 from lm_core.model.parameters import parameter_count
 from lm_core.report import write_report
 from lm_core.run.evaluation import BytesOf
@@ -94,6 +95,7 @@ def train(config: TrainConfig) -> None:
 def _train(config: TrainConfig, plan: RunPlan) -> None:
     backend = load_backend(config.backend)
     say(backend.describe(config.step))
+    check_memory(plan.memory, backend.memory(config.step), "training")
     prepare(plan)
     trainer = backend.build(plan.model, config.optimizer, config.step, plan.weights(), config.seed)
     state = RunState()

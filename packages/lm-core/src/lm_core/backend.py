@@ -92,6 +92,9 @@ class Backend(Protocol):
     def peak_flops(self, step: StepConfig) -> float | None:
         """Dense matrix operations per second that the maker states for the device and type; None if not known."""
 
+    def memory(self, step: StepConfig) -> int | None:
+        """Bytes of memory that the device has for this process at most; None if not known."""
+
     def describe(self, step: StepConfig) -> str:
         """One line on the device, the version and the threads, for the log."""
 

@@ -12,6 +12,13 @@ class UserError(Exception):
     exit_code = 2
 
 
+OUT_OF_MEMORY = (
+    "the memory is full: lower the batch size, the sequence length or the model's size, or end other programs"
+)
+_SAID_BY_FRAMEWORKS = ("can't allocate memory", "not enough memory", "Unable to allocate", "Insufficient Memory")
+"""torch on the CPU, MLX there, and MLX on Metal."""
+
+
 class NonFiniteError(Exception):
     """A loss or gradient norm became NaN or infinite. The message names the step; exit code 1."""
 
@@ -40,12 +47,28 @@ def exit_code_of(main: Callable[[], int | None], program: str) -> int:
     except terminal.OutputError as error:
         terminal.say_error(program, f"the output cannot be written: {_reason(error)}")
         return UserError.exit_code
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
+        terminal.say_error(program, OUT_OF_MEMORY)
+        return UserError.exit_code
     except OSError as error:
+        if lacks_memory(error):
+            terminal.say_error(program, OUT_OF_MEMORY)
+            return UserError.exit_code
         if error.errno != errno.ENOSPC:
             raise
         terminal.drop_stdout()
         terminal.say_error(program, f"{error.filename or 'the output'} cannot be written: {_reason(error)}")
         return UserError.exit_code
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error of Python, numpy, the system or a framework says that there is no memory left."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    said = any(words in str(error) for words in _SAID_BY_FRAMEWORKS)
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or said
 
 
 def _reason(error: OSError) -> str:

@@ -7,6 +7,7 @@ import mlx.core as mx
 from lm_core.backend import NumpyArrays, Trainer
 from lm_core.config import ModelConfig, OptimizerConfig, StepConfig
 from lm_core.errors import UserError
+from lm_core.machine import machine_memory
 from lm_mlx import BLAS
 from lm_mlx.decode import MlxDecoder
 from lm_mlx.step import MlxTrainer, load_weights, make_model
@@ -48,6 +49,10 @@ class MlxBackend:
     def peak_flops(self, step: StepConfig) -> float | None:
         """None: Apple does not state it."""
         return None
+
+    def memory(self, step: StepConfig) -> int | None:
+        """That of the machine, which Apple's GPUs share."""
+        return machine_memory()
 
     def describe(self, step: StepConfig) -> str:
         """Version, device, BLAS."""

@@ -5,6 +5,7 @@ import torch
 from lm_core.backend import NumpyArrays, Trainer
 from lm_core.config import ModelConfig, OptimizerConfig, StepConfig
 from lm_core.errors import UserError
+from lm_core.machine import machine_memory
 from lm_torch.decode import TorchDecoder
 from lm_torch.peak import stated_peak
 from lm_torch.step import TorchTrainer, load_weights, make_model
@@ -46,6 +47,13 @@ class TorchBackend:
         if device.type != "cuda":
             return None
         return stated_peak(torch.cuda.get_device_name(device), step.dtype)
+
+    def memory(self, step: StepConfig) -> int | None:
+        """That of the card, or of the machine."""
+        device = pick_device(step.device)
+        if device.type == "cuda":
+            return int(torch.cuda.get_device_properties(device).total_memory)
+        return machine_memory()
 
     def describe(self, step: StepConfig) -> str:
         """Version, device, threads."""
