@@ -29,7 +29,7 @@ CORE_ORDER = [
     "model.memory", "backend",
     "reference.model", "reference.dropout", "reference.optim", "run.files", "run.lock",
     "data.archive", "data.download", "data.datasets.table", "data.datasets.files", "data.datasets.layouts",
-    "data.datasets.find", "run.folder", "run.tensors",
+    "data.datasets.parquet", "data.datasets.find", "run.folder", "run.tensors",
     "run.checkpoint", "run.writer", "run.interrupts", "run.sinks.sink", "run.sinks.console", "run.sinks.tensorboard",
     "run.sinks.wandb", "run.log", "run.state", "run.evaluation", "run.norms", "run.loop",
     "interchange.ignored", "interchange.keys", "interchange.tensor_file", "interchange.architecture",

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from lm_core.regular import check_inside, scratch_file
@@ -35,8 +36,13 @@ def checkpoint_files(folder: Path, suffix: str = "") -> list[Path]:
 
 def write_whole(path: Path, *parts: Buffer) -> None:
     """Write `parts`, one after the other, so that after a crash the file has its old content or its new one."""
+    write_pieces(path, parts)
+
+
+def write_pieces(path: Path, pieces: Iterable[Buffer]) -> None:
+    """Write `pieces` as `write_whole` does; they may be made meanwhile, and when that fails the old content stays."""
     with scratch_file(path) as file:
-        file.writelines(parts)
+        file.writelines(pieces)
         file.flush()
         flush_file(file.fileno())
     flush_folder(path.parent)

@@ -1,6 +1,6 @@
 """A named dataset: the person's own copy, the verified one in the cache, or a download into the cache.
 
-data_dir -> layouts -> (unpacked into CACHE/NAME/from-HASH) -> looked through ----------\\
+data_dir -> layouts or parquet -> (unpacked into CACHE/NAME/from-HASH) -> looked through \\
 no data_dir -> CACHE/NAME, verified -> else the sources in turn -> (unpacked) -> verified -> DatasetFiles
 
 Downloads are what the hashes in the table say, or are refused. A person's own copy may be another edition; then a line
@@ -11,6 +11,7 @@ import contextlib
 import difflib
 import errno
 import fcntl
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from pathlib import Path
 from lm_core.data.archive import extract, is_archive
 from lm_core.data.datasets.files import DatasetFiles, check_text, dataset_files
 from lm_core.data.datasets.layouts import local_files
+from lm_core.data.datasets.parquet import Shards, parquet_files, write_text
 from lm_core.data.datasets.table import DATASETS, Dataset
 from lm_core.data.download import DownloadError, Patience, download, hash_matches, write_failure
 from lm_core.errors import UserError
@@ -83,7 +85,8 @@ def _meant(name: str, datasets: Mapping[str, Dataset]) -> str:
 
 
 def _own(dataset: Dataset, data_dir: Path, cache: Path, say: Say) -> DatasetFiles:
-    paths = local_files(dataset, data_dir)
+    shards = parquet_files(dataset, data_dir)
+    paths = _joined(dataset, shards, cache, say) if shards else local_files(dataset, data_dir)
     if is_archive(paths[0]):
         paths = _unpacked(dataset, paths[0], cache, say)
     other = []
@@ -104,6 +107,19 @@ def _unpacked(dataset: Dataset, archive: Path, cache: Path, say: Say) -> tuple[P
         if not all(path.is_file() for path in paths):
             say(f"unpacking {archive} into {target}")
             extract(archive, _wanted(dataset), target, dataset.limit)
+    return paths
+
+
+def _joined(dataset: Dataset, shards: Shards, cache: Path, say: Say) -> tuple[Path, ...]:
+    """The texts of a person's parquet files, in a folder that is named by their content."""
+    hashes = [check_text(path, "byte", "sha256") for files in shards for path in files]
+    target = cache / dataset.name / f"from-{hashlib.sha256(' '.join(hashes).encode()).hexdigest()[:16]}"
+    paths = tuple(target / file.name for file in dataset.files)
+    with _alone(target, cache, say):
+        for path, files in zip(paths, shards, strict=True):
+            if not path.is_file():
+                say(f"writing the text of {files[0]}{', ...' if files[1:] else ''} into {path}")
+                write_text(files, path, dataset.limit)
     return paths
 
 

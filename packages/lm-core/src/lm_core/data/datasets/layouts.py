@@ -50,8 +50,9 @@ def _in_folders(dataset: Dataset, data_dir: Path) -> tuple[Path, ...]:
     if incomplete:
         raise UserError(f"{dataset.name} is not complete: {incomplete}")
     names = [layout[0].replace("train", "{train,valid,test}") for layout in dataset.layouts]
-    looked = " or ".join([*names, *dataset.archives])
-    inside = ", ".join((dataset.name, *dataset.folders))
+    parquet = ["{train,validation,test}-00000-of-00001.parquet"] if dataset.hub_folders else []
+    looked = " or ".join([*names, *dataset.archives, *parquet])
+    inside = ", ".join(dict.fromkeys((dataset.name, *dataset.folders, *dataset.hub_folders)))
     raise UserError(
         f"no {dataset.name} in {data_dir}: looked for {looked}, there and in its folders {inside}; put it there, "
         "or leave --data_dir out to download it"

@@ -46,6 +46,8 @@ class Dataset:
     """What people's copies of the archive are called."""
     folders: tuple[str, ...]
     """In which folders such an archive unpacks, beside the dataset's own name."""
+    hub_folders: tuple[str, ...] = ()
+    """In which folders the Hugging Face Hub has it as parquet, the published edition first; none: it has not."""
 
 
 def _layouts(*patterns: str) -> tuple[tuple[str, ...], ...]:
@@ -129,6 +131,7 @@ _WIKITEXT2 = Dataset(
     layouts=_WIKI_LAYOUTS,
     archives=("wikitext-2-v1.zip", "wikitext-2-raw-v1.zip", "wikitext-2.zip"),
     folders=("wikitext-2", "wikitext-2-v1", "wikitext-2-raw"),
+    hub_folders=("wikitext-2-v1", "wikitext-2-raw-v1"),
 )
 
 _WIKITEXT103 = Dataset(
@@ -154,6 +157,7 @@ _WIKITEXT103 = Dataset(
     layouts=_WIKI_LAYOUTS,
     archives=("wikitext-103-v1.zip", "wikitext-103-raw-v1.zip", "wikitext-103.zip"),
     folders=("wikitext-103", "wikitext-103-v1", "wikitext-103-raw"),
+    hub_folders=("wikitext-103-v1", "wikitext-103-raw-v1"),
 )
 
 _ENWIK8 = Dataset(
