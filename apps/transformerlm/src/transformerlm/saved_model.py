@@ -18,7 +18,7 @@ from lm_core.interchange.folder import import_model
 from lm_core.model.parameters import check_fit, parameter_table
 from lm_core.run.checkpoint import Checkpoint, Checkpoints
 from lm_core.terminal import say
-from lm_tokenizer.adapters import TextTokenizer, load_tokenizer
+from lm_tokenizer.adapters import TextTokenizer, load_tokenizer, tokenizer_file_in
 from lm_tokenizer.errors import TokenizerError
 
 ROOT = Path("runs") / "transformerlm"
@@ -130,9 +130,9 @@ def _of_hugging_face(folder: Path, tokenizer: str, key: str) -> SavedModel:
         model = import_model(folder)
     except UserError as error:
         raise UserError(f"{key}: {error}") from None
-    if not tokenizer and model.tokenizer is None:
+    if not tokenizer and tokenizer_file_in(folder) is None:
         raise UserError(f"{key}: {folder} has no tokenizer.json: name its tokenizer by the key tokenizer")
-    own = _tokenizer(tokenizer or str(model.tokenizer), "tokenizer" if tokenizer else key)
+    own = _tokenizer(tokenizer or str(folder), "tokenizer" if tokenizer else key)
     _check_vocabulary(own, model.config, folder, key)
     return SavedModel(model.config, model.weights, own, str(folder), model.eos_ids)
 

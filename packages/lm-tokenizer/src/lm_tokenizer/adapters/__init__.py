@@ -14,6 +14,7 @@ from lm_tokenizer.adapters.protocol import TextTokenizer
 from lm_tokenizer.adapters.source import Source
 from lm_tokenizer.errors import TokenizerError
 from lm_tokenizer.formats.files import read_json
+from lm_tokenizer.formats.tiktoken import LLAMA_3, is_ranks
 
 __all__ = ["TextTokenizer", "load_tokenizer", "tokenizer_file_in", "train_tokenizer"]
 
@@ -31,7 +32,7 @@ _TRAINED = ("bpe", "sentencepiece", "characters", "words")
 _FILES = {
     "tokenizer.json": "bpe",
     "vocab.json": "bpe",
-    "tokenizer.model": "sentencepiece",
+    LLAMA_3: "sentencepiece",  # or Llama 3's ranks
     "tiktoken.json": "tiktoken",
     "characters.json": "characters",
     "words.json": "words",
@@ -43,7 +44,8 @@ def load_tokenizer(name_or_path: str | Path) -> TextTokenizer:
 
     Kinds are bpe (this package's own), hf, sentencepiece, tiktoken (also by the name of a published encoding, as in
     `tiktoken:gpt2`), characters and words. Of a path alone, the kind is told from what it holds: byte-level BPE is read
-    by this package, a `tokenizer.json` of another sort by Hugging Face's library.
+    by this package, a `tokenizer.json` of another sort by Hugging Face's library. A `tokenizer.model` is
+    SentencePiece's or, with ranks in it, Llama 3's.
 
     Raises:
         TokenizerError: when the kind is not known, nothing is recognized at the path, the file is malformed, or the
@@ -59,7 +61,7 @@ def load_tokenizer(name_or_path: str | Path) -> TextTokenizer:
                 f"{', '.join(_KINDS)}"
             )
     path = Path(name_or_path)
-    return _load_own_or_hf(path) if (kind := _kind_of(path)) == "bpe" else _load(kind, str(path))
+    return _load_own_or_library(path) if (kind := _kind_of(path)) == "bpe" else _load(kind, str(path))
 
 
 def train_tokenizer(
@@ -101,12 +103,13 @@ def _load(kind: str, path: str) -> TextTokenizer:
     return load(path if kind == "tiktoken" else Path(path))
 
 
-def _load_own_or_hf(path: Path) -> TextTokenizer:
+def _load_own_or_library(path: Path) -> TextTokenizer:
     try:
         return _load("bpe", str(path))
     except TokenizerError as own:
+        ranks = path / LLAMA_3 if path.is_dir() and not (path / "tokenizer.json").exists() else path
         try:
-            return _load("hf", str(path))
+            return _load("tiktoken", str(ranks)) if is_ranks(ranks) else _load("hf", str(path))
         except TokenizerError:
             raise own from None
 
@@ -115,14 +118,14 @@ def _kind_of(path: Path) -> str:
     if path.is_dir():
         for name, kind in _FILES.items():
             if (path / name).exists():
-                return kind
+                return "bpe" if name == LLAMA_3 and is_ranks(path / name) else kind
         raise TokenizerError(f"{path}: no tokenizer is in this folder, which would be one of {', '.join(_FILES)}")
     if path.suffix == ".json":
         match read_json(path):
             case {"kind": ("characters" | "words") as kind}:
                 return str(kind)
         return "bpe"
-    if path.suffix == ".tiktoken":
+    if path.suffix == ".tiktoken" or is_ranks(path):
         return "bpe"
     if path.suffix == ".model":
         return "sentencepiece"

@@ -2,7 +2,7 @@
 
     vocab.json + merges.txt   (gpt2)         tokens and merges; the pattern and what is special are the reader's to say
     tokenizer.json            (huggingface)  everything
-    *.tiktoken                (tiktoken)     tokens, which imply the merges
+    *.tiktoken                (tiktoken)     tokens, which imply the merges; also Llama 3's tokenizer.model
 
 A file is written beside and renamed: it is never seen half-written.
 """
@@ -14,11 +14,12 @@ from lm_tokenizer.formats import gpt2, huggingface
 from lm_tokenizer.formats.files import write_files
 from lm_tokenizer.formats.gpt2 import read_gpt2, write_gpt2
 from lm_tokenizer.formats.huggingface import check_pattern, read_huggingface, write_huggingface
-from lm_tokenizer.formats.tiktoken import read_named, read_tiktoken, write_tiktoken
+from lm_tokenizer.formats.tiktoken import LLAMA_3, is_ranks, read_named, read_tiktoken, write_tiktoken
 from lm_tokenizer.vocab import Vocabulary
 
 __all__ = [
     "check_pattern",
+    "is_ranks",
     "load",
     "read_gpt2",
     "read_huggingface",
@@ -35,7 +36,8 @@ def load(path: Path) -> Vocabulary:
 
     A folder holds `tokenizer.json` or, without it, `vocab.json` and `merges.txt`. A file is a `tokenizer.json` under
     any name that ends in `.json`, or ranks (`*.tiktoken`): those named r50k_base, p50k_base, cl100k_base or o200k_base
-    get the pattern and the special tokens of that encoding, others GPT-2's pattern and no special token.
+    get the pattern and the special tokens of that encoding, others GPT-2's pattern and no special token. Ranks named
+    `tokenizer.model` are Llama 3's.
 
     Raises:
         TokenizerError: when there is none of these, or it is malformed.
@@ -44,9 +46,11 @@ def load(path: Path) -> Vocabulary:
         if (path / "tokenizer.json").exists():
             return read_huggingface(path / "tokenizer.json")
         if (path / "vocab.json").exists() and (path / "merges.txt").exists():
-            return read_gpt2(path / "vocab.json", path / "merges.txt")
+            return gpt2.read_folder(path)
+        if (path / LLAMA_3).exists():
+            return load(path / LLAMA_3)
         raise TokenizerError(f"{path}: the folder has no tokenizer.json, and no vocab.json with merges.txt")
-    if path.suffix == ".tiktoken":
+    if path.suffix == ".tiktoken" or is_ranks(path):
         return read_named(path)
     if path.suffix == ".json" or not path.exists():
         return read_huggingface(path)

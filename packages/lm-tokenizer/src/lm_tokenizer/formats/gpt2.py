@@ -44,6 +44,27 @@ def read_gpt2(
         return Vocabulary(tokens_of(ids, special), merges, special, pattern)
 
 
+def read_folder(folder: Path) -> Vocabulary:
+    """Read the two files of a folder, with what `transformers` may have written beside them.
+
+    Raises:
+        TokenizerError: as `read_gpt2`; also when the folder is of another tokenizer that has files of these names, or
+            has tokens that the two files leave out.
+    """
+    settings, advice = folder / "tokenizer_config.json", "save it with transformers' fast tokenizer as tokenizer.json"
+    if settings.exists():
+        match read_json(settings):
+            case {"tokenizer_class": str(kind)} if kind.removesuffix("Fast") != "GPT2Tokenizer":
+                raise TokenizerError(f"{settings}: its tokenizer_class is {kind}, not GPT2Tokenizer: {advice}")
+            case {"add_prefix_space": True}:
+                raise TokenizerError(f"{settings}: it puts a space before every text (add_prefix_space): {advice}")
+    if (folder / "added_tokens.json").exists():
+        beside, ids = (read_json(folder / name) for name in ("added_tokens.json", "vocab.json"))
+        if not isinstance(ids, dict) or any(ids.get(text) != beside[text] for text in beside):
+            raise TokenizerError(f"{folder / 'added_tokens.json'}: it has tokens that vocab.json has not: {advice}")
+    return read_gpt2(folder / "vocab.json", folder / "merges.txt")
+
+
 def write_gpt2(vocabulary: Vocabulary, folder: Path) -> None:
     """Write `vocab.json` and `merges.txt` into a folder, which is made; neither file is ever seen half-written.
 

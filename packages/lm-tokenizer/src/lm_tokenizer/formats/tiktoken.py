@@ -5,6 +5,7 @@ has no pattern and no special tokens either: the name of a published encoding im
 """
 
 import binascii
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -22,13 +23,23 @@ class Encoding(NamedTuple):
     special_tokens: Mapping[str, int]
 
 
-# From tiktoken's openai_public.py.
+LLAMA_3 = "tokenizer.model"
+"""The name of Llama 3's ranks, which is that of SentencePiece models too."""
+_LLAMA_3_TOKENS = [
+    "<|begin_of_text|>", "<|end_of_text|>", *(f"<|reserved_special_token_{i}|>" for i in range(4)),
+    "<|start_header_id|>", "<|end_header_id|>", "<|reserved_special_token_4|>", "<|eot_id|>",
+    *(f"<|reserved_special_token_{i}|>" for i in range(5, 251)),
+]  # fmt: skip
+
+# From tiktoken's openai_public.py, and from the tokenizer.py that Llama 3 was published with (Llama 3.1 has the same
+# file and gives other names to some of the reserved tokens).
 ENCODINGS: Mapping[str, Encoding] = {
     "r50k_base": Encoding("gpt2", 50256, {"<|endoftext|>": 50256}),
     "p50k_base": Encoding("gpt2", 50280, {"<|endoftext|>": 50256}),
     "cl100k_base": Encoding("cl100k", 100256, {"<|endoftext|>": 100257, "<|fim_prefix|>": 100258,
         "<|fim_middle|>": 100259, "<|fim_suffix|>": 100260, "<|endofprompt|>": 100276}),
     "o200k_base": Encoding("o200k", 199998, {"<|endoftext|>": 199999, "<|endofprompt|>": 200018}),
+    LLAMA_3: Encoding("llama3", 128000, {token: 128000 + i for i, token in enumerate(_LLAMA_3_TOKENS)}),
 }  # fmt: skip
 
 
@@ -55,9 +66,15 @@ def encoding_of(path: Path, ranks: Mapping[bytes, int]) -> Encoding:
     Raises:
         TokenizerError: when the file has fewer or more ranks than the encoding of its name.
     """
-    encoding = ENCODINGS.get(path.stem, Encoding("gpt2", len(ranks), {}))
+    name = path.name if path.suffix == ".model" else path.stem
+    if name not in ENCODINGS and path.suffix == ".model":
+        raise TokenizerError(
+            f"{path}: whose ranks these are is not known: name it {LLAMA_3} (Llama 3's), or *.tiktoken"
+        )
+    encoding = ENCODINGS.get(name, Encoding("gpt2", len(ranks), {}))
     if len(ranks) != encoding.ranks:
-        raise TokenizerError(f"{path}: it has {len(ranks):,} ranks, {path.stem} has {encoding.ranks:,}: "
+        named = "that of Llama 3" if name == LLAMA_3 else name
+        raise TokenizerError(f"{path}: it has {len(ranks):,} ranks, {named} has {encoding.ranks:,}: "
                              f"was the file cut short? If it is another encoding, give it another name")  # fmt: skip
     return encoding
 
@@ -94,6 +111,15 @@ def ranks_to_bytes(ranks: Mapping[bytes, int]) -> bytes:
     """What a file of ranks holds, the lowest rank first."""
     lines = sorted(ranks.items(), key=lambda item: item[1])
     return b"".join(binascii.b2a_base64(token, newline=False) + b" %d\n" % rank for token, rank in lines)
+
+
+def is_ranks(path: Path) -> bool:
+    """Whether a file begins as ranks do: a token in base64, a space, a number."""
+    try:
+        with path.open("rb") as file:
+            return re.match(rb"[A-Za-z0-9+/]+=* [0-9]+\r?\n", file.read(1 << 10)) is not None
+    except OSError:
+        return False
 
 
 def read_ranks(path: Path) -> dict[bytes, int]:
