@@ -7,16 +7,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from lm_bench import recompute as recomputing
 from lm_bench import saving as saves
 from lm_bench.cases import CASES
+from lm_bench.compare.groups import grouped
+from lm_bench.compare.report import compare_json, compare_table, write_comparison
+from lm_bench.compare.runs import read_runs
 from lm_bench.corpora import build
 from lm_bench.environment import Environment, load_average, observe
 from lm_bench.faults.campaign import ROWS, SHORT, run_campaign
 from lm_bench.faults.report import faults_markdown, faults_table, read_results
 from lm_bench.flags import (
+    CompareFlags,
     CorpusFlags,
     FaultsFlags,
     InferFlags,
@@ -204,10 +209,29 @@ def faults(argv: Sequence[str]) -> int:
     return 0 if all(row.sound for row in rows) else 1
 
 
+def compare(argv: Sequence[str]) -> None:
+    """`lm-bench compare RUN [RUN...]`."""
+    paths, rest = _paths_and_flags(argv)
+    flags = parse_flags(CompareFlags, f"{PROGRAM} compare RUN [RUN...]", rest)
+    if not paths:
+        raise UserError("no run folder given; see lm-bench compare --help")
+    groups = grouped(read_runs(paths, say))
+    if flags.out:
+        write_comparison(Path(flags.out), groups)
+        say(f"curves: {flags.out}")
+    put(json.dumps(compare_json(groups), indent=2) if flags.output == "json" else compare_table(groups))
+
+
+def _paths_and_flags(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words before the first flag, and the others."""
+    paths = list(itertools.takewhile(lambda word: not word.startswith("-"), argv))
+    return paths, _words(argv[len(paths) :])
+
+
 def verify(argv: Sequence[str]) -> int:
     """`lm-bench verify RUN [RUN...]`: 1 when something is damaged."""
-    paths = list(itertools.takewhile(lambda word: not word.startswith("-"), argv))
-    flags = parse_flags(VerifyFlags, f"{PROGRAM} verify RUN [RUN...]", _words(argv[len(paths) :]))
+    paths, rest = _paths_and_flags(argv)
+    flags = parse_flags(VerifyFlags, f"{PROGRAM} verify RUN [RUN...]", rest)
     if not paths:
         raise UserError("no run folder given; see lm-bench verify --help")
     runs = [check_run(folder) for folder in find_runs(paths)]
@@ -246,6 +270,7 @@ COMMANDS: Mapping[str, tuple[Callable[[Sequence[str]], int | None], str]] = {
     "saving": (saving, "how long a save of 500 MB holds training up"),
     "faults": (faults, "runs that are killed, cut off, damaged and lied to, and what they resume to"),
     "verify": (verify, "whether the run folders that are named are whole"),
+    "compare": (compare, "runs of any app side by side: a table, and curves in one HTML or PNG file"),
     "train": (
         train,
         "training against a plain PyTorch loop and Hugging Face: speed, memory, the loop's cost, convergence",

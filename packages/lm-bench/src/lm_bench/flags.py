@@ -169,6 +169,20 @@ class VerifyFlags(Config):
     """TOML file with any of these; flags on the command line win."""
 
 
+class CompareFlags(Config):
+    """Compare runs of any app: a table on stdout, and curves in one file.
+
+    Runs whose configs differ in the seed alone are one group, of which the mean and the spread are shown.
+    """
+
+    out: str = "compare.html"
+    """File for the curves: .html, which has the tables too and loads nothing, or .png; none when empty."""
+    output: Literal["table", "json"] = "table"
+    """What to print on stdout; --json is short for --output json."""
+    config: str = ""
+    """TOML file with any of these; flags on the command line win."""
+
+
 Part = Literal["train", "encode", "decode", "start", "linear", "pathological"]
 Peer = Literal["gigatoken", "fastokens", "tiktoken", "tokenizers", "sentencepiece", "rustbpe"]
 

@@ -1,0 +1,136 @@
+"""`lm-bench compare`: runs of equal configs are one group; mean, spread and curves are those of their records."""
+
+import json
+import re
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lm_bench import cli
+
+
+def write_run(folder, config, validation, training=(), **last):
+    folder.mkdir(parents=True)
+    (folder / "config.toml").write_text(config)
+    records = [{"kind": "train", "step": step, "loss_nats": loss, **last} for step, loss in training]
+    records += [{"kind": "eval", "step": step, "loss_nats": loss, **last} for step, loss in validation]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    """Three seeds of one config, one run of another."""
+    monkeypatch.chdir(tmp_path)
+    for seed, end in enumerate((2.0, 2.2, 2.7)):
+        config = f'seed = {seed}\nsave_dir = "s{seed}"\n[optimizer]\nname = "adamw"\n[logging]\nrun_name = "r{seed}"\n'
+        write_run(
+            Path(f"runs/a{seed}"), config, [(1, 4.0), (10, end)], [(1, 4.1), (5, 3.0)], seconds=5.0,
+            tokens_per_second=100.0, bits_per_byte=end / 2,
+        )  # fmt: skip
+    write_run(Path("runs/muon"), 'seed = 0\n[optimizer]\nname = "muon"\n', [(1, 4.0), (10, 1.5)])
+    return tmp_path
+
+
+@pytest.fixture
+def compare(monkeypatch, capsys):
+    """Runs the command; returns its exit code and what it printed."""
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["lm-bench", "compare", *map(str, words)])
+        code = cli.main()
+        return (code, *capsys.readouterr())
+
+    return call
+
+
+def test_runs_of_equal_configs_are_a_group_with_mean_and_spread_the_best_first(runs, compare):
+    code, out, _ = compare("runs", "--json", "--out", "")
+    assert code == 0
+    muon, adamw = json.loads(out)
+    assert muon["group"] == "optimizer.name muon"
+    assert adamw["group"] == "optimizer.name adamw"
+    ends = [2.0, 2.2, 2.7]
+    assert [run["last_loss_nats"] for run in adamw["runs"]] == ends
+    assert adamw["last_loss_nats"] == {
+        "mean": pytest.approx(statistics.mean(ends)), "deviation": pytest.approx(statistics.stdev(ends)),
+        "low": 2.0, "high": 2.7,
+    }  # fmt: skip
+    assert muon["last_loss_nats"]["deviation"] is None
+    assert not list(runs.glob("compare.*"))
+
+
+def test_the_table_names_groups_runs_seeds_and_units(runs, compare):
+    code, out, _ = compare("runs/a0", "runs/a1", "runs/muon", "runs/a1", "--out", "")
+    assert code == 0
+    groups, each = out.split("\n\n")
+    assert [line.split("  ")[0] for line in groups.splitlines()] == [
+        "group", "optimizer.name muon", "optimizer.name adamw",
+    ]  # fmt: skip
+    assert "2.1000 ± 0.1414" in groups
+    assert [line.split()[0] for line in each.splitlines()] == ["run", "runs/muon", "runs/a0", "runs/a1"]
+    assert "bits_per_byte" in each.splitlines()[0]
+
+
+def test_the_page_holds_its_pictures_and_loads_nothing(runs, compare):
+    code, _, err = compare("runs")
+    assert code == 0
+    assert "curves: compare.html" in err
+    page = Path("compare.html").read_text()
+    assert re.findall(r'(?:src|href)="(?!data:)', page) == []
+    assert "optimizer.name muon" in page
+    assert "2.3000 ± 0.3606" in page
+    compare("runs", "--out", "again/compare.html")
+    assert Path("again/compare.html").read_text() == page, "the same runs give the same bytes"
+
+
+def test_a_png_is_one(runs, compare):
+    assert compare("runs", "--out", "x.png")[0] == 0
+    assert Path("x.png").read_bytes().startswith(b"\x89PNG\r\n")
+
+
+def test_names_and_labels_from_a_config_are_shown_and_not_obeyed(tmp_path, compare, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("x", "y"):
+        write_run(Path(f"r/{name}\x1b[2J<b>"), f'a = "{name}\\u001b[2J<i>"\n', [(1, 1.0)])
+    code, out, _ = compare("r")
+    assert code == 0
+    assert "\x1b" not in out
+    page = Path("compare.html").read_text()
+    assert "\x1b" not in page
+    assert "<b>" not in page
+    assert "<i>" not in page
+
+
+def test_runs_of_other_programs_are_called_by_their_folders(tmp_path, compare, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_run(Path("r/one"), "".join(f"a{i} = 1\n" for i in range(9)), [(1, 1.0)])
+    write_run(Path("r/two"), "".join(f"b{i} = 1\n" for i in range(9)), [], [(1, 2.0)])
+    _, out, _ = compare("r", "--out", "")
+    assert [line.split()[0] for line in out.split("\n\n")[0].splitlines()] == ["group", "one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "no run folder given"),
+        (["none"], "there is no folder none"),
+        (["runs", "--out", "x.pdf"], "--out x.pdf: its name ends in .html or .png"),
+        (["empty"], "no run has any losses to compare"),
+    ],
+)
+def test_a_mistake_is_one_line(runs, compare, words, said):
+    write_run(Path("empty"), "", [])
+    code, out, err = compare(*words)
+    assert (code, out) == (2, "")
+    assert said in err
+
+
+def test_no_framework_is_loaded():
+    code = (
+        "import sys, lm_bench.compare.groups, lm_bench.compare.report, lm_bench.compare.runs;"
+        " print({'torch', 'mlx', 'transformers'} & set(sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
