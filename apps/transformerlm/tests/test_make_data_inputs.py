@@ -20,7 +20,7 @@ MAKE = ("--tokenizer", "tok", "--output", "out")
 
 
 def documents(tokenizer: Tokenizer, split: str = "train") -> list[str]:
-    return tokenizer.decode(TokenFile.open(Path(f"out/{split}.npy")).tokens.tolist()).split(END)[:-1]
+    return tokenizer.decode(TokenFile.open(Path(f"out/{split}.npy")).tokens[:].tolist()).split(END)[:-1]
 
 
 @pytest.mark.parametrize(

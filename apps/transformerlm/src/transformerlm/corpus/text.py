@@ -33,7 +33,10 @@ class _Scan:
         self.held = bytearray()
         self.searched = 0  # no separator begins in this many bytes
         separator = rules.separator.replace(b"\r\n", b"\n")
-        self.separator = re.compile(re.escape(separator).replace(b"\\\n", b"\r?\n")) if separator else None
+        # A literal at the beginning makes `re` quick: a return before the first newline is looked for afterwards.
+        pattern = re.escape(separator).replace(b"\\\n", b"\r?\n").removeprefix(b"\r?")
+        self.separator = re.compile(pattern) if separator else None
+        self.returns = separator.startswith(b"\n")
         self.longest = len(separator) + separator.count(b"\n")
         """Bytes of a separator, at most."""
 
@@ -59,8 +62,10 @@ class _Scan:
             if not found:
                 self.searched = max(0, len(self.held) - self.longest + 1)
                 return
-            start, size = found.start(), found.end() - found.start()
+            start, end = found.span()
             del found  # it holds on to the bytes, which are about to be dropped
+            start -= self.returns and self.held[max(0, start - 1) : start] == b"\r"
+            size = end - start
             if start or self.inside:
                 yield from self._piece(start, size, ends=True)
             else:
