@@ -225,6 +225,30 @@ class Tokenizer:
             [text], threads, allowed_special=allowed_special, disallowed_special=disallowed_special, errors=errors
         )[0]
 
+    def encode_with_offsets(
+        self, text: Text, unit: Literal["character", "byte"] = "character", *, allowed_special: Choice = (),
+        disallowed_special: Choice = "all", threads: int | None = 1,
+    ) -> "tuple[np.ndarray, np.ndarray]":  # fmt: skip
+        """The ids of a text, shape (n,), and where each token lies in it, int64 of shape (n, 2): start and end.
+
+        Args:
+            text: in bytes or characters; the offsets count either, of both.
+            unit: "byte" offsets join without a gap; "character" offsets of tokens that share a character overlap, see
+                `offsets`.
+
+        Raises:
+            As `encode`.
+        """
+        from lm_tokenizer.offsets import byte_offsets, character_offsets
+
+        ids = self.encode_array(
+            text, allowed_special=allowed_special, disallowed_special=disallowed_special, threads=threads
+        )
+        offsets = byte_offsets(self.byte_lengths[ids])
+        if unit == "byte":
+            return ids, offsets
+        return ids, character_offsets(offsets, text.decode() if isinstance(text, bytes) else text)
+
     def encode_batch(self, texts: Sequence[Text], threads: int | None = None, *, allowed_special: Choice = (),
                      disallowed_special: Choice = "all", errors: Errors = "strict") -> "list[np.ndarray]":  # fmt: skip
         """The ids of every text, each encoded by itself, as arrays of `dtype`, in their order.
