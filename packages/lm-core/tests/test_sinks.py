@@ -211,3 +211,25 @@ def test_wandb_takes_records_and_files_offline_and_a_resumed_run_goes_on_in_the_
     assert b"best" not in first
     assert b"merges.txt" in first
     assert b"merges.txt" not in second, "the tokenizer is logged once"
+
+
+TEXTS = """
+import sys
+from pathlib import Path
+from lm_core.run.sinks.wandb import WandbTexts
+
+texts = WandbTexts(Path(sys.argv[1]), "a-project", {"seed": 7})
+texts.close([{"text.output": "caf\\u00e9 \\ud83d", "metrics.tokens": 3}, {"text.output": "b", "metrics.tokens": 4}])
+"""
+
+
+def test_wandb_takes_the_texts_of_inference_offline_as_one_artifact(tmp_path: Path) -> None:
+    settings = {"WANDB_MODE": "offline", "WANDB_CACHE_DIR": str(tmp_path / "c"), "WANDB_DATA_DIR": str(tmp_path / "d")}
+    command = [sys.executable, "-W", "error", "-c", TEXTS, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | settings, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    [log] = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    for word in ("a-project", "inference", "outputs-", "outputs.jsonl", "metrics.tokens", "seed"):
+        assert word.encode() in log.read_bytes()
+    [staged] = [path for path in tmp_path.rglob("*") if path.is_file() and b"text.output" in path.read_bytes()]
+    assert [json.loads(line)["metrics.tokens"] for line in staged.read_text().splitlines()] == [3, 4]

@@ -7,10 +7,8 @@ A framework is imported when the model, the tokenizer and the prompts have been 
 
 import json
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from lm_core.backend import Backend, load_backend
 from lm_core.continuation import Continuation, Ending, continue_rows
@@ -23,6 +21,7 @@ from transformerlm.infer_config import InferConfig
 from transformerlm.program import run_program
 from transformerlm.prompts import encode_prompts, read_prompts
 from transformerlm.saved_model import SavedModel, load_model
+from transformerlm.text_records import TextRecords, check_logging
 
 PROGRAM = "transformerlm-infer"
 INTERRUPTED = 130
@@ -40,6 +39,7 @@ def infer(config: InferConfig) -> int:
     Raises:
         UserError: for a mistake in the config, before any text is written.
     """
+    check_logging(config)
     model = load_model(config.checkpoint, config.which, config.tokenizer)
     prompts = read_prompts(config)
     if len(prompts) * config.n > MOST_TEXTS:
@@ -51,16 +51,13 @@ def infer(config: InferConfig) -> int:
     writer = Writer(config, model, load_backend(config.backend))
     needed = decoding_memory(model.config, config.step, min(len(rows), config.batch_size))
     check_memory(needed, writer.backend.memory(config.step), "decoding")
-    with ExitStack() as stack:
-        file = stack.enter_context(_opened(config.logging.file)) if config.logging.file else None
+    with TextRecords(config, model.name) as records:
         say(f"{model.name}; {writer.backend.describe(config.step)}")
         for row, continuation in writer.write(rows):
-            record = json.dumps(writer.record(row, continuation), ensure_ascii=False)
-            if file:
-                file.write(f"{record}\n")
-                file.flush()
+            record = writer.record(row, continuation)
+            records.write(record)
             if config.output == "json":
-                put(record)
+                put(json.dumps(record, ensure_ascii=False))
             elif not writer.streams(rows):
                 _print_text(row, continuation, len(rows), config.n)
             if continuation.reason == "interrupted":
@@ -160,11 +157,3 @@ def _print_text(row: Row, continuation: Continuation, rows: int, samples: int) -
         sample = f", {row.sample + 1} of {samples}" if samples > 1 else ""
         put(f"--- {json.dumps(row.prompt, ensure_ascii=False)}{sample} ---")
     put(row.prompt + continuation.text)
-
-
-def _opened(path: str) -> IO[str]:
-    try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        return Path(path).open("a", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"logging.file: cannot write {path}: {error.strerror}") from None

@@ -8,6 +8,7 @@ from lm_core.config import Config, StepConfig
 from lm_core.sampling import SamplingConfig
 from transformerlm.program import ProgramConfig
 from transformerlm.saved_model import Which
+from transformerlm.train_config import WandbConfig
 
 
 class InferLogging(Config):
@@ -15,6 +16,8 @@ class InferLogging(Config):
 
     file: str = ""
     """JSON lines are appended to it; none when empty."""
+    backend: tuple[Literal["wandb"], ...] = ()
+    """wandb makes the records an artifact of a W&B run."""
 
 
 class InferConfig(ProgramConfig):
@@ -54,6 +57,8 @@ class InferConfig(ProgramConfig):
     """How the backend executes the model; what is about training has no effect."""
     logging: InferLogging = InferLogging()
     """Where the record of each text goes."""
+    wandb: WandbConfig = WandbConfig()
+    """Weights & Biases, for logging.backend wandb."""
 
     @field_validator("stop")
     @classmethod

@@ -1,9 +1,10 @@
-"""Weights & Biases: records, checkpoints and the tokenizer of a run.
+"""Weights & Biases: records, checkpoints and the tokenizer of a run; the texts that a model has written.
 
 With WANDB_MODE=offline everything stays in `folder`/wandb, for a later `wandb sync`.
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,3 +85,45 @@ class WandbSink:
         for path in paths:
             artifact.add_file(str(path))
         self.run.log_artifact(artifact, aliases=aliases)
+
+
+class WandbTexts:
+    """Texts that a model has written, as a W&B run of its own (job type "inference") with one artifact.
+
+    Args:
+        folder: gets W&B's own folder `wandb`.
+        project: the W&B project.
+        config: how the texts are written.
+        entity: user or team; the account's own when not given.
+
+    Raises:
+        UserError: when `wandb` is not installed or does not start.
+    """
+
+    def __init__(self, folder: Path, project: str, config: Mapping[str, Any], entity: str | None = None):
+        try:
+            import wandb
+        except ImportError:
+            raise UserError("wandb is not installed: pip install wandb") from None
+        self.artifact = wandb.Artifact
+        try:
+            self.run = wandb.init(
+                dir=folder,
+                project=project,
+                entity=entity,
+                job_type="inference",
+                config=dict(config),
+                settings=wandb.Settings(console="off"),
+            )
+        except (wandb.Error, OSError) as error:
+            raise UserError(f"wandb does not start: {error}; WANDB_MODE=offline keeps the run on this disk") from None
+
+    def close(self, records: Sequence[Mapping[str, Any]], failed: bool = False) -> None:
+        """Log the records as outputs.jsonl, of which the numbers are in the run's summary too, and end the W&B run."""
+        artifact = self.artifact(f"outputs-{self.run.id}", type="outputs", metadata={"texts": len(records)})
+        with artifact.new_file("outputs.jsonl", mode="w", encoding="utf-8") as file:
+            file.writelines(json.dumps(record, ensure_ascii=True) + "\n" for record in records)
+        for record in records:
+            self.run.log({key: value for key, value in record.items() if key.startswith("metrics.")})
+        self.run.log_artifact(artifact, aliases=["latest"])
+        self.run.finish(exit_code=int(failed))
