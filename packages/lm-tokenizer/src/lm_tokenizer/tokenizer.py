@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from lm_tokenizer.engine import Engine
+    from lm_tokenizer.faces.tiktoken import TiktokenFace
     from lm_tokenizer.reference import TieBreak
     from lm_tokenizer.stream import StreamDecoder
 
@@ -386,3 +387,11 @@ class Tokenizer:
         from lm_tokenizer.stream import StreamDecoder
 
         return StreamDecoder(self.vocabulary.tokens, errors)
+
+    # For code that was written for another library
+
+    def as_tiktoken(self) -> "TiktokenFace":
+        """This tokenizer as a `tiktoken.Encoding`, which need not be installed."""
+        from lm_tokenizer.faces.tiktoken import TiktokenFace
+
+        return TiktokenFace(self)
