@@ -104,8 +104,8 @@ def test_what_is_no_text_is_left_out_of_a_folder_and_counted(here: Path) -> None
     assert [file.path.name for file in inputs.files] == ["A.md", "z.jsonl"]
     [line] = inputs.lines()
     assert line == (
-        "left out of the inputs: 1 broken links (first: sub/nowhere); 2 binary files (first: sub/picture.png);"
-        " 1 special files (first: sub/pipe)"
+        "left out of the inputs: 1 broken link (first: sub/nowhere); 2 binary files (first: sub/picture.png);"
+        " 1 special file (first: sub/pipe)"
     )
     with pytest.raises(UserError, match=r"input sub/picture.png is a picture, not text"):
         names("sub/picture.png")
@@ -160,6 +160,8 @@ def test_the_format_can_be_said(here: Path) -> None:
     assert [file.format for file in find_inputs(["lines.txt"], Choice("text")).files] == ["text"]
     with pytest.raises(UserError, match=r'input lines.txt holds JSON records, a line each: set format = "jsonl"'):
         names("lines.txt")
+    with pytest.raises(UserError, match=r"holds JSON records.*; or leave it out: exclude = \['lines.txt'\]"):
+        names(".")
 
 
 def test_a_table_in_a_folder_is_read_unless_all_is_text(here: Path) -> None:

@@ -2,8 +2,6 @@
 
 import gzip
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
@@ -105,13 +103,23 @@ def test_a_table_in_a_pipe_is_one_line(folder: Path, run_make_data: Run, capsys:
     assert "input pipe is parquet, which is read at any place: save it to a file first" in capsys.readouterr().err
 
 
-def test_standard_input_and_a_substituted_process_are_read(folder: Path, tokenizer: Tokenizer) -> None:
-    Path("a.txt").write_text("three")
-    program = f"{sys.executable} -c 'from transformerlm.make_data import main; raise SystemExit(main())'"
-    command = f"echo -n 'one|two' | {program} --train - <(cat a.txt) --separator '|' {' '.join(MAKE)}"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+def pipe_with(data: bytes) -> int:
+    """A pipe's end to read from, of which the other one is closed, as of `echo data |`."""
+    reader, writer = os.pipe()
+    os.write(writer, data)
+    os.close(writer)
+    return reader
+
+
+def test_standard_input_and_a_substituted_process_are_read(
+    folder: Path, run_make_data: Run, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    piped, substituted = pipe_with(b"one|two"), pipe_with(b"three")
+    monkeypatch.setattr(unpacked, "_STDIN", piped)
+    assert run_make_data("--train", "-", f"/dev/fd/{substituted}", "--separator", "|", *MAKE) == 0
     assert documents(tokenizer) == ["one", "two", "three"]
+    os.close(piped)
+    os.close(substituted)
 
 
 @pytest.mark.parametrize("device", ["/dev/null", "/dev/zero"])
@@ -138,7 +146,7 @@ def test_a_folder_is_read_by_patterns_and_what_is_left_out_is_said(
         path.write_bytes(data)
     assert run_make_data("--train", "texts", "--include", "*.md", "--exclude", "old", *MAKE) == 0
     assert documents(tokenizer) == ["one"]
-    assert capsys.readouterr().err == "left out of the inputs: 1 binary files (first: texts/c.md)\n"
+    assert capsys.readouterr().err == "left out of the inputs: 1 binary file (first: texts/c.md)\n"
 
 
 def test_both_programs_read_the_same_text(folder: Path, run_train_tokenizer: Run) -> None:

@@ -122,7 +122,7 @@ def test_interrupted_after_any_unit_and_run_again_the_bytes_and_the_summary_are_
     lines: Path, run_make_data: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["--train", "a.jsonl", "--tokenizer", "tok", "--on_bad", "skip", "--max_record_bytes", 300,
-             "--shard_bytes", 100, "--threads", 1, "--validation_fraction", 0.2]  # fmt: skip
+             "--shard_bytes", 150, "--threads", 1, "--validation_fraction", 0.2]  # fmt: skip
     assert run_make_data(*words, "--output", "whole") == 0
     capsys.readouterr()
     original, units = parts.Parts.add, 0
@@ -145,4 +145,4 @@ def test_interrupted_after_any_unit_and_run_again_the_bytes_and_the_summary_are_
         said = capsys.readouterr().err.splitlines()
         assert said == [f"going on after {units} finished units", SUMMARY]
         assert contents(lines / f"out{units}") == contents(lines / "whole")
-    assert units > 5
+    assert units > 4

@@ -84,6 +84,8 @@ def test_a_missing_file_and_a_folder_are_named(gpt2: tuple[Path, Path], tmp_path
         formats.read_gpt2(tmp_path / "nowhere.json", gpt2[1])
     with pytest.raises(TokenizerError, match="this is a folder"):
         formats.read_gpt2(gpt2[0], tmp_path)
+    with pytest.raises(TokenizerError, match="/dev/zero: this is a device, where a file is wanted"):
+        formats.read_gpt2(gpt2[0], Path("/dev/zero"))
     with pytest.raises(TokenizerError, match=r"the folder has no tokenizer\.json"):
         formats.load(tmp_path.parent)
     with pytest.raises(TokenizerError, match="there is no such file"):

@@ -12,7 +12,7 @@ from lm_tokenizer.errors import TokenizerError
 from transformerlm.infer_config import InferConfig
 
 MOST_PROMPT_BYTES = 1 << 26
-"""Of a file of prompts."""
+"""Of a file of prompts, and of standard input."""
 
 
 def read_prompts(config: InferConfig) -> list[str]:
@@ -72,9 +72,11 @@ def _encode(number: int, prompt: str, tokenizer: TextTokenizer, start: int | Non
 
 def _standard_input() -> str:
     try:
-        text = sys.stdin.read().removesuffix("\n")
+        text = sys.stdin.read(MOST_PROMPT_BYTES + 1).removesuffix("\n")
     except UnicodeDecodeError as error:
         raise UserError(f"standard input is not UTF-8 at byte {error.start}") from None
+    if len(text) > MOST_PROMPT_BYTES:
+        raise UserError(f"standard input has more than {MOST_PROMPT_BYTES:,} characters: is that a prompt?")
     if not text:
         raise UserError('prompt: standard input is empty; --prompt "" begins from the end of a text')
     return text

@@ -28,14 +28,19 @@ class Flaws:
         replaced = [entry for entry in self.counts.items() if entry[0][0] == REPLACED]
         if skipped:
             said = (f"{count:,} {reason} in {file} (first: {where})" for (reason, file), (count, where) in skipped)
-            yield f"skipped {_total(skipped)} records: {_listed(said)}"
+            yield f"skipped {counted(_total(skipped), 'record')}: {_listed(said)}"
         if replaced:
             said = (f"{count:,} in {file} (first: {where})" for (_, file), (count, where) in replaced)
-            yield f"replaced {_total(replaced)} characters that are not Unicode by U+FFFD: {_listed(said)}"
+            yield f"replaced {counted(_total(replaced), 'character')} of what is not Unicode by U+FFFD: {_listed(said)}"
 
 
-def _total(entries: Iterable[tuple[tuple[str, str], tuple[int, str]]]) -> str:
-    return f"{sum(count for _, (count, _) in entries):,}"
+def counted(number: int, what: str) -> str:
+    """`1 record`, `2 records`."""
+    return f"{number:,} {what}" + "s" * (number != 1)
+
+
+def _total(entries: Iterable[tuple[tuple[str, str], tuple[int, str]]]) -> int:
+    return sum(count for _, (count, _) in entries)
 
 
 def _listed(said: Iterable[str], most: int = 20) -> str:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from lm_core.data.formats import TABLES, Format, binary_kind, format_of, is_table
 from lm_core.errors import UserError
+from transformerlm.corpus.flaws import counted
 from transformerlm.corpus.names import below, chosen, has_magic, matches
 from transformerlm.corpus.unpacked import DAMAGED, STANDARD_INPUT, is_stream, unpacked
 
@@ -82,7 +83,7 @@ class Inputs:
     def lines(self) -> Iterator[str]:
         """The summary of what was left out."""
         if self.left_out:
-            said = (f"{len(paths):,} {what} (first: {paths[0]})" for what, paths in self.left_out.items())
+            said = (f"{counted(len(paths), what)} (first: {paths[0]})" for what, paths in self.left_out.items())
             yield f"left out of the inputs: {'; '.join(said)}"
 
 
@@ -116,7 +117,10 @@ def _taken(path: Path, sought: bool, choice: Choice, inputs: Inputs) -> InputFil
     if what:
         inputs.left_out.setdefault(what, []).append(path)
         return None
-    return InputFile.found(path, choice.format)
+    try:
+        return InputFile.found(path, choice.format)
+    except UserError as error:
+        raise error if sought else UserError(f"{error}; or leave it out: exclude = [{path.name!r}]") from None
 
 
 def _expanded(name: str, choice: Choice) -> Iterator[tuple[Path, bool]]:
@@ -145,14 +149,14 @@ def _expanded(name: str, choice: Choice) -> Iterator[tuple[Path, bool]]:
 def _not_text(path: Path, format: Chosen) -> str | None:
     """What a file is that is no input, if it is none."""
     if not path.exists():
-        return "broken links"
+        return "broken link"
     try:
         if not path.is_file():
-            return "special files"
+            return "special file"
         with unpacked(path) as (_, head):
             if format in ("auto", *TABLES) and is_table(str(path), head):
                 return None
-            return "binary files" if binary_kind(head) else None
+            return "binary file" if binary_kind(head) else None
     except (UserError, OSError, *DAMAGED):
         return None  # said when it is read
 

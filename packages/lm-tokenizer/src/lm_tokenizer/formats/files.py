@@ -30,9 +30,11 @@ def read_bytes(path: Path) -> bytes:
     """The content of a file.
 
     Raises:
-        TokenizerError: when it is missing, a folder, or cannot be read.
+        TokenizerError: when it is missing, a folder or a device, or cannot be read.
     """
     try:
+        if path.is_char_device() or path.is_block_device():
+            raise TokenizerError(f"{path}: this is a device, where a file is wanted")
         return path.read_bytes()
     except FileNotFoundError:
         raise TokenizerError(f"{path}: there is no such file") from None
