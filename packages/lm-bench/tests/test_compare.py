@@ -128,6 +128,15 @@ def test_a_mistake_is_one_line(runs, compare, words, said):
     assert said in err
 
 
+def test_records_that_hold_no_numbers_are_passed_over(tmp_path, compare, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    bad = [(2, None), (3, "x"), (4, float("nan")), (5, 10**400), (6, True)]
+    write_run(Path("r/x"), "", [(1, 1.5), *bad], bits_per_byte="y", seconds=10**400)
+    code, out, _ = compare("r", "--out", "")
+    assert code == 0
+    assert out.split("\n\n")[1].splitlines()[1].split()[2:] == ["1.5000", "1.5000"]
+
+
 def test_no_framework_is_loaded():
     code = (
         "import sys, lm_bench.compare.groups, lm_bench.compare.report, lm_bench.compare.runs;"

@@ -21,6 +21,7 @@ from typing import Any
 from pydantic import Field
 
 from lm_core.errors import NonFiniteError, UserError
+from lm_core.regular import read_regular
 from lm_core.run.files import write_whole
 from lm_core.run.folder import RunFolder
 from lm_core.run.interrupts import stop_signals
@@ -34,6 +35,7 @@ from transformerlm.train_config import TrainConfig
 
 PROGRAM = "transformerlm-sweep"
 TABLE = "sweep.csv"
+_LARGEST_RESULT = 1 << 16
 
 
 class SweepConfig(ProgramConfig):
@@ -146,8 +148,8 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 def _result(folder: Path) -> dict[str, Any] | None:
     """What a finished trial came to."""
     try:
-        said = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        said = json.loads(read_regular(folder / RESULT, _LARGEST_RESULT))
+    except (OSError, ValueError, RecursionError):
         return None
     return said if isinstance(said, dict) else None
 

@@ -1,5 +1,6 @@
 """What a run folder says of itself: its config, flat, and its losses."""
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +80,12 @@ def _read(folder: Path) -> ComparedRun:
     if not training and not validation:
         raise _EmptyError(f"{run.metrics}: no losses in it")
     records = history.evals or history.train
-    bits = {key: value for record in records for key, value in record.items() if key.startswith("bits_per_")}
+    bits = {
+        key: value
+        for record in records
+        for key, value in record.items()
+        if key.startswith("bits_per_") and _is_number(value)
+    }
     speeds = sorted(_numbers(history.train, "tokens_per_second"))
     clock = _numbers([*history.train, *history.evals], "seconds")
     return ComparedRun(
@@ -102,8 +108,15 @@ def _flat(table: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _numbers(records: list[Record], key: str) -> list[float]:
-    return [float(r[key]) for r in records if isinstance(r.get(key), int | float) and not isinstance(r[key], bool)]
+    return [float(record[key]) for record in records if _is_number(record.get(key))]
 
 
 def _curve(records: list[Record]) -> Curve:
-    return [(int(r["step"]), float(r["loss_nats"])) for r in records if isinstance(r.get("loss_nats"), int | float)]
+    return [
+        (int(record["step"]), float(record["loss_nats"])) for record in records if _is_number(record.get("loss_nats"))
+    ]
+
+
+def _is_number(value: object) -> bool:
+    """Not NaN, and no integer that no float holds."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
