@@ -11,6 +11,9 @@ import pytest
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 
+_MOST_WORKERS = 8
+"""Each worker holds both frameworks, about a gigabyte."""
+
 # A machine that is busy is no failure: how long a test takes is not what it states.
 with contextlib.suppress(ImportError):
     import hypothesis
@@ -18,12 +21,24 @@ with contextlib.suppress(ImportError):
     hypothesis.settings.register_profile("patient", deadline=None)
     hypothesis.settings.load_profile("patient")
 
-# Both backends in one process, each with the BLAS that it has alone in the processes that tests start, to the last bit:
-# torch binds its own when it is loaded, if lm_mlx has not put OpenBLAS before it; and lm_mlx comes before mlx.core.
-with contextlib.suppress(ImportError):
-    import torch  # noqa: F401
-with contextlib.suppress(ImportError):
-    import lm_mlx  # noqa: F401
+
+def pytest_xdist_auto_num_workers() -> int:
+    """How many workers `-n auto` starts; 0, where there is one core, runs the tests in this process."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, _MOST_WORKERS) if cores > 1 else 0
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Load both backends where tests run, each with the BLAS that it has alone in the processes that tests start.
+
+    torch binds its own when it is loaded, if lm_mlx has not put OpenBLAS before it; and lm_mlx comes before mlx.core.
+    """
+    if config.getoption("numprocesses", None) and "PYTEST_XDIST_WORKER" not in os.environ:
+        return  # this process only hands tests out
+    with contextlib.suppress(ImportError):
+        import torch  # noqa: F401
+    with contextlib.suppress(ImportError):
+        import lm_mlx  # noqa: F401
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -200,10 +200,11 @@ def test_another_tokenizer_is_carried_by_the_run(train: App, app: App, data: Pat
 
 
 def wait_for(what: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not what():
-        assert time.monotonic() < end, "it did not come that far"
-        time.sleep(0.001)
+    for _ in range(60_000):
+        if what():
+            return
+        time.sleep(0.002)
+    raise AssertionError("it did not come that far")
 
 
 @pytest.mark.parametrize(
@@ -235,7 +236,7 @@ def test_a_run_stopped_anyhow_goes_on_to_the_same_bits(
                 time.sleep(0.3)  # longer than an echo
                 break
         process.send_signal(number)
-    said = process.communicate(timeout=60)[1]
+    said = process.communicate(timeout=120)[1]
     assert process.returncode == code, said
     again = ["--save_dir", "cut"]
     if code == 0:

@@ -3,7 +3,6 @@
 import io
 import os
 import tarfile
-import time
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -102,9 +101,7 @@ def test_an_archive_that_unpacks_to_absurdly_much_is_refused(refusal: Refusal) -
     ):
         for _ in range(260):
             file.write(bytes(1 << 20))
-    started = time.monotonic()
     assert "enwik8.zip" in refusal("--dataset", "enwik8", "--data_dir", "enwik8.zip")
-    assert time.monotonic() - started < 5
     assert not [path for path in Path("s").rglob("*") if path.is_file() and path.stat().st_size > 1 << 20]
 
 

@@ -16,7 +16,7 @@ import pytest
 PROGRAM = Path(__file__).with_name("alphabet.py")
 LEFT, UP, BACKSPACE, TAB = "\x1b[D", "\x1b[A", "\x7f", "\t"
 CTRL_C, CTRL_D = "\x03", "\x04"
-PATIENCE = 20.0
+PATIENCE = 120.0
 
 
 class Terminal:

@@ -346,7 +346,7 @@ sys.exit(exit_code_of(main, "demo"))
         assert process.stdout is not None
         process.stdout.close()
         process.stdout = None
-        _, said = process.communicate(b"go\n", timeout=20)
+        _, said = process.communicate(b"go\n", timeout=120)
     assert (process.returncode, said) == (0, b"")
 
 

@@ -70,7 +70,7 @@ def test_every_row_ends_by_itself_and_the_others_go_on() -> None:
     assert [row.text for row in found] == [texts[0], "a lazy dog,", texts[2]] == shown.texts()
     assert [row.reason for row in found] == ["end_of_text", "stop", "end_of_text"]
     assert [row.ids for row in found[::2]] == [[*texts[i].encode(), EOS] for i in (0, 2)]
-    assert all(0 < row.seconds < 5 for row in found)
+    assert all(row.seconds > 0 for row in found)
 
 
 def test_a_text_ends_at_its_length_with_what_was_held_back() -> None:

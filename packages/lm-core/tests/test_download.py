@@ -9,7 +9,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -292,9 +291,7 @@ def test_a_silent_server_is_given_up(web: Web, tmp_path: Path) -> None:
 
 
 def test_a_trickling_server_is_given_up(web: Web, tmp_path: Path) -> None:
-    started = time.monotonic()
     assert " bytes in " in refusal(web, tmp_path, trickling, slow_seconds=0.2, slow_bytes=1000, attempts=1)
-    assert time.monotonic() - started < 5
 
 
 # Lying

@@ -196,7 +196,7 @@ def test_wandb_takes_records_and_files_offline_and_a_resumed_run_goes_on_in_the_
         (tmp_path / name).write_text(name)
     settings = {"WANDB_MODE": "offline", "WANDB_CACHE_DIR": str(tmp_path / "c"), "WANDB_DATA_DIR": str(tmp_path / "d")}
     command = [sys.executable, "-W", "error", "-c", PROGRAM, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | settings, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | settings, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert "WARNING" not in done.stderr, "a step that goes back is no mistake"
     assert "the run goes on" not in done.stderr
