@@ -1,23 +1,35 @@
 """Testbed D as its users meet it: a run, its folder, Ctrl-C, resuming, on either backend."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from lm_core.errors import exit_code_of
 from lm_core.run.checkpoint import Checkpoint, Checkpoints
 from lm_core.run.log import TIMING_FIELDS
+from testbed_d import cli
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SMALL = "--d_model 32 --n_layer 1 --n_head 2 --batch 4 --ctx 32 --lmin 8 --lmax 32 --len_bucket 8 --eval_bs 4"
-Testbed = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@dataclass(frozen=True)
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Testbed = Callable[..., Done]
 
 
 def app_command(*flags: str) -> list[str]:
@@ -33,12 +45,15 @@ def text(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def testbed(text: Path, tmp_path: Path) -> Testbed:
-    """Runs the small Testbed D on `text` and returns the finished process."""
+def testbed(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Testbed:
+    """Runs the small Testbed D on `text`, in this process and `tmp_path`."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "fsync", lambda _: None)
 
-    def run(*flags: str) -> subprocess.CompletedProcess[str]:
-        command = app_command("--text", str(text), *SMALL.split(), *flags)
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120, check=False)
+    def run(*flags: str) -> Done:
+        capsys.readouterr()
+        code = exit_code_of(lambda: cli.run(["--text", str(text), *SMALL.split(), *flags]), cli.PROGRAM)
+        return Done(code, *capsys.readouterr())
 
     return run
 
@@ -50,6 +65,18 @@ def records(folder: Path) -> list[dict[str, Any]]:
 
 
 BACKENDS = ["torch", "mlx"]
+SIGNALLED = """
+import os, runpy, sys
+from lm_core.run.log import RunLog
+record = RunLog.record
+def and_signal(self, kind, step, values):
+    record(self, kind, step, values)
+    if step == 11:
+        os.kill(os.getpid(), int(os.environ["SIGNAL"]))
+RunLog.record = and_signal
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 def final(folder: Path) -> Checkpoint:
@@ -93,51 +120,43 @@ def test_a_deterministic_run_twice_gives_the_same_metrics(testbed: Testbed, tmp_
     assert len(records(tmp_path / "a")[0]["beta2"]) > 10, "one bucket per array"
 
 
+@pytest.fixture
+def signalled(text: Path, tmp_path: Path) -> Callable[..., tuple[int, str]]:
+    """The program itself, in a process that gets a signal at step 11: its exit code, and what it wrote to stderr."""
+
+    def run(number: signal.Signals, *flags: str) -> tuple[int, str]:
+        command = [sys.executable, "-c", SIGNALLED, *app_command("--text", str(text), *SMALL.split(), *flags)[1:]]
+        done = subprocess.run(
+            command, capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"SIGNAL": str(int(number))}
+        )
+        return done.returncode, done.stderr
+
+    return run
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_one_interrupt_saves_and_the_printed_command_goes_on(
-    testbed: Testbed, text: Path, tmp_path: Path, number: signal.Signals
+    testbed: Testbed, signalled: Callable[..., tuple[int, str]], tmp_path: Path, number: signal.Signals
 ) -> None:
-    flags = ["--steps", "400", "--log_every", "10"]
-    command = app_command("--text", str(text), *SMALL.split(), *flags, "--save_dir", "cut")
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    wait_for_step(tmp_path / "cut", 10)
-    process.send_signal(number)
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == 0, said
+    flags = ["--steps", "40", "--log_every", "1"]
+    code, said = signalled(number, *flags, "--save_dir", "cut")
+    assert code == 0, said
     assert "to go on: uv run apps/testbed_d --save_dir cut --resume" in said
     assert (tmp_path / "cut" / "report.html").exists()
-    assert 10 <= final(tmp_path / "cut").step < 400
+    assert 11 <= final(tmp_path / "cut").step < 40
     assert testbed("--save_dir", "cut", "--resume").returncode == 0
     assert testbed(*flags, "--save_dir", "whole").returncode == 0
     assert_same_run(tmp_path / "cut", tmp_path / "whole")
 
 
-def wait_for_step(folder: Path, step: int) -> None:
-    """Until the log of a run has a record of `step` or later; for step 0, until the log is there."""
-    for _ in range(30_000):
-        if (folder / "metrics.jsonl").exists() and max([0, *(r["step"] for r in complete_records(folder))]) >= step:
-            return
-        time.sleep(0.001)
-    pytest.fail("the run did not come that far")
-
-
-def complete_records(folder: Path) -> list[dict[str, Any]]:
-    lines = (folder / "metrics.jsonl").read_text().split("\n")[:-1]
-    return [json.loads(line) for line in lines]
-
-
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_run_killed_on_its_way_resumes_to_the_same_bits(
-    testbed: Testbed, text: Path, tmp_path: Path, backend: str
+    testbed: Testbed, signalled: Callable[..., tuple[int, str]], tmp_path: Path, backend: str
 ) -> None:
-    flags = ["--steps", "150", "--save_every", "7", "--log_every", "3", "--eval_every", "50", "--sample", "0"]
+    flags = ["--steps", "30", "--save_every", "3", "--log_every", "1", "--eval_every", "10", "--sample", "0"]
     flags += ["--backend", backend]
     assert testbed(*flags, "--save_dir", "whole").returncode == 0
-    command = app_command("--text", str(text), *SMALL.split(), *flags, "--save_dir", "killed")
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_for_step(tmp_path / "killed", 60)
-    process.kill()
-    process.wait()
+    assert signalled(signal.SIGKILL, *flags, "--save_dir", "killed")[0] == -signal.SIGKILL
     done = testbed("--save_dir", "killed", "--resume", "--backend", backend)
     assert done.returncode == 0, done.stderr
     assert_same_run(tmp_path / "killed", tmp_path / "whole")
