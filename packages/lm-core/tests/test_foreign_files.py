@@ -204,7 +204,7 @@ def test_a_lock_that_a_backup_shares_gives_way_to_one_of_its_own(tmp_path: Path)
     run, backup = tmp_path / "run", tmp_path / "backup"
     run.mkdir()
     backup.mkdir()
-    (run / "lock").write_text("123\n")
+    (run / "lock").write_bytes(b"1\0\0")  # after a power cut
     os.link(run / "lock", backup / "lock")
     with RunFolder(run).hold(), RunFolder(backup).hold():
         assert (run / "lock").read_text() == f"{os.getpid()}\n"

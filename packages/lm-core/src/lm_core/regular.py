@@ -93,10 +93,15 @@ def append_regular(path: Path, data: bytes) -> None:
         OSError: when it cannot be written, or is a link or no regular file.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
-    with os.fdopen(os.open(path, flags, 0o644), "ab+") as file:
-        facts = os.fstat(file.fileno())
+    descriptor = os.open(path, flags, 0o644)
+    try:
+        facts = os.fstat(descriptor)
         if not stat.S_ISREG(facts.st_mode):
             raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    except OSError:
+        os.close(descriptor)
+        raise
+    with os.fdopen(descriptor, "ab+") as file:
         if facts.st_nlink == 1:
             file.write(data)
             return

@@ -3,6 +3,8 @@
     metrics.jsonl --read_run--> History --_series--> numbers --_picture--> SVG --+
     samples.txt, config.toml ------------------------------------------------+--> report.html
 
+A report is shown to others: of a link that leads out of the folder it says so, and holds nothing of what is there.
+
 The page loads nothing, and the same folder gives the same bytes. Of two records of one kind and step the later one
 counts. A line that is not a JSON object is passed over: a run that was killed leaves a torn one. `seconds` is the
 training time so far, before and after a resume.
@@ -24,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lm_core.errors import UserError
+from lm_core.regular import open_inside
 from lm_core.run.files import write_whole
 
 if TYPE_CHECKING:
@@ -122,7 +125,12 @@ def read_run(path: Path) -> History:
 
 
 def _records(path: Path) -> Iterator[Record]:
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+    try:
+        with open_inside(path, path.parent) as file:
+            text = file.read().decode("utf-8", errors="replace")
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from None
+    for line in text.split("\n"):
         try:
             record = json.loads(line)
         except ValueError:
@@ -344,7 +352,12 @@ def _figure(run: History, words: tuple[str, str, str], draw: Callable[["Axes"], 
 
 def _quoted(title: str, path: Path) -> str:
     """A file's text under a heading; nothing for a file that is not there."""
-    if not path.is_file():
+    try:
+        with open_inside(path, path.parent) as file:
+            text = file.read().decode("utf-8", errors="replace")
+    except FileNotFoundError:
         return ""
+    except OSError as error:
+        text = f"not shown: {path.name}: {error.strerror or error}"
     # HTML drops the first line break in a <pre>, so one is added.
-    return f"<h2>{title}</h2>\n<pre>\n{escape(path.read_text(encoding='utf-8', errors='replace'))}</pre>"
+    return f"<h2>{title}</h2>\n<pre>\n{escape(text)}</pre>"

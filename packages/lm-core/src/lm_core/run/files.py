@@ -1,14 +1,19 @@
 """Writing so that a crash, or a power cut, leaves the old content or the new one; and which names are the project's."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from lm_core.regular import check_inside, scratch_file
+from lm_core.terminal import say, show
 
+_NO_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+_without_flush: set[int] = set()
+"""Devices that this has been said of."""
 Buffer = bytes | memoryview
 _OF_CHECKPOINT = re.compile(
     r"[0-9a-f]{40}\.(metadata|safetensors)(\.new)?|\.[0-9a-f]{40}\.(metadata|safetensors)\.[0-9a-f]{16}\.new"
@@ -73,12 +78,34 @@ def make_folder(path: Path, within: Path | None = None) -> list[Path]:
 
 
 def flush_folder(folder: Path) -> None:
-    """Have the names in a folder on the disk: a new file is not sure to be there before."""
+    """Have the names in a folder on the disk: a new file is not sure to be there before.
+
+    Network and shared folders may be unable to; that is said once for each file system, and nothing else can be done.
+    """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         flush_file(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FLUSH:
+            raise
+        device = os.fstat(descriptor).st_dev
+        if device not in _without_flush:
+            _without_flush.add(device)
+            say(
+                f"note: the file system of {show(folder)} cannot flush a folder ({error.strerror}): going on without,"
+                " and a power cut may take the last save away"
+            )
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def optional(name: str, say: Callable[[str], None] = say) -> Iterator[None]:
+    """A context that writes what a run can do without: a disk that does not take it is one line, and ends nothing."""
+    try:
+        yield
+    except OSError as error:
+        say(f"{name} is not written: {error.strerror or error}; the run itself is saved")
 
 
 def flush_file(descriptor: int) -> None:

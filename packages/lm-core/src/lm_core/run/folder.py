@@ -1,6 +1,9 @@
 """The folder of one run: where its files are, and by which version of the layout."""
 
+import contextlib
+import os
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lm_core.errors import UserError
@@ -14,7 +17,11 @@ would misread a newer folder. Folders from before there were versions are of the
 _FIRST_LINE = "# run folder, format {}\n"
 _STATED = re.compile(rb"# run folder, format (\d{1,9})\b")
 _LARGEST_CONFIG = 1 << 20
+_MOST_OF_A_NAME = 10_000
 _SUBFOLDERS = ("checkpoints", "tokenizer", "tensorboard", "wandb")
+
+
+_WRITTEN = ("metrics.jsonl", "samples.txt", "report.html", "result.json")
 
 
 class RunFolder:
@@ -23,8 +30,8 @@ class RunFolder:
     config.toml  metrics.jsonl  checkpoints/  samples.txt  report.html  lock
     """
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, made: Sequence[Path] = ()):
+        self.path, self.made = path, made
         self.config, self.metrics = path / "config.toml", path / "metrics.jsonl"
         self.checkpoints, self.samples = path / "checkpoints", path / "samples.txt"
 
@@ -33,12 +40,40 @@ class RunFolder:
         return self.config.exists() or self.has_checkpoint()
 
     def has_checkpoint(self) -> bool:
-        """Whether anything has been saved here, whole or not."""
-        return bool(checkpoint_files(self.checkpoints, ".metadata"))
+        """Whether anything has been saved here, whole or not.
+
+        Raises:
+            UserError: when the folder cannot be read just now.
+        """
+        try:
+            return bool(checkpoint_files(self.checkpoints, ".metadata"))
+        except OSError as error:
+            raise UserError(f"{self.checkpoints} cannot be read: {error.strerror or error}; try again") from None
 
     def hold(self) -> Lock:
         """The folder as this process's alone, for as long as the context lasts; made where it is missing."""
-        return Lock(self.path)
+        return Lock(self.path, self.made)
+
+    def check_new(self) -> None:
+        """Refuse a folder in which a new run would write over something.
+
+        Raises:
+            UserError: naming it.
+        """
+        if self.holds_run():
+            raise UserError(f"{self.path} already holds a run: go on with it by --resume, or give another --save_dir")
+        for name in _WRITTEN:
+            if os.path.lexists(self.path / name):
+                raise UserError(f"{self.path} has a {name}, which a run would write over: give another --save_dir")
+
+    def check_links(self) -> None:
+        """Refuse a folder that a run would leave by a link; called before anything is written to a folder in it.
+
+        Raises:
+            OSError: naming the link.
+        """
+        for name in _SUBFOLDERS:
+            check_inside(self.path / name, self.path)
 
     def check_format(self) -> None:
         """Refuse a folder of a newer version; called before anything else is made of its files.
@@ -64,8 +99,50 @@ class RunFolder:
         """
         try:
             make_folder(self.path)
-            for name in _SUBFOLDERS:
-                check_inside(self.path / name, self.path)
+            self.check_links()
             write_whole(self.config, _FIRST_LINE.format(FORMAT).encode() + config_toml.encode())
         except OSError as error:
             raise UserError(f"cannot write to save_dir {self.path}: {error.strerror}") from None
+
+
+def new_run(root: Path, name: str) -> RunFolder:
+    """A new folder under `root`: `name`, or `name-2`, `name-3` and so on where that is taken.
+
+    Of several processes that want the same name at the same moment each gets a folder of its own. It is taken away
+    again when `hold` ends and nothing was written.
+
+    Raises:
+        UserError: when it cannot be made.
+    """
+    try:
+        made = make_folder(root)
+        for number in range(1, _MOST_OF_A_NAME):
+            path = root / (name if number == 1 else f"{name}-{number}")
+            with contextlib.suppress(FileExistsError):
+                path.mkdir()
+                return RunFolder(path, [path, *made])
+    except OSError as error:
+        raise UserError(f"cannot write to {root}: {error.strerror}") from None
+    raise UserError(f"{root} has {_MOST_OF_A_NAME:,} runs named {name}: give another name")
+
+
+def newest_run(root: Path, say: Callable[[str], None]) -> RunFolder | None:
+    """The run under `root` that was started last, of those that have saved anything; else of all. None: there is none.
+
+    What is newer and has saved nothing, as a run that failed to start, is named through `say`.
+    """
+    configs = sorted(root.glob("*/config.toml"), key=_started, reverse=True)
+    runs = [RunFolder(path.parent) for path in configs]
+    found = next((run for run in runs if run.has_checkpoint()), None)
+    if found is None:
+        return runs[0] if runs else None
+    for run in runs[: runs.index(found)]:
+        say(f"note: {run.path} is newer and has no checkpoint: passed over for {found.path}")
+    return found
+
+
+def _started(config: Path) -> float:
+    try:
+        return config.stat().st_mtime
+    except OSError:
+        return 0.0

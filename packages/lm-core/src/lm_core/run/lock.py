@@ -6,6 +6,7 @@ import fcntl
 import os
 import re
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -16,8 +17,8 @@ from lm_core.run.files import make_folder
 
 _NAME = "lock"
 _LONGEST = 20
-_CONTENT = re.compile(rb"\d{0,%d}\n?" % (_LONGEST - 1))
-"""Empty, or the number of the process that had the lock last."""
+_CONTENT = re.compile(rb"[\d\n\0]{0,%d}" % _LONGEST)
+"""The number of the process that had the lock last, or what a power cut has left of it."""
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 """What file systems say that know no locks; there a run goes without."""
 
@@ -28,12 +29,16 @@ class Lock:
     The kernel keeps the lock (`flock`) and drops it with the process, however that ends, so a dead process holds
     nothing. The file stays and says whose the lock was last; a folder in which nothing else was written is taken away
     again, so a command that is refused leaves nothing. A file of that name that is somebody else's is not written to.
+
+    Args:
+        folder: the folder.
+        made: folders that were made for this one already, itself and those above it, the innermost first.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, made: Sequence[Path] = ()) -> None:
         self.folder, self.path = folder, folder / _NAME
         self._descriptor = -1
-        self._made: list[Path] = []
+        self._made = list(made)
 
     def __enter__(self) -> Self:
         """Take the lock.

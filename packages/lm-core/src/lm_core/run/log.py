@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from lm_core.errors import UserError
-from lm_core.regular import open_regular
+from lm_core.regular import open_inside
 from lm_core.run.files import flush_file, write_whole
 from lm_core.run.sinks.console import Console, LineFormat, record_line
 from lm_core.run.sinks.sink import Sink
@@ -30,7 +30,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 def _read(path: Path) -> tuple[list[dict[str, Any]], int]:
     """The records, and how many whole lines are none."""
     records, others = [], 0
-    with open_regular(path) as file:
+    with open_inside(path, path.parent) as file:
         while line := file.readline(_LONGEST_LINE):
             whole = line.endswith(b"\n")
             if not whole and len(line) == _LONGEST_LINE:

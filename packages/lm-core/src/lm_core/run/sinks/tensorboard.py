@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_core.errors import UserError
+from lm_core.run.files import make_folder
 from lm_core.run.sinks.sink import flat_metrics
 
 
@@ -39,7 +40,7 @@ class TensorBoardSink:
         name = f"events.out.tfevents.{time.time_ns():020d}.{socket.gethostname()}.{os.getpid()}"
         path = folder / "tensorboard" / name
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent, within=folder)
             self.writer = RecordWriter(path.open("xb"))
             self._write(file_version="brain.Event:2")
             if start:

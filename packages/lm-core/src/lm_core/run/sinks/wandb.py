@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from lm_core.errors import UserError
+from lm_core.regular import check_inside, open_inside
 from lm_core.run.files import write_whole
 from lm_core.run.sinks.sink import flat_metrics
+
+_LONGEST_ID = 200
 
 
 class WandbSink:
@@ -48,7 +51,8 @@ class WandbSink:
         note = folder / "wandb_id.txt"
         self.artifact = wandb.Artifact
         try:
-            known = note.read_text().strip() if note.exists() else ""
+            known = _known(note, folder)
+            check_inside(folder / "wandb", folder)
             self.run = wandb.init(
                 dir=folder,
                 project=project,
@@ -63,7 +67,7 @@ class WandbSink:
             self.run.define_metric("step")
             self.run.define_metric("*", step_metric="step")
             if tokenizer and not known:
-                self._log_files("tokenizer", sorted(path for path in tokenizer.iterdir() if path.is_file()), ["latest"])
+                self._log_files("tokenizer", _own_files(tokenizer), ["latest"])
         except (wandb.Error, OSError) as error:
             raise UserError(f"wandb does not start: {error}; WANDB_MODE=offline keeps the run on this disk") from None
 
@@ -107,6 +111,7 @@ class WandbTexts:
             raise UserError("wandb is not installed: pip install wandb") from None
         self.artifact = wandb.Artifact
         try:
+            check_inside(folder / "wandb", folder)
             self.run = wandb.init(
                 dir=folder,
                 project=project,
@@ -127,3 +132,18 @@ class WandbTexts:
             self.run.log({key: value for key, value in record.items() if key.startswith("metrics.")})
         self.run.log_artifact(artifact, aliases=["latest"])
         self.run.finish(exit_code=int(failed))
+
+
+def _known(note: Path, folder: Path) -> str:
+    """The id of the W&B run that this run began; "" for none."""
+    try:
+        with open_inside(note, folder) as file:
+            return file.read(_LONGEST_ID).decode(errors="replace").strip()
+    except FileNotFoundError:
+        return ""
+
+
+def _own_files(folder: Path) -> list[Path]:
+    """The files of a folder; what is linked from elsewhere is not sent away."""
+    own = folder.resolve()
+    return [path for path in sorted(folder.iterdir()) if path.is_file() and path.resolve().is_relative_to(own)]

@@ -1,0 +1,195 @@
+"""Where a run goes, which one is resumed, and what a run can do without."""
+
+import errno
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+
+import pytest
+
+from lm_core.errors import UserError
+from lm_core.report import write_report
+from lm_core.run import files
+from lm_core.run.files import flush_folder, make_folder, optional, write_whole
+from lm_core.run.folder import RunFolder, new_run, newest_run
+
+METRICS = '{"kind": "train", "step": 1}\n'
+"""No numbers, so no pictures."""
+
+
+def failure(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
+
+
+# A new run
+
+
+def test_those_that_start_in_the_same_second_get_a_folder_each(tmp_path: Path) -> None:
+    root, count = tmp_path / "not" / "there yet", 8
+    together = Barrier(count)
+
+    def start(_: int) -> Path:
+        together.wait()
+        folder = new_run(root, "20261126-070000")
+        with folder.hold():
+            folder.prepare("")
+        return folder.path
+
+    with ThreadPoolExecutor(count) as pool:
+        paths = list(pool.map(start, range(count)))
+    assert len(set(paths)) == count
+    assert all((path / "config.toml").is_file() for path in paths)
+    assert {path.name for path in paths} >= {"20261126-070000", "20261126-070000-2"}
+
+
+def test_a_new_folder_goes_again_where_nothing_was_written(tmp_path: Path) -> None:
+    root = tmp_path / "runs" / "app"
+    with new_run(root, "now").hold():
+        assert (root / "now").is_dir()
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_root_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "nowhere").symlink_to(tmp_path / "nothing" / "at all")
+    for root in (tmp_path / "file", tmp_path / "file" / "app"):
+        with pytest.raises(UserError, match="cannot write to"):
+            new_run(root, "now")
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "samples.txt", "report.html", "result.json"])
+def test_a_new_run_writes_over_nothing(tmp_path: Path, name: str) -> None:
+    run = RunFolder(tmp_path)
+    (tmp_path / "notes.txt").touch()
+    run.check_new()
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UserError, match=f"has a {name}, which a run would write over"):
+        run.check_new()
+    (tmp_path / name).unlink()
+    run.prepare("")
+    with pytest.raises(UserError, match="already holds a run"):
+        run.check_new()
+
+
+# The newest run
+
+
+def begun(root: Path, name: str, age: int, *, saved: bool) -> RunFolder:
+    run = RunFolder(root / name)
+    run.prepare("")
+    if saved:
+        make_folder(run.checkpoints)
+        (run.checkpoints / f"{'0' * 40}.metadata").touch()
+    os.utime(run.config, (1e9 - age, 1e9 - age))
+    return run
+
+
+def test_the_newest_run_is_the_newest_with_a_checkpoint(tmp_path: Path) -> None:
+    said: list[str] = []
+    assert newest_run(tmp_path, said.append) is None
+    begun(tmp_path, "empty", 1, saved=False)
+    found = newest_run(tmp_path, said.append)
+    assert found is not None
+    assert found.path.name == "empty", "there is nothing else to go on with"
+    begun(tmp_path, "z-older", 3, saved=True)
+    begun(tmp_path, "a-newer", 2, saved=True)
+    found = newest_run(tmp_path, said.append)
+    assert found is not None
+    assert found.path.name == "a-newer"
+    [line] = said
+    assert "empty is newer and has no checkpoint" in line
+
+
+def test_a_copy_under_another_name_is_no_checkpoint(tmp_path: Path) -> None:
+    run = begun(tmp_path, "run", 1, saved=False)
+    make_folder(run.checkpoints)
+    (run.checkpoints / "my-best.metadata").touch()
+    assert not run.has_checkpoint()
+
+
+def test_a_folder_that_cannot_be_listed_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Path) -> list[Path]:
+        raise failure(errno.EMFILE)
+
+    monkeypatch.setattr(Path, "iterdir", fail)
+    with pytest.raises(UserError, match="Too many open files; try again"):
+        RunFolder(tmp_path).has_checkpoint()
+
+
+# What a run can do without
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EDQUOT, errno.ENOSPC, errno.EACCES])
+def test_a_disk_that_does_not_take_what_is_optional_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    (tmp_path / "metrics.jsonl").write_text(METRICS)
+
+    def fail(*_: object) -> None:
+        raise failure(number)
+
+    monkeypatch.setattr("lm_core.report.write_whole", fail)
+    said: list[str] = []
+    with optional("report.html", said.append):
+        write_report(tmp_path)
+    assert said == [f"report.html is not written: {os.strerror(number)}; the run itself is saved"]
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
+def test_a_file_system_that_flushes_no_folders_is_noted_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
+) -> None:
+    flush = os.fsync
+
+    def no_folders(descriptor: int) -> None:
+        if os.path.isdir(f"/dev/fd/{descriptor}"):  # noqa: PTH112
+            raise failure(number)
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", no_folders)
+    monkeypatch.setattr(files, "_without_flush", set())
+    for name in ("a", "b"):
+        write_whole(tmp_path / name, b"data")
+        make_folder(tmp_path / f"folder-{name}")
+    assert (tmp_path / "b").read_bytes() == b"data"
+    [line] = capsys.readouterr().err.splitlines()
+    assert "cannot flush a folder" in line
+
+
+def test_a_folder_on_a_disk_that_fails_still_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: int) -> None:
+        raise failure(errno.EIO)
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        flush_folder(tmp_path)
+
+
+# The report, which people share
+
+
+@pytest.mark.parametrize("name", ["samples.txt", "config.toml"])
+@pytest.mark.parametrize("kind", ["link", "chain", "pipe"])
+def test_a_report_holds_nothing_that_lies_outside(tmp_path: Path, name: str, kind: str) -> None:
+    (tmp_path / "private").write_text("secret")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "metrics.jsonl").write_text(METRICS)
+    if kind == "pipe":
+        os.mkfifo(folder / name)
+    else:
+        (folder / "through").symlink_to("../private")
+        (folder / name).symlink_to("through" if kind == "chain" else tmp_path / "private")
+    page = write_report(folder).read_text()
+    assert "secret" not in page
+    assert f"not shown: {name}" in page
+
+
+def test_a_log_that_is_a_link_out_is_not_reported(tmp_path: Path) -> None:
+    (tmp_path / "private").write_text(METRICS)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "metrics.jsonl").symlink_to(tmp_path / "private")
+    with pytest.raises(UserError, match=r"metrics.jsonl is a link that leads out of"):
+        write_report(folder)
