@@ -88,12 +88,15 @@ def test_the_held_out_part_is_never_trained_on(tmp_path: Path) -> None:
     assert (made.eval_batch.inputs == b).all()
 
 
-def test_resume_takes_the_newest_run(tmp_path: Path) -> None:
-    for age, name in enumerate(["b-newest", "a", "zz-oldest"]):
-        (tmp_path / name).mkdir()
+def test_resume_takes_the_newest_run_that_has_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for age, name in enumerate(["failed-to-start", "b-newest", "a", "zz-oldest"]):
+        (tmp_path / name / "checkpoints").mkdir(parents=True)
         (tmp_path / name / "config.toml").touch()
+        if age:
+            (tmp_path / name / "checkpoints" / f"{'a' * 40}.metadata").touch()
         os.utime(tmp_path / name / "config.toml", (1e9 - age, 1e9 - age))
-    assert run_folder(Flags.parse({"resume": True}), tmp_path, "now").name == "b-newest"
-    assert run_folder(Flags(), tmp_path, "now").name == "now"
+    assert run_folder(Flags.parse({"resume": True}), tmp_path, "now").path.name == "b-newest"
+    assert "failed-to-start is newer and has no checkpoint" in capsys.readouterr().err
+    assert [run_folder(Flags(), tmp_path, "now").path.name for _ in range(2)] == ["now", "now-2"]
     with pytest.raises(UserError, match="there is no run under"):
         run_folder(Flags.parse({"resume": True}), tmp_path / "none", "now")

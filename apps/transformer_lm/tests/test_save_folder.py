@@ -61,8 +61,14 @@ def test_a_run_appears_whole_or_not_at_all(folder: SaveFolder) -> None:
     with pytest.raises(KeyboardInterrupt):
         folder.begin("ptb", killed)
     assert list(folder.path.iterdir()) == []
-    (folder.path / "unfinished" / "checkpoints").mkdir(parents=True)  # of a killed process
+    left = folder.path / f"unfinished-{'0' * 40}"
+    (left / "checkpoints").mkdir(parents=True)  # of a killed process
+    mine = folder.path / "unfinished" / "novel.txt"
+    mine.parent.mkdir()
+    mine.write_text("mine")
     assert [path.name for path in begin(folder).path.iterdir()] == ["config.toml"]
+    assert not left.exists()
+    assert mine.read_text() == "mine", "another name is not the project's"
 
 
 def test_a_name_may_be_shortened_or_be_that_of_a_file(folder: SaveFolder) -> None:
@@ -119,26 +125,48 @@ def test_what_is_damaged_is_passed_over_and_named(folder: SaveFolder) -> None:
         folder.find("", said.append)
 
 
-def test_a_run_without_a_checkpoint_goes_on_but_has_nothing_to_ask(folder: SaveFolder) -> None:
+def test_a_run_without_a_checkpoint_is_passed_over_for_the_newest_that_has_one(folder: SaveFolder) -> None:
     first = begin(folder)
     find: Callable[..., object] = folder.find
     assert find("", pytest.fail, saved=True) is None
-    save(first, 1, 1.0)
-    second = begin(folder)
     found = folder.find("", pytest.fail)
     assert found is not None
-    assert (found.run.path, found.checkpoint) == (second.path, None)
-    found = folder.find("", pytest.fail, saved=True)
-    assert found is not None
-    assert found.run.path == first.path
+    assert (found.run.path, found.checkpoint) == (first.path, None), "there is nothing else to start from"
+    name = save(first, 1, 1.0)
+    begin(folder)
+    for identifier in ("", name):
+        said = list[str]()
+        found = folder.find(identifier, said.append)
+        assert found is not None
+        assert (found.run.path, found.goes_on) == (first.path, True)
+        assert said == (["note: 002-ptb is newer and has no checkpoint: passed over"] if not identifier else [])
 
 
-def test_a_link_in_the_place_of_a_run_that_is_being_made_is_not_followed(folder: SaveFolder, tmp_path: Path) -> None:
+def test_a_link_among_unfinished_runs_is_not_followed(folder: SaveFolder, tmp_path: Path) -> None:
     (tmp_path / "outside").mkdir()
-    (tmp_path / "unfinished").symlink_to(tmp_path / "outside")
+    (tmp_path / "outside" / "file").touch()
+    (tmp_path / f"unfinished-{'a' * 40}").symlink_to(tmp_path / "outside")
     run = begin(folder)
     assert not run.path.is_symlink()
-    assert not list((tmp_path / "outside").iterdir())
+    assert (tmp_path / "outside" / "file").exists()
+
+
+def test_a_run_that_is_a_link_goes_on_as_a_run_of_its_own(folder: SaveFolder, tmp_path: Path) -> None:
+    run = begin(folder)
+    save(run, 1, 1.0)
+    run.path.rename(tmp_path / "elsewhere")
+    run.path.symlink_to(tmp_path / "elsewhere")
+    found = folder.find("", pytest.fail)
+    assert found is not None
+    assert (found.newest, found.goes_on) == (True, False)
+
+
+def test_a_folder_of_datasets_that_is_a_link_out_is_refused(folder: SaveFolder, tmp_path: Path) -> None:
+    own = SaveFolder(tmp_path / "save")
+    own.path.mkdir()
+    own.data.symlink_to(tmp_path)
+    with pytest.raises(UserError, match="data is a link that leads out of"):
+        own.hold()
 
 
 def test_of_two_copies_of_a_checkpoint_the_whole_one_is_taken(folder: SaveFolder) -> None:

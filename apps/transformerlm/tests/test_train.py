@@ -167,19 +167,6 @@ def test_a_backend_of_the_log_that_is_not_installed(
         assert said == f"logging.backend: {name} is not installed: pip install {name}, or leave it out"
 
 
-def test_what_was_prepared_for_a_run_that_does_not_start_can_be_undone(workplace: Path) -> None:
-    (workplace / "train.toml").write_text(TOML)
-    before = everything(workplace)
-    config = train.parse_train(TrainConfig, "train", ["--config", "train.toml", "--save_dir", "run"])
-    folder = folder_of(config)
-    with folder.hold():
-        plan = plan_run(config, folder)
-        train.prepare(plan)
-        assert plan.folder.holds_run()
-        train._undo_prepare(plan.folder)
-    assert everything(workplace) == before
-
-
 def test_a_sample_that_the_tokenizer_has_no_ids_for(refusal: Callable[..., str]) -> None:
     assert "training.sample_prompt: the text holds the lone surrogate" in refusal("--training.sample_prompt", "a\ud800")
 
@@ -245,7 +232,7 @@ def test_bytes_of_targets_are_those_of_the_text_without_special_tokens(tokenizer
 def begun(workplace: Path) -> RunPlan:
     """A run in the folder `run` that has saved its first step."""
     plan = plan_of(config(save_dir="run"))
-    train.prepare(plan)
+    train.prepare(plan, 0)
     shapes = state_shapes(plan.config.optimizer, parameter_table(plan.model))
     state = {name: np.ones(shape, np.int64 if name == "step" else np.float32) for name, shape in shapes.items()}
     facts = {**plan.facts, "step": 1, "val_loss": 5.0, "state": {**vars(RunState()), "step": 1}}

@@ -19,7 +19,7 @@ from lm_core.model.parameters import parameter_count, parameter_table
 from lm_core.optim import state_shapes
 from lm_core.report import write_report
 from lm_core.run.checkpoint import Checkpoint, Checkpoints
-from lm_core.run.files import write_whole
+from lm_core.run.files import optional, write_whole
 from lm_core.run.folder import RunFolder
 from lm_core.run.interrupts import Interrupts
 from lm_core.run.log import RunLog
@@ -57,7 +57,6 @@ def _run(flags: Flags, folder: RunFolder) -> None:
     check_memory(workload.memory, backend.memory(workload.step), "training")
     checkpoints = Checkpoints(folder.checkpoints, KEEP_CHECKPOINTS)
     checkpoint = _checkpoint_to_resume(checkpoints, workload) if flags.resume else None
-    folder.prepare(_config_of_run(flags))
     weights = checkpoint.weights if checkpoint else initial_arrays(workload.model, flags.seed)
     trainer = backend.build(workload.model, workload.optimizer, workload.step, weights, flags.seed)
     state = RunState()
@@ -65,6 +64,7 @@ def _run(flags: Flags, folder: RunFolder) -> None:
         trainer.load(checkpoint.weights, checkpoint.optimizer_state)
         state = RunState.from_facts(checkpoint.facts)
         say(f"resuming {folder.path} at step {state.step} of {flags.steps}")
+    folder.prepare(_config_of_run(flags))  # what fails before this leaves no run
     count, characters = parameter_count(workload.model), len(workload.vocabulary)
     say(f"{count:,} parameters, {characters} characters, run folder {folder.path}")
     with Interrupts() as interrupts:
@@ -72,7 +72,8 @@ def _run(flags: Flags, folder: RunFolder) -> None:
         state = _train(trainer, workload, folder, checkpoints, parent, state, interrupts)
         if interrupts.requested and state.step < flags.steps:
             if state.step:  # else nothing has been logged to report on
-                write_report(folder.path)
+                with optional("report.html"):
+                    write_report(folder.path)
             again = shlex.join([*COMMAND.split(), "--save_dir", str(folder.path), "--resume"])
             say(f"saved at step {state.step} of {flags.steps}; to go on: {again}")
             return
@@ -82,13 +83,13 @@ def _run(flags: Flags, folder: RunFolder) -> None:
 def _flags_and_folder(argv: Sequence[str]) -> tuple[Flags, RunFolder]:
     """The flags, over the config of the run if one is resumed, and the run's folder."""
     flags = parse_flags(Flags, COMMAND, argv)
-    folder = RunFolder(run_folder(flags, ROOT, datetime.now().strftime("%Y%m%d-%H%M%S")))
+    folder = run_folder(flags, ROOT, datetime.now().strftime("%Y%m%d-%H%M%S"))
     if flags.resume:
         if not folder.config.exists():
             raise UserError(f"--resume: {folder.path} holds no run")
+        folder.check_format()
         return parse_flags(Flags, COMMAND, argv, Flags.load(folder.config).model_dump()), folder
-    if folder.holds_run():
-        raise UserError(f"{folder.path} already holds a run: go on with it by --resume, or give another --save_dir")
+    folder.check_new()
     return flags, folder
 
 
@@ -106,7 +107,7 @@ def _checkpoint_to_resume(checkpoints: Checkpoints, workload: Workload) -> Check
     """
     checkpoint = checkpoints.newest(say)
     if checkpoint is None:
-        if any(checkpoints.folder.glob("*.metadata")):
+        if checkpoints.files():
             raise UserError(f"--resume: no checkpoint in {checkpoints.folder} is whole")
         say("nothing was saved yet: starting at step 0")
         return None
@@ -166,9 +167,12 @@ def _finish(trainer: Trainer, workload: Workload, folder: RunFolder, flags: Flag
         ids = vocabulary.encode(prompt).tolist()
         continuation = generate(trainer.decoder(), ids, flags.sample, flags.ctx, flags.seed, SamplingConfig())
         text = vocabulary.decode(continuation)
-        write_whole(folder.samples, f"step {state.step}, temperature 1\n{prompt}{text}\n".encode())
+        with optional(folder.samples.name):
+            write_whole(folder.samples, f"step {state.step}, temperature 1\n{prompt}{text}\n".encode())
         words.append(f"\n--- sample at step {state.step} ---\n{text}\n---")
-    report = write_report(folder.path)
+    report = "not written"
+    with optional("report.html"):
+        report = str(write_report(folder.path))
     first, last, best = state.first_val_loss, state.last_val_loss, state.best_val_loss
     words.append(f"validation loss {first:.4f} -> {last:.4f} nats (best {best:.4f} at step {state.best_step})")
     put("\n".join([*words, f"report: {report}"]))

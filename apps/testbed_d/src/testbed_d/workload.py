@@ -13,8 +13,10 @@ from lm_core.data.corpus import read_text, split, standard_library_text
 from lm_core.data.vocabulary import CharVocabulary
 from lm_core.errors import UserError
 from lm_core.model.memory import Memory, training_memory
+from lm_core.run.folder import RunFolder, new_run, newest_run
 from lm_core.run.state import LoopConfig
 from lm_core.schedules import ScheduleConfig, parse_piecewise
+from lm_core.terminal import say
 from testbed_d.flags import Flags
 
 EVAL_LENGTH = 256
@@ -164,17 +166,17 @@ def _schedule(flags: Flags) -> ScheduleConfig:
     return ScheduleConfig(kind="piecewise", points=points, warmup_steps=flags.lr_warmup)
 
 
-def run_folder(flags: Flags, root: Path, now: str) -> Path:
+def run_folder(flags: Flags, root: Path, now: str) -> RunFolder:
     """The run folder: the one given, the newest under `root` to resume, or a new one named by the time.
 
     Raises:
         UserError: when there is nothing to resume.
     """
     if flags.save_dir:
-        return Path(flags.save_dir)
+        return RunFolder(Path(flags.save_dir))
     if not flags.resume:
-        return root / now
-    configs = sorted(root.glob("*/config.toml"), key=lambda path: path.stat().st_mtime)
-    if not configs:
+        return new_run(root, now)
+    newest = newest_run(root, say)
+    if newest is None:
         raise UserError(f"--resume: there is no run under {root}; name one with --save_dir")
-    return configs[-1].parent
+    return newest

@@ -26,7 +26,7 @@ from lm_core.regular import append_regular
 from lm_core.report import write_report
 from lm_core.run.checkpoint import Checkpoints, DamagedError
 from lm_core.run.evaluation import evaluate
-from lm_core.run.files import make_folder
+from lm_core.run.files import make_folder, optional
 from lm_core.run.folder import RunFolder
 from lm_core.run.interrupts import Interrupts
 from lm_core.run.log import RunLog
@@ -126,10 +126,8 @@ def _train(argv: Sequence[str], flags: Flags, folder: SaveFolder) -> None:
 
 
 def _report(run_folder: RunFolder) -> None:
-    try:
+    with optional("report.html"):
         say(f"report: {write_report(run_folder.path)}")
-    except OSError as error:  # a full disk: all else is saved
-        say(f"there is no report: {error.strerror}")
 
 
 def _find(folder: SaveFolder, identifier: str, *, saved: bool = False) -> Found | None:
@@ -144,6 +142,7 @@ def _find(folder: SaveFolder, identifier: str, *, saved: bool = False) -> Found 
 
 def _flags_over(found: Found, argv: Sequence[str]) -> Flags:
     """The flags of the run that is gone on with, changed by those of the command line."""
+    found.run.check_format()
     of_run = Flags.load(found.run.config)
     flags = parse_flags(Flags, COMMAND, argv, of_run.model_dump())
     check_same_model(flags.of_run, of_run, _name(found))
@@ -237,10 +236,8 @@ def _loop(
         def sample(state: RunState) -> None:
             text = _sample(trainer, workload, state.step)
             log.say(f"--- sample at iteration {state.step:,}\n{text.rstrip()}\n---")
-            try:
+            with optional(folder.samples.name, log.say):
                 append_regular(folder.samples, f"--- iteration {state.step}\n{text}\n".encode())
-            except OSError as error:  # a full disk holds up no training
-                log.say(f"the sample is not in {folder.samples}: {error.strerror}")
 
         state = train(
             Run(

@@ -71,7 +71,7 @@ def load_corpus(
         if isinstance(tokenizer, str):
             tokenizer = load_tokenizer(tokenizer) if tokenizer else _customary(name, files, folder, say)
         folder /= tokenizer.fingerprint[:16]
-        make_folder(folder)
+        make_folder(folder, within=data)
         splits = {split: _token_file(folder, split, tokenizer, files, say) for split in SPLITS}
     except TokenizerError as error:
         raise UserError(str(error)) from None
@@ -93,7 +93,7 @@ def _customary(name: str, files: DatasetFiles, folder: Path, say: Callable[[str]
     # Words that training did not see are <unk>; characters know none, so they are those of the whole text.
     splits = SPLITS if unit == "character" else ("train",)
     tokenizer = train_tokenizer(kind, itertools.chain.from_iterable(_texts(files.read(split)) for split in splits))
-    make_folder(folder)
+    make_folder(folder, within=folder.parents[1])
     tokenizer.save(folder)
     return tokenizer
 

@@ -2,11 +2,12 @@
 
     001-ptb/  002-wikitext2/  ...   a run each, numbered as they were begun (`lm_core.run.folder`)
     data/                           datasets and token files, for all of them
-    unfinished/                     a run that is being made; it gets its number when it is whole
+    unfinished-<40 hex digits>/     a run that is being made; it gets its number when it is whole
     lock                            whose the folder is
 
 A run is never written over. What goes on from another checkpoint than the newest is a run of its own, which begins with
 a copy of that checkpoint, so the run with the highest number is always the one to go on with, whatever the clock said.
+Nothing is written through a link that leads out of the folder: a run that is one goes on as a new run.
 """
 
 import re
@@ -14,9 +15,10 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from secrets import token_hex
 
 from lm_core.errors import UserError
-from lm_core.regular import open_regular
+from lm_core.regular import check_inside, open_inside
 from lm_core.run.checkpoint import Checkpoint, Checkpoints, DamagedError
 from lm_core.run.files import flush_folder, make_folder, write_whole
 from lm_core.run.folder import RunFolder
@@ -24,6 +26,7 @@ from lm_core.run.lock import Lock
 
 RAM_DISK = Path("/Volumes/RAMDisk")
 _SHORTEST = 4
+_UNFINISHED = re.compile(r"unfinished-[0-9a-f]{40}")
 _NUMBER = re.compile(r"(\d{3,})-")
 
 
@@ -44,8 +47,8 @@ class Found:
 
     @property
     def goes_on(self) -> bool:
-        """Whether the run itself goes on. One without a checkpoint is left as it is, whatever befell it."""
-        return self.newest and self.checkpoint is not None
+        """Whether the run itself goes on. One without a checkpoint, or elsewhere by a link, is left as it is."""
+        return self.newest and self.checkpoint is not None and not self.run.path.is_symlink()
 
 
 def copy_into(run: RunFolder, found: Found) -> None:
@@ -55,7 +58,7 @@ def copy_into(run: RunFolder, found: Found) -> None:
         OSError: when it cannot be written.
     """
     if found.run.metrics.exists():  # the log drops what comes after the checkpoint
-        with open_regular(found.run.metrics) as file:
+        with open_inside(found.run.metrics, found.run.path) as file:
             write_whole(run.metrics, file.read())
     if found.checkpoint:
         make_folder(run.checkpoints)
@@ -71,7 +74,17 @@ class SaveFolder:
         self.path, self.data = path, path / "data"
 
     def hold(self) -> Lock:
-        """The folder as this process's alone, for as long as the context lasts."""
+        """The folder as this process's alone, for as long as the context lasts.
+
+        Raises:
+            UserError: when the datasets' folder is a link that leads out of it.
+        """
+        try:
+            check_inside(self.data, self.path)
+        except OSError as error:
+            raise UserError(
+                f"cannot write to save_dir {self.path}: {error.strerror}; --data_dir names a folder"
+            ) from None
         return Lock(self.path)
 
     def runs(self) -> list[RunFolder]:
@@ -88,10 +101,10 @@ class SaveFolder:
             OSError: when it cannot be written.
         """
         number = max((number for number, _ in self._numbered()), default=0) + 1
-        beside, run = self.path / "unfinished", RunFolder(self.path / f"{number:03d}-{name}")
-        shutil.rmtree(beside, ignore_errors=True)  # a killed process's
-        if beside.is_symlink() or beside.is_file():
-            beside.unlink()
+        beside, run = self.path / f"unfinished-{token_hex(20)}", RunFolder(self.path / f"{number:03d}-{name}")
+        for path in self.path.glob("unfinished-*"):
+            if _UNFINISHED.fullmatch(path.name):  # a killed process's
+                shutil.rmtree(path, ignore_errors=True)
         try:
             make_folder(beside)
             fill(RunFolder(beside))
@@ -120,7 +133,7 @@ class SaveFolder:
 
     def _named(self, identifier: str, warn: Callable[[str], None]) -> Found:
         runs = self.runs()
-        paths = [(run, path) for run in runs for path in sorted(run.checkpoints.glob("*.metadata"))]
+        paths = [(run, path) for run in runs for path in Checkpoints(run.checkpoints).files()]
         fitting = [(run, path) for run, path in paths if path.stem.startswith(identifier)]
         if len({path.stem for _, path in fitting}) != 1 or len(identifier) < _SHORTEST:
             known = ", ".join(f"{path.stem[:12]} ({run.path.name})" for run, path in paths[:5]) or "none"
@@ -132,7 +145,8 @@ class SaveFolder:
             )
         run, path, checkpoint = self._first_good(fitting)
         latest = Checkpoints(run.checkpoints).newest(warn)
-        is_latest = latest is not None and latest.path == path and run.path == runs[0].path
+        last = next(other for other in runs if other.has_checkpoint())
+        is_latest = latest is not None and latest.path == path and run.path == last.path
         return Found(run, checkpoint, is_latest)
 
     def _first_good(self, copies: list[tuple[RunFolder, Path]]) -> tuple[RunFolder, Path, Checkpoint]:
@@ -146,16 +160,20 @@ class SaveFolder:
         raise AssertionError("there is a copy")
 
     def _newest(self, warn: Callable[[str], None], saved: bool) -> Found | None:
+        """The newest run that has a whole checkpoint; else, unless it must have `saved`, the newest that has none."""
         runs = self.runs()
-        damaged = False
+        damaged, empty = False, list[RunFolder]()
         for run in runs:
-            checkpoint = Checkpoints(run.checkpoints).newest(warn)
-            has_any = any(run.checkpoints.glob("*.metadata"))
-            if checkpoint or not (has_any or saved):
-                return Found(run, checkpoint, run.path == runs[0].path)
-            if has_any:
+            checkpoints = Checkpoints(run.checkpoints)
+            if checkpoint := checkpoints.newest(warn):
+                for other in empty:
+                    warn(f"note: {other.path.name} is newer and has no checkpoint: passed over")
+                return Found(run, checkpoint, not damaged)
+            if checkpoints.files():
                 damaged = True
                 warn(f"{run.path.name}: no checkpoint is whole")
+            else:
+                empty.append(run)
         if damaged:
             raise UserError(f"no checkpoint in {self.path} is whole: give --new_model to begin another model")
-        return None
+        return Found(empty[0], None, True) if empty and not saved else None

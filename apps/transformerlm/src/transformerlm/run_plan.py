@@ -21,15 +21,17 @@ from lm_core.model.memory import Memory, training_memory
 from lm_core.model.parameters import parameter_table
 from lm_core.optim import state_shapes
 from lm_core.run.checkpoint import Checkpoint, Checkpoints
-from lm_core.run.folder import RunFolder
+from lm_core.run.folder import RunFolder, new_run
 from lm_core.schedules import ScheduleConfig
-from lm_core.terminal import say
+from lm_core.terminal import say, show
 from lm_tokenizer.adapters import TextTokenizer, load_tokenizer
 from lm_tokenizer.errors import TokenizerError
 from transformerlm.saved_model import ROOT, SavedModel, check_weights, load_model, load_tokenizer_of
 from transformerlm.train_config import DataConfig, ShapeConfig, TrainConfig
 
 Weights = dict[str, NDArray[Any]]
+_LONGEST_NAME = 200
+"""Bytes; file systems take 255."""
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,20 @@ def folder_of(config: TrainConfig) -> RunFolder:
     Raises:
         UserError: when a new run would be put over another one.
     """
-    name = config.logging.run_name or datetime.now().strftime("%Y%m%d-%H%M%S")
-    folder = RunFolder(Path(config.save_dir) if config.save_dir else ROOT / name)
-    if not config.resume and folder.holds_run():
-        raise UserError(f"{folder.path} already holds a run: go on with it by --resume, or give another --save_dir")
+    name = config.logging.run_name
+    if not config.save_dir and not name:
+        return new_run(ROOT, datetime.now().strftime("%Y%m%d-%H%M%S"))
+    folder = RunFolder(Path(config.save_dir) if config.save_dir else ROOT / _checked(name))
+    if not config.resume:
+        folder.check_new()
     return folder
+
+
+def _checked(name: str) -> str:
+    """A run's name as that of a folder under the other runs, and nowhere else."""
+    if name in (".", "..") or not set(name).isdisjoint("/\\\0") or len(name.encode(errors="replace")) > _LONGEST_NAME:
+        raise UserError(f"logging.run_name: {show(name)!r} cannot be the name of a folder in {ROOT}: give a plain name")
+    return name
 
 
 def plan_run(config: TrainConfig, folder: RunFolder) -> RunPlan:
@@ -146,7 +157,7 @@ def _schedule(config: TrainConfig) -> ScheduleConfig:
 
 def _newest(checkpoints: Checkpoints) -> Checkpoint | None:
     checkpoint = checkpoints.newest(say)
-    if checkpoint is None and any(checkpoints.folder.glob("*.metadata")):
+    if checkpoint is None and checkpoints.files():
         raise UserError(f"--resume: no checkpoint in {checkpoints.folder} is whole")
     return checkpoint
 

@@ -17,6 +17,8 @@ from lm_core.errors import UserError
 from lm_core.interchange.folder import import_model
 from lm_core.model.parameters import check_fit, parameter_table
 from lm_core.run.checkpoint import Checkpoint, Checkpoints
+from lm_core.run.folder import RunFolder
+from lm_core.run.folder import newest_run as find_newest
 from lm_core.terminal import say
 from lm_tokenizer.adapters import TextTokenizer, load_tokenizer, tokenizer_file_in
 from lm_tokenizer.errors import TokenizerError
@@ -69,15 +71,15 @@ def load_model(path: str, which: Which = "best", tokenizer: str = "", key: str =
 
 
 def newest_run(key: str) -> Path:
-    """The run that was begun last.
+    """The run that was started last, of those that have a checkpoint.
 
     Raises:
         UserError: when there is none.
     """
-    configs = sorted(ROOT.glob("*/config.toml"), key=lambda path: path.stat().st_mtime)
-    if not configs:
+    newest = find_newest(ROOT, say)
+    if newest is None:
         raise UserError(f"{key}: there is no run under {ROOT}: name a folder")
-    return configs[-1].parent
+    return newest.path
 
 
 def load_tokenizer_of(folder: Path, facts: dict[str, Any], key: str) -> TextTokenizer:
@@ -107,6 +109,7 @@ def check_weights(config: ModelConfig, weights: dict[str, NDArray[Any]], where: 
 
 
 def _of_run(folder: Path, which: Which, tokenizer: str, key: str) -> SavedModel:
+    RunFolder(folder).check_format()
     checkpoints = Checkpoints(folder / "checkpoints")
     checkpoint = checkpoints.best(say) if which == "best" else checkpoints.newest(say)
     if checkpoint is None:

@@ -29,7 +29,7 @@ from lm_core.model.memory import check_memory
 from lm_core.model.parameters import parameter_count
 from lm_core.report import write_report
 from lm_core.run.evaluation import BytesOf
-from lm_core.run.files import write_whole
+from lm_core.run.files import make_folder, optional, write_whole
 from lm_core.run.folder import RunFolder
 from lm_core.run.interrupts import Interrupts
 from lm_core.run.log import RunLog
@@ -43,7 +43,7 @@ from lm_core.run.state import RunState
 from lm_core.sampling import Generation, SamplingConfig
 from lm_core.schedules import learning_rate
 from lm_core.terminal import put, say
-from lm_tokenizer.adapters import TextTokenizer
+from lm_tokenizer.adapters import TextTokenizer, load_tokenizer
 from lm_tokenizer.errors import TokenizerError
 from lm_tokenizer.pieces import pieces_of
 from transformerlm.program import run_program
@@ -73,6 +73,7 @@ def parse_train(cls: type[TrainConfig], program: str, argv: Sequence[str]) -> Tr
     folder = RunFolder(Path(config.save_dir) if config.save_dir else newest_run("--resume"))
     if not folder.config.exists():
         raise UserError(f"--resume: {folder.path} holds no run")
+    folder.check_format()
     try:
         saved = parse_flags(cls, program, argv, read_toml(folder.config))
     except UserError as error:
@@ -96,7 +97,6 @@ def _train(config: TrainConfig, plan: RunPlan) -> None:
     backend = load_backend(config.backend)
     say(backend.describe(config.step))
     check_memory(plan.memory, backend.memory(config.step), "training")
-    prepare(plan)
     trainer = backend.build(plan.model, config.optimizer, config.step, plan.weights(), config.seed)
     state = RunState()
     if plan.checkpoint:
@@ -105,35 +105,59 @@ def _train(config: TrainConfig, plan: RunPlan) -> None:
         say(f"resuming {plan.folder.path} at step {state.step} of {config.training.max_steps}")
     elif config.resume:
         say("nothing was saved yet: starting at step 0")
+    sinks = prepare(plan, state.step)  # what fails before this leaves no run
     say(_summary(plan))
     with Interrupts() as interrupts:
-        state = _run(plan, backend, trainer, state, interrupts)
+        state = _run(plan, backend, trainer, sinks, state, interrupts)
         if interrupts.requested and state.step < config.training.max_steps:
             if state.step:  # else nothing has been logged to report on
-                write_report(plan.folder.path)
+                with optional("report.html"):
+                    write_report(plan.folder.path)
             again = shlex.join([*COMMAND.split(), "--save_dir", str(plan.folder.path), "--resume"])
             say(f"saved at step {state.step} of {config.training.max_steps}; to go on: {again}")
             return
     finish(plan, trainer, state)
 
 
-def prepare(plan: RunPlan) -> None:
-    """Make the run folder: the tokenizer, and then the config, by which a folder is told to hold a run.
+def prepare(plan: RunPlan, start: int) -> list[Sink]:
+    """Make the run folder: the tokenizer, the sinks, and then the config, by which a folder is told to hold a run.
+
+    Args:
+        plan: the run.
+        start: the step from which it goes on.
 
     Raises:
-        UserError: when it cannot be written.
+        UserError: when it cannot be written, or would replace a tokenizer that is not the run's.
     """
-    folder = plan.folder.path
+    folder, made = plan.folder.path, list[Path]()
     try:
-        if not plan.checkpoint:
-            (folder / TOKENIZER).mkdir(parents=True, exist_ok=True)
+        plan.folder.check_links()
+        made = make_folder(folder / TOKENIZER)
+        if not plan.checkpoint and not _has_tokenizer(plan):
             plan.tokenizer.save(folder / TOKENIZER)
+        sinks = _sinks(plan, start)
         (folder / RESULT).unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write to save_dir {folder}: {error.strerror}") from None
-    except TokenizerError as error:
-        raise UserError(f"cannot write to save_dir {folder}: {error}") from None
-    plan.folder.prepare(plan.config.resolved())
+        plan.folder.prepare(plan.config.resolved())
+    except (OSError, TokenizerError, UserError) as error:
+        if made:  # else it is the user's, or an earlier call's
+            shutil.rmtree(folder / TOKENIZER, ignore_errors=True)
+        if isinstance(error, UserError):
+            raise
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"cannot write to save_dir {folder}: {why}") from None
+    return sinks
+
+
+def _has_tokenizer(plan: RunPlan) -> bool:
+    """Whether the folder holds the run's tokenizer already, as when it was named by that path."""
+    path = plan.folder.path / TOKENIZER
+    try:
+        there = load_tokenizer(path)
+    except TokenizerError:  # none, or half of what a killed start wrote
+        return False
+    if there.fingerprint != plan.tokenizer.fingerprint:
+        raise UserError(f"{path} holds another tokenizer, which a run would replace: give another --save_dir")
+    return True
 
 
 def bytes_of_targets(tokenizer: TextTokenizer) -> BytesOf:
@@ -155,15 +179,11 @@ def _summary(plan: RunPlan) -> str:
     )
 
 
-def _run(plan: RunPlan, backend: Backend, trainer: Trainer, state: RunState, interrupts: Interrupts) -> RunState:
+def _run(
+    plan: RunPlan, backend: Backend, trainer: Trainer, sinks: list[Sink], state: RunState, interrupts: Interrupts
+) -> RunState:
     config, folder = plan.config, plan.folder
     total = config.training.max_steps
-    try:
-        sinks = _sinks(plan, state.step)
-    except UserError:
-        if not plan.checkpoint and not folder.metrics.exists():
-            _undo_prepare(folder)  # else the corrected command would find a run in its way
-        raise
     with RunLog(folder.metrics, state.step, total, sinks, line=metrics_line) as log:
         if "console" not in config.logging.backend:
             log.sinks.remove(log.console)  # the bar stays, where there is one
@@ -188,12 +208,6 @@ def _run(plan: RunPlan, backend: Backend, trainer: Trainer, state: RunState, int
         )
 
 
-def _undo_prepare(folder: RunFolder) -> None:
-    """Remove what `prepare` wrote."""
-    folder.config.unlink(missing_ok=True)
-    shutil.rmtree(folder.path / TOKENIZER, ignore_errors=True)
-
-
 def _sinks(plan: RunPlan, start: int) -> list[Sink]:
     config, folder = plan.config, plan.folder.path
     sinks: list[Sink] = []
@@ -211,11 +225,15 @@ def finish(plan: RunPlan, trainer: Trainer, state: RunState) -> None:
     folder, words = plan.folder, []  # printed when all is written: nobody may be reading
     if plan.config.training.sample_tokens:
         text = _sample(plan, trainer)
-        write_whole(folder.samples, f"step {state.step}, temperature 1\n{text}\n".encode())
+        with optional(folder.samples.name):
+            write_whole(folder.samples, f"step {state.step}, temperature 1\n{text}\n".encode())
         words.append(f"\n--- sample at step {state.step} ---\n{text}\n---")
-    report = write_report(folder.path)
+    report = "not written"
+    with optional("report.html"):
+        report = str(write_report(folder.path))
     first, last, best = state.first_val_loss, state.last_val_loss, state.best_val_loss
-    write_whole(folder.path / RESULT, (json.dumps(result_of(state), indent=2) + "\n").encode())
+    with optional(RESULT):
+        write_whole(folder.path / RESULT, (json.dumps(result_of(state), indent=2) + "\n").encode())
     if first is not None:
         words.append(f"validation loss {first:.4f} -> {last:.4f} nats (best {best:.4f} at step {state.best_step})")
     put("\n".join([*words, f"report: {report}"]))
