@@ -13,6 +13,7 @@ from mlx import nn
 from lm_mlx import fused
 from lm_mlx.dropout import dropout
 from lm_mlx.layers import Kernels, Linear
+from lm_mlx.scratch import widened
 
 Offset = int | mx.array
 """The position of the first id that is read: of all rows, or of each row, [B]."""
@@ -20,28 +21,38 @@ Offset = int | mx.array
 
 def angles(offset: Offset, length: int, half: int, theta: float) -> tuple[mx.array, mx.array]:
     """Cosines and sines of the rotary angles at `length` positions from `offset`: [T, half], or [B, 1, T, half]."""
-    times = mx.arange(length, dtype=mx.float32)
-    times = times + offset if isinstance(offset, int) else times + offset[:, None, None]
-    rates = mx.power(theta, -mx.arange(half, dtype=mx.float32) / half)
-    turns = times[..., None] * rates
+    times = mx.arange(length)
+    return angles_at(times + offset if isinstance(offset, int) else times + offset[:, None, None], half, theta)
+
+
+def angles_at(positions: mx.array, half: int, theta: float, dtype: mx.Dtype = mx.float32) -> tuple[mx.array, mx.array]:
+    """Cosines and sines of the rotary angles at `positions` [..., T]: [..., T, half]."""
+    rates = mx.power(theta, -mx.arange(half, dtype=dtype) / half)
+    turns = positions.astype(dtype)[..., None] * rates
     return mx.cos(turns), mx.sin(turns)
 
 
 def turn(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
     """x [..., T, H] with element i turned with element i + H/2."""
-    a, b = mx.split(x.astype(mx.float32), 2, axis=-1)
+    a, b = mx.split(widened(x), 2, axis=-1)
     return mx.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1).astype(x.dtype)
 
 
-def rotate(x: mx.array, offset: Offset, theta: float) -> mx.array:
+def rotate(x: mx.array, offset: Offset = 0, theta: float = 10000.0, positions: mx.array | None = None) -> mx.array:
     """Rotary positions (Su et al. 2021): element i turns with element i + H/2.
 
     Args:
-        x: [..., T, H]; with an offset for each row, [B, N, T, H].
+        x: [..., T, H]; with an offset or positions for each row, [B, N, T, H].
         offset: the position of the first of the T.
         theta: base of the wavelengths.
+        positions: of each of the T, [T] or [B, T], in place of an offset.
     """
-    return turn(x, *angles(offset, x.shape[-2], x.shape[-1] // 2, theta))
+    if positions is None:
+        times = mx.arange(x.shape[-2])
+        positions = times + offset if isinstance(offset, int) else times + offset[:, None]
+    if positions.ndim == 2:
+        positions = positions[:, None]  # the heads of a row are turned alike
+    return turn(x, *angles_at(positions, x.shape[-1] // 2, theta, widened(x).dtype))
 
 
 class Attention(nn.Module):
@@ -56,29 +67,34 @@ class Attention(nn.Module):
         rope_theta: float | None = None,
         dropout_rate: float = 0.0,
         kernels: Kernels = fused,
+        dtype: mx.Dtype = mx.float32,
     ):
         super().__init__()
         self.n_heads, self.n_kv_heads, self.head_dim = n_heads, n_kv_heads or n_heads, d_model // n_heads
         self.rope_theta, self.dropout_rate, self.kernels = rope_theta, dropout_rate, kernels
         kv_dim = self.n_kv_heads * self.head_dim
-        self.q_proj = Linear(d_model, d_model, bias, kernels)
-        self.k_proj = Linear(d_model, kv_dim, bias, kernels)
-        self.v_proj = Linear(d_model, kv_dim, bias, kernels)
-        self.o_proj = Linear(d_model, d_model, bias, kernels)
+        self.q_proj = Linear(d_model, d_model, bias, kernels, dtype)
+        self.k_proj = Linear(d_model, kv_dim, bias, kernels, dtype)
+        self.v_proj = Linear(d_model, kv_dim, bias, kernels, dtype)
+        self.o_proj = Linear(d_model, d_model, bias, kernels, dtype)
 
-    def __call__(self, x: mx.array, key: mx.array | None = None, site: int = 0) -> mx.array:
+    def __call__(
+        self, x: mx.array, key: mx.array | None = None, site: int = 0, positions: mx.array | None = None
+    ) -> mx.array:
         """[B, T, D] -> [B, T, D].
 
         Args:
             x: what goes in.
             key: the step's dropout key; without one nothing is dropped.
             site: which dropout of the model this is.
+            positions: of each of the T, [T] or [B, T], where they are rotary; from 0 on by default. They change no
+                order: query t sees the keys 0 to t.
         """
         q = self._heads(self.q_proj(x), self.n_heads)
         k = self._heads(self.k_proj(x), self.n_kv_heads)
         v = self._heads(self.v_proj(x), self.n_kv_heads)
         if self.rope_theta is not None:
-            q, k = rotate(q, 0, self.rope_theta), rotate(k, 0, self.rope_theta)
+            q, k = (rotate(a, 0, self.rope_theta, positions) for a in (q, k))
         drop = partial(dropout, rate=self.dropout_rate, key=key, site=site) if key is not None else None
         mixed = self.kernels.scaled_dot_product_attention(q, k, v, is_causal=True, drop=drop)
         return self.o_proj(mixed.transpose(0, 2, 1, 3).reshape(x.shape))

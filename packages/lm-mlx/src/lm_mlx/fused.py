@@ -23,18 +23,21 @@ def linear(x: mx.array, weight: mx.array, bias: mx.array | None = None) -> mx.ar
     return x @ weight.T if bias is None else mx.addmm(bias, x, weight.T)
 
 
-def softmax(x: mx.array) -> mx.array:
+def softmax(x: mx.array, axis: int = -1) -> mx.array:
     """See `scratch.softmax`."""
-    return mx.softmax(x.astype(mx.float32), axis=-1)
+    return mx.softmax(scratch.widened(x), axis=axis)
 
 
 def rms_norm(x: mx.array, weight: mx.array, eps: float) -> mx.array:
     """See `scratch.rms_norm`."""
-    return mx.fast.rms_norm(x, weight, eps)
+    # The framework's norms and attention make a float64 a float32 on the way.
+    return scratch.rms_norm(x, weight, eps) if x.dtype == mx.float64 else mx.fast.rms_norm(x, weight, eps)
 
 
 def layer_norm(x: mx.array, weight: mx.array, bias: mx.array | None, eps: float) -> mx.array:
     """See `scratch.layer_norm`."""
+    if x.dtype == mx.float64:
+        return scratch.layer_norm(x, weight, bias, eps)
     return mx.fast.layer_norm(x, weight, bias, eps)
 
 
@@ -50,7 +53,7 @@ def scaled_dot_product_attention(
 
     The kernel takes [B, N, T, H] and no weights to drop; for anything else the operations are spelled out.
     """
-    if drop is not None or q.ndim != 4 or (is_causal and mask is not None):
+    if drop is not None or q.ndim != 4 or (is_causal and mask is not None) or q.dtype == mx.float64:
         return scratch.scaled_dot_product_attention(q, k, v, mask, is_causal, drop)
     seen = "causal" if is_causal else mask
     return mx.fast.scaled_dot_product_attention(q, k, v, scale=1 / math.sqrt(q.shape[-1]), mask=seen)
@@ -62,7 +65,7 @@ def cross_entropy(logits: mx.array, targets: mx.array) -> mx.array:
     The framework takes them twice, for the loss and for its softmax, and on the CPU of Linux they cost 10 ns each: at
     10,000 words more than the head's matrix products.
     """
-    wide, places = logits.astype(mx.float32), targets[..., None]
+    wide, places = scratch.widened(logits), targets[..., None]
     if mx.default_device() == mx.Device(mx.gpu):  # one kernel there
         return nn.losses.cross_entropy(wide, targets, reduction="mean")
 
@@ -77,10 +80,23 @@ def cross_entropy(logits: mx.array, targets: mx.array) -> mx.array:
     @with_exponentials.vjp
     def _(_: mx.array, cotangents: tuple[mx.array, ...], outputs: tuple[mx.array, ...]) -> mx.array:
         share = cotangents[0] / targets.size
-        slopes = outputs[1] * (share / outputs[2])
+        slopes = cast(mx.array, _once(outputs[1], outputs[2], share))
         return mx.put_along_axis(slopes, places, mx.take_along_axis(slopes, places, axis=-1) - share, axis=-1)
 
     return cast(tuple[mx.array, ...], with_exponentials(wide))[0]
+
+
+@mx.custom_function
+def _once(exps: mx.array, sums: mx.array, share: mx.array) -> mx.array:
+    """share exps / sums, which is not differentiated: what is kept of the loss does not suffice for it."""
+    return exps * (share / sums)
+
+
+@_once.vjp
+def _(*_: object) -> mx.array:
+    raise NotImplementedError(
+        "the fused loss has no gradient of its gradient: use kernels = scratch, or lm_mlx.scratch.cross_entropy"
+    )
 
 
 def linear_cross_entropy(x: mx.array, weight: mx.array, bias: mx.array | None, targets: mx.array) -> mx.array:
@@ -90,7 +106,7 @@ def linear_cross_entropy(x: mx.array, weight: mx.array, bias: mx.array | None, t
     if len(rows) <= chunk:
         return cross_entropy(linear(rows, weight, bias), targets)
     # Wide where they go in, so that their gradients are added up in float32.
-    wide = [a.astype(mx.float32) for a in (weight, bias) if a is not None]
+    wide = [scratch.widened(a) for a in (weight, bias) if a is not None]
     parts = [
         mx.checkpoint(_summed_loss)(rows[start : start + chunk], targets[start : start + chunk], *wide)
         for start in range(0, len(rows), chunk)

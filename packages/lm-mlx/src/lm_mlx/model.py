@@ -15,6 +15,7 @@ from lm_mlx.attention import Attention
 from lm_mlx.dropout import dropout
 from lm_mlx.layers import MLP, Embedding, Kernels, LayerNorm, Linear, RMSNorm, SwiGLU
 from lm_mlx.recompute import recomputed
+from lm_mlx.scratch import widened
 
 
 def make_norm(config: ModelConfig, kernels: Kernels) -> RMSNorm | LayerNorm:
@@ -69,6 +70,8 @@ class LanguageModel(nn.Module):
     def hidden(self, ids: mx.array, key: mx.array | None = None, taps: list[mx.array] | None = None) -> mx.array:
         """What the head reads, [B, T, D]; `taps` gets what each block gives, the rest is as in `__call__`."""
         x = self.embed(ids)
+        if self.dtype == mx.float64:
+            x = x.astype(self.dtype)
         if "pos_embed" in self:
             x = x + self.pos_embed.weight[: ids.shape[1]]
         x = dropout(x.astype(self.dtype), self.config.dropout, key, 0)
@@ -79,9 +82,9 @@ class LanguageModel(nn.Module):
         return self.norm(x)
 
     def head(self, x: mx.array) -> mx.array:
-        """[..., D] -> logits [..., V] in float32."""
+        """[..., D] -> logits [..., V] in float32, or in float64 where the activations are."""
         weight, bias = self.head_weights(x.dtype)
-        return self.kernels.linear(x, weight, bias).astype(mx.float32)
+        return widened(self.kernels.linear(x, weight, bias))
 
     def head_weights(self, dtype: mx.Dtype) -> tuple[mx.array, mx.array | None]:
         """Weight [V, D] and bias [V] of the head, cast."""

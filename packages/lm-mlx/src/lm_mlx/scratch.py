@@ -2,7 +2,8 @@
 each against the one here.
 
 All of them take any leading dimensions. Sums that decide a scale (softmax, norms, losses) are made in float32, whatever
-the type of the activations.
+the type of the activations. float64, which MLX has on the CPU, stays float64 throughout; but MLX itself gives the
+exponential, the logistic, erf, sine and cosine of a float64 to the digits of a float32.
 
 Axes: T queries, S keys, N heads, K kv heads, H head, D model, V vocabulary.
 """
@@ -11,6 +12,11 @@ import math
 from collections.abc import Callable
 
 import mlx.core as mx
+
+
+def widened(x: mx.array) -> mx.array:
+    """x in float32, or in float64 where it is that."""
+    return x if x.dtype == mx.float64 else x.astype(mx.float32)
 
 
 def linear(x: mx.array, weight: mx.array, bias: mx.array | None = None) -> mx.array:
@@ -24,11 +30,11 @@ def embedding(ids: mx.array, weight: mx.array) -> mx.array:
     return weight[ids]
 
 
-def softmax(x: mx.array) -> mx.array:
-    """exp(x) / sum exp(x) over the last axis; the largest is taken off first, so that nothing overflows."""
-    x = x.astype(mx.float32)
-    exps = mx.exp(x - mx.stop_gradient(x.max(axis=-1, keepdims=True)))
-    return exps / exps.sum(axis=-1, keepdims=True)
+def softmax(x: mx.array, axis: int = -1) -> mx.array:
+    """exp(x) / sum exp(x) over an axis, the last by default; the largest is taken off, so that nothing overflows."""
+    x = widened(x)
+    exps = mx.exp(x - mx.stop_gradient(x.max(axis=axis, keepdims=True)))
+    return exps / exps.sum(axis=axis, keepdims=True)
 
 
 def silu(x: mx.array) -> mx.array:
@@ -48,13 +54,13 @@ def gelu_tanh(x: mx.array) -> mx.array:
 
 def rms_norm(x: mx.array, weight: mx.array, eps: float) -> mx.array:
     """x / sqrt(mean x^2 + eps) * weight over the last axis (Zhang and Sennrich 2019)."""
-    wide = x.astype(mx.float32)
+    wide = widened(x)
     return (wide * mx.rsqrt(mx.square(wide).mean(axis=-1, keepdims=True) + eps)).astype(x.dtype) * weight
 
 
 def layer_norm(x: mx.array, weight: mx.array, bias: mx.array | None, eps: float) -> mx.array:
     """(x - mean) / sqrt(variance + eps) * weight + bias over the last axis (Ba et al. 2016)."""
-    wide = x.astype(mx.float32)
+    wide = widened(x)
     centred = wide - wide.mean(axis=-1, keepdims=True)
     y = (centred * mx.rsqrt(mx.square(centred).mean(axis=-1, keepdims=True) + eps)).astype(x.dtype) * weight
     return y if bias is None else y + bias
@@ -83,7 +89,7 @@ def scaled_dot_product_attention(
     """
     if q.ndim > 2 and k.shape[-3] != q.shape[-3]:
         k, v = (mx.repeat(a, q.shape[-3] // a.shape[-3], axis=-3) for a in (k, v))
-    scores = (q @ k.swapaxes(-1, -2)).astype(mx.float32) / math.sqrt(q.shape[-1])
+    scores = widened(q @ k.swapaxes(-1, -2)) / math.sqrt(q.shape[-1])
     if is_causal:
         past = mx.arange(scores.shape[-2])[:, None] >= mx.arange(scores.shape[-1])
         scores = mx.where(past, scores, -mx.inf)
@@ -95,7 +101,7 @@ def scaled_dot_product_attention(
 
 def cross_entropy(logits: mx.array, targets: mx.array) -> mx.array:
     """Mean of log sum exp(logits) - logits[target] in nats: logits [..., V], targets [...] -> a scalar."""
-    logits = logits.astype(mx.float32)
+    logits = widened(logits)
     logits = logits - mx.stop_gradient(logits.max(axis=-1, keepdims=True))
     chosen = mx.take_along_axis(logits, targets[..., None], axis=-1).squeeze(-1)
     return (mx.log(mx.exp(logits).sum(axis=-1)) - chosen).mean()

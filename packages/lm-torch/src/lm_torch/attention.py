@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lm_torch import fused
 from lm_torch.dropout import dropout
 from lm_torch.layers import Kernels, Linear
+from lm_torch.scratch import widened
 
 Offset = int | Tensor
 """The position of the first id that is read: of all rows, or of each row, [B]."""
@@ -20,28 +21,38 @@ Offset = int | Tensor
 
 def angles(offset: Offset, length: int, half: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
     """Cosines and sines of the rotary angles at `length` positions from `offset`: [T, half], or [B, 1, T, half]."""
-    times = torch.arange(length, device=device, dtype=torch.float32)
-    times = times + offset if isinstance(offset, int) else times + offset[:, None, None]
-    rates = theta ** (-torch.arange(half, device=device, dtype=torch.float32) / half)
-    turns = times[..., None] * rates
+    times = torch.arange(length, device=device)
+    return angles_at(times + offset if isinstance(offset, int) else times + offset[:, None, None], half, theta)
+
+
+def angles_at(positions: Tensor, half: int, theta: float, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of the rotary angles at `positions` [..., T]: [..., T, half]."""
+    rates = theta ** (-torch.arange(half, device=positions.device, dtype=dtype) / half)
+    turns = positions.to(dtype)[..., None] * rates
     return turns.cos(), turns.sin()
 
 
 def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """x [..., T, H] with element i turned with element i + H/2."""
-    a, b = x.float().chunk(2, dim=-1)
+    a, b = widened(x).chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1).to(x.dtype)
 
 
-def rotate(x: Tensor, offset: Offset, theta: float) -> Tensor:
+def rotate(x: Tensor, offset: Offset = 0, theta: float = 10000.0, positions: Tensor | None = None) -> Tensor:
     """Rotary positions (Su et al. 2021): element i turns with element i + H/2.
 
     Args:
-        x: [..., T, H]; with an offset for each row, [B, N, T, H].
+        x: [..., T, H]; with an offset or positions for each row, [B, N, T, H].
         offset: the position of the first of the T.
         theta: base of the wavelengths.
+        positions: of each of the T, [T] or [B, T], in place of an offset.
     """
-    return turn(x, *angles(offset, x.shape[-2], x.shape[-1] // 2, theta, x.device))
+    if positions is None:
+        times = torch.arange(x.shape[-2], device=x.device)
+        positions = times + offset if isinstance(offset, int) else times + offset[:, None]
+    if positions.ndim == 2:
+        positions = positions[:, None]  # the heads of a row are turned alike
+    return turn(x, *angles_at(positions, x.shape[-1] // 2, theta, torch.promote_types(x.dtype, torch.float32)))
 
 
 class Attention(nn.Module):
@@ -56,29 +67,32 @@ class Attention(nn.Module):
         rope_theta: float | None = None,
         dropout_rate: float = 0.0,
         kernels: Kernels = fused,
+        dtype: torch.dtype = torch.float32,
     ):
         super().__init__()
         self.n_heads, self.n_kv_heads, self.head_dim = n_heads, n_kv_heads or n_heads, d_model // n_heads
         self.rope_theta, self.dropout_rate, self.kernels = rope_theta, dropout_rate, kernels
         kv_dim = self.n_kv_heads * self.head_dim
-        self.q_proj = Linear(d_model, d_model, bias, kernels)
-        self.k_proj = Linear(d_model, kv_dim, bias, kernels)
-        self.v_proj = Linear(d_model, kv_dim, bias, kernels)
-        self.o_proj = Linear(d_model, d_model, bias, kernels)
+        self.q_proj = Linear(d_model, d_model, bias, kernels, dtype)
+        self.k_proj = Linear(d_model, kv_dim, bias, kernels, dtype)
+        self.v_proj = Linear(d_model, kv_dim, bias, kernels, dtype)
+        self.o_proj = Linear(d_model, d_model, bias, kernels, dtype)
 
-    def forward(self, x: Tensor, key: Tensor | None = None, site: int = 0) -> Tensor:
+    def forward(self, x: Tensor, key: Tensor | None = None, site: int = 0, positions: Tensor | None = None) -> Tensor:
         """[B, T, D] -> [B, T, D].
 
         Args:
             x: what goes in.
             key: the step's dropout key; without one nothing is dropped.
             site: which dropout of the model this is.
+            positions: of each of the T, [T] or [B, T], where they are rotary; from 0 on by default. They change no
+                order: query t sees the keys 0 to t.
         """
         q = self._heads(self.q_proj(x), self.n_heads)
         k = self._heads(self.k_proj(x), self.n_kv_heads)
         v = self._heads(self.v_proj(x), self.n_kv_heads)
         if self.rope_theta is not None:
-            q, k = rotate(q, 0, self.rope_theta), rotate(k, 0, self.rope_theta)
+            q, k = (rotate(a, 0, self.rope_theta, positions) for a in (q, k))
         drop = partial(dropout, rate=self.dropout_rate, key=key, site=site) if key is not None else None
         mixed = self.kernels.scaled_dot_product_attention(q, k, v, is_causal=True, drop=drop)
         return self.o_proj(mixed.transpose(1, 2).reshape(x.shape))

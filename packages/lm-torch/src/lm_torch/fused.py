@@ -6,7 +6,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from lm_torch import onednn, scratch
 
@@ -22,9 +21,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 embedding = F.embedding
 
 
-def softmax(x: Tensor) -> Tensor:
+def softmax(x: Tensor, axis: int = -1) -> Tensor:
     """See `scratch.softmax`."""
-    return F.softmax(x, dim=-1, dtype=torch.float32)
+    return F.softmax(scratch.widened(x), dim=axis)
 
 
 silu = F.silu
@@ -69,13 +68,14 @@ def scaled_dot_product_attention(
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """See `scratch.cross_entropy`."""
-    return F.cross_entropy(logits.float().reshape(-1, logits.shape[-1]), targets.reshape(-1))
+    return F.cross_entropy(scratch.widened(logits).reshape(-1, logits.shape[-1]), targets.reshape(-1))
 
 
 def linear_cross_entropy(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
     """See `scratch.linear_cross_entropy`; the logits of some tokens at a time, then their gradient in their place.
 
-    The gradients are made in the forward pass, while the logits are there: the backward pass only scales them.
+    The gradients are made in the forward pass, while the logits are there: the backward pass only scales them. So a
+    graph that is retained may be gone through again, and the gradient of a gradient is refused: `scratch` has it.
     """
     rows, targets = x.reshape(-1, x.shape[-1]), targets.reshape(-1)
     loss: Tensor = _HeadLoss.apply(rows, weight, bias, targets, torch.is_grad_enabled())
@@ -87,20 +87,19 @@ class _HeadLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, tracked: bool) -> Tensor:
-        total = torch.zeros((), device=x.device)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        total = torch.zeros((), dtype=wide, device=x.device)
         dx, dweight, dbias = torch.empty_like(x) if tracked else None, None, None
         chunk = max(1, LOGITS_BYTES // (4 * weight.shape[0]))
         add = _first if len(x) <= chunk else _wide_sum
         for start in range(0, len(x), chunk):
             part, target = x[start : start + chunk], targets[start : start + chunk, None]
-            scores = F.log_softmax(linear(part, weight, bias), dim=1, dtype=torch.float32)
+            scores = F.log_softmax(linear(part, weight, bias), dim=1, dtype=wide)
             total -= scores.gather(1, target).sum()
             if dx is None:
                 continue
             # p - onehot, in place; the mean's 1 / rows goes into the factors, which are smaller.
-            dlogits = (
-                scores.exp_().scatter_add_(1, target, torch.full_like(target, -1, dtype=torch.float32)).to(x.dtype)
-            )
+            dlogits = scores.exp_().scatter_add_(1, target, torch.full_like(target, -1, dtype=wide)).to(x.dtype)
             torch.div(linear(dlogits, weight.t()), len(x), out=dx[start : start + chunk])
             dweight = add(dweight, linear(dlogits.t(), (part / len(x)).t()))
             if bias is not None:
@@ -112,13 +111,30 @@ class _HeadLoss(torch.autograd.Function):
         return total / len(x)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
-        gradients, ctx.gradients = ctx.gradients, None
+        compiling = torch.compiler.is_compiling()
+        if onednn.differentiated_again():
+            raise NotImplementedError(
+                "the fused loss has no gradient of its gradient (create_graph): use kernels = scratch, or"
+                " lm_torch.scratch.linear_cross_entropy"
+            )
+        gradients, kept = ctx.gradients, not compiling and _graph_is_kept()
+        if gradients is None:
+            raise RuntimeError("a second backward through the fused loss: give the first one retain_graph=True")
+        if not kept:
+            ctx.gradients = None
         # It is 1 without accumulation. To read it would make a GPU wait, and a compiler give up.
-        if torch.compiler.is_compiling() or dloss.device.type != "cpu" or dloss.item() != 1:
+        if compiling or dloss.device.type != "cpu" or dloss.item() != 1:
             gradients = [None if g is None else g * dloss.to(g.dtype) for g in gradients]
+        elif kept:
+            gradients = [None if g is None else g.clone() for g in gradients]
         return (*gradients, None, None)
+
+
+def _graph_is_kept() -> bool:
+    """Whether the backward pass that is on may be followed by another; torch's compiler asks the same way."""
+    asked = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
+    return True if asked is None else bool(asked())
 
 
 def _first(_: Tensor | None, only: Tensor) -> Tensor:
@@ -126,8 +142,8 @@ def _first(_: Tensor | None, only: Tensor) -> Tensor:
 
 
 def _wide_sum(total: Tensor | None, more: Tensor) -> Tensor:
-    """In float32: a sum of many parts in bfloat16 would lose the last ones."""
-    return more.float() if total is None else total.add_(more)
+    """In float32 at least: a sum of many parts in bfloat16 would lose the last ones."""
+    return scratch.widened(more) if total is None else total.add_(more)
 
 
 def _like(parameter: Tensor | None, gradient: Tensor | None) -> Tensor | None:

@@ -1,7 +1,8 @@
 """The parts of a model as modules that stand alone: Linear, Embedding, RMSNorm, LayerNorm, MLP, SwiGLU.
 
-Parameters are float32; they are cast to the type of the input where they are used, so that the type of the activations
-(float32 or bfloat16) decides the type of the matrix products. `kernels` is `scratch` or `fused`.
+Parameters are float32, or of the `dtype` that a module is given; they are cast to the type of the input where they are
+used, so that the type of the activations (float32, bfloat16 or float64) decides the type of the matrix products.
+`kernels` is `scratch` or `fused`.
 
 Axes: D model, F feed-forward.
 """
@@ -23,8 +24,8 @@ Kernels = ModuleType
 KERNELS: dict[str, Kernels] = {"scratch": scratch, "fused": fused}
 
 
-def _initial(rows: int, columns: int) -> nn.Parameter:
-    weight = torch.empty(rows, columns)
+def _initial(rows: int, columns: int, dtype: torch.dtype) -> nn.Parameter:
+    weight = torch.empty(rows, columns, dtype=dtype)
     # On the meta device nothing is drawn, and torch would import its compiler for it.
     return nn.Parameter(weight if weight.is_meta else weight.normal_(std=INIT_STD))
 
@@ -37,11 +38,18 @@ def cast(parameter: Tensor, x: Tensor) -> Tensor:
 class Linear(nn.Module):
     """y = x W^T + b over the last axis."""
 
-    def __init__(self, in_features: int, out_features: int, bias: bool = True, kernels: Kernels = fused):
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        kernels: Kernels = fused,
+        dtype: torch.dtype = torch.float32,
+    ):
         super().__init__()
         self.kernels = kernels
-        self.weight = _initial(out_features, in_features)
-        self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
+        self.weight = _initial(out_features, in_features, dtype)
+        self.bias = nn.Parameter(torch.zeros(out_features, dtype=dtype)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
@@ -52,23 +60,23 @@ class Linear(nn.Module):
 class Embedding(nn.Module):
     """A table of `count` vectors."""
 
-    def __init__(self, count: int, d_model: int, kernels: Kernels = fused):
+    def __init__(self, count: int, d_model: int, kernels: Kernels = fused, dtype: torch.dtype = torch.float32):
         super().__init__()
         self.kernels = kernels
-        self.weight = _initial(count, d_model)
+        self.weight = _initial(count, d_model, dtype)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """[...] -> [..., D], float32."""
+        """[...] -> [..., D], of the type of the table."""
         return self.kernels.embedding(ids, self.weight)
 
 
 class RMSNorm(nn.Module):
     """x / rms(x) * weight over the last axis."""
 
-    def __init__(self, d_model: int, eps: float = 1e-5, kernels: Kernels = fused):
+    def __init__(self, d_model: int, eps: float = 1e-5, kernels: Kernels = fused, dtype: torch.dtype = torch.float32):
         super().__init__()
         self.eps, self.kernels = eps, kernels
-        self.weight = nn.Parameter(torch.ones(d_model))
+        self.weight = nn.Parameter(torch.ones(d_model, dtype=dtype))
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., D]."""
@@ -78,11 +86,18 @@ class RMSNorm(nn.Module):
 class LayerNorm(nn.Module):
     """(x - mean) / std * weight + bias over the last axis."""
 
-    def __init__(self, d_model: int, eps: float = 1e-5, bias: bool = True, kernels: Kernels = fused):
+    def __init__(
+        self,
+        d_model: int,
+        eps: float = 1e-5,
+        bias: bool = True,
+        kernels: Kernels = fused,
+        dtype: torch.dtype = torch.float32,
+    ):
         super().__init__()
         self.eps, self.kernels = eps, kernels
-        self.weight = nn.Parameter(torch.ones(d_model))
-        self.bias = nn.Parameter(torch.zeros(d_model)) if bias else None
+        self.weight = nn.Parameter(torch.ones(d_model, dtype=dtype))
+        self.bias = nn.Parameter(torch.zeros(d_model, dtype=dtype)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., D]."""
@@ -100,11 +115,12 @@ class MLP(nn.Module):
         activation: Literal["gelu", "gelu_tanh"] = "gelu_tanh",
         bias: bool = True,
         kernels: Kernels = fused,
+        dtype: torch.dtype = torch.float32,
     ):
         super().__init__()
         self.activation = kernels.gelu if activation == "gelu" else kernels.gelu_tanh
-        self.up_proj = Linear(d_model, d_ff, bias, kernels)
-        self.down_proj = Linear(d_ff, d_model, bias, kernels)
+        self.up_proj = Linear(d_model, d_ff, bias, kernels, dtype)
+        self.down_proj = Linear(d_ff, d_model, bias, kernels, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., D]."""
@@ -114,12 +130,19 @@ class MLP(nn.Module):
 class SwiGLU(nn.Module):
     """down(silu(gate(x)) * up(x)) (Shazeer 2020)."""
 
-    def __init__(self, d_model: int, d_ff: int, bias: bool = False, kernels: Kernels = fused):
+    def __init__(
+        self,
+        d_model: int,
+        d_ff: int,
+        bias: bool = False,
+        kernels: Kernels = fused,
+        dtype: torch.dtype = torch.float32,
+    ):
         super().__init__()
         self.activation = kernels.silu
-        self.gate_proj = Linear(d_model, d_ff, bias, kernels)
-        self.up_proj = Linear(d_model, d_ff, bias, kernels)
-        self.down_proj = Linear(d_ff, d_model, bias, kernels)
+        self.gate_proj = Linear(d_model, d_ff, bias, kernels, dtype)
+        self.up_proj = Linear(d_model, d_ff, bias, kernels, dtype)
+        self.down_proj = Linear(d_ff, d_model, bias, kernels, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., D]."""

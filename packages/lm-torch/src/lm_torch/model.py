@@ -15,6 +15,7 @@ from lm_torch.attention import Attention
 from lm_torch.dropout import dropout
 from lm_torch.layers import MLP, Embedding, Kernels, LayerNorm, Linear, RMSNorm, SwiGLU
 from lm_torch.recompute import recomputed
+from lm_torch.scratch import widened
 
 
 def make_norm(config: ModelConfig, kernels: Kernels) -> RMSNorm | LayerNorm:
@@ -72,6 +73,8 @@ class LanguageModel(nn.Module):
     def hidden(self, ids: Tensor, key: Tensor | None = None, taps: list[Tensor] | None = None) -> Tensor:
         """What the head reads, [B, T, D]; `taps` gets what each block gives, the rest is as in `forward`."""
         x = self.embed(ids)
+        if self.dtype == torch.float64:
+            x = x.double()
         if self.pos_embed is not None:
             x = x + self.pos_embed.weight[: ids.shape[1]]
         x = dropout(x.to(self.dtype), self.config.dropout, key, 0)
@@ -82,9 +85,9 @@ class LanguageModel(nn.Module):
         return self.norm(x)
 
     def head(self, x: Tensor) -> Tensor:
-        """[..., D] -> logits [..., V] in float32."""
+        """[..., D] -> logits [..., V] in float32, or in float64 where the activations are."""
         weight, bias = self.head_weights(x.dtype)
-        return self.kernels.linear(x, weight, bias).float()
+        return widened(self.kernels.linear(x, weight, bias))
 
     def head_weights(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
         """Weight [V, D] and bias [V] of the head, cast."""

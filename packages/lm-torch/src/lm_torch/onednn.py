@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 SMALLEST = 1 << 19
 """Multiplications from which the product is worth oneDNN's 10 us of preparation."""
@@ -64,6 +63,11 @@ def _shape_of_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return x.new_empty(x.shape[0], weight.shape[0])
 
 
+def differentiated_again() -> bool:
+    """Whether the backward pass that is on is itself recorded (create_graph); a compiler records none."""
+    return torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
 class _Linear(torch.autograd.Function):
     """y = x W^T + b, and its three gradients, each one product."""
 
@@ -73,13 +77,13 @@ class _Linear(torch.autograd.Function):
         return product(x, weight, bias)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
+        times = linear if differentiated_again() else product
         return (
-            product(dy, weight.t()) if needs_x else None,
-            product(dy.t(), x.t()) if needs_weight else None,
+            times(dy, weight.t()) if needs_x else None,
+            times(dy.t(), x.t()) if needs_weight else None,
             dy.sum(dim=0) if needs_bias else None,
         )
 
@@ -114,10 +118,14 @@ class _CausalAttention(torch.autograd.Function):
         return weights @ v
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v, weights = ctx.saved_tensors
         dweights = dy @ v.mT
+        if differentiated_again():  # spelled out, from what has a graph
+            future = torch.ones(q.shape[1], q.shape[1], dtype=torch.bool).triu(1)
+            weights = torch.softmax((q @ k.mT * ctx.scale).masked_fill(future, -math.inf), dim=-1)
+            dscores = weights * (dweights - (weights * dweights).sum(dim=-1, keepdim=True)) * ctx.scale
+            return dscores @ k, dscores.mT @ q, weights.mT @ dy
         # The gradient of softmax, w (dw - sum w dw), in one pass.
         dscores = torch._softmax_backward_data(dweights, weights, -1, weights.dtype).mul_(ctx.scale)
         return dscores @ k, dscores.mT @ q, weights.mT @ dy

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 
@@ -39,8 +38,12 @@ class _Recomputed(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, None, None]:
+        if torch.is_grad_enabled() or not torch.autograd._is_checkpoint_valid():
+            raise NotImplementedError(
+                "gradient checkpointing works with backward() alone, without create_graph and inputs, and not with"
+                " autograd.grad: build the model with recompute=False (gradient_checkpointing = false)"
+            )
         x = ctx.saved_tensors[0].detach().requires_grad_()
         with torch.enable_grad():
             y = ctx.block(x, ctx.key)

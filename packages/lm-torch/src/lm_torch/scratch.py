@@ -2,7 +2,7 @@
 each against the one here.
 
 All of them take any leading dimensions. Sums that decide a scale (softmax, norms, losses) are made in float32, whatever
-the type of the activations.
+the type of the activations; float64 stays float64 throughout.
 
 Axes: T queries, S keys, N heads, K kv heads, H head, D model, V vocabulary.
 """
@@ -12,6 +12,11 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+
+def widened(x: Tensor) -> Tensor:
+    """x in float32, or in float64 where it is that."""
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -25,11 +30,11 @@ def embedding(ids: Tensor, weight: Tensor) -> Tensor:
     return weight[ids]
 
 
-def softmax(x: Tensor) -> Tensor:
-    """exp(x) / sum exp(x) over the last axis; the largest is taken off first, so that nothing overflows."""
-    x = x.float()
-    exps = (x - x.amax(dim=-1, keepdim=True)).exp()
-    return exps / exps.sum(dim=-1, keepdim=True)
+def softmax(x: Tensor, axis: int = -1) -> Tensor:
+    """exp(x) / sum exp(x) over an axis, the last by default; the largest is taken off, so that nothing overflows."""
+    x = widened(x)
+    exps = (x - x.amax(dim=axis, keepdim=True)).exp()
+    return exps / exps.sum(dim=axis, keepdim=True)
 
 
 def silu(x: Tensor) -> Tensor:
@@ -49,13 +54,13 @@ def gelu_tanh(x: Tensor) -> Tensor:
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean x^2 + eps) * weight over the last axis (Zhang and Sennrich 2019)."""
-    wide = x.float()
+    wide = widened(x)
     return (wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + eps)).to(x.dtype) * weight
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
     """(x - mean) / sqrt(variance + eps) * weight + bias over the last axis (Ba et al. 2016)."""
-    wide = x.float()
+    wide = widened(x)
     centred = wide - wide.mean(dim=-1, keepdim=True)
     y = (centred * torch.rsqrt(centred.square().mean(dim=-1, keepdim=True) + eps)).to(x.dtype) * weight
     return y if bias is None else y + bias
@@ -84,7 +89,7 @@ def scaled_dot_product_attention(
     """
     if q.ndim > 2 and k.shape[-3] != q.shape[-3]:
         k, v = (a.repeat_interleave(q.shape[-3] // a.shape[-3], dim=-3) for a in (k, v))
-    scores = (q @ k.mT).float() / math.sqrt(q.shape[-1])
+    scores = widened(q @ k.mT) / math.sqrt(q.shape[-1])
     if is_causal:
         future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
         scores = scores.masked_fill(future, -math.inf)
@@ -96,7 +101,7 @@ def scaled_dot_product_attention(
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean of log sum exp(logits) - logits[target] in nats: logits [..., V], targets [...] -> a scalar."""
-    logits = logits.float()
+    logits = widened(logits)
     logits = logits - logits.amax(dim=-1, keepdim=True)
     chosen = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
     return (logits.exp().sum(dim=-1).log() - chosen).mean()
