@@ -15,9 +15,12 @@ from transformerlm.corpus.records import from_json, taken
 BLOCK = 1 << 20
 """Bytes read at a time."""
 _SPACE = b" \t\r\n"
-_OUTSIDE = re.compile(rb'["\[\]{},]')
-_INSIDE = re.compile(rb'["\\]')
-_DEPTH = {b"[": 1, b"{": 1, b"]": -1, b"}": -1}
+_QUOTE = ord('"')
+_STRING_END = rb'(?:[^"\\]+|\\.)*+"'
+_OUTSIDE = re.compile(rb'"' + _STRING_END + rb'|["\[\]{},]', re.DOTALL)
+"""A whole string, where a block has it, or a mark."""
+_INSIDE = re.compile(_STRING_END, re.DOTALL)
+_DEPTH = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 
 
 def read_json_list(file: BinaryIO, name: str, place: Place, rules: Rules) -> Iterator[Piece | Flaw]:
@@ -73,23 +76,29 @@ class _Items:
         """Its bytes, of which no more than so many are held, their number, and what ends it: a comma is passed."""
         held, size, depth, in_string = bytearray(), 0, 0, False
         while self._more():
-            found = (_INSIDE if in_string else _OUTSIDE).search(self.block, self.at)
-            mark = found[0] if found else b""
-            stop = found.end() if found else len(self.block)
-            if mark == b"\\":  # what is escaped means nothing
-                if stop == len(self.block):
-                    self.block += self.file.read(BLOCK)
-                stop = min(stop + 1, len(self.block))
-            ends = depth == 0 and mark in (b",", b"]")
-            part = self.block[self.at : stop - 1 if ends else stop]
-            held += part[: max(0, self.most + 1 - len(held))]
-            size += len(part)
-            self._go_to(stop - 1 if mark == b"]" and ends else stop)
-            if ends:
-                return bytes(held), size, mark
-            in_string ^= mark == b'"'
-            depth += _DEPTH.get(mark, 0)
+            stop, depth, in_string, end = self._scan(depth, in_string)
+            held += self.block[self.at : min(stop, self.at + max(0, self.most + 1 - len(held)))]
+            size += stop - self.at
+            self._go_to(stop + (end == b","))
+            if end:
+                return bytes(held), size, end
         raise UserError(f"{self.name} is cut: the list that it begins with does not end")
+
+    def _scan(self, depth: int, in_string: bool) -> tuple[int, int, bool, bytes]:
+        """Where the item or, before it, the block ends; the depth there, whether in a string; what ends the item."""
+        at = self.at
+        while found := _INSIDE.match(self.block, at) if in_string else _OUTSIDE.search(self.block, at):
+            start, at = found.span()
+            mark = self.block[start]
+            if in_string:
+                in_string = False
+            elif mark == _QUOTE:
+                in_string = at - start == 1
+            elif depth == 0 and mark in b",]":
+                return start, depth, in_string, bytes((mark,))
+            else:
+                depth += _DEPTH.get(mark, 0)
+        return len(self.block), depth, in_string, b""
 
     def _go_to(self, stop: int) -> None:
         self.offset += stop - self.at
@@ -99,6 +108,8 @@ class _Items:
         """Whether there is another byte, which is read if need be."""
         if self.at == len(self.block):
             self.block, self.at = self.file.read(BLOCK), 0
+            while self.block.endswith(b"\\") and (more := self.file.read(BLOCK)):  # what is escaped stays with it
+                self.block += more
         return self.at < len(self.block)
 
     def _check_end(self) -> None:

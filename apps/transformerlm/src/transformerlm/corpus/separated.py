@@ -9,8 +9,8 @@ from functools import partial
 from typing import BinaryIO
 
 from lm_core.errors import UserError
-from transformerlm.corpus.fields import document_of, no_such_field
-from transformerlm.corpus.pieces import BadRecord, Flaw, Piece, Place, Rules, valid_utf8
+from transformerlm.corpus.fields import no_such_field
+from transformerlm.corpus.pieces import BadRecord, Flaw, Piece, Place, Rules, encoded, valid_utf8
 from transformerlm.corpus.records import bounded_lines, taken, too_long
 from transformerlm.corpus.unpacked import skip
 
@@ -54,7 +54,7 @@ def _document(header: list[str], row: list[str] | BadRecord, rows: "_Rows", rule
         raise row
     if len(row) != len(header):
         raise BadRecord("not as many columns", f" has {len(row)} columns, and the first line {len(header)}")
-    document, replaced = document_of(dict(zip(header, row, strict=True)), rules)
+    document, replaced = encoded(row[header.index(rules.field)], rules.errors)
     return document, replaced + rows.replaced
 
 

@@ -24,7 +24,8 @@ HEAD = 1 << 16
 """How many first bytes are looked at, at most."""
 
 FORMAT_OF_SUFFIX: dict[str, Format] = {
-    ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".tab": "tsv",
+    ".jsonl": "jsonl", ".ndjson": "jsonl", ".jsonlines": "jsonl", ".jl": "jsonl", ".json": "json",
+    ".csv": "csv", ".tsv": "tsv", ".tab": "tsv",
     ".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow", ".ipc": "arrow",
 }  # fmt: skip
 COMPRESSION_OF_SUFFIX: dict[str, Compression] = {
@@ -42,7 +43,7 @@ _OTHER_UNICODE = (
 _BINARY = (
     (b"PK\x03\x04", "a zip archive (or an office document)"), (b"PK\x05\x06", "an empty zip archive"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive"), (b"Rar!\x1a\x07", "a rar archive"),
-    (b"\x04\x22\x4d\x18", "compressed by lz4"),
+    (b"\x04\x22\x4d\x18", "compressed by lz4"), (b"\x1f\x9d", "compressed by compress"),
     (b"%PDF-", "a PDF document"), (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an office document"),
     (b"SQLite format 3\0", "an SQLite database"), (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
     (b"\x93NUMPY", "a numpy array"), (b"FEA1", "a Feather file of version 1"), (b"ORC", "an ORC file"),
