@@ -1,7 +1,7 @@
 """The tokenizer: text -> ids -> text, by the readable path for a prompt and by compiled kernels for a corpus.
 
     text --special tokens--> stretches --small--> words.py, Python with a memory of pieces
-                                       --large--> engine.py, kernels in threads
+                                       --large--> large.py, engine.py: kernels in threads
 
 Loading the kernels takes most of a second (and compiling them, once on a machine, several), so a process that has
 encoded little never loads them.
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from lm_tokenizer.engine import Engine
+    from lm_tokenizer.faces.huggingface import HuggingFaceFace
     from lm_tokenizer.faces.tiktoken import TiktokenFace
     from lm_tokenizer.reference import TieBreak
     from lm_tokenizer.stream import StreamDecoder
@@ -108,8 +109,7 @@ class Tokenizer:
         options = TrainingOptions(
             vocab_size, special_tokens, pattern, special_tokens_first, min_frequency, max_token_length, tie_break
         )
-        threads = thread_count(threads)
-        corpus = Corpus(source, pattern, options.special_tokens)
+        corpus, threads = Corpus(source, pattern, options.special_tokens), thread_count(threads)
         units = corpus.units()
         from lm_tokenizer.train import train  # here: it imports the kernels, which come after every mistake
 
@@ -246,9 +246,8 @@ class Tokenizer:
             text, allowed_special=allowed_special, disallowed_special=disallowed_special, threads=threads
         )
         offsets = byte_offsets(self.byte_lengths[ids])
-        if unit == "byte":
-            return ids, offsets
-        return ids, character_offsets(offsets, text.decode() if isinstance(text, bytes) else text)
+        whole = text.decode() if isinstance(text, bytes) else text
+        return ids, offsets if unit == "byte" else character_offsets(offsets, whole)
 
     def encode_batch(self, texts: Sequence[Text], threads: int | None = None, *, allowed_special: Choice = (),
                      disallowed_special: Choice = "all", errors: Errors = "strict") -> "list[np.ndarray]":  # fmt: skip
@@ -388,10 +387,14 @@ class Tokenizer:
 
         return StreamDecoder(self.vocabulary.tokens, errors)
 
-    # For code that was written for another library
-
     def as_tiktoken(self) -> "TiktokenFace":
         """This tokenizer as a `tiktoken.Encoding`, which need not be installed."""
         from lm_tokenizer.faces.tiktoken import TiktokenFace
 
         return TiktokenFace(self)
+
+    def as_huggingface(self) -> "HuggingFaceFace":
+        """This tokenizer as a `transformers.PreTrainedTokenizerFast`, which need not be installed."""
+        from lm_tokenizer.faces.huggingface import HuggingFaceFace
+
+        return HuggingFaceFace(self)
