@@ -1,10 +1,15 @@
 """Programs replace and delete what they wrote themselves, and nothing else."""
 
+import errno
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from lm_core.errors import UnreadableError
+from transformerlm.parts import Parts, Progress, Unit
 
 Run = Callable[..., int]
 WORDS = ("--tokenizer", "tok", "--output", "out", "--train", "text.txt")
@@ -66,3 +71,27 @@ def test_a_config_that_somebody_keeps_in_the_output_folder_stays(
     assert run_make_data("--config", "mine.toml") == 0
     (place / "out/train.npy").unlink()  # as a call leaves it that is killed after it wrote the config
     assert run_make_data("--config", "mine.toml") == 0
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES, errno.EIO, errno.ESTALE])
+def test_a_finished_unit_that_cannot_be_read_just_now_is_not_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    parts = Parts(tmp_path / "parts", "job")
+    parts.open()
+    parts.add(Unit(splits=(), after=Progress()))
+    [record] = parts.folder.glob("*.json")
+    read = Path.read_bytes
+
+    def fail(path: Path) -> bytes:
+        if path == record:
+            raise OSError(number, os.strerror(number))
+        return read(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", fail)
+        with pytest.raises(UnreadableError, match=os.strerror(number)):
+            Parts(parts.folder, "job").open()
+    again = Parts(parts.folder, "job")
+    again.open()
+    assert again.units == parts.units

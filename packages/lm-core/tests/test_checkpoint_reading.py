@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lm_core.errors import UserError
+from lm_core.errors import UnreadableError, UserError
 from lm_core.run import checkpoint
-from lm_core.run.checkpoint import FORMAT, Checkpoints, DamagedError, UnreadableError
+from lm_core.run.checkpoint import FORMAT, Checkpoints, DamagedError
 from lm_core.run.folder import RunFolder
 from lm_core.run.tensors import safetensors_parts
 

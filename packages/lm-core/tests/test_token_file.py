@@ -1,5 +1,6 @@
 """A token file is opened whole, or it is said in one line why not."""
 
+import errno
 import hashlib
 import json
 import os
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from lm_core.data.token_file import TokenFile, check_pair
-from lm_core.errors import UserError
+from lm_core.errors import UnreadableError, UserError
 
 IDS = np.arange(1000, dtype=np.uint16)
 
@@ -140,3 +141,19 @@ def test_files_of_one_folder_belong_together_and_sidecars_without_a_word_on_that
     else:
         with pytest.raises(UserError, match=r"train\.npy and .*validation\.npy were not made together"):
             check_pair(ours, theirs)
+
+
+@pytest.mark.parametrize("module", ["token_file.read_regular", "token_ids.open_regular"])
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES, errno.EIO, errno.ESTALE, errno.ENOENT])
+def test_an_error_that_may_pass_is_not_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, number: int
+) -> None:
+    path = write(tmp_path / "a.npy", np.arange(5, dtype=np.uint16))
+
+    def fail(*_: object) -> bytes:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(f"lm_core.data.{module}", fail)
+    with pytest.raises(UserError) as caught:
+        TokenFile.open(path)
+    assert isinstance(caught.value, UnreadableError) == (number != errno.ENOENT)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from lm_core.data.datasets import DATASETS, SPLITS, DatasetFiles, Split, find_dataset
 from lm_core.data.token_file import TokenFile
-from lm_core.errors import UserError
+from lm_core.errors import UnreadableError, UserError
 from lm_core.run.files import make_folder
 from lm_tokenizer import Tokenizer
 from lm_tokenizer.adapters import TextTokenizer, load_tokenizer, train_tokenizer
@@ -104,6 +104,8 @@ def _token_file(
     path = folder / f"{split}.npy"
     try:
         return TokenFile.open(path, tokenizer.fingerprint)
+    except UnreadableError:
+        raise
     except UserError as error:
         if path.exists():
             say(f"{error}: it is made anew")

@@ -17,7 +17,8 @@ from pydantic import Field
 
 from lm_core.config import Config
 from lm_core.data.token_file import TokenFile
-from lm_core.errors import UserError
+from lm_core.errors import UnreadableError, UserError
+from lm_core.regular import may_pass
 from lm_core.run.files import write_whole
 from transformerlm.corpus.flaws import Flaws
 from transformerlm.corpus.inputs import InputFile
@@ -145,13 +146,23 @@ class Parts:
                 raise UserError(f"{path} was not written by make-data: move it away, or give another output")
 
     def _read(self, number: int) -> Unit | None:
-        """The unit of that number, if it is whole."""
+        """The unit of that number, if it is whole.
+
+        Raises:
+            UnreadableError: when it cannot be read just now; a unit that is not whole is removed.
+        """
+        record = self._record(number)
         try:
-            record = self._record(number)
             unit = Unit.parse(json.loads(record.read_bytes()), str(record))
             for split in unit.splits:
                 self._open(number, split)
-        except (OSError, ValueError, UserError):
+        except UnreadableError:
+            raise
+        except OSError as error:
+            if may_pass(error):
+                raise UnreadableError(f"cannot read {record}: {error.strerror}; try again") from None
+            return None
+        except (ValueError, UserError):
             return None
         return unit
 

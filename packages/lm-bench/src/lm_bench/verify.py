@@ -17,9 +17,9 @@ import numpy as np
 
 from lm_bench.table import aligned
 from lm_core.config import read_toml
-from lm_core.errors import UserError
+from lm_core.errors import UnreadableError, UserError
 from lm_core.regular import is_scratch
-from lm_core.run.checkpoint import Checkpoint, Checkpoints, DamagedError, UnreadableError
+from lm_core.run.checkpoint import Checkpoint, Checkpoints, DamagedError
 from lm_core.run.files import checkpoint_files
 from lm_core.run.folder import RunFolder
 

@@ -12,6 +12,10 @@ class UserError(Exception):
     exit_code = 2
 
 
+class UnreadableError(UserError):
+    """What this process cannot read just now, which is no word on what it holds: it is neither rebuilt nor deleted."""
+
+
 OUT_OF_MEMORY = (
     "the memory is full: lower the batch size, the sequence length or the model's size, or end other programs"
 )

@@ -21,6 +21,20 @@ _LONGEST = 200
 """Bytes of a file's name that its scratch file's name has; a name may have 255."""
 
 
+_OF_WHAT_LIES_THERE = (
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EINVAL, errno.EFBIG,
+    errno.ENAMETOOLONG,
+)  # fmt: skip
+
+
+def may_pass(error: OSError) -> bool:
+    """Whether an error of reading says nothing of what lies there, so that the next try may succeed.
+
+    Such are ENFILE, EMFILE, EACCES, ENOMEM, EIO and ESTALE; not that there is no such file, or that it is no file.
+    """
+    return error.errno not in _OF_WHAT_LIES_THERE
+
+
 def check_inside(path: Path, root: Path) -> None:
     """Check that no link on the way from `root` to `path` leads out of `root`; what is not there yet leads nowhere.
 

@@ -18,8 +18,8 @@ from pydantic import Field, model_validator
 
 from lm_core.config import Config
 from lm_core.data.token_ids import TokenIds
-from lm_core.errors import UserError
-from lm_core.regular import read_regular
+from lm_core.errors import UnreadableError, UserError
+from lm_core.regular import may_pass, read_regular
 
 HEADER_BYTES = 128
 _LONGEST_SIDECAR = 1 << 16
@@ -137,7 +137,8 @@ def read_sidecar(path: str | Path) -> Facts:
             f"token file {path} has no sidecar {sidecar.name}: it was moved without it, or never finished; make it anew"
         ) from None
     except OSError as error:
-        raise UserError(f"cannot read {sidecar}: {error.strerror}") from None
+        kind = UnreadableError if may_pass(error) else UserError
+        raise kind(f"cannot read {sidecar}: {error.strerror}") from None
     try:
         said = json.loads(data)
         digest = said.pop("sidecar_sha256")

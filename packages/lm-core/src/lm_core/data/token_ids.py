@@ -19,8 +19,8 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from lm_core.errors import UserError
-from lm_core.regular import open_regular
+from lm_core.errors import UnreadableError, UserError
+from lm_core.regular import may_pass, open_regular
 
 _CHUNK = 1 << 22
 """Ids that are checked at a time."""
@@ -50,7 +50,8 @@ class TokenIds:
             with open_regular(path) as file:
                 self._descriptor = os.dup(file.fileno())
         except OSError as error:
-            raise UserError(f"cannot read token file {path}: {error.strerror}") from None
+            kind = UnreadableError if may_pass(error) else UserError
+            raise kind(f"cannot read token file {path}: {error.strerror}") from None
         weakref.finalize(self, os.close, self._descriptor)
         self._stamp = self._stamped()
 
@@ -148,5 +149,5 @@ class TokenIds:
             raise self._unreadable(error) from None
         return facts.st_size, facts.st_mtime_ns
 
-    def _unreadable(self, error: OSError) -> UserError:
-        return UserError(f"cannot read token file {self.path}: {error.strerror}")
+    def _unreadable(self, error: OSError) -> UnreadableError:
+        return UnreadableError(f"cannot read token file {self.path}: {error.strerror}")

@@ -34,8 +34,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from lm_core.errors import UserError
-from lm_core.regular import open_regular
+from lm_core.errors import UnreadableError
+from lm_core.regular import may_pass, open_regular
 from lm_core.run.files import Buffer, checkpoint_files, make_folder, write_whole
 from lm_core.run.tensors import Arrays, bytes_of, contiguous, read_header, safetensors_parts
 
@@ -44,19 +44,10 @@ FORMAT = 1
 _MALFORMED = (
     SafetensorError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError,
 )  # fmt: skip
-_OF_WHAT_LIES_THERE = (
-    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EINVAL, errno.EFBIG,
-    errno.ENAMETOOLONG,
-)  # fmt: skip
-"""Errors that say that there is no such file; any other may be gone at the next try."""
 
 
 class DamagedError(Exception):
     """A checkpoint that cannot be trusted; the message says why."""
-
-
-class UnreadableError(UserError):
-    """A checkpoint that this process cannot read, which is no word on what it holds; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -254,9 +245,9 @@ def _judged(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno == errno.ENOENT:
             raise DamagedError(f"{path.name} is missing") from None
-        if error.errno in _OF_WHAT_LIES_THERE:
-            raise DamagedError(f"{path.name}: {error.strerror or error}") from None
-        raise _unreadable(path, error.strerror or str(error)) from None
+        if may_pass(error):
+            raise _unreadable(path, error.strerror or str(error)) from None
+        raise DamagedError(f"{path.name}: {error.strerror or error}") from None
     except MemoryError:
         raise _unreadable(path, "there is not enough memory") from None
     except _MALFORMED as error:

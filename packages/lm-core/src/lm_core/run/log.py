@@ -4,6 +4,7 @@ A record is one JSON object with `kind` and `step`. A disk that fails holds up n
 what could not be written waits for the next record.
 """
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -118,8 +119,10 @@ class RunLog:
     def __init__(
         self, path: Path, start: int, total: int, sinks: Sequence[Sink] = (), *, line: LineFormat = record_line
     ):
+        records, others = list[dict[str, Any]](), 0
         try:
-            records, others = _read(path) if path.exists() else ([], 0)
+            with contextlib.suppress(FileNotFoundError):
+                records, others = _read(path)
             kept = [record for record in records if record["step"] <= start]
             write_whole(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
             self.file = RecordFile(path)
