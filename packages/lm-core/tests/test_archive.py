@@ -1,5 +1,6 @@
 """An archive gives the wanted files, or a line that says what is wrong with it; nothing else is ever written."""
 
+import gzip
 import io
 import stat
 import tarfile
@@ -223,3 +224,10 @@ def test_a_file_that_is_no_archive_is_said_to_be_none(tmp_path: Path, target: Pa
     assert "neither a zip nor a tar.gz" in refusal(tmp_path / "archive", target)
     with pytest.raises(UserError, match="cannot read"):
         is_archive(tmp_path)
+
+
+def test_a_gzip_of_a_text_is_to_be_unpacked_first(tmp_path: Path) -> None:
+    path, target = tmp_path / "text8.gz", tmp_path / "target"
+    path.write_bytes(gzip.compress(b"just a text " * 100))
+    target.mkdir()
+    assert "one that is not a tar.gz is to be unpacked first" in refusal(path, target)

@@ -95,3 +95,18 @@ def test_what_is_missing_or_damaged_is_named(tmp_path: Path, monkeypatch: pytest
     assert "{train,validation,test}-00000-of-00001.parquet" in refusal(empty, tmp_path)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     assert "is parquet, which needs pyarrow: pip install pyarrow" in refusal(hub, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "said"),
+    [
+        ("copy.txt", "text".encode("utf-16"), "is UTF-16, not UTF-8: convert it (iconv -f UTF-16 -t UTF-8)"),
+        ("copy.jsonl", b'{"text": "a"}', "is jsonl by its name, and not plain text"),
+        ("copy", b"PAR1", "is a table (parquet): give a plain text"),
+    ],
+)
+def test_a_copy_that_is_not_plain_text_is_refused(tmp_path: Path, name: str, data: bytes, said: str) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(UserError) as caught:
+        find_dataset("tinyshakespeare", tmp_path / name, tmp_path / "cache", print)
+    assert said in str(caught.value)

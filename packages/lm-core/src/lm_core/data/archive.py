@@ -62,7 +62,8 @@ def extract(archive: Path, wanted: Mapping[str, Collection[str]], target: Path, 
     try:
         readers[kind](archive, wanted, target, limit)
     except _DAMAGED as error:
-        raise UserError(f"{archive} is damaged ({' '.join(str(error).split()) or 'it ends too soon'})") from None
+        hint = "; one that is not a tar.gz is to be unpacked first" if isinstance(error, tarfile.ReadError) else ""
+        raise UserError(f"{archive} is damaged ({' '.join(str(error).split()) or 'it ends too soon'}){hint}") from None
 
 
 def _magic(path: Path) -> str | None:

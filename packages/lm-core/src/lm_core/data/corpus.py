@@ -7,7 +7,7 @@ import os
 import sysconfig
 from pathlib import Path
 
-from lm_core.data.formats import FORMAT_OF_SUFFIX, HEAD, binary_kind, compression_of, without_compression
+from lm_core.data.formats import HEAD, check_plain
 from lm_core.errors import UserError
 from lm_core.regular import open_regular
 
@@ -33,7 +33,7 @@ def read_text(path: str | Path) -> str:
             data = file.read()
     except OSError as error:
         raise UserError(f"cannot read text {path}: {error.strerror}") from None
-    _check_format(str(path), data[:HEAD])
+    check_plain(f"text {path}", str(path), data[:HEAD])
     try:
         text = data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
@@ -43,20 +43,6 @@ def read_text(path: str | Path) -> str:
     if not text:
         raise UserError(f"text {path} is empty")
     return text
-
-
-def _check_format(path: str, head: bytes) -> None:
-    compression = compression_of(path, head)
-    if compression:
-        raise UserError(f"text {path} is compressed by {compression}: unpack it first")
-    suffix = Path(without_compression(path)).suffix
-    if (what := binary_kind(head)) and what != "a binary file":  # a NUL alone may be a character of a text
-        raise UserError(f"text {path} is {what}: give a plain text")
-    if format := FORMAT_OF_SUFFIX.get(suffix.lower()):
-        raise UserError(
-            f"text {path} is {format} by its name, and not plain text: write its documents into a text file"
-            " (jq -r .text for JSON lines), or rename it to .txt to train on it as it is"
-        )
 
 
 def standard_library_text(limit: int = STANDARD_LIBRARY_CHARACTERS) -> str:

@@ -124,6 +124,30 @@ def format_of(name: str, head: bytes, *, stream: bool = False) -> Format:
     return "text"
 
 
+def check_plain(what: str, name: str, head: bytes) -> None:
+    """Check that a file may be plain text, where nothing else is read.
+
+    Args:
+        what: how the error calls the file.
+        name: its path.
+        head: its first bytes.
+
+    Raises:
+        UserError: for one that name or bytes say is something else, with what to do.
+    """
+    if compression := compression_of(name, head):
+        raise UserError(f"{what} is compressed by {compression}: unpack it first")
+    if (kind := binary_kind(head)) and kind != "a binary file":  # a NUL alone may be a character of a text
+        raise UserError(f"{what} is {kind}: give a plain text")
+    if other := _other_unicode(head):
+        raise UserError(f"{what} is {other}, not UTF-8: convert it (iconv -f {other} -t UTF-8)")
+    if format := FORMAT_OF_SUFFIX.get(PurePath(name).suffix.lower()):
+        raise UserError(
+            f"{what} is {format} by its name, and not plain text: write its documents into a text file"
+            " (jq -r .text for JSON lines), or rename it to .txt to train on it as it is"
+        )
+
+
 def _other_unicode(head: bytes) -> str | None:
     return next((name for mark, name in _OTHER_UNICODE if head.startswith(mark)), None)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lm_core.data.datasets.table import SPLITS, Dataset, Split, Unit
+from lm_core.data.formats import HEAD, check_plain
 from lm_core.errors import UserError
 
 _CHUNK = 1 << 20
@@ -96,8 +97,8 @@ def check_text(path: Path, unit: Unit, algorithm: str) -> str:
     """Look at all of a file that a person gave, and return its hash.
 
     Raises:
-        UserError: when it is empty; where bytes are not the unit, when it is not UTF-8, naming the byte; where words
-            are, when it has no newline, for their texts are lines.
+        UserError: when it is empty; where bytes are not the unit, when it is of another format or not UTF-8, naming the
+            byte; where words are, when it has no newline, for their texts are lines.
     """
     digest = hashlib.new(algorithm, usedforsecurity=False)
     decoder = codecs.getincrementaldecoder("utf-8")()
@@ -105,6 +106,8 @@ def check_text(path: Path, unit: Unit, algorithm: str) -> str:
     try:
         with path.open("rb") as file:
             while chunk := file.read(_CHUNK):
+                if unit != "byte" and not size:
+                    check_plain(str(path), str(path), chunk[:HEAD])
                 digest.update(chunk)
                 if unit != "byte":
                     _decode(decoder, chunk, size, path)
