@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lm_core.errors import UserError
-from lm_core.schedules import ScheduleConfig, learning_rate, parse_piecewise, piecewise
+from lm_core.schedules import ScheduleConfig, extended, learning_rate, parse_piecewise, piecewise
 
 
 def rates(config: ScheduleConfig, *steps: int) -> list[float]:
@@ -45,7 +45,7 @@ def test_hold_then_decay_without_decay_steps_holds_for_ever() -> None:
     assert rates(config, 1, 2, 99, 100, 500) == [0.5, 1, 1, 1, 1]
 
 
-@given(st.sampled_from(["constant", "cosine", "hold_then_decay"]), st.integers(1, 400), st.data())
+@given(st.sampled_from(["constant", "cosine", "hold_then_decay", "hold_then_cosine"]), st.integers(1, 400), st.data())
 def test_after_the_warmup_no_schedule_rises_and_none_leaves_the_range_of_floor_to_peak(
     kind: str, max_steps: int, data: st.DataObject
 ) -> None:
@@ -85,6 +85,56 @@ def test_points_may_be_given_as_text() -> None:
 def test_piecewise_text_is_read_back_exactly(by_step: dict[int, float]) -> None:
     points = tuple(sorted(by_step.items()))
     assert parse_piecewise(",".join(f"{step}:{rate!r}" for step, rate in points)) == points
+
+
+@given(st.integers(0, 300), st.integers(0, 500), st.integers(0, 500), st.floats(0, 1), st.integers(1, 1500))
+def test_hold_then_cosine_follows_its_formula(W: int, hold: int, D: int, m: float, t: int) -> None:
+    T = hold + D + 1
+    config = ScheduleConfig(
+        kind="hold_then_cosine", peak_lr=3e-4, warmup_steps=W, max_steps=T, decay_steps=D, min_factor=m
+    )
+    progress = min(max(t - (T - D), 0), D) / D if D else 0.0
+    expected = min(1.0, t / W if W else 1.0) * (m + 0.5 * (1 - m) * (1 + math.cos(math.pi * progress)))
+    assert learning_rate(config, t) == pytest.approx(3e-4 * expected, rel=1e-9, abs=1e-18)
+
+
+def test_hold_then_cosine_warms_up_holds_is_half_way_in_the_middle_of_its_decay_and_stays_on_its_floor() -> None:
+    values = {"kind": "hold_then_cosine", "peak_lr": 1.0, "warmup_steps": 4, "max_steps": 100, "decay_steps": 40}
+    config = ScheduleConfig.parse({**values, "min_factor": 0.1})
+    assert rates(config, 1, 4, 60, 80, 100, 101) == pytest.approx([0.25, 1, 1, 0.55, 0.1, 0.1], rel=1e-12)
+
+
+# A run that is given more steps
+
+COSINE = ScheduleConfig(kind="cosine", peak_lr=1.0, warmup_steps=10, max_steps=100, min_factor=0.1)
+
+
+def test_an_extended_schedule_is_stretched_stays_on_its_floor_or_begins_again() -> None:
+    stretched, floor, again = (extended(COSINE, how, 100, 300) for how in ("stretch", "floor", "warmup"))
+    assert stretched == COSINE.model_copy(update={"max_steps": 300})
+    assert rates(floor, 100, 101, 300) == pytest.approx([0.1, 0.1, 0.1])
+    assert rates(again, 101, 105, 110, 205, 300) == pytest.approx([0.1, 0.5, 1, 0.55, 0.1])
+
+
+@given(st.sampled_from(["constant", "cosine", "hold_then_decay", "hold_then_cosine"]), st.integers(1, 500))
+def test_a_schedule_that_begins_again_is_that_of_a_new_run_of_the_steps_left(kind: str, step: int) -> None:
+    values = {"kind": kind, "warmup_steps": 5, "decay_steps": 20, "min_factor": 0.2}
+    again = extended(ScheduleConfig.parse({**values, "max_steps": 50}), "warmup", 50, 250)
+    new = ScheduleConfig.parse({**values, "max_steps": 200})
+    assert learning_rate(again, 50 + step) == learning_rate(new, step)
+
+
+@pytest.mark.parametrize(
+    ("changes", "how", "said"),
+    [
+        ({"min_factor": 0.0}, "floor", "the decay ends at a rate of 0"),
+        ({"warmup_steps": 0}, "warmup", "give warmup_steps"),
+        ({"warmup_steps": 50}, "warmup", "leaves no room to decay before max_steps 120, counted from start_step 100"),
+    ],
+)
+def test_a_schedule_that_cannot_go_on_so_says_why(changes: dict[str, object], how: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        extended(COSINE.model_copy(update=changes), how, 100, 120)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

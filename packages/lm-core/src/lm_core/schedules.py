@@ -3,7 +3,10 @@
 Every function gives a factor of the peak rate, but `piecewise`, which gives the rate itself. `learning_rate` picks the
 one that a `ScheduleConfig` names and multiplies the warm-up in.
 
-Sources: cosine, Loshchilov and Hutter 2017 (SGDR, equation 5) with a floor; hold then decay, Hu et al. 2024 ("WSD").
+A resumed run that is given more steps may `extend` its schedule in one of three ways.
+
+Sources: cosine, Loshchilov and Hutter 2017 (SGDR, equation 5) with a floor; hold then decay, Hu et al. 2024 ("WSD"), in a
+straight line or along a cosine; warming up again, Ibrahim et al. 2024 (arXiv 2403.08763, section 4).
 """
 
 import math
@@ -15,6 +18,10 @@ from lm_core.config import Config
 from lm_core.errors import UserError
 
 Points = tuple[tuple[int, float], ...]
+Extension = Literal["stretch", "floor", "warmup"]
+"""How a schedule goes on when a run is given more steps."""
+DECAYING = ("cosine", "hold_then_decay", "hold_then_cosine")
+"""The kinds that end at `max_steps`."""
 
 
 def linear_warmup(step: int, warmup_steps: int) -> float:
@@ -36,6 +43,11 @@ def hold_then_decay(step: int, max_steps: int, decay_steps: int, min_factor: flo
         return 1.0
     progress = min(1.0, max(0.0, (step - (max_steps - decay_steps)) / decay_steps))
     return 1.0 - (1.0 - min_factor) * progress
+
+
+def hold_then_cosine(step: int, max_steps: int, decay_steps: int, min_factor: float) -> float:
+    """1 until T - D, then m + 0.5 (1 - m) (1 + cos(pi (t - (T - D)) / D)) down to m at T, D being decay_steps."""
+    return cosine(step, max_steps - decay_steps, max_steps, min_factor) if decay_steps else 1.0
 
 
 def piecewise(step: int, points: Points) -> float:
@@ -74,8 +86,8 @@ def parse_piecewise(text: str) -> Points:
 class ScheduleConfig(Config):
     """A peak rate, its shape over the run, and a linear warm-up in front of any shape."""
 
-    kind: Literal["constant", "cosine", "hold_then_decay", "piecewise"] = "constant"
-    """The shape after the warm-up."""
+    kind: Literal["constant", "cosine", "hold_then_decay", "hold_then_cosine", "piecewise"] = "constant"
+    """The shape after the warm-up; hold_then_decay falls in a straight line, hold_then_cosine along a cosine."""
     peak_lr: float = Field(3e-4, gt=0)
     """The rate where the factor is 1 (piecewise: unused, the points hold rates)."""
     warmup_steps: int = Field(0, ge=0)
@@ -85,7 +97,9 @@ class ScheduleConfig(Config):
     min_factor: float = Field(0.0, ge=0, le=1)
     """m: the floor of a decay, as a factor of the peak."""
     decay_steps: int = Field(0, ge=0)
-    """hold_then_decay: length of the decay."""
+    """hold_then_decay, hold_then_cosine: length of the decay."""
+    start_step: int = Field(0, ge=0)
+    """S: steps that the schedule does not count, so that its warm-up begins after them (piecewise: the warm-up alone)."""
     points: Points = ()
     """piecewise: (step, rate) pairs in ascending order."""
 
@@ -101,29 +115,60 @@ class ScheduleConfig(Config):
         steps = [step for step, _ in self.points]
         if any(step < 0 or rate <= 0 for step, rate in self.points) or steps != sorted(set(steps)):
             raise ValueError("points: the steps must ascend from 0 or later, and the rates be positive")
-        if self.kind == "hold_then_decay" and self.decay_steps > self.max_steps:
-            raise ValueError(f"decay_steps {self.decay_steps} is more than max_steps {self.max_steps}")
         if self.kind == "piecewise" and not self.points:
             raise ValueError("a piecewise schedule needs points")
-        if self.kind == "cosine" and self.warmup_steps >= self.max_steps:
+        if self.kind in DECAYING:
+            self._check_decay()
+        return self
+
+    def _check_decay(self) -> None:
+        length = self.max_steps - self.start_step
+        if self.kind == "cosine" and self.warmup_steps >= length:
             raise ValueError(
                 f"warmup_steps {self.warmup_steps} leaves no room to decay before max_steps {self.max_steps}"
+                + (f", counted from start_step {self.start_step}" if self.start_step else "")
             )
-        return self
+        if self.kind != "cosine" and self.decay_steps > length:
+            what = f"max_steps {self.max_steps}" + (f" less start_step {self.start_step}" if self.start_step else "")
+            raise ValueError(f"decay_steps {self.decay_steps} is more than {what}")
 
 
 def learning_rate(config: ScheduleConfig, step: int) -> float:
     """The learning rate at `step` (counted from 1)."""
-    warmup = linear_warmup(step, config.warmup_steps)
+    counted, end = max(0, step - config.start_step), config.max_steps - config.start_step
+    warmup = linear_warmup(counted, config.warmup_steps)
     match config.kind:
         case "constant":
             return config.peak_lr * warmup
         case "cosine":
-            factor = cosine(step, config.warmup_steps, config.max_steps, config.min_factor)
-            return config.peak_lr * warmup * factor
+            return config.peak_lr * warmup * cosine(counted, config.warmup_steps, end, config.min_factor)
         case "hold_then_decay":
-            return (
-                config.peak_lr * warmup * hold_then_decay(step, config.max_steps, config.decay_steps, config.min_factor)
-            )
+            return config.peak_lr * warmup * hold_then_decay(counted, end, config.decay_steps, config.min_factor)
+        case "hold_then_cosine":
+            return config.peak_lr * warmup * hold_then_cosine(counted, end, config.decay_steps, config.min_factor)
         case "piecewise":
             return warmup * piecewise(step, config.points)
+
+
+def extended(config: ScheduleConfig, how: Extension, step: int, max_steps: int) -> ScheduleConfig:
+    """The schedule of a run that has taken `step` steps by `config` and is to take `max_steps`.
+
+    Args:
+        config: the schedule so far.
+        how: `stretch` moves the end of the decay to the new end, so the rate may jump; `floor` leaves it, so the rate
+            stays where the decay ends; `warmup` begins the schedule again after `step`: a warm-up to the peak, and then
+            the decay.
+        step: steps taken.
+        max_steps: the new end of the run.
+
+    Raises:
+        UserError: when the schedule cannot go on so, saying why.
+    """
+    if how == "floor":
+        if config.kind in DECAYING and config.min_factor == 0:
+            raise UserError("schedule: the decay ends at a rate of 0, by which nothing is learned: stretch, or warm up")
+        return config
+    start = {"start_step": step} if how == "warmup" else {}
+    if how == "warmup" and not config.warmup_steps:
+        raise UserError("schedule: there is no warm-up to begin again with: give warmup_steps")
+    return ScheduleConfig.parse({**config.model_dump(mode="json"), **start, "max_steps": max_steps}, "schedule")
