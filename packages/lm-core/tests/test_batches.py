@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lm_core.data.batches import Batch, LengthRule, RandomWindows, SequentialWindows, ShuffledWindows, frozen_batch
+from lm_core.data.batches import (
+    Batch,
+    LengthRule,
+    Origin,
+    RandomWindows,
+    SequentialWindows,
+    ShuffledWindows,
+    frozen_batch,
+)
 from lm_core.data.permutation import Permutation
 from lm_core.data.token_ids import TokenIds
 from lm_core.errors import UserError
@@ -205,6 +213,30 @@ def test_tokens_on_disk_are_read_only_where_a_batch_is(tmp_path: Path) -> None:
     in_order = SequentialWindows(tokens, 8, 1024)
     assert len(in_order) == 488_283
     assert in_order[-1].inputs.shape == (1, 1023)
+
+
+@given(st.lists(st.tuples(st.integers(1, 6), st.integers(1, 9)), min_size=1, max_size=5))
+def test_no_window_of_an_epoch_repeats_or_is_left_out_when_a_resume_changes_the_batch_size(
+    runs: list[tuple[int, int]],
+) -> None:
+    """Each run is resumed by the next one, with a batch size of its own; together they read on through the epochs."""
+    origin, step, batch_size, read = Origin(), 0, runs[0][1], []
+    for steps, new_size in runs:
+        origin, batch_size = origin.moved(step, batch_size, new_size), new_size
+        stream = shuffled(tokens=TOKENS[:100], batch_size=batch_size, origin=origin)
+        read += [stream.batch(step + 1 + i).inputs for i in range(steps)]
+        step += steps
+    rows = np.concatenate(read)
+    in_order = shuffled(tokens=TOKENS[:100], batch_size=1)
+    assert np.array_equal(rows, np.concatenate([in_order.batch(i + 1).inputs for i in range(len(rows))]))
+    assert origin.seen(step, batch_size) == len(rows)
+
+
+def test_the_origin_stays_while_the_batch_size_does_and_other_tokens_begin_an_epoch() -> None:
+    assert Origin(3, 7).moved(9, 4, 4) == Origin(3, 7)
+    assert Origin().moved(9, 4, 5) == Origin(9, 36)
+    assert Origin().moved(9, 4, 4, per_epoch=10) == Origin(9, 40)
+    assert Origin(5, 20).moved(9, 5, 4, per_epoch=10) == Origin(9, 40), "at its end, the next one begins"
 
 
 # In order

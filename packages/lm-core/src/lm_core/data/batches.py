@@ -1,9 +1,11 @@
-"""Batches as pure functions of (seed, step, rank, world size).
+"""Batches as pure functions of (seed, step, rank, world size), and of where a resume has changed the batch size.
 
 There is no iterator state: a run resumes from its step number, any batch can be looked at again, and the rows of a
 global batch are the same on one process or on many (rank r of w takes the r-th of w equal parts).
 
     (seed, step) -> length, starts -> rows [B / world, T + 1] -> inputs [B / world, T], targets [B / world, T]
+
+A resume that changes the batch size leaves an `Origin` in its checkpoints, from which windows are counted on.
 
     RandomWindows      training, with replacement, lengths that vary
     ShuffledWindows    training, every window of an epoch once
@@ -119,12 +121,36 @@ def frozen_batch(tokens: Ids, rows: int, length: int, seed: int) -> Batch:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """How far training had come when its batch size became what it is."""
+
+    step: int = 0
+    windows: int = 0
+    """Windows that the steps up to `step` have read."""
+
+    def seen(self, step: int, batch_size: int) -> int:
+        """Windows that the steps up to `step` have read."""
+        return self.windows + (step - self.step) * batch_size
+
+    def moved(self, step: int, batch_size: int, new_size: int, per_epoch: int | None = None) -> "Origin":
+        """That of a run resumed after `step` with another batch size; with the same one, it stays.
+
+        `per_epoch` is given where other tokens are read from here on, of which an epoch begins.
+        """
+        seen = self.seen(step, batch_size)
+        if per_epoch:
+            return Origin(step, -(-seen // per_epoch) * per_epoch)
+        return self if batch_size == new_size else Origin(step, seen)
+
+
+@dataclass(frozen=True)
 class ShuffledWindows:
     """Windows of one length without replacement: an epoch visits each of its windows once, in an order of its own.
 
     Epoch e cuts the tokens into `per_epoch` non-overlapping windows from a random offset, so the cuts fall elsewhere
-    each time. The rows of step s are the windows (s - 1) B, ..., s B - 1, counted on through the epochs; nothing but
-    the rows asked for is ever in memory, however many tokens there are.
+    each time. The rows of step s are the windows (s - 1) B, ..., s B - 1, counted on through the epochs, and from
+    `origin` where a run was resumed with another B; nothing but the rows asked for is ever in memory, however many
+    tokens there are.
 
     Limit: between one and two windows' worth of tokens are left over in each epoch, others each time.
     """
@@ -133,6 +159,7 @@ class ShuffledWindows:
     batch_size: int
     length: int
     seed: int
+    origin: Origin = Origin()
 
     def __post_init__(self) -> None:
         _check_enough(self.tokens, self.length)
@@ -146,7 +173,7 @@ class ShuffledWindows:
         """The rows of `step` that belong to `rank` of `world`; `world` divides the batch size."""
         assert self.batch_size % world == 0, "the world size must divide the batch size"
         share = self.batch_size // world
-        first = (step - 1) * self.batch_size + rank * share
+        first = self.origin.seen(step - 1, self.batch_size) + rank * share
         epochs, positions = np.divmod(np.arange(first, first + share), self.per_epoch)
         starts = np.empty(share, np.int64)
         for epoch in np.unique(epochs):
