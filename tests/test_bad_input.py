@@ -103,8 +103,8 @@ SMALL_RUN = "--text good.txt --steps 4 --d_model 16 --n_layer 1 --n_head 2 --bat
     ("flags", "message"),
     [
         ("--resume --save_dir run --text other.txt", "another vocabulary"),
-        ("--resume --save_dir run --d_model 32", "the run's model has --d_model 16, not 32"),
-        ("--resume --save_dir run --opt adam", "optimizer state does not fit"),
+        ("--resume --save_dir run --d_model 32", "d_model is 16 in the run and 32 here"),
+        ("--resume --save_dir run --opt adam", "opt is kbeta in the run and adam here"),
         ("--save_dir run --text good.txt", "run already holds a run: go on with it by --resume"),
     ],
 )

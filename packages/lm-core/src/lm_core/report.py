@@ -1,7 +1,8 @@
 """The report of a run: one self-contained HTML page, with its curves as inline SVG pictures.
 
     metrics.jsonl --read_run--> History --_series--> numbers --_picture--> SVG --+
-    samples.txt, config.toml ------------------------------------------------+--> report.html
+    newest checkpoint --> step, About -----------------------------------------+--> report.html
+    samples.txt, config.toml --------------------------------------------------+
 
 A report is shown to others: of a link that leads out of the folder it says so, and holds nothing of what is there.
 
@@ -16,8 +17,8 @@ import base64
 import io
 import json
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,10 @@ from numpy.typing import NDArray
 
 from lm_core.errors import UserError
 from lm_core.regular import open_inside
+from lm_core.run.about import About
+from lm_core.run.checkpoint import Checkpoints
 from lm_core.run.files import write_whole
+from lm_core.run.log import RESUME
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,6 +73,7 @@ main > *, pre { margin: 0; padding: 10px 12px; background: var(--card); border: 
 td { padding: 4px 16px 4px 0; white-space: nowrap; font-variant-numeric: tabular-nums }
 td:first-child, small { color: var(--soft) }
 main > figure { background: #fff; color: #1c2430; --soft: #626b78 }
+.about td { white-space: normal; overflow-wrap: anywhere; vertical-align: top }
 .wide { grid-column: 1 / -1 }
 figcaption { font-weight: 600; margin-bottom: 4px }
 small { font-weight: normal; margin-left: 6px }
@@ -87,6 +92,8 @@ class History:
     train: list[Record]
     evals: list[Record]
     unit: str
+    resumes: list[Record] = field(default_factory=list)
+    """What resumes have changed; the last word on each step."""
 
 
 def write_report(folder: Path) -> Path:
@@ -95,12 +102,13 @@ def write_report(folder: Path) -> Path:
     Raises:
         UserError: when metrics.jsonl is missing or holds no training or validation record.
     """
-    run = read_run(folder / "metrics.jsonl")
+    run, facts = read_run(folder / "metrics.jsonl"), Checkpoints(folder / "checkpoints").newest_facts()
     name = escape(folder.resolve().name)
     quoted = [_quoted("Sample", folder / "samples.txt"), _quoted("Config", folder / "config.toml")]
     head = '<meta charset="utf-8">\n<meta name="viewport" content="width=device-width, initial-scale=1">'
     parts = ["<!doctype html>", '<html lang="en">', head, f"<title>{name}</title>", f"<style>{CSS}</style>"]
-    parts += [f"<h1>{name}</h1>", "<main>", _summary(run), *_figures(run), "</main>", *quoted, "</html>\n"]
+    parts += [f"<h1>{name}</h1>", "<main>", _summary(run, facts), *_about(facts), *_figures(run), "</main>"]
+    parts += [*_changes(run), *quoted, "</html>\n"]
     path = folder / "report.html"
     write_whole(path, "\n".join(parts).encode())
     return path
@@ -116,12 +124,12 @@ def read_run(path: Path) -> History:
         raise UserError(f"{path}: no such file; give the folder of a run that has begun to train")
     latest = {(record["kind"], record["step"]): record for record in _records(path)}
     ordered = sorted(latest.values(), key=lambda record: record["step"])
-    train, evals = ([r for r in ordered if r["kind"] == kind] for kind in KINDS)
+    train, evals, resumes = ([r for r in ordered if r["kind"] == kind] for kind in (*KINDS, RESUME))
     if not train and not evals:
         raise UserError(f"{path}: no training or validation record in it; let the run reach its first log line")
     units = dict.fromkeys(key for record in train + evals for key in record if key.startswith("bits_per_"))
     # Per byte first: it alone does not depend on the tokenizer.
-    return History(train, evals, min(units, key=lambda unit: unit != "bits_per_byte", default="bits"))
+    return History(train, evals, min(units, key=lambda unit: unit != "bits_per_byte", default="bits"), resumes)
 
 
 def _records(path: Path) -> Iterator[Record]:
@@ -135,7 +143,7 @@ def _records(path: Path) -> Iterator[Record]:
             record = json.loads(line)
         except ValueError:
             continue
-        if isinstance(record, dict) and record.get("kind") in KINDS and _is_number(record.get("step")):
+        if isinstance(record, dict) and record.get("kind") in (*KINDS, RESUME) and _is_number(record.get("step")):
             yield record
 
 
@@ -175,10 +183,12 @@ def _smooth(steps: Array, values: Array) -> tuple[Array, Array]:
     return steps[place], np.divide(sums, counts, out=np.full(len(place), np.nan), where=counts > 0)
 
 
-def _summary(run: History) -> str:
+def _summary(run: History, facts: Record) -> str:
+    """The steps are those that the newest checkpoint has: records are written now and then only."""
     train, evals = ([r for r in rs if _is_number(r.get("loss_nats"))] for rs in (run.train, run.evals))
     both = sorted(run.train + run.evals, key=lambda record: record["step"])
-    rows = [["Steps", f"{both[-1]['step']:,}"]]
+    saved = facts.get("step")
+    rows = [["Steps", f"{max([both[-1]['step'], *[saved] * _is_number(saved)]):,}"]]
     rows += [["Training time", _duration(clock[-1])] for clock in _series(both, "seconds")[1].values()]
     speeds = _series(run.train, "tokens_per_second")[1].values()
     rows += [["Median tokens/s", f"{np.median(speed):,.0f}"] for speed in speeds]
@@ -190,8 +200,30 @@ def _summary(run: History) -> str:
     rows += [[f"validation, {name}", *_loss_cells(r, run.unit)] for name, records in picked.items() for r in records]
     rows += [["training, last", *_loss_cells(r, run.unit)] for r in train[-1:]]
     rows += [["Perplexity, best", f"{r['perplexity']:,.2f}"] for r in best[:1] if _is_number(r.get("perplexity"))]
+    return f"<div>{_table(rows)}</div>"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
     lines = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows]
-    return f"<div><table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table></div>"
+    return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+
+
+def _about(facts: Record) -> list[str]:
+    """What was trained with, and on what."""
+    about = About.of(facts)
+    return [f'<div class="about">{_table(about.rows())}</div>'] if about else []
+
+
+def _changes(run: History) -> list[str]:
+    """What resumes have changed of the run, by step."""
+    rows = [
+        [f"from step {record['step'] + 1:,}", str(key), f"{pair[0]} → {pair[1]}"]
+        for record in run.resumes
+        if isinstance(record.get("changed"), dict)
+        for key, pair in record["changed"].items()
+        if isinstance(pair, list) and len(pair) == 2
+    ]
+    return ["<h2>Changed by resumes</h2>", f"<main><div>{_table(rows)}</div></main>"] if rows else []
 
 
 def _loss_cells(record: Record, unit: str) -> list[str]:

@@ -5,8 +5,8 @@ one that a `ScheduleConfig` names and multiplies the warm-up in.
 
 A resumed run that is given more steps may `extend` its schedule in one of three ways.
 
-Sources: cosine, Loshchilov and Hutter 2017 (SGDR, equation 5) with a floor; hold then decay, Hu et al. 2024 ("WSD"), in a
-straight line or along a cosine; warming up again, Ibrahim et al. 2024 (arXiv 2403.08763, section 4).
+Sources: cosine, Loshchilov and Hutter 2017 (SGDR, equation 5) with a floor; hold then decay, Hu et al. 2024 ("WSD"), in
+a straight line or along a cosine; warming up again, Ibrahim et al. 2024 (arXiv 2403.08763, section 4).
 """
 
 import math
@@ -99,7 +99,7 @@ class ScheduleConfig(Config):
     decay_steps: int = Field(0, ge=0)
     """hold_then_decay, hold_then_cosine: length of the decay."""
     start_step: int = Field(0, ge=0)
-    """S: steps that the schedule does not count, so that its warm-up begins after them (piecewise: the warm-up alone)."""
+    """S: steps that are not counted, so that the warm-up begins after them (piecewise: of the warm-up alone)."""
     points: Points = ()
     """piecewise: (step, rate) pairs in ascending order."""
 

@@ -178,6 +178,18 @@ class Checkpoints:
         """The good checkpoint with the lowest validation loss, the newest when none says one; else as `newest`."""
         return self._first_good(sorted(self._by_step(warn), key=lambda listed: listed.score), warn)
 
+    def newest_facts(self) -> dict[str, Any]:
+        """The facts of the checkpoint with the most steps, from its header alone, unproven; empty where there is none.
+
+        For what only shows them, or asks again once the checkpoint has been read.
+        """
+        with contextlib.suppress(UnreadableError):
+            for listed in self._survey()[0]:
+                with contextlib.suppress(DamagedError), _judged(listed.path):
+                    facts: dict[str, Any] = json.loads(_metadata(listed.path, whole=False)[0][0])
+                    return facts
+        return {}
+
     def _first_good(self, order: Iterable[_Listed], warn: Callable[[str], None]) -> Checkpoint | None:
         for listed in order:
             try:

@@ -5,8 +5,9 @@ what could not be written waits for the next record.
 """
 
 import contextlib
+import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -21,6 +22,8 @@ from lm_core.run.sinks.sink import Sink
 _LONGEST_LINE = 1 << 24
 TIMING_FIELDS = frozenset({"seconds", "tokens_per_second", "mfu"})
 """Fields of a record that differ between two runs of the same config."""
+RESUME = "resume"
+"""Kind of the records that say what a resume has changed of the run (`lm_core.run.resume`)."""
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
@@ -47,6 +50,36 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], int]:
     return records, others
 
 
+class Digest:
+    """SHA-1 over the lines of records, one after the other."""
+
+    def __init__(self) -> None:
+        self._sha1, self._records = hashlib.sha1(), 0
+
+    @classmethod
+    def of(cls, records: Iterable[Mapping[str, Any]]) -> Self:
+        """That of so many records."""
+        digest = cls()
+        for record in records:
+            digest.add(record)
+        return digest
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Take the next record."""
+        self._sha1.update(record_bytes(record))
+        self._records += 1
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The number of records, and the digest, as a checkpoint has them."""
+        return {"records": self._records, "sha1": self._sha1.hexdigest()}
+
+
+def record_bytes(record: Mapping[str, Any]) -> bytes:
+    """A record as it stands in the file."""
+    return json.dumps(record).encode() + b"\n"
+
+
 class RecordFile:
     """Lines of JSON, added at the end of a file; what a failing disk does not take waits."""
 
@@ -63,6 +96,7 @@ class RecordFile:
 
         Raises:
             OSError: when it cannot be written now; it waits for the next call.
+            ValueError: for a number that is not finite.
         """
         line = json.dumps(record, allow_nan=False).encode() + b"\n"
         with self._lock:
@@ -124,8 +158,9 @@ class RunLog:
             with contextlib.suppress(FileNotFoundError):
                 records, others = _read(path)
             kept = [record for record in records if record["step"] <= start]
-            write_whole(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
+            write_whole(path, b"".join(map(record_bytes, kept)))
             self.file = RecordFile(path)
+            self._digest = Digest.of(kept)
         except OSError as error:
             raise UserError(f"cannot write {path}: {error.strerror}") from None
         self.console = Console(start, total, line)
@@ -135,11 +170,30 @@ class RunLog:
             self.say(f"{path}: lines left out that are no records: {others}")
         self.behind = False
         """Whether records wait for the disk."""
+        self._last_resume = next((record for record in reversed(kept) if record.get("kind") == RESUME), None)
 
     def record(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         """Log one record."""
+        self._append({"kind": kind, "step": step, **values})
+        self._tell(lambda sink: sink.record(kind, step, values))
+
+    def resumed(self, step: int, values: Mapping[str, Mapping[str, Any]]) -> None:
+        """Log what a resume after `step` changes; once, however often the run is resumed there. No sink is told."""
+        record = {"kind": RESUME, "step": step, **values}
+        last = self._last_resume
+        there = last if last and last["step"] == step else {**record, **{key: {} for key in values}}
+        if record != there:
+            self._append(record)
+            self._last_resume = record
+
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint says of the log: how many records there are, and a digest of them."""
+        return self._digest.facts
+
+    def _append(self, record: Mapping[str, Any]) -> None:
+        step = record["step"]
         try:
-            self.file.append({"kind": kind, "step": step, **values})
+            self.file.append(record)
         except OSError as error:
             if not self.behind:
                 self.say(
@@ -148,7 +202,7 @@ class RunLog:
             self.behind = True
         else:
             self.behind = False
-        self._tell(lambda sink: sink.record(kind, step, values))
+        self._digest.add(record)
 
     def flush(self) -> None:
         """Have all records on the disk; for any thread.

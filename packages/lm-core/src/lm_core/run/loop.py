@@ -212,6 +212,7 @@ def _start_to_save(run: Run, state: RunState) -> None:
         "step": step,
         "val_loss": state.val_loss,
         "state": asdict(state),
+        "log": run.log.facts(),
         "parent": run.parent,
     }
 

@@ -78,3 +78,8 @@ class RunState:
 def stops_early(config: LoopConfig, state: RunState) -> bool:
     """Whether patience has run out. It is the config's, so a resumed run may be given more."""
     return 0 < config.early_stop_patience <= state.evals_without_gain
+
+
+def is_complete(config: LoopConfig, state: RunState) -> bool:
+    """Whether there is no step left to take."""
+    return state.step >= config.max_steps or stops_early(config, state)

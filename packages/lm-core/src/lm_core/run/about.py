@@ -1,0 +1,60 @@
+"""What a reader of a run asks first: command, data, model, machine. Checkpoints carry it to the report."""
+
+import shlex
+from collections.abc import Sequence
+from typing import Any, Self
+
+from lm_core.config import Config, OptimizerConfig
+from lm_core.errors import UserError
+
+
+class About(Config):
+    """One process's part in a run, in words; a resumed run has that of the last process which saved."""
+
+    command: str
+    """As it was typed."""
+    data: str
+    """The text or data set, and its size."""
+    parameters: int
+    """Number of the model's parameters."""
+    optimizer: str
+    """Its name and its settings."""
+    backend: str
+    """The framework."""
+    device: str
+    """What the backend says of the device, the version and the threads."""
+    dtype: str
+    """Of activations and matrix products."""
+    seed: int
+    """Of the weights and the batches."""
+
+    @classmethod
+    def of(cls, facts: dict[str, Any]) -> Self | None:
+        """That in a checkpoint's facts; None where there is none."""
+        try:
+            return cls.parse(facts["about"])
+        except (LookupError, TypeError, UserError):
+            return None
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Names and values, for a table."""
+        return [
+            (name.capitalize(), f"{value:,}" if name == "parameters" else str(value))
+            for name, value in self.model_dump().items()
+        ]
+
+
+def command_line(program: str, argv: Sequence[str]) -> str:
+    """A command as a shell takes it; `program` may be several words."""
+    return " ".join([program, shlex.join(argv)]).strip()
+
+
+def optimizer_line(config: OptimizerConfig) -> str:
+    """Such as "adamw, beta1 0.9, ..."; what is not set is left out."""
+    values = config.model_dump(mode="json", exclude_none=True)
+    name = values.pop("name")
+    return ", ".join([name, *(f"{key} {_spelled(value)}" for key, value in values.items())])
+
+
+def _spelled(value: Any) -> str:
+    return "+".join(map(str, value)) or "none" if isinstance(value, list) else str(value)

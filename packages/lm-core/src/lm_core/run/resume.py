@@ -1,0 +1,242 @@
+"""What a resume may change of a run, and the history of what it did change.
+
+    checkpoint's config --recorded_config--> base --typed flags--> config --changes_of, by Policy--> refused, or History
+    History --> the next checkpoints, and a record of kind "resume" in metrics.jsonl, which the report reads
+
+A run is what its checkpoint says. config.toml is for people: it is compared, never believed. A change that no
+checkpoint has yet, because the run was killed before it saved again, is taken from the record of the log.
+
+Checkpoints from before this was recorded have no config: then that of config.toml has to do.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from lm_core.config import Config, members_of
+from lm_core.errors import UserError
+from lm_core.run.folder import RunFolder
+from lm_core.run.log import RESUME, RunLog, read_records
+from lm_core.schedules import DECAYING, ScheduleConfig, learning_rate
+
+Decision = Literal["refused", "recorded", "no effect", "call"]
+Values = Mapping[str, Any]
+"""Dotted key -> value, as JSON has it."""
+Entry = dict[str, Any]
+"""One change in a history: `step`, `key`, `from`, `to`."""
+_MOST = 5
+
+
+@dataclass(frozen=True)
+class Change:
+    """A key that has another value than before."""
+
+    key: str
+    old: Any
+    new: Any
+
+    def __str__(self) -> str:
+        return f"{self.key} {_shown(self.old)} -> {_shown(self.new)}"
+
+
+class Policy:
+    """What a resume may do with each key of an app's config. Keys are given as words of one string.
+
+    Args:
+        refused: what the weights, the optimizer's state or the meaning of the losses stand on; another value is another
+            run.
+        recorded: what changes the results from here on; allowed, and kept in the history.
+        no_effect: what changes no result: how often something is logged, where it goes.
+        call: what is about one call of the program, and not kept with the run.
+    """
+
+    def __init__(self, *, refused: str, recorded: str, no_effect: str, call: str):
+        groups: dict[Decision, str] = {
+            "refused": refused, "recorded": recorded, "no effect": no_effect, "call": call,
+        }  # fmt: skip
+        self.decisions: list[tuple[str, Decision]] = [(key, d) for d, keys in groups.items() for key in keys.split()]
+        self._by_key = dict(self.decisions)
+
+    def of(self, key: str) -> Decision:
+        """What is decided for a key; what nobody decided on is refused."""
+        return self._by_key.get(key, "refused")
+
+    def problems(self, cls: type[Config]) -> list[str]:
+        """Keys of a config without a decision, or with two, and decisions without a key: for a test."""
+        keys, decided = keys_of(cls), [key for key, _ in self.decisions]
+        return [
+            *(f"{key}: no decision" for key in keys if key not in decided),
+            *(f"{key}: no such key" for key in dict.fromkeys(decided) if key not in keys),
+            *(f"{key}: two decisions" for key in dict.fromkeys(decided) if decided.count(key) > 1),
+        ]
+
+
+def keys_of(cls: type[Config], prefix: str = "") -> list[str]:
+    """The dotted keys of a config; of a field that holds one of several configs, those of all of them."""
+    keys: dict[str, None] = {}
+    for name, info in cls.model_fields.items():
+        members = [member for member in members_of(info.annotation) if issubclass(member, Config)]
+        inner = [key for member in members for key in keys_of(member, f"{prefix}{name}.")]
+        keys |= dict.fromkeys(inner or [prefix + name])
+    return list(keys)
+
+
+def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A table of tables as dotted keys; what is None is left out, as in TOML."""
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            values |= flat(value, f"{prefix}{key}.")
+        elif value is not None:
+            values[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return values
+
+
+def values_of(config: Config) -> dict[str, Any]:
+    """The dotted keys of a config and their values."""
+    return flat(config.model_dump(mode="json"))
+
+
+def differences(old: Values, new: Values) -> list[Change]:
+    """The keys whose values differ, in the order of `new`."""
+    keys = dict.fromkeys([*new, *old])
+    return [Change(key, old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)]
+
+
+@dataclass(frozen=True)
+class History:
+    """What resumes have changed of a run: those before, and the one at `step`."""
+
+    step: int = 0
+    earlier: tuple[Entry, ...] = ()
+    changes: tuple[Change, ...] = ()
+    """What changes the results from here on."""
+    settings: tuple[Change, ...] = ()
+    """What does not."""
+
+    @property
+    def facts(self) -> list[Entry]:
+        """What a checkpoint says of it."""
+        now = [{"step": self.step, "key": c.key, "from": c.old, "to": c.new} for c in self.changes]
+        return [*self.earlier, *now]
+
+    def lines(self) -> Iterator[str]:
+        """What the person who resumes is told."""
+        if self.changes:
+            yield f"changed from step {self.step + 1} on: {'; '.join(map(str, self.changes))}"
+
+    def record(self, log: RunLog) -> None:
+        """Have the change in the log."""
+        changed, settings = ({c.key: [c.old, c.new] for c in group} for group in (self.changes, self.settings))
+        log.resumed(self.step, {"changed": changed, "settings": settings})
+
+
+def changes_of(policy: Policy, before: Values, now: Values, facts: Mapping[str, Any], advice: str) -> History:
+    """The history of a run that a checkpoint with `facts` is resumed as.
+
+    Args:
+        policy: what may change.
+        before: the claims of the run: its config as the checkpoint knows it, and hashes for what its paths name.
+        now: the claims of the resumed run.
+        facts: the checkpoint's.
+        advice: what to do about a refusal.
+
+    Raises:
+        UserError: when a key differs that must not, naming all that do.
+    """
+    by: dict[Decision, list[Change]] = {"refused": [], "recorded": [], "no effect": [], "call": []}
+    for change in differences(before, now):
+        by[policy.of(change.key)].append(change)
+    if by["refused"]:
+        said = "; ".join(f"{c.key} is {_shown(c.old)} in the run and {_shown(c.new)} here" for c in by["refused"])
+        raise UserError(f"{said}: {advice}")
+    earlier = tuple(facts.get("history") or ())
+    return History(int(facts["step"]), earlier, tuple(by["recorded"]), tuple(by["no effect"]))
+
+
+def recorded_config(
+    cls: type[Config], folder: RunFolder, facts: Mapping[str, Any] | None, *, goes_on: bool = True
+) -> dict[str, Any]:
+    """The config that a run is resumed with, as tables: the checkpoint's, with the changes that it lacks.
+
+    Args:
+        cls: the app's config.
+        folder: the run.
+        facts: of the checkpoint to resume; None where there is none.
+        goes_on: whether it is this run that goes on, and not one that begins from a checkpoint of it.
+
+    Raises:
+        UserError: when there is no config, or it is not one of this app.
+    """
+    known = config_of(cls, facts)
+    if known is None:
+        return cls.load(folder.config).model_dump(mode="json")
+    for key, value in (_unsaved(folder, facts) if goes_on else {}).items():
+        *tables, name = key.split(".")
+        place = known
+        for table in tables:
+            place = place.setdefault(table, {})
+        place[name] = value
+    return cls.parse(known, "the config of the run").model_dump(mode="json")
+
+
+def config_of(cls: type[Config], facts: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The config in a checkpoint's facts, as tables; None where it has none, as one of before this was recorded.
+
+    Raises:
+        UserError: when it is not one of this app.
+    """
+    known = facts.get("config") if facts else None
+    return cls.parse(known, "the config in the checkpoint").model_dump(mode="json") if known else None
+
+
+def compare_config_file(policy: Policy, cls: type[Config], folder: RunFolder, config: Mapping[str, Any]) -> str | None:
+    """What config.toml says that is not so, in a line; `config` is what is, as `recorded_config` gives it."""
+    try:
+        said = values_of(cls.load(folder.config))
+    except UserError as error:
+        return f"{error}; the config in the checkpoint is used"
+    wrong = [c for c in differences(flat(config), said) if policy.of(c.key) != "call"]
+    if not wrong:
+        return None
+    named = [f"{c.key} {_shown(c.new)} and not {_shown(c.old)}" for c in wrong[:_MOST]]
+    more = [f"{len(wrong) - _MOST} more"] * (len(wrong) > _MOST)
+    return (
+        f"{folder.config} is not what the run was trained with, and is not used: it says {', '.join(named + more)};"
+        " to change a run, give flags"
+    )
+
+
+def rate_change(before: ScheduleConfig, now: ScheduleConfig, step: int, last: int) -> str | None:
+    """How a resume after `step` bends the learning rate, in a line; None where it goes on as it would have."""
+    was, would, then = (
+        learning_rate(before, max(step, 1)),
+        learning_rate(before, step + 1),
+        learning_rate(now, step + 1),
+    )
+    goes_on = then == would and (now.kind not in DECAYING or (before == now and last <= now.max_steps))
+    if goes_on or not step:
+        return None
+    end = f", {learning_rate(now, last):.3g} at step {last}" if last > step + 1 else ""
+    return f"learning rate: {was:.3g} at step {step}, {then:.3g} at step {step + 1}{end}"
+
+
+def _unsaved(folder: RunFolder, facts: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What the last resume changed, if no checkpoint has it yet."""
+    if not facts or not folder.metrics.exists():
+        return {}
+    try:
+        records = [record for record in read_records(folder.metrics) if record.get("kind") == RESUME]
+    except OSError:
+        return {}
+    later = [record for record in records if record["step"] >= facts["step"]]
+    last = later[-1] if later else {}
+    groups = [last.get(name) for name in ("changed", "settings")]
+    pairs = {key: pair for group in groups if isinstance(group, dict) for key, pair in group.items()}
+    return {key: pair[1] for key, pair in pairs.items() if isinstance(pair, list) and len(pair) == 2}
+
+
+def _shown(value: Any) -> str:
+    if value is None or value == "":
+        return "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
