@@ -6,7 +6,8 @@ import pytest
 
 from lm_core.errors import UserError
 from transformer_lm.flags import Flags
-from transformer_lm.workload import check_same_model, model_of, step_of
+from transformer_lm.resume_policy import POLICY, SHAPE
+from transformer_lm.workload import check_same, model_of, step_of
 
 
 def test_a_run_keeps_no_flag_of_one_call_and_paths_that_hold_from_anywhere(
@@ -31,12 +32,18 @@ def test_the_flags_of_the_step_reach_it() -> None:
 
 
 def test_what_differs_is_named_and_what_may_change_is_not() -> None:
-    check_same_model(Flags(learning_rate=1.0, batch_size=1, backend="mlx"), Flags(), "it")
+    check_same(Flags(learning_rate=1.0, batch_size=1, backend="mlx"), Flags(), "it", SHAPE)
     with pytest.raises(UserError, match="it has --num_heads 8, not 4: leave these flags out"):
-        check_same_model(Flags(num_heads=4), Flags(), "it")
+        check_same(Flags(num_heads=4), Flags(), "it", SHAPE)
 
 
 def test_the_model_has_the_shape_of_the_flags() -> None:
     model = model_of(Flags(context_size=3, num_blocks=2, dim=16, num_heads=4, dropout=0.5), 7)
     shape = (model.vocab_size, model.seq_len, model.n_layers, model.d_model, model.n_heads, model.dropout)
     assert shape == (7, 3, 2, 16, 4, 0.5)
+
+
+def test_every_flag_has_a_decision_on_what_a_run_that_goes_on_may_change() -> None:
+    assert POLICY.problems(Flags) == []
+    with pytest.raises(UserError, match="it has --seed 42, not 0: leave these flags out"):
+        check_same(Flags(seed=0), Flags(), "it", [key for key, what in POLICY.decisions if what == "refused"])

@@ -272,6 +272,11 @@ def test_what_does_not_fit_the_run_is_named(begun: RunPlan, flags: str, said: st
 
 
 def test_the_state_of_another_optimizer_is_refused(begun: RunPlan, workplace: Path) -> None:
+    """Also where the checkpoint is of before configs were recorded, and config.toml says another one."""
+    [path] = (workplace / "run/checkpoints").glob("*.metadata")
+    old = begun.checkpoints.read(path)
+    facts = {key: value for key, value in old.facts.items() if key not in ("config", "weights")}
+    begun.checkpoints.save(old.weights, old.optimizer_state, facts)
     path = workplace / "run/config.toml"
     kept = tomllib.loads(path.read_text())
     path.write_text(TrainConfig.parse({**kept, "optimizer": {"name": "kbeta"}}).resolved())
@@ -279,9 +284,9 @@ def test_the_state_of_another_optimizer_is_refused(begun: RunPlan, workplace: Pa
         resumed()
 
 
-def test_other_token_files_are_said(begun: RunPlan, capsys: pytest.CaptureFixture[str]) -> None:
-    resumed("--data.train", "tokens/validation.npy")
-    assert capsys.readouterr().err == "note: data.train is not the token file that this run began with\n"
+def test_other_token_files_are_said(begun: RunPlan) -> None:
+    notes = resumed("--data.train", "tokens/validation.npy").notes
+    assert "note: data.train is not the token file that this run began with" in notes
 
 
 @pytest.mark.parametrize("damage", ["other", "gone"])

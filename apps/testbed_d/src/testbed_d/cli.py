@@ -18,18 +18,29 @@ from lm_core.model.memory import check_memory
 from lm_core.model.parameters import parameter_count, parameter_table
 from lm_core.optim import state_shapes
 from lm_core.report import write_report
+from lm_core.run.about import About, command_line, optimizer_line
 from lm_core.run.checkpoint import Checkpoint, Checkpoints
 from lm_core.run.files import optional, write_whole
 from lm_core.run.folder import RunFolder
 from lm_core.run.interrupts import Interrupts
 from lm_core.run.log import RunLog
 from lm_core.run.loop import Run, train
-from lm_core.run.state import RunState
+from lm_core.run.resume import (
+    History,
+    changes_of,
+    compare_config_file,
+    config_of,
+    rate_change,
+    recorded_config,
+    values_of,
+)
+from lm_core.run.state import RunState, is_complete
 from lm_core.sampling import SamplingConfig, generate
 from lm_core.schedules import learning_rate
 from lm_core.terminal import put, say
 from testbed_d.flags import Flags
-from testbed_d.workload import FLAG_OF, Workload, plan, run_folder
+from testbed_d.resume_policy import ADVICE, POLICY
+from testbed_d.workload import FLAG_OF, Workload, plan, run_folder, schedule_of
 
 PROGRAM = "testbed_d"
 COMMAND = "uv run apps/testbed_d"
@@ -44,32 +55,80 @@ def main() -> int:
 
 def run(argv: Sequence[str]) -> None:
     """One run, new or resumed."""
-    flags, folder = _flags_and_folder(argv)
+    flags = parse_flags(Flags, COMMAND, argv)
+    folder = run_folder(flags, ROOT, datetime.now().strftime("%Y%m%d-%H%M%S"))
+    if not flags.resume:
+        folder.check_new()
+    elif not folder.holds_run():
+        raise UserError(f"--resume: {folder.path} holds no run")
     with folder.hold():
-        _run(flags, folder)
+        _run(argv, flags, folder)
 
 
-def _run(flags: Flags, folder: RunFolder) -> None:
+def _run(argv: Sequence[str], flags: Flags, folder: RunFolder) -> None:
+    checkpoints = Checkpoints(folder.checkpoints, KEEP_CHECKPOINTS)
+    checkpoint = _newest(checkpoints) if flags.resume else None
+    if flags.resume:
+        flags = _flags_over_run(argv, folder, checkpoint)
     workload = plan(flags)
+    state, history = RunState(), History()
+    if checkpoint:
+        history, notes = _history(folder, checkpoint, flags, workload)
+        state = RunState.from_facts(checkpoint.facts)
+        if is_complete(workload.loop, state) and _has_sample(folder, flags, state):
+            say(f"{folder.path} is complete at step {state.step}; nothing was changed")
+            with optional("report.html"):
+                put(f"report: {write_report(folder.path)}")
+            return
+        for note in notes:
+            say(note)
     backend = load_backend(flags.backend)
     for note in (*workload.notes, backend.describe(workload.step)):
         say(note)
     check_memory(workload.memory, backend.memory(workload.step), "training")
-    checkpoints = Checkpoints(folder.checkpoints, KEEP_CHECKPOINTS)
-    checkpoint = _checkpoint_to_resume(checkpoints, workload) if flags.resume else None
     weights = checkpoint.weights if checkpoint else initial_arrays(workload.model, flags.seed)
     trainer = backend.build(workload.model, workload.optimizer, workload.step, weights, flags.seed)
-    state = RunState()
     if checkpoint:
         trainer.load(checkpoint.weights, checkpoint.optimizer_state)
-        state = RunState.from_facts(checkpoint.facts)
         say(f"resuming {folder.path} at step {state.step} of {flags.steps}")
-    folder.prepare(_config_of_run(flags))  # what fails before this leaves no run
+    elif flags.resume:
+        say("nothing was saved yet: starting at step 0")
+    config = _of_run(flags)
+    folder.prepare(config.to_toml())  # what fails before this leaves no run
     count, characters = parameter_count(workload.model), len(workload.vocabulary)
     say(f"{count:,} parameters, {characters} characters, run folder {folder.path}")
+    about = About(
+        command=command_line(COMMAND, argv),
+        data=workload.data,
+        parameters=count,
+        optimizer=optimizer_line(workload.optimizer),
+        backend=backend.name,
+        device=backend.describe(workload.step),
+        dtype=flags.dtype,
+        seed=flags.seed,
+    )
+    facts = {
+        **workload.facts,
+        "config": config.model_dump(mode="json"),
+        "history": history.facts,
+        "about": about.model_dump(),
+    }
     with Interrupts() as interrupts:
-        parent = checkpoint.path.stem if checkpoint else None
-        state = _train(trainer, workload, folder, checkpoints, parent, state, interrupts)
+        with RunLog(folder.metrics, state.step, flags.steps) as log:
+            history.record(log)
+            run = Run(
+                trainer=trainer,
+                batches=workload.batches,
+                evaluation=[workload.eval_batch],
+                learning_rate=partial(learning_rate, workload.schedule),
+                config=workload.loop,
+                log=log,
+                checkpoints=checkpoints,
+                facts=facts,
+                bits_name="bits_per_char",
+                parent=checkpoint.path.stem if checkpoint else None,
+            )
+            state = train(run, state, interrupts)
         if interrupts.requested and state.step < flags.steps:
             if state.step:  # else nothing has been logged to report on
                 with optional("report.html"):
@@ -80,37 +139,49 @@ def _run(flags: Flags, folder: RunFolder) -> None:
     _finish(trainer, workload, folder, flags, state)
 
 
-def _flags_and_folder(argv: Sequence[str]) -> tuple[Flags, RunFolder]:
-    """The flags, over the config of the run if one is resumed, and the run's folder."""
-    flags = parse_flags(Flags, COMMAND, argv)
-    folder = run_folder(flags, ROOT, datetime.now().strftime("%Y%m%d-%H%M%S"))
-    if flags.resume:
-        if not folder.config.exists():
-            raise UserError(f"--resume: {folder.path} holds no run")
-        folder.check_format()
-        return parse_flags(Flags, COMMAND, argv, Flags.load(folder.config).model_dump()), folder
-    folder.check_new()
-    return flags, folder
-
-
-def _config_of_run(flags: Flags) -> str:
-    """What config.toml says: all flags but those of one call, and a text that is found from any folder."""
-    text = str(Path(flags.text).resolve()) if flags.text else ""
-    return flags.model_copy(update={"text": text, "save_dir": "", "resume": False, "config": ""}).to_toml()
-
-
-def _checkpoint_to_resume(checkpoints: Checkpoints, workload: Workload) -> Checkpoint | None:
-    """The newest good checkpoint of this model; None when the run was killed before it saved any.
+def _newest(checkpoints: Checkpoints) -> Checkpoint | None:
+    """The newest good checkpoint; None when the run was killed before it saved any.
 
     Raises:
-        UserError: when all are damaged, or they are of another model, vocabulary or optimizer.
+        UserError: when all are damaged.
     """
     checkpoint = checkpoints.newest(say)
-    if checkpoint is None:
-        if checkpoints.files():
-            raise UserError(f"--resume: no checkpoint in {checkpoints.folder} is whole")
-        say("nothing was saved yet: starting at step 0")
-        return None
+    if checkpoint is None and checkpoints.files():
+        raise UserError(f"--resume: no checkpoint in {checkpoints.folder} is whole")
+    return checkpoint
+
+
+def _flags_over_run(argv: Sequence[str], folder: RunFolder, checkpoint: Checkpoint | None) -> Flags:
+    """The flags of the command line over those of the run."""
+    facts = checkpoint.facts if checkpoint else None
+    base = recorded_config(Flags, folder, facts)
+    if config_of(Flags, facts) and (wrong := compare_config_file(POLICY, Flags, folder, base)):
+        say(wrong)
+    return parse_flags(Flags, COMMAND, argv, base)
+
+
+def _history(folder: RunFolder, checkpoint: Checkpoint, flags: Flags, workload: Workload) -> tuple[History, list[str]]:
+    """What the resume changes, once it is sure that it may, and what there is to say of it.
+
+    Raises:
+        UserError: when the checkpoint is of another model, vocabulary or optimizer, or a flag differs that must not.
+    """
+    facts = checkpoint.facts
+    before = Flags.parse(config_of(Flags, facts) or Flags.load(folder.config).model_dump())
+    claims = {**values_of(before), "text": facts["text"][:12]}
+    now = {**values_of(_of_run(flags)), "text": workload.text_sha1[:12]}
+    try:
+        history = changes_of(POLICY, claims, now, facts, ADVICE)
+    except UserError as error:
+        raise UserError(f"--resume: {error}") from None
+    _check_fits(checkpoint, workload)
+    other = facts["text"] != workload.text_sha1
+    notes = ["note: the text is not the one this run began with"] if other else []
+    rate = rate_change(schedule_of(before), workload.schedule, checkpoint.step, flags.steps)
+    return history, [*notes, *history.lines(), *([rate] if rate else [])]
+
+
+def _check_fits(checkpoint: Checkpoint, workload: Workload) -> None:
     if checkpoint.facts["vocabulary"] != workload.vocabulary.characters:
         raise UserError("--resume: the text has another vocabulary than the run's; give the run's --text")
     for key, ours in workload.model.model_dump().items():
@@ -123,40 +194,18 @@ def _checkpoint_to_resume(checkpoints: Checkpoints, workload: Workload) -> Check
     expected = state_shapes(workload.optimizer, table)
     if {name: array.shape for name, array in checkpoint.optimizer_state.items()} != expected:
         raise UserError("--resume: the run's optimizer state does not fit; give its --opt and --layer_bucket")
-    if checkpoint.facts["text"] != workload.text_sha1:
-        say("note: the text is not the one this run began with")
-    return checkpoint
 
 
-def _train(
-    trainer: Trainer,
-    workload: Workload,
-    folder: RunFolder,
-    checkpoints: Checkpoints,
-    parent: str | None,
-    state: RunState,
-    interrupts: Interrupts,
-) -> RunState:
-    facts = {
-        "model": workload.model.model_dump(mode="json"),
-        "optimizer": workload.optimizer.model_dump(mode="json"),
-        "vocabulary": workload.vocabulary.characters,
-        "text": workload.text_sha1,
-    }
-    with RunLog(folder.metrics, state.step, workload.loop.max_steps) as log:
-        run = Run(
-            trainer=trainer,
-            batches=workload.batches,
-            evaluation=[workload.eval_batch],
-            learning_rate=partial(learning_rate, workload.schedule),
-            config=workload.loop,
-            log=log,
-            checkpoints=checkpoints,
-            facts=facts,
-            bits_name="bits_per_char",
-            parent=parent,
-        )
-        return train(run, state, interrupts)
+def _of_run(flags: Flags) -> Flags:
+    """What config.toml says: all flags but those of one call, and a text that is found from any folder."""
+    text = str(Path(flags.text).resolve()) if flags.text else ""
+    return flags.model_copy(update={"text": text, "save_dir": "", "resume": False, "config": ""})
+
+
+def _has_sample(folder: RunFolder, flags: Flags, state: RunState) -> bool:
+    """Whether the sample of this very step has been written: the last but the report that a run leaves."""
+    start = f"step {state.step},".encode()
+    return not flags.sample or (folder.samples.is_file() and folder.samples.read_bytes().startswith(start))
 
 
 def _finish(trainer: Trainer, workload: Workload, folder: RunFolder, flags: Flags, state: RunState) -> None:

@@ -6,6 +6,7 @@ Flags -> text -> vocabulary -> ids -> (train, validation) -> batches
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lm_core.config import AdamWConfig, DecayGroup, KBetaConfig, ModelConfig, OptimizerConfig, StepConfig
 from lm_core.data.batches import Batch, LengthRule, RandomWindows, frozen_batch
@@ -39,6 +40,8 @@ class Workload:
     prompt: str
     text_sha1: str
     """Tells whether a run is resumed on the text it began with."""
+    data: str
+    """The text, in words."""
     notes: tuple[str, ...]
     """What the user should know before the run starts."""
 
@@ -48,6 +51,16 @@ class Workload:
         rows, length = self.batches.batch_size, self.batches.lengths.shortest
         return training_memory(self.model, self.optimizer, self.step, rows, length)
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint says of the run."""
+        return {
+            "model": self.model.model_dump(mode="json"),
+            "optimizer": self.optimizer.model_dump(mode="json"),
+            "vocabulary": self.vocabulary.characters,
+            "text": self.text_sha1,
+        }
+
 
 def plan(flags: Flags) -> Workload:
     """Decide a run.
@@ -56,7 +69,7 @@ def plan(flags: Flags) -> Workload:
         UserError: when flags contradict each other or the text, saying which.
     """
     _check(flags)
-    schedule = _schedule(flags)
+    schedule = schedule_of(flags)
     text = read_text(flags.text) if flags.text else standard_library_text()
     vocabulary = CharVocabulary.of(text)
     train, validation = split(text, flags.val_frac)
@@ -93,6 +106,7 @@ def plan(flags: Flags) -> Workload:
         eval_batch=frozen_batch(vocabulary.encode(validation), flags.eval_bs, eval_length, flags.fixed_eval_seed),
         prompt="\n" if "\n" in vocabulary.characters else train[0],
         text_sha1=hashlib.sha1(text.encode()).hexdigest(),
+        data=f"{Path(flags.text).name if flags.text else 'standard library'}, {len(text):,} characters",
         notes=_notes(flags, len(text)),
     )
 
@@ -159,7 +173,12 @@ def _optimizer(flags: Flags) -> OptimizerConfig:
     )
 
 
-def _schedule(flags: Flags) -> ScheduleConfig:
+def schedule_of(flags: Flags) -> ScheduleConfig:
+    """The learning rate over the run.
+
+    Raises:
+        UserError: when lr_schedule is malformed.
+    """
     if not flags.lr_schedule:
         return ScheduleConfig(peak_lr=flags.lr, warmup_steps=flags.lr_warmup)
     points = parse_piecewise(flags.lr_schedule)

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from lm_core.backend import Backend, Trainer, load_backend
 from lm_core.cli import parse_flags
@@ -24,6 +25,7 @@ from lm_core.model.memory import check_memory, decoding_memory
 from lm_core.model.parameters import parameter_count
 from lm_core.regular import append_regular
 from lm_core.report import write_report
+from lm_core.run.about import About, command_line, optimizer_line
 from lm_core.run.checkpoint import Checkpoints, DamagedError
 from lm_core.run.evaluation import evaluate
 from lm_core.run.files import make_folder, optional
@@ -31,7 +33,8 @@ from lm_core.run.folder import RunFolder
 from lm_core.run.interrupts import Interrupts
 from lm_core.run.log import RunLog
 from lm_core.run.loop import Run, train
-from lm_core.run.state import RunState
+from lm_core.run.resume import compare_config_file, config_of, recorded_config
+from lm_core.run.state import RunState, is_complete
 from lm_core.sampling import Generation, SamplingConfig
 from lm_core.schedules import learning_rate
 from lm_core.terminal import say
@@ -42,9 +45,19 @@ from transformer_lm.corpus import load_corpus
 from transformer_lm.flags import Flags
 from transformer_lm.prompt_loop import run_prompts
 from transformer_lm.records import line
+from transformer_lm.resume_policy import FIXED, POLICY, SHAPE
 from transformer_lm.save_folder import Found, SaveFolder, copy_into, default_folder
 from transformer_lm.settings import Settings
-from transformer_lm.workload import Workload, check_checkpoint, check_same_model, check_weights, model_of, plan, step_of
+from transformer_lm.workload import (
+    Workload,
+    check_checkpoint,
+    check_same,
+    check_weights,
+    model_of,
+    plan,
+    resumed,
+    step_of,
+)
 from transformer_lm.writer import Model
 
 PROGRAM = "transformer_lm"
@@ -82,7 +95,7 @@ def run(argv: Sequence[str]) -> int:
 def _train(argv: Sequence[str], flags: Flags, folder: SaveFolder) -> None:
     found = None if flags.new_model else _find(folder, flags.identifier)
     if found:
-        flags = _flags_over(found, argv)
+        flags = _flags_over(found, argv, FIXED)
     tokenizer = _tokenizer_of(found) if found else flags.tokenizer
     model_of(flags, 1)  # heads that do not fit need no dataset to be seen, nor does a GPU that is not there
     if flags.gpu:
@@ -94,35 +107,53 @@ def _train(argv: Sequence[str], flags: Flags, folder: SaveFolder) -> None:
         )
     workload = plan(flags, load_corpus(flags.dataset, flags.data_dir, tokenizer, folder.data, say))
     checkpoint = found.checkpoint if found else None
+    state = RunState.from_facts(checkpoint.facts) if checkpoint else RunState()
+    complete = bool(checkpoint) and is_complete(workload.loop, state)
+    notes: list[str] = []
     if found and checkpoint:
         check_checkpoint(checkpoint, workload, _name(found))
-        if checkpoint.facts["data"]["text"] != workload.corpus.text:
-            say(f"note: {flags.dataset} is another text than the one that this run began with")
-        if checkpoint.facts.get("batches") != workload.facts["batches"]:
-            say("note: with another --seed or --batch_size than before, the data goes on from another place")
+        workload, notes = resumed(workload, checkpoint, _flags_of(found))
+    if found and complete and not (found.goes_on and flags.eval_test):
+        begins = "" if found.goes_on else ", as a new run"
+        say(f"{_name(found)} is complete: --num_iters above {state.step:,} trains on{begins}; nothing was changed")
+        if found.goes_on:
+            _report(found.run)
+        return
     backend = load_backend(flags.backend)
-    say(_describe(backend, flags))
+    for note in (*notes * (not complete), _describe(backend, flags)):
+        say(note)
     check_memory(workload.memory, backend.memory(workload.step), "training")
     weights = checkpoint.weights if checkpoint else initial_arrays(workload.model, flags.seed)
     trainer = backend.build(workload.model, workload.optimizer, workload.step, weights, flags.seed)
-    state = RunState()
     if checkpoint:
         trainer.load(checkpoint.weights, checkpoint.optimizer_state)
-        state = RunState.from_facts(checkpoint.facts)
-    if found and state.step >= flags.num_iters and not found.goes_on:
-        say(f"{_name(found)} is complete: --num_iters above {state.step:,} trains on, as a new run")
-        return
-    run_folder = _run_folder(folder, found, flags, workload.tokenizer)
+    run_folder = found.run if found and complete else _run_folder(folder, found, flags, workload.tokenizer)
     say(_where(found, state, flags, run_folder))
     say(_summary(workload))
+    facts = {**workload.facts, "about": _about(workload, backend, argv).model_dump()}
+    parent = checkpoint.path.stem if checkpoint else None
     with Interrupts() as interrupts:
-        state = _loop(trainer, workload, run_folder, checkpoint.path.stem if checkpoint else None, state, interrupts)
+        state = _loop(trainer, workload, run_folder, facts, parent, state, interrupts)
         if state.step:  # else nothing has been logged to report on
             _report(run_folder)
         if state.step < flags.num_iters:
             again = shlex.join([*COMMAND.split(), "--save_dir", str(folder.path)])
             steps = f"saved at iteration {state.step:,} of {flags.num_iters:,}"
             say(f"{steps if state.step else 'nothing was trained yet'}; to go on: {again}")
+
+
+def _about(workload: Workload, backend: Backend, argv: Sequence[str]) -> About:
+    flags = workload.flags
+    return About(
+        command=command_line(COMMAND, argv),
+        data=f"{flags.dataset}, {len(workload.corpus.splits['train']):,} training tokens",
+        parameters=parameter_count(workload.model),
+        optimizer=optimizer_line(workload.optimizer),
+        backend=backend.name,
+        device=backend.describe(workload.step),
+        dtype=flags.dtype,
+        seed=flags.seed,
+    )
 
 
 def _report(run_folder: RunFolder) -> None:
@@ -140,13 +171,21 @@ def _find(folder: SaveFolder, identifier: str, *, saved: bool = False) -> Found 
     return found
 
 
-def _flags_over(found: Found, argv: Sequence[str]) -> Flags:
-    """The flags of the run that is gone on with, changed by those of the command line."""
-    found.run.check_format()
-    of_run = Flags.load(found.run.config)
-    flags = parse_flags(Flags, COMMAND, argv, of_run.model_dump())
-    check_same_model(flags.of_run, of_run, _name(found))
+def _flags_over(found: Found, argv: Sequence[str], fixed: Sequence[str]) -> Flags:
+    """The flags of the run that is gone on with, changed by those of the command line, but for those that are fixed."""
+    facts = found.checkpoint.facts if found.checkpoint else None
+    base = recorded_config(Flags, found.run, facts, goes_on=found.goes_on)
+    if found.goes_on and config_of(Flags, facts) and (wrong := compare_config_file(POLICY, Flags, found.run, base)):
+        say(wrong)
+    flags = parse_flags(Flags, COMMAND, argv, base)
+    check_same(flags.of_run, Flags.parse(base), _name(found), fixed)
     return flags
+
+
+def _flags_of(found: Found) -> Flags:
+    """Those that a checkpoint was saved with; from before they were recorded, those of config.toml."""
+    known = config_of(Flags, found.checkpoint.facts if found.checkpoint else None)
+    return Flags.parse(known) if known else Flags.load(found.run.config)
 
 
 def _name(found: Found) -> str:
@@ -226,12 +265,15 @@ def _loop(
     trainer: Trainer,
     workload: Workload,
     folder: RunFolder,
+    facts: dict[str, Any],
     parent: str | None,
     state: RunState,
     interrupts: Interrupts,
 ) -> RunState:
     flags = workload.flags
     with RunLog(folder.metrics, state.step, flags.num_iters, line=line) as log:
+        if state.step < flags.num_iters:
+            workload.history.record(log)
 
         def sample(state: RunState) -> None:
             text = _sample(trainer, workload, state.step)
@@ -248,7 +290,7 @@ def _loop(
                 config=workload.loop,
                 log=log,
                 checkpoints=Checkpoints(folder.checkpoints, flags.keep),
-                facts=workload.facts,
+                facts=facts,
                 bytes_of=workload.bytes_of(),
                 perplexity=workload.of_words,
                 parent=parent,
@@ -283,7 +325,7 @@ def _talk(argv: Sequence[str], flags: Flags, folder: SaveFolder) -> int:
         raise UserError(
             f"--inference: there is no checkpoint in {folder.path}: train a model first, or give its --save_dir"
         )
-    flags = _flags_over(found, argv)
+    flags = _flags_over(found, argv, SHAPE)
     tokenizer, checkpoint = _tokenizer_of(found), found.checkpoint
     model = model_of(flags, tokenizer.vocab_size)
     check_weights(model, checkpoint, _name(found))

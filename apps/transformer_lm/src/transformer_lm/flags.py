@@ -101,7 +101,3 @@ def _absolute_tokenizer(name: str) -> str:
     if not colon or Path(name).exists():
         return _absolute(name)
     return name if kind == "tiktoken" else f"{kind}:{_absolute(path)}"
-
-
-SHAPE = ("dataset", "tokenizer", "context_size", "num_blocks", "dim", "num_heads")
-"""What a checkpoint fixes: with another one of these it is another model."""

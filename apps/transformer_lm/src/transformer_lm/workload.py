@@ -1,12 +1,13 @@
 """What the flags mean: model, optimizer, schedule, batches. Mistakes show here, before any model is built."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from lm_core.config import AdamWConfig, ModelConfig, StepConfig
-from lm_core.data.batches import Batch, SequentialWindows, ShuffledWindows
+from lm_core.data.batches import Batch, Origin, SequentialWindows, ShuffledWindows
 from lm_core.data.datasets import Split
 from lm_core.errors import UserError
 from lm_core.model.memory import Memory, training_memory
@@ -14,12 +15,14 @@ from lm_core.model.parameters import check_fit, parameter_table
 from lm_core.optim import state_shapes
 from lm_core.run.checkpoint import Checkpoint
 from lm_core.run.evaluation import BytesOf
+from lm_core.run.resume import History, changes_of, rate_change, values_of
 from lm_core.run.state import LoopConfig
 from lm_core.schedules import ScheduleConfig
 from lm_tokenizer.adapters import TextTokenizer
 from lm_tokenizer.errors import TokenizerError
 from transformer_lm.corpus import Corpus
-from transformer_lm.flags import SHAPE, Flags
+from transformer_lm.flags import Flags
+from transformer_lm.resume_policy import POLICY
 
 _EVAL_TOKENS = 2048
 """Least size of a validation batch, which has no gradients to hold."""
@@ -41,6 +44,8 @@ class Workload:
     """Validation and test."""
     prompt: list[int]
     """What samples go on from: the end of a line."""
+    history: History = field(default_factory=History)
+    """What was changed of the run when it went on."""
 
     @property
     def tokenizer(self) -> TextTokenizer:
@@ -59,13 +64,16 @@ class Workload:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What a checkpoint says of the run. Where it stands in the data follows from `batches` and its step."""
+        """What a checkpoint says of the run. Its place in the data follows from its step, `batches` and `origin`."""
         return {
             "model": self.model.model_dump(mode="json"),
             "optimizer": self.optimizer.model_dump(mode="json"),
             "tokenizer": {"kind": self.tokenizer.name, "fingerprint": self.tokenizer.fingerprint},
             "data": {"name": self.flags.dataset, "text": self.corpus.text},
             "batches": {"seed": self.flags.seed, "batch_size": self.flags.batch_size, "seq_len": self.model.seq_len},
+            "origin": asdict(self.batches.origin),
+            "config": self.flags.of_run.model_dump(mode="json"),
+            "history": self.history.facts,
         }
 
     def bytes_of(self) -> BytesOf | None:
@@ -109,6 +117,11 @@ def step_of(flags: Flags) -> StepConfig:
     )
 
 
+def schedule_of(flags: Flags) -> ScheduleConfig:
+    """The learning rate over the run."""
+    return ScheduleConfig(peak_lr=flags.learning_rate, warmup_steps=flags.lr_warmup)
+
+
 def plan(flags: Flags, corpus: Corpus) -> Workload:
     """Decide a run.
 
@@ -132,7 +145,7 @@ def plan(flags: Flags, corpus: Corpus) -> Workload:
         model=model_of(flags, corpus.tokenizer.vocab_size),
         optimizer=AdamWConfig(weight_decay=flags.weight_decay),
         step=step_of(flags),
-        schedule=ScheduleConfig(peak_lr=flags.learning_rate, warmup_steps=flags.lr_warmup),
+        schedule=schedule_of(flags),
         loop=LoopConfig(
             max_steps=flags.num_iters,
             log_every=flags.steps_per_report,
@@ -155,21 +168,48 @@ def _line_end(corpus: Corpus) -> list[int]:
     return ids or [int(corpus.splits["train"].tokens[0])]
 
 
-def check_same_model(flags: Flags, of_run: Flags, what: str) -> None:
-    """What is gone on with must be the model that the flags describe.
+def check_same(flags: Flags, of_run: Flags, what: str, keys: Sequence[str]) -> None:
+    """What is gone on with must be what the flags describe, in these keys.
 
     Raises:
         UserError: saying which flags differ.
     """
     different = [
-        f"--{name} {getattr(of_run, name) or 'none'}, not {getattr(flags, name) or 'none'}"
-        for name in SHAPE
+        f"--{name} {_or_none(getattr(of_run, name))}, not {_or_none(getattr(flags, name))}"
+        for name in keys
         if getattr(flags, name) != getattr(of_run, name)
     ]
     if different:
         raise UserError(
             f"{what} has {' and '.join(different)}: leave these flags out, or give --new_model to begin another"
         )
+
+
+def _or_none(value: object) -> object:
+    return "none" if value == "" else value
+
+
+def resumed(workload: Workload, checkpoint: Checkpoint, before: Flags) -> tuple[Workload, list[str]]:
+    """The workload of a run that goes on from a checkpoint, and what there is to say of what has changed.
+
+    Args:
+        workload: that of the flags.
+        checkpoint: what it goes on from.
+        before: the flags that the checkpoint was saved with.
+    """
+    facts, flags, text = checkpoint.facts, workload.flags, workload.corpus.text
+    known = facts["data"]["text"]
+    claims = {**values_of(before.of_run), "data_dir": str(known)[:12]}
+    now = {**values_of(flags.of_run), "data_dir": text[:12]}
+    history = changes_of(POLICY, claims, now, facts, "give --new_model to begin another")
+    # The checkpoints of before have the batch size, and not the flags.
+    size = before.batch_size if "config" in facts else facts.get("batches", {}).get("batch_size", before.batch_size)
+    per_epoch = workload.batches.per_epoch if known != text else None
+    origin = Origin(**facts.get("origin", {})).moved(checkpoint.step, size, flags.batch_size, per_epoch)
+    notes = [f"note: {flags.dataset} is another text than the one that this run began with"] * (known != text)
+    rate = rate_change(schedule_of(before), workload.schedule, checkpoint.step, flags.num_iters)
+    notes += [*history.lines(), *([rate] if rate else [])]
+    return replace(workload, batches=replace(workload.batches, origin=origin), history=history), notes
 
 
 def check_weights(model: ModelConfig, checkpoint: Checkpoint, what: str) -> None:

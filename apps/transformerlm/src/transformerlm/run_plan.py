@@ -4,7 +4,7 @@ config -> tokenizer -> token files -> batches
        -> model shape, or that of init_from; on --resume the newest checkpoint, which must fit all of it
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,10 +22,12 @@ from lm_core.model.parameters import parameter_table
 from lm_core.optim import state_shapes
 from lm_core.run.checkpoint import Checkpoint, Checkpoints
 from lm_core.run.folder import RunFolder, new_run
+from lm_core.run.resume import History
 from lm_core.schedules import ScheduleConfig
 from lm_core.terminal import say, show
 from lm_tokenizer.adapters import TextTokenizer, load_tokenizer
 from lm_tokenizer.errors import TokenizerError
+from transformerlm.resume import Resumed, schedule_of
 from transformerlm.saved_model import ROOT, SavedModel, check_weights, load_model, load_tokenizer_of
 from transformerlm.train_config import DataConfig, ShapeConfig, TrainConfig
 
@@ -55,6 +57,10 @@ class RunPlan:
     """Those of init_from."""
     prompt: list[int]
     """What the sample at the end continues."""
+    history: History
+    """What this resume and those before have changed."""
+    notes: list[str]
+    """What there is to say of that."""
 
     @property
     def memory(self) -> Memory:
@@ -69,7 +75,10 @@ class RunPlan:
             "model": self.model.model_dump(mode="json"),
             "optimizer": self.config.optimizer.model_dump(mode="json"),
             "tokenizer": {"kind": self.tokenizer.name, "fingerprint": self.tokenizer.fingerprint},
-            "data": {"train": self.train.facts.sha256, "validation": self.validation.facts.sha256},
+            "data": _digests(self.train, self.validation),
+            "config": self.config.model_dump(mode="json", exclude={"config", "print_config"}),
+            "history": self.history.facts,
+            **({"origin": asdict(self.batches.origin)} if isinstance(self.batches, ShuffledWindows) else {}),
         }
 
     def weights(self) -> Weights:
@@ -109,16 +118,30 @@ def plan_run(config: TrainConfig, folder: RunFolder) -> RunPlan:
     """
     _check_logging(config)
     _check_batch(config)
-    schedule = _schedule(config)
     checkpoints = Checkpoints(folder.checkpoints, config.training.keep)
     checkpoint = _newest(checkpoints) if config.resume else None
+    resumed = Resumed.of(checkpoint, folder) if checkpoint else None
+    if resumed:
+        if resumed.doubt:
+            say(resumed.doubt)
+        config = resumed.extend(config)
+    elif config.schedule.on_resume:
+        raise UserError("schedule.on_resume: there is nothing to resume; leave it out")
+    schedule = schedule_of(config)
     source = load_model(config.init_from, key="init_from") if config.init_from and not checkpoint else None
     tokenizer = _tokenizer(config.data, folder, checkpoint, source)
     model = _model(config, tokenizer, source)
     train, validation = (_token_file(config.data, split, tokenizer) for split in ("train", "validation"))
     check_pair(train, validation)
-    plan = RunPlan(
-        _filled(config, folder, model),
+    filled, digests = _filled(config, folder, model), _digests(train, validation)
+    history = resumed.history(filled, digests) if resumed else History()
+    if checkpoint:
+        _check_fits(checkpoint, config, model)
+    batches = _batches(config, model, train)
+    if resumed and isinstance(batches, ShuffledWindows):
+        batches = replace(batches, origin=resumed.origin(config, digests, batches.per_epoch))
+    return RunPlan(
+        filled,
         folder,
         checkpoints,
         checkpoint,
@@ -127,14 +150,18 @@ def plan_run(config: TrainConfig, folder: RunFolder) -> RunPlan:
         schedule,
         train,
         validation,
-        _batches(config, model, train),
+        batches,
         _evaluation(config, model, validation),
         source.weights if source else None,
         _prompt(config.training.sample_prompt, tokenizer, validation),
+        history,
+        resumed.notes(config, schedule, history) if resumed else [],
     )
-    if checkpoint:
-        _check_fits(checkpoint, plan)
-    return plan
+
+
+def _digests(train: TokenFile, validation: TokenFile) -> dict[str, str]:
+    """By which token files are told apart, wherever they are."""
+    return {"train": train.facts.sha256, "validation": validation.facts.sha256}
 
 
 def _check_logging(config: TrainConfig) -> None:
@@ -148,11 +175,6 @@ def _check_batch(config: TrainConfig) -> None:
     rows, parts = config.training.batch_size, config.step.grad_accum_steps
     if rows % parts:
         raise UserError(f"training.batch_size {rows} is not a multiple of step.grad_accum_steps {parts}")
-
-
-def _schedule(config: TrainConfig) -> ScheduleConfig:
-    values = config.schedule.model_dump(mode="json")
-    return ScheduleConfig.parse({**values, "max_steps": values["max_steps"] or config.training.max_steps}, "schedule")
 
 
 def _newest(checkpoints: Checkpoints) -> Checkpoint | None:
@@ -251,6 +273,8 @@ def _filled(config: TrainConfig, folder: RunFolder, model: ModelConfig) -> Train
         update={
             "resume": False,
             "save_dir": "",
+            "config": "",
+            "print_config": False,
             "init_from": absolute(config.init_from),
             "data": config.data.model_copy(update=paths),
             "model": ShapeConfig(**model.model_dump()),
@@ -259,21 +283,18 @@ def _filled(config: TrainConfig, folder: RunFolder, model: ModelConfig) -> Train
     )
 
 
-def _check_fits(checkpoint: Checkpoint, plan: RunPlan) -> None:
-    """The checkpoint must be of this model and optimizer; other token files are no mistake, but are said."""
+def _check_fits(checkpoint: Checkpoint, config: TrainConfig, model: ModelConfig) -> None:
+    """The checkpoint must be of this model and optimizer, whatever its config says."""
     theirs = checkpoint.facts.get("model") or {}
     different = [
         f"model.{key} is {theirs.get(key)} in the run and {ours} here"
-        for key, ours in plan.model.model_dump(mode="json").items()
+        for key, ours in model.model_dump(mode="json", exclude={"dropout"}).items()
         if theirs.get(key) != ours
     ]
     if different:
         raise UserError(f"--resume: {'; '.join(different)}")
-    check_weights(plan.model, checkpoint.weights, f"--resume: {checkpoint.path.stem}.safetensors")
-    expected = state_shapes(plan.config.optimizer, parameter_table(plan.model))
+    check_weights(model, checkpoint.weights, f"--resume: {checkpoint.path.stem}.safetensors")
+    expected = state_shapes(config.optimizer, parameter_table(model))
     if {name: array.shape for name, array in checkpoint.optimizer_state.items()} != expected:
         was = (checkpoint.facts.get("optimizer") or {}).get("name")
         raise UserError(f"--resume: the optimizer state in the run, of {was}, does not fit the config's optimizer")
-    for split, sha256 in plan.facts["data"].items():
-        if (checkpoint.facts.get("data") or {}).get(split) != sha256:
-            say(f"note: data.{split} is not the token file that this run began with")

@@ -20,7 +20,6 @@ import numpy as np
 
 from lm_core.backend import Backend, Trainer, load_backend
 from lm_core.cli import parse_flags
-from lm_core.config import read_toml
 from lm_core.continuation import Ending, continue_rows
 from lm_core.data.batches import Batch
 from lm_core.errors import UserError
@@ -28,6 +27,8 @@ from lm_core.model.flops import flops_per_token
 from lm_core.model.memory import check_memory
 from lm_core.model.parameters import parameter_count
 from lm_core.report import write_report
+from lm_core.run.about import About, command_line, optimizer_line
+from lm_core.run.checkpoint import Checkpoints
 from lm_core.run.evaluation import BytesOf
 from lm_core.run.files import make_folder, optional, write_whole
 from lm_core.run.folder import RunFolder
@@ -35,11 +36,12 @@ from lm_core.run.interrupts import Interrupts
 from lm_core.run.log import RunLog
 from lm_core.run.loop import Run
 from lm_core.run.loop import train as run_loop
+from lm_core.run.resume import recorded_config
 from lm_core.run.sinks.console import metrics_line
 from lm_core.run.sinks.sink import Sink
 from lm_core.run.sinks.tensorboard import TensorBoardSink
 from lm_core.run.sinks.wandb import WandbSink
-from lm_core.run.state import RunState
+from lm_core.run.state import RunState, is_complete
 from lm_core.sampling import Generation, SamplingConfig
 from lm_core.schedules import learning_rate
 from lm_core.terminal import put, say
@@ -58,7 +60,8 @@ RESULT = "result.json"
 
 def main() -> int:
     """The program; returns its exit code."""
-    return run_program(TrainConfig, PROGRAM, train, parse=parse_train)
+    argv = sys.argv[1:]
+    return run_program(TrainConfig, PROGRAM, partial(train, argv=argv), argv, parse=parse_train)
 
 
 def parse_train(cls: type[TrainConfig], program: str, argv: Sequence[str]) -> TrainConfig:
@@ -71,18 +74,20 @@ def parse_train(cls: type[TrainConfig], program: str, argv: Sequence[str]) -> Tr
     if not config.resume:
         return config
     folder = RunFolder(Path(config.save_dir) if config.save_dir else newest_run("--resume"))
-    if not folder.config.exists():
+    if not folder.holds_run():
         raise UserError(f"--resume: {folder.path} holds no run")
     folder.check_format()
     try:
-        saved = parse_flags(cls, program, argv, read_toml(folder.config))
+        # Once the checkpoint has been read, `plan_run` compares the config with that of the checkpoint again.
+        facts = Checkpoints(folder.checkpoints).newest_facts()
+        saved = parse_flags(cls, program, argv, recorded_config(cls, folder, facts))
     except UserError as error:
-        raise UserError(f"--resume, over {folder.config}: {error}") from None
+        raise UserError(f"--resume, over the config of {folder.path}: {error}") from None
     return saved.model_copy(update={"save_dir": str(folder.path), "resume": True})
 
 
-def train(config: TrainConfig) -> None:
-    """One run, new or resumed.
+def train(config: TrainConfig, argv: Sequence[str] = ()) -> None:
+    """One run, new or resumed; `argv` is what was typed, for the report.
 
     Raises:
         UserError: for a mistake in the config or what it names; nothing has been written then.
@@ -90,25 +95,32 @@ def train(config: TrainConfig) -> None:
     """
     folder = folder_of(config)
     with folder.hold():
-        _train(config, plan_run(config, folder))
+        plan = plan_run(config, folder)
+        state = RunState.from_facts(plan.checkpoint.facts) if plan.checkpoint else RunState()
+        if plan.checkpoint and is_complete(plan.config.training, state) and (folder.path / RESULT).exists():
+            say(f"{folder.path} is complete at step {state.step}; nothing was changed")
+            with optional("report.html"):
+                put(f"report: {write_report(folder.path)}")
+            return
+        _train(config, plan, state, command_line(COMMAND, argv))
 
 
-def _train(config: TrainConfig, plan: RunPlan) -> None:
+def _train(config: TrainConfig, plan: RunPlan, state: RunState, command: str) -> None:
+    for note in plan.notes:
+        say(note)
     backend = load_backend(config.backend)
     say(backend.describe(config.step))
     check_memory(plan.memory, backend.memory(config.step), "training")
     trainer = backend.build(plan.model, config.optimizer, config.step, plan.weights(), config.seed)
-    state = RunState()
     if plan.checkpoint:
         trainer.load(plan.checkpoint.weights, plan.checkpoint.optimizer_state)
-        state = RunState.from_facts(plan.checkpoint.facts)
         say(f"resuming {plan.folder.path} at step {state.step} of {config.training.max_steps}")
     elif config.resume:
         say("nothing was saved yet: starting at step 0")
     sinks = prepare(plan, state.step)  # what fails before this leaves no run
     say(_summary(plan))
     with Interrupts() as interrupts:
-        state = _run(plan, backend, trainer, sinks, state, interrupts)
+        state = _run(plan, backend, trainer, sinks, state, interrupts, command)
         if interrupts.requested and state.step < config.training.max_steps:
             if state.step:  # else nothing has been logged to report on
                 with optional("report.html"):
@@ -180,13 +192,20 @@ def _summary(plan: RunPlan) -> str:
 
 
 def _run(
-    plan: RunPlan, backend: Backend, trainer: Trainer, sinks: list[Sink], state: RunState, interrupts: Interrupts
+    plan: RunPlan,
+    backend: Backend,
+    trainer: Trainer,
+    sinks: list[Sink],
+    state: RunState,
+    interrupts: Interrupts,
+    command: str,
 ) -> RunState:
     config, folder = plan.config, plan.folder
     total = config.training.max_steps
     with RunLog(folder.metrics, state.step, total, sinks, line=metrics_line) as log:
         if "console" not in config.logging.backend:
             log.sinks.remove(log.console)  # the bar stays, where there is one
+        plan.history.record(log)
         return run_loop(
             Run(
                 trainer,
@@ -196,7 +215,7 @@ def _run(
                 config.training,
                 log,
                 plan.checkpoints,
-                plan.facts,
+                {**plan.facts, "about": _about(plan, backend, command).model_dump()},
                 bytes_of=bytes_of_targets(plan.tokenizer),
                 perplexity=True,
                 flops_per_token=flops_per_token(plan.model, plan.model.seq_len),
@@ -206,6 +225,21 @@ def _run(
             state,
             interrupts,
         )
+
+
+def _about(plan: RunPlan, backend: Backend, command: str) -> About:
+    config = plan.config
+    name = config.logging.dataset or Path(config.data.train).name
+    return About(
+        command=command,
+        data=f"{name}, {len(plan.train):,} training tokens",
+        parameters=parameter_count(plan.model),
+        optimizer=optimizer_line(config.optimizer),
+        backend=backend.name,
+        device=backend.describe(config.step),
+        dtype=config.step.dtype,
+        seed=config.seed,
+    )
 
 
 def _sinks(plan: RunPlan, start: int) -> list[Sink]:

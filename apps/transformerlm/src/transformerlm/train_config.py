@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from lm_core.config import AdamWConfig, Config, ModelConfig, OptimizerConfig, StepConfig
 from lm_core.run.state import LoopConfig
-from lm_core.schedules import ScheduleConfig
+from lm_core.schedules import Extension, ScheduleConfig
 from transformerlm.program import ProgramConfig
 
 LogBackend = Literal["console", "wandb", "tensorboard"]
@@ -43,6 +43,9 @@ class RateConfig(ScheduleConfig):
 
     max_steps: int = Field(0, ge=0)
     """T: the step at which the decay ends; 0: training.max_steps."""
+    on_resume: Extension | None = None
+    """With --resume and another training.max_steps: stretch the decay to the new end, stay on its floor, or begin with
+    a warm-up again. It is of one call, and the keys above keep what it came to; when not given, they decide."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -1,0 +1,19 @@
+"""What training that goes on may change of a run, flag by flag (`lm_core.run.resume`)."""
+
+from lm_core.run.resume import Policy
+
+POLICY = Policy(
+    # The weights, the vocabulary, and the order of the data.
+    refused="dataset tokenizer context_size num_blocks dim num_heads seed",
+    # data_dir counts by the text that it holds.
+    recorded="""
+        data_dir dropout batch_size num_iters learning_rate lr_warmup weight_decay
+        backend gpu dtype compile
+    """,
+    no_effect="checkpoint top_k temperature sample_tokens steps_per_report steps_per_eval steps_per_save keep",
+    call="save_dir new_model identifier inference eval_test config",
+)
+FIXED = tuple(key for key, decision in POLICY.decisions if decision == "refused")
+"""With another one of these it is another run."""
+SHAPE = tuple(key for key in FIXED if key != "seed")
+"""With another one of these it is another model; of a prompt, the seed may be any."""
