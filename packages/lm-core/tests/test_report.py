@@ -10,10 +10,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from lm_core.config import AdamWConfig
 from lm_core.errors import UserError
 from lm_core.report import read_run, write_report
+from lm_core.run.about import About, optimizer_line
+from lm_core.run.checkpoint import Checkpoints
 
 Line = dict[str, Any] | str
 MakeRun = Callable[..., Path]
@@ -323,3 +327,64 @@ def test_drawing_does_load_it_but_not_pyplot(make_run: MakeRun) -> None:
     folder = make_run(a_run())
     draw = f"from pathlib import Path\nfrom lm_core.report import write_report\nwrite_report(Path({str(folder)!r}))"
     assert loaded_after(f"{draw}\nassert 'matplotlib.pyplot' not in sys.modules")
+
+
+def save(folder: Path, step: int, **facts: Any) -> None:
+    Checkpoints(folder / "checkpoints").save({"w": np.full(3, step, np.float32)}, {}, {"step": step, **facts})
+
+
+def test_the_steps_are_those_of_the_newest_checkpoint_and_not_of_the_last_record(make_run: MakeRun) -> None:
+    folder = make_run([*map(train, (1, 20, 40, 520, 530)), evaluation(500, 1.25)])
+    assert "<td>Steps</td><td>530</td>" in write_report(folder).read_text()
+    save(folder, 500)
+    assert "<td>Steps</td><td>530</td>" in write_report(folder).read_text()
+    save(folder, 1537)
+    assert "<td>Steps</td><td>1,537</td>" in write_report(folder).read_text()
+
+
+def test_the_header_says_what_was_trained_with_and_on_what(make_run: MakeRun) -> None:
+    about = About(
+        command="uv run apps/testbed_d --text 'a & b.txt'",
+        data="a & b.txt, 1,000 characters",
+        parameters=4_840_000,
+        optimizer=optimizer_line(AdamWConfig(weight_decay=0.1)),
+        backend="torch",
+        device="torch 2 on cpu, 1 threads",
+        dtype="float32",
+        seed=7,
+    )
+    folder = make_run(a_run())
+    save(folder, 40, about=about.model_dump())
+    page = html.unescape(write_report(folder).read_text())
+    for name, value in about.rows():
+        assert f"<td>{name}</td><td>{value}</td>" in page
+    assert {"Command", "Data", "Parameters", "Optimizer", "Backend", "Device", "Dtype", "Seed"} == {
+        name for name, _ in about.rows()
+    }
+    assert "4,840,000" in page
+    assert "adamw, beta1 0.9, beta2 0.999, eps 1e-08, bias_correction True, weight_decay 0.1" in page
+
+
+@pytest.mark.parametrize("about", [{"command": "x"}, 3, None, {"command": ["<script>"]}])
+def test_a_header_that_is_none_is_left_out(make_run: MakeRun, about: object) -> None:
+    folder = make_run(a_run())
+    save(folder, 40, about=about)
+    assert 'class="about"' not in write_report(folder).read_text()
+
+
+def test_what_resumes_have_changed_is_shown_with_its_step(make_run: MakeRun) -> None:
+    def resume(step: int, **changed: list[Any]) -> dict[str, Any]:
+        return {"kind": "resume", "step": step, "changed": changed, "settings": {"log_every": [20, 5]}}
+
+    lines = [
+        *a_run(),
+        resume(10, lr=[3e-4, 1e-3]),
+        resume(20, steps=[30, 50]),
+        resume(20, steps=[30, 40], text=[None, "<b>"]),
+    ]
+    page = write_report(make_run(lines)).read_text()
+    assert "<td>from step 11</td><td>lr</td><td>0.0003 → 0.001</td>" in page
+    assert "<td>from step 21</td><td>steps</td><td>30 → 40</td>" in page
+    assert "<td>None → &lt;b&gt;</td>" in page
+    assert "30 → 50" not in page, "the last word counts"
+    assert "log_every" not in page

@@ -146,6 +146,12 @@ def test_a_checkpoint_without_a_config_leaves_config_toml_to_be_believed(folder:
         config_of(Whole, {"step": 3, "config": {"dataset": "ptb"}})
 
 
+def test_a_folder_of_a_newer_format_is_refused(folder: RunFolder) -> None:
+    folder.config.write_text("# run folder, format 999\n")
+    with pytest.raises(UserError, match="of format 999, made by a newer version"):
+        recorded_config(Whole, folder, facts())
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

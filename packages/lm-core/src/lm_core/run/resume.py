@@ -166,8 +166,9 @@ def recorded_config(
         goes_on: whether it is this run that goes on, and not one that begins from a checkpoint of it.
 
     Raises:
-        UserError: when there is no config, or it is not one of this app.
+        UserError: when there is no config, it is not one of this app, or the folder is of a newer format.
     """
+    folder.check_format()
     known = config_of(cls, facts)
     if known is None:
         return cls.load(folder.config).model_dump(mode="json")
