@@ -94,9 +94,10 @@ def train(app: App, data: Path) -> App:
 
 
 def records(run: Path) -> list[dict[str, Any]]:
-    """The metrics without the fields that measure time."""
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    return [{key: value for key, value in json.loads(line).items() if key not in TIMING_FIELDS} for line in lines]
+    """The metrics without the fields that measure time, and without what was changed of the run when it went on."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    measured = [line for line in lines if line["kind"] != "resume"]
+    return [{key: value for key, value in line.items() if key not in TIMING_FIELDS} for line in measured]
 
 
 def losses(run: Path) -> list[float]:
