@@ -25,7 +25,7 @@ CORE_ORDER = [
     "terminal", "errors", "regular", "rng", "machine", "config", "mistakes", "cli",
     "schedules", "sampling", "stop_strings", "continuation",
     "data.vocabulary", "data.formats", "data.token_ids", "data.token_file", "data.corpus",
-    "data.permutation", "data.batches", "model.parameters", "model.init", "model.flops", "optim",
+    "data.permutation", "data.batches", "model.parameters", "model.positions", "model.init", "model.flops", "optim",
     "model.memory", "backend",
     "reference.model", "reference.dropout", "reference.optim", "run.files", "run.lock",
     "data.archive", "data.download", "data.datasets.table", "data.datasets.files", "data.datasets.layouts",

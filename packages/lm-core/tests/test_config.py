@@ -65,6 +65,8 @@ def test_a_key_like_no_other_gets_the_list_of_known_ones() -> None:
         (ModelConfig, SMALL | {"d_model": 10, "n_heads": 3}, ["n_heads 3", "d_model 10"]),
         (ModelConfig, SMALL | {"n_heads": 4, "n_kv_heads": 3}, ["n_kv_heads 3", "n_heads 4"]),
         (ModelConfig, SMALL | {"d_model": 12, "n_heads": 4, "positions": "rope"}, ["even", "3"]),
+        (ModelConfig, SMALL | {"d_model": 9, "n_heads": 3, "positions": "sinusoidal"}, ["even d_model", "9"]),
+        (ModelConfig, SMALL | {"d_model": 2, "n_heads": 1, "positions": "sinusoidal"}, ["4 or more", "2"]),
         (ModelConfig, SMALL | {"tie_embeddings": True, "head_bias": True}, ["head_bias = false"]),
         (ModelConfig, {"seq_len": 5}, ["vocab_size", "required"]),
         (KBetaConfig, {"beta2_min": 0.99, "beta2_max": 0.9}, ["beta2_min 0.99", "beta2_max 0.9"]),

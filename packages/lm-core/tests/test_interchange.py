@@ -252,6 +252,7 @@ def test_a_tokenizer_that_does_not_fit_is_refused(
     [
         ({"positions": "rope"}, ["gpt2 cannot have positions = 'rope'", "llama cannot have norm = 'layer'"]),
         ({"positions": "none"}, ["positions = 'none'"]),
+        ({"positions": "sinusoidal"}, ["gpt2 cannot have positions = 'sinusoidal'", "llama cannot have"]),
         ({"norm": "rms"}, ["norm = 'rms'", "llama cannot have mlp = 'gelu_tanh', positions = 'learned'"]),
         ({"mlp": "swiglu"}, ["mlp = 'swiglu'"]),
         ({"n_kv_heads": 2}, ["n_kv_heads = 2"]),

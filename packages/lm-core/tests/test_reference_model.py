@@ -18,7 +18,7 @@ IDS = np.array([[1, 7, 3, 10, 0, 5], [2, 2, 9, 4, 8, 6]])
 VARIANTS = [
     {"norm": norm, "mlp": mlp, "positions": positions, "n_kv_heads": kv_heads, "tie_embeddings": kv_heads == 2}
     for norm, mlp, positions, kv_heads in itertools.product(
-        ["layer", "rms"], ["gelu", "gelu_tanh", "swiglu"], ["learned", "rope", "none"], [None, 2]
+        ["layer", "rms"], ["gelu", "gelu_tanh", "swiglu"], ["learned", "rope", "sinusoidal", "none"], [None, 2]
     )
 ]
 
@@ -56,7 +56,7 @@ def test_logits_are_finite_and_depend_on_what_came_before_and_never_on_what_come
 
 
 def test_a_shorter_text_has_the_logits_of_the_longer_ones_beginning() -> None:
-    for positions in ("learned", "rope", "none"):
+    for positions in ("learned", "rope", "sinusoidal", "none"):
         c = config(positions=positions)
         whole = model.logits(c, weights(c), IDS)
         np.testing.assert_allclose(model.logits(c, weights(c), IDS[:, :4]), whole[:, :4], rtol=1e-12, atol=1e-12)
@@ -154,7 +154,9 @@ def test_rotation_keeps_lengths_and_leaves_the_first_position_alone() -> None:
     assert turned[0, 1, 0] == pytest.approx(a * math.cos(1) - b * math.sin(1))
 
 
-@pytest.mark.parametrize(("positions", "matters"), [("learned", True), ("rope", True), ("none", False)])
+@pytest.mark.parametrize(
+    ("positions", "matters"), [("learned", True), ("rope", True), ("sinusoidal", True), ("none", False)]
+)
 def test_the_order_of_earlier_tokens_matters_only_with_a_position_signal(positions: str, matters: bool) -> None:
     c = config(positions=positions, n_layers=1)
     shuffled = IDS[:, [3, 1, 0, 2, 4, 5]]

@@ -6,6 +6,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from lm_core.model.positions import sinusoids
 from lm_core.reference import model as reference
 from lm_core.testing import MODELS, rough_arrays
 
@@ -101,6 +102,13 @@ def test_float64_without_exponentials_is_computed_in_float64(kernels: ModuleType
     np.testing.assert_allclose(np.array(RMSNorm(8, kernels=kernels)(wide)), rms, rtol=0, atol=1e-13)
     tanh = np.array(kernels.gelu_tanh(wide))
     np.testing.assert_allclose(tanh, reference.gelu_tanh(x), rtol=0, atol=1e-13)
+
+
+def test_sinusoidal_positions_are_mlx_s() -> None:
+    ours = sinusoids(64, 32)
+    theirs = np.array(nn.SinusoidalPositionalEncoding(32)(mx.arange(64)))
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(ours, axis=1), 1)
 
 
 @both

@@ -188,8 +188,8 @@ class ModelConfig(Config):
     """Added to the variance before the root."""
     mlp: Literal["gelu", "gelu_tanh", "swiglu"] = "gelu_tanh"
     """Exact GELU, its tanh form (Hendrycks and Gimpel 2016), or SwiGLU (Shazeer 2020)."""
-    positions: Literal["learned", "rope", "none"] = "learned"
-    """Learned table, rotary (Su et al. 2021), or no position signal."""
+    positions: Literal["learned", "rope", "sinusoidal", "none"] = "learned"
+    """Learned table, rotary (Su et al. 2021), fixed sines and cosines (Vaswani et al. 2017), or no position signal."""
     rope_theta: float = Field(10000.0, gt=0)
     """Base of the rotary wavelengths."""
     bias: bool = True
@@ -213,6 +213,8 @@ class ModelConfig(Config):
             raise ValueError(f"n_kv_heads {self.n_kv_heads} does not divide n_heads {self.n_heads}")
         if self.positions == "rope" and self.head_dim % 2:
             raise ValueError(f"rope needs an even head size, got {self.head_dim}")
+        if self.positions == "sinusoidal" and (self.d_model % 2 or self.d_model < 4):
+            raise ValueError(f"sinusoidal positions need an even d_model of 4 or more, got {self.d_model}")
         if self.tie_embeddings and self.head_bias:
             raise ValueError("a tied head has no bias: set head_bias = false or tie_embeddings = false")
         return self

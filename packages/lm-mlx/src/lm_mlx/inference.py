@@ -84,7 +84,7 @@ class InferenceModel:
     def __init__(self, model: LanguageModel, vocab_size: int):
         self.config, self.dtype, self.kernels = model.config, model.dtype, model.kernels
         self.embed = model.embed.weight
-        self.pos_embed = model.pos_embed.weight if "pos_embed" in model else None
+        self.pos_embed = model.pos_embed.weight if "pos_embed" in model else model.get("_sinusoids")
         self.blocks = [InferenceBlock(block, model.dtype) for block in model.blocks]
         self.norm = _frozen_norm(model.norm, model.dtype)
         weight, bias = model.head_weights(model.dtype)

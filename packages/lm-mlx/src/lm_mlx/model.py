@@ -1,6 +1,6 @@
 """The language model: ids [B, T] -> logits [B, T, V], and its loss.
 
-    ids -> embed (+ pos_embed) -> n_layers x block -> norm -> lm_head -> logits
+    ids -> embed (+ pos_embed, or sinusoids) -> n_layers x block -> norm -> lm_head -> logits
 
 The names of the submodules are those of the parameter table in `lm_core.model.parameters`.
 Axes: B batch, T time, D model, V vocabulary.
@@ -10,6 +10,7 @@ import mlx.core as mx
 from mlx import nn
 
 from lm_core.config import ModelConfig
+from lm_core.model.positions import sinusoids
 from lm_mlx import fused
 from lm_mlx.attention import Attention
 from lm_mlx.dropout import dropout
@@ -62,6 +63,10 @@ class LanguageModel(nn.Module):
         self.embed = Embedding(config.vocab_size, config.d_model, kernels)
         if config.positions == "learned":
             self.pos_embed = Embedding(config.seq_len, config.d_model, kernels)
+        if config.positions == "sinusoidal":
+            # By its underscore MLX knows that it is no parameter.
+            table = sinusoids(config.seq_len, config.d_model).tolist()
+            self._sinusoids = mx.array(table, mx.float64 if dtype == mx.float64 else mx.float32)
         self.blocks = [Block(config, i, kernels) for i in range(config.n_layers)]
         self.norm = make_norm(config, kernels)
         if not config.tie_embeddings:
@@ -74,6 +79,8 @@ class LanguageModel(nn.Module):
             x = x.astype(self.dtype)
         if "pos_embed" in self:
             x = x + self.pos_embed.weight[: ids.shape[1]]
+        if "_sinusoids" in self:
+            x = x + self._sinusoids[: ids.shape[1]]
         x = dropout(x.astype(self.dtype), self.config.dropout, key, 0)
         for block in self.blocks:
             x = recomputed(block, x, key) if self.recompute else block(x, key)

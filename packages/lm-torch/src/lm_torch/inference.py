@@ -85,7 +85,7 @@ class InferenceModel:
     def __init__(self, model: LanguageModel, vocab_size: int):
         self.config, self.dtype, self.kernels = model.config, model.dtype, model.kernels
         self.embed = model.embed.weight.detach()
-        self.pos_embed = None if model.pos_embed is None else model.pos_embed.weight.detach()
+        self.pos_embed = model.sinusoids if model.pos_embed is None else model.pos_embed.weight.detach()
         self.blocks = [InferenceBlock(cast(Block, block), model.dtype) for block in model.blocks]
         self.norm = _frozen_norm(model.norm, model.dtype)
         weight, bias = model.head_weights(model.dtype)

@@ -1,6 +1,6 @@
 """The language model: ids [B, T] -> logits [B, T, V], and its loss.
 
-    ids -> embed (+ pos_embed) -> n_layers x block -> norm -> lm_head -> logits
+    ids -> embed (+ pos_embed, or sinusoids) -> n_layers x block -> norm -> lm_head -> logits
 
 The names of the submodules are those of the parameter table in `lm_core.model.parameters`.
 Axes: B batch, T time, D model, V vocabulary.
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lm_core.config import ModelConfig
+from lm_core.model.positions import sinusoids
 from lm_torch import fused
 from lm_torch.attention import Attention
 from lm_torch.dropout import dropout
@@ -65,10 +66,19 @@ class LanguageModel(nn.Module):
         self.config, self.dtype, self.kernels, self.recompute = config, dtype, kernels, recompute
         self.embed = Embedding(config.vocab_size, config.d_model, kernels)
         self.pos_embed = Embedding(config.seq_len, config.d_model, kernels) if config.positions == "learned" else None
+        self.sinusoids: Tensor | None
+        self.register_buffer("sinusoids", self._sinusoids(), persistent=False)
         self.blocks = nn.ModuleList(Block(config, i, kernels) for i in range(config.n_layers))
         self.norm = make_norm(config, kernels)
         head = None if config.tie_embeddings else Linear(config.d_model, config.vocab_size, config.head_bias, kernels)
         self.lm_head = head
+
+    def _sinusoids(self) -> Tensor | None:
+        """The table [T, D] of sinusoidal positions, which is no parameter."""
+        if self.config.positions != "sinusoidal":
+            return None
+        table = torch.from_numpy(sinusoids(self.config.seq_len, self.config.d_model))
+        return table.to(torch.promote_types(self.dtype, torch.float32))
 
     def hidden(self, ids: Tensor, key: Tensor | None = None, taps: list[Tensor] | None = None) -> Tensor:
         """What the head reads, [B, T, D]; `taps` gets what each block gives, the rest is as in `forward`."""
@@ -77,6 +87,8 @@ class LanguageModel(nn.Module):
             x = x.double()
         if self.pos_embed is not None:
             x = x + self.pos_embed.weight[: ids.shape[1]]
+        if self.sinusoids is not None:
+            x = x + self.sinusoids[: ids.shape[1]]
         x = dropout(x.to(self.dtype), self.config.dropout, key, 0)
         for block in self.blocks:
             x = recomputed(block, x, key) if self.recompute and torch.is_grad_enabled() else block(x, key)

@@ -31,6 +31,8 @@ def make_model(model: ModelConfig, step: StepConfig, device: torch.device) -> La
         for name, parameter in module.named_parameters(recurse=False):
             # What `to_empty` does, which imports two seconds of the compiler for it.
             setattr(module, name, nn.Parameter(torch.empty(parameter.shape, dtype=parameter.dtype, device=device)))
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to(device))
     return language_model
 
 

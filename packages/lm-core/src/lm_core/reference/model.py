@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lm_core.config import ModelConfig
+from lm_core.model.positions import sinusoids
 
 Array = NDArray[np.float64]
 Weights = Mapping[str, NDArray[Any]]
@@ -95,6 +96,8 @@ def logits(config: ModelConfig, weights: Weights, ids_BT: NDArray[np.integer[Any
     x = weights["embed.weight"].astype(np.float64)[ids_BT]
     if config.positions == "learned":
         x = x + weights["pos_embed.weight"][: ids_BT.shape[1]]
+    if config.positions == "sinusoidal":
+        x = x + sinusoids(ids_BT.shape[1], config.d_model)
     for i in range(config.n_layers):
         block = f"blocks.{i}"
         x = x + attention(config, weights, f"{block}.attn", normalize(config, weights, f"{block}.attn_norm", x))

@@ -25,6 +25,9 @@ MODELS = {
         positions="rope",
         bias=False,
     ),
+    "sinusoidal": ModelConfig(
+        vocab_size=31, seq_len=24, d_model=32, n_layers=1, n_heads=2, positions="sinusoidal", tie_embeddings=True
+    ),
     "bare": ModelConfig(vocab_size=31, seq_len=24, d_model=32, n_layers=1, n_heads=1, positions="none", bias=False),
 }
 
