@@ -22,7 +22,7 @@ FORBIDDEN = {
     "transformer_lm": (SIBLINGS | FRAMEWORKS) - {"lm_core", "lm_tokenizer", "transformer_lm"},
 }
 CORE_ORDER = [
-    "terminal", "errors", "regular", "rng", "machine", "config", "mistakes", "cli",
+    "terminal", "errors", "file_names", "regular", "rng", "machine", "config", "mistakes", "cli",
     "schedules", "sampling", "stop_strings", "continuation",
     "data.vocabulary", "data.formats", "data.token_ids", "data.token_file", "data.corpus",
     "data.permutation", "data.batches", "model.parameters", "model.positions", "model.init", "model.flops", "optim",

@@ -13,6 +13,7 @@ from typing import Any
 from lm_core.backend import Backend, load_backend
 from lm_core.continuation import Continuation, Ending, continue_rows
 from lm_core.errors import UserError
+from lm_core.file_names import json_text
 from lm_core.model.memory import check_memory, decoding_memory
 from lm_core.sampling import Generation, SamplingConfig
 from lm_core.terminal import put, say
@@ -57,7 +58,7 @@ def infer(config: InferConfig) -> int:
             record = writer.record(row, continuation)
             records.write(record)
             if config.output == "json":
-                put(json.dumps(record, ensure_ascii=False))
+                put(json_text(record))
             elif not writer.streams(rows):
                 _print_text(row, continuation, len(rows), config.n)
             if continuation.reason == "interrupted":

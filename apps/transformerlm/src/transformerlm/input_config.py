@@ -4,6 +4,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from lm_core.config import Text
 from transformerlm.corpus.inputs import Choice, Chosen
 from transformerlm.corpus.pieces import Cut, Errors, OnBad, Rules
 from transformerlm.program import ProgramConfig
@@ -18,7 +19,7 @@ class InputConfig(ProgramConfig):
     """Patterns for files in folders, such as "*.md" or "docs/**/*.rst"; one that fits none is left out."""
     exclude: tuple[str, ...] = ()
     """Patterns for files in folders, and for folders, that are left out."""
-    separator: str = ""
+    separator: Text = ""
     """Where a text file is cut into documents, such as "<|endoftext|>"; without it, a file is a document."""
     text_field: str = "text"
     """Field or column that holds the document; "data.text" for a field in a field. A list is its texts, on lines."""

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from lm_core.data.token_file import Facts, TokenFile, read_sidecar, sidecar_of
 from lm_core.errors import UserError
+from lm_core.file_names import toml_bytes
 from lm_core.regular import read_regular
 from lm_core.run.files import write_whole
 from lm_core.terminal import put, say
@@ -118,7 +119,7 @@ def join(encoder: Encoder, parts: Parts, output: Path, config: str) -> dict[Spli
             raise UserError(no_documents(job, parts.progress.documents, [*parts.flaws(job.files).lines()]))
         for file in files.values():
             file.finish()  # all are on the disk before the first replaces an old one
-        write_whole(output / CONFIG_NAME, config.encode())
+        write_whole(output / CONFIG_NAME, toml_bytes(config))
         for split in set(get_args(Split)) - set(files):  # else it would seem to belong to the new ones
             (output / f"{split}.npy").unlink(missing_ok=True)
             sidecar_of(output / f"{split}.npy").unlink(missing_ok=True)
@@ -145,7 +146,7 @@ def _check_config_file(path: Path, config: MakeDataConfig, *, replaced: bool) ->
     if not path.is_symlink() and (replaced or not path.exists()):
         return
     with suppress(OSError):
-        if read_regular(path, LONGEST_CONFIG) == config.resolved().encode():  # of a call that was killed
+        if read_regular(path, LONGEST_CONFIG) == toml_bytes(config.resolved()):  # of a call that was killed
             return
     raise UserError(f"{path} is there without token files, so it is not make-data's: move it, or give another output")
 

@@ -4,11 +4,10 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-import tomli_w
-
 from lm_core.cli import parse_flags
 from lm_core.config import Config
 from lm_core.errors import UserError, exit_code_of
+from lm_core.file_names import toml_document
 from lm_core.terminal import put
 from lm_tokenizer.errors import TokenizerError
 
@@ -23,7 +22,7 @@ class ProgramConfig(Config):
 
     def resolved(self) -> str:
         """The config as TOML, without the two flags that are about one call."""
-        return tomli_w.dumps(self.model_dump(mode="json", exclude={"config", "print_config"}, exclude_none=True))
+        return toml_document(self.model_dump(mode="json", exclude={"config", "print_config"}, exclude_none=True))
 
 
 C = TypeVar("C", bound=ProgramConfig)

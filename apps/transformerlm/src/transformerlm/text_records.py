@@ -1,6 +1,5 @@
 """Where the record of each text goes: a file of JSON lines, an artifact of Weights & Biases."""
 
-import json
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -8,6 +7,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from lm_core.errors import UserError
+from lm_core.file_names import json_text
 from lm_core.run.sinks.wandb import WandbTexts
 from lm_core.terminal import say
 from transformerlm.infer_config import InferConfig
@@ -33,7 +33,7 @@ class TextRecords:
     def write(self, record: Mapping[str, Any]) -> None:
         """Take one."""
         if self.file:
-            self.file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            self.file.write(json_text(record) + "\n")
             self.file.flush()
         if self.wandb:
             self.records.append(record)

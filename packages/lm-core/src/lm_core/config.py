@@ -10,12 +10,12 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from lm_core.errors import UserError
+from lm_core.file_names import given_back, has_odd_bytes, held, toml_document, toml_text
 from lm_core.regular import read_regular
 
 _LONGEST_TOML = 1 << 20
@@ -28,6 +28,16 @@ _STRAY, _LISTED = 3, 20
 """Unknown keys that may be slips of the hand, and known ones that still fit a line."""
 Dtype = Literal["float32", "bfloat16"]
 DecayGroup = Literal["matrix", "embed", "bias", "norm"]
+
+
+def _checked_text(value: str) -> str:
+    if has_odd_bytes(value):
+        raise ValueError("this is text, and not UTF-8")
+    return value
+
+
+Text = Annotated[str, AfterValidator(_checked_text)]
+"""Text, which is UTF-8; any other string may hold the name of a file, which need not be."""
 
 
 class Config(BaseModel):
@@ -48,7 +58,11 @@ class Config(BaseModel):
         """Validate `values`; a mistake becomes a `UserError` that names the key and `where` it stands."""
         try:
             # As JSON, where "3" is no 3 and 1 no true, but a list is a tuple and 1 a float, as in TOML.
-            return cls.model_validate_json(json.dumps(values, default=str), strict=True)
+            text = json.dumps(values, default=str, ensure_ascii=False)
+            if not has_odd_bytes(text):
+                return cls.model_validate_json(text, strict=True)
+            config: Self = _given_back(cls.model_validate_json(held(text), strict=True))
+            return config
         except ValidationError as error:
             raise UserError(complaint(cls, error, where)) from None
         except (ValueError, RecursionError):  # of json: digits without end, and tables in tables
@@ -61,7 +75,16 @@ class Config(BaseModel):
 
     def to_toml(self) -> str:
         """The config as TOML. Options that are `None` are left out, which is how TOML says it."""
-        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+        return toml_document(self.model_dump(mode="json", exclude_none=True))
+
+
+def _given_back(value: Any) -> Any:
+    """A config with the names of files in it as they were before they were held for the parser."""
+    if isinstance(value, Config):
+        return value.model_copy(update={name: _given_back(getattr(value, name)) for name in type(value).model_fields})
+    if isinstance(value, tuple):
+        return tuple(map(_given_back, value))
+    return given_back(value) if isinstance(value, str) else value
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
@@ -70,7 +93,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     A byte-order mark, which editors on Windows write, is skipped.
     """
     try:
-        text = read_regular(Path(path), _LONGEST_TOML).decode("utf-8-sig")
+        text = toml_text(read_regular(Path(path), _LONGEST_TOML))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:

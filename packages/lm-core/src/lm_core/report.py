@@ -32,6 +32,7 @@ from lm_core.run.about import About
 from lm_core.run.checkpoint import Checkpoints
 from lm_core.run.files import write_whole
 from lm_core.run.log import RESUME
+from lm_core.terminal import show
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -103,7 +104,7 @@ def write_report(folder: Path) -> Path:
         UserError: when metrics.jsonl is missing or holds no training or validation record.
     """
     run, facts = read_run(folder / "metrics.jsonl"), Checkpoints(folder / "checkpoints").newest_facts()
-    name = escape(folder.resolve().name)
+    name = escape(show(folder.resolve().name))
     quoted = [_quoted("Sample", folder / "samples.txt"), _quoted("Config", folder / "config.toml")]
     head = '<meta charset="utf-8">\n<meta name="viewport" content="width=device-width, initial-scale=1">'
     parts = ["<!doctype html>", '<html lang="en">', head, f"<title>{name}</title>", f"<style>{CSS}</style>"]

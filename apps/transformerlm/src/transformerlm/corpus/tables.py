@@ -118,7 +118,8 @@ class _Table:
 def _parquet(path: Path, stack: ExitStack) -> _Table:
     import pyarrow.parquet
 
-    file = stack.enter_context(pyarrow.parquet.ParquetFile(path))
+    opened = stack.enter_context(path.open("rb"))  # pyarrow takes no name that is not UTF-8
+    file = stack.enter_context(pyarrow.parquet.ParquetFile(opened))
     total, size = file.metadata.num_rows, path.stat().st_size
 
     def batches(skip: int, name: str) -> Iterator[tuple[int, Any]]:
@@ -135,7 +136,7 @@ def _parquet(path: Path, stack: ExitStack) -> _Table:
 def _arrow(path: Path, stack: ExitStack) -> _Table:
     import pyarrow
 
-    source = stack.enter_context(pyarrow.OSFile(str(path)))
+    source = stack.enter_context(pyarrow.PythonFile(stack.enter_context(path.open("rb"))))
     is_file = source.read(6) == b"ARROW1"
     source.seek(0)
     reader = stack.enter_context((pyarrow.ipc.open_file if is_file else pyarrow.ipc.open_stream)(source))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lm_core.errors import UserError
+from lm_core.file_names import toml_bytes
 from lm_core.regular import check_inside, read_regular
 from lm_core.run.files import checkpoint_files, make_folder, write_whole
 from lm_core.run.lock import Lock
@@ -100,7 +101,7 @@ class RunFolder:
         try:
             make_folder(self.path)
             self.check_links()
-            write_whole(self.config, _FIRST_LINE.format(FORMAT).encode() + config_toml.encode())
+            write_whole(self.config, toml_bytes(_FIRST_LINE.format(FORMAT) + config_toml))
         except OSError as error:
             raise UserError(f"cannot write to save_dir {self.path}: {error.strerror}") from None
 

@@ -70,7 +70,8 @@ def _lines(path: Path) -> Iterator[bytes]:
     except ImportError:
         raise UserError(f"{path} is parquet, which needs pyarrow: pip install pyarrow") from None
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
+        # Opened here, for pyarrow takes no name that is not UTF-8.
+        with path.open("rb") as opened, pyarrow.parquet.ParquetFile(opened) as file:
             if _COLUMN not in file.schema_arrow.names or str(file.schema_arrow.field(_COLUMN).type) != "string":
                 raise UserError(f"{path} has no column {_COLUMN!r} of text")
             for batch in file.iter_batches(columns=[_COLUMN]):
