@@ -11,7 +11,6 @@ import pytest
 
 from lm_core.config import read_toml
 from lm_core.file_names import json_text
-from transformerlm import train
 from transformerlm.run_plan import folder_of, plan_run
 from transformerlm.train_config import TrainConfig
 
@@ -37,7 +36,7 @@ def place(folder: Path) -> Path:
 
 
 def test_every_program_takes_them_and_its_config_comes_back(
-    place: Path, run_train_tokenizer: Run, run_make_data: Run, run_train: Run, capfdbinary: pytest.CaptureFixture[bytes]
+    place: Path, run_train_tokenizer: Run, run_make_data: Run, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     assert run_train_tokenizer("--input", ODD, "--vocab_size", 300, "--save_dir", f"{ODD}/tok") == 0
     words = ["--train", ODD, "--tokenizer", f"{ODD}/tok", "--output", f"{ODD}/out", "--validation_fraction", 0.3]
@@ -54,7 +53,7 @@ def test_every_program_takes_them_and_its_config_comes_back(
     }
     config = TrainConfig.parse(values)
     plan = plan_run(config, folder_of(config))
-    train.prepare(plan)
+    plan.folder.prepare(plan.config.resolved())
     kept = read_toml(f"{ODD}/run/config.toml")
     assert kept["data"]["train"] == str((place / "out/train.npy").resolve())
     assert TrainConfig.parse(kept).data == plan.config.data
