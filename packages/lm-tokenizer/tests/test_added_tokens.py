@@ -90,6 +90,11 @@ def test_the_ids_are_hugging_faces(name: str, tmp_path: Path) -> None:
         check(ours, tokenizers.Tokenizer.from_file(str(tmp_path / "again/tokenizer.json")), text)
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("added")
+
+
 entries = st.fixed_dictionaries(
     {"content": st.sampled_from(CONTENTS), "special": st.booleans(), "normalized": st.booleans()}
 )
@@ -99,10 +104,9 @@ texts = st.lists(st.sampled_from([*CONTENTS, "q", "é猫"]), max_size=9).map("".
 @settings(max_examples=50, deadline=None)
 @given(added=st.lists(entries, max_size=5, unique_by=lambda entry: entry["content"]), text=texts)
 def test_any_added_tokens_give_hugging_faces_ids_or_are_refused(
-    added: list[dict[str, Any]], text: str, tmp_path_factory: pytest.TempPathFactory
+    added: list[dict[str, Any]], text: str, folder: Path
 ) -> None:
     content = document(*added)
-    folder = tmp_path_factory.getbasetemp()
     refused, ours = "", None
     try:
         ours = read(content, folder)

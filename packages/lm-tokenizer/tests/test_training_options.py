@@ -121,12 +121,14 @@ def test_a_token_that_two_merges_make_is_counted_anew_within_the_limits() -> Non
         ({"vocab_size": 10}, "vocab_size 10"),
         ({"source": []}, "the corpus is empty"),
         ({"source": ["", "<|end|>", ""], "special_tokens": ["<|end|>"]}, "the corpus is empty"),
-        ({"source": Path("/dev/null")}, "the corpus is empty"),
+        ({"source": Path("empty.txt")}, "the corpus is empty"),
     ],
 )
 def test_a_mistake_shows_before_anything_is_compiled(
-    options: dict[str, Any], says: str, monkeypatch: pytest.MonkeyPatch
+    options: dict[str, Any], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty.txt").touch()
     monkeypatch.setitem(sys.modules, "lm_tokenizer.train", None)  # which imports the kernels
     with pytest.raises(TokenizerError, match=says):
         Tokenizer.train(**{"source": ["text"], "vocab_size": 300} | options)
