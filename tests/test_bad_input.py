@@ -92,7 +92,7 @@ def test_a_backend_that_is_not_installed(
 ) -> None:
     monkeypatch.setattr(lm_core.backend, "_known", lambda: iter([("torch", "lm_torch.backend:TorchBackend")]))
     assert run(monkeypatch, "--text good.txt --backend mlx") == 2
-    assert "backend 'mlx' is not installed; install the package lm-mlx" in capsys.readouterr().err
+    assert "backend 'mlx' is not installed: pip install" in capsys.readouterr().err
     assert not (folder / "runs").exists()
 
 

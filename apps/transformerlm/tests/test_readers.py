@@ -1,6 +1,7 @@
 """Documents come out of every kind of file, from any place in it, in bounded memory; what is wrong is named."""
 
 import builtins
+import gzip
 import json
 import re
 from pathlib import Path
@@ -91,6 +92,14 @@ def test_a_long_document_is_held_in_pieces(tmp_path: Path) -> None:
     assert max(len(piece.data) for piece in found) <= 6000
     assert [piece.ends for piece in found] == [False] * (len(found) - 1) + [True]
     assert len(pieces(path, cut=lambda _: 0, long=3000)) == 1  # nowhere to cut: it is read whole
+
+
+def test_what_never_ends_and_cannot_be_cut_is_refused_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_module, "BLOCK", 100)
+    monkeypatch.setattr(text_module, "MOST_HELD", 1000)
+    path = tmp_path / "zeros.txt.gz"
+    path.write_bytes(gzip.compress(b"one|" + bytes(10_000)))
+    assert "has 1,096 bytes in one stretch from byte 4 on, without a place to cut" in refusal(path, separator=b"|")
 
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])

@@ -10,6 +10,8 @@ from transformerlm.corpus.pieces import REPLACED, BadRecord, Flaw, Piece, Place,
 
 BLOCK = 1 << 20
 """Bytes read at a time, at most."""
+MOST_HELD = 1 << 32
+"""Bytes of a document that may have to be held at a time: what has more, and no place to cut it at, may never end."""
 _MARK = b"\xef\xbb\xbf"
 
 
@@ -53,6 +55,11 @@ class _Scan:
                 if safe:
                     yield from self._piece(safe, 0, ends=False)
                 cut_from = self.rules.long if safe else 2 * len(self.held)
+            if len(self.held) > MOST_HELD:
+                raise UserError(
+                    f"{self.name} has {len(self.held):,} bytes in one stretch from byte {self.offset:,} on, without a"
+                    " place to cut them at: is it text? set a separator that it has"
+                )
         if self.held or self.inside:
             yield from self._piece(len(self.held), 0, ends=True)
 
