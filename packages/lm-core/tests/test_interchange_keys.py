@@ -24,7 +24,7 @@ TOKENIZER = json.dumps({"model": {"vocab": {"a": 0, "b": 1}}, "added_tokens": [{
 
 def written(folder: Path, name: str, file: str = CONFIG, **changes: Any) -> Path:
     """A model whose config has other keys; `...` takes one away."""
-    export_model(folder, MODELS[name], rough_arrays(MODELS[name]), eos_ids=[3])
+    export_model(folder, MODELS[name], rough_arrays(MODELS[name]), eos_ids=[3], overwrite=True)
     said = json.loads((folder / file).read_bytes()) | changes
     (folder / file).write_text(json.dumps({key: value for key, value in said.items() if value is not ...}))
     return folder
@@ -131,7 +131,7 @@ def test_ids_that_no_tokenizer_has_are_not_exported(name: str, how: str, tmp_pat
     ids = np.array([[0, 2, 1, 1, 0, 2]])
     expected = logits(config, weights, ids)[..., :3]
     np.testing.assert_allclose(logits(model.config, model.weights, ids), expected, atol=1e-12)
-    export_model(tmp_path, model.config, model.weights, tokenizer_files=files)
+    export_model(tmp_path, model.config, model.weights, tokenizer_files=files, overwrite=True)
     again = import_model(tmp_path)
     assert again.config == model.config
     assert all(again.weights[key].tobytes() == array.tobytes() for key, array in model.weights.items())

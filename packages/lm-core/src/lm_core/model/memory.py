@@ -76,7 +76,7 @@ def check_memory(needed: Memory, available: int | None, what: str) -> None:
     by_batch = needed.activations + needed.logits + needed.cache
     lower = (
         "lower the batch size or the sequence length"
-        if 2 * by_batch > needed.total
+        if 2 * (needed.total - by_batch) < min(needed.total, 2 * available)
         else "lower the model's width, layers or vocabulary"
     )
     said = ", ".join(f"{name} {_gib(size)}" for name, size in parts.items() if size)
