@@ -24,7 +24,7 @@ FORBIDDEN = {
 CORE_ORDER = [
     "terminal", "errors", "file_names", "regular", "rng", "machine", "config", "mistakes", "cli",
     "schedules", "sampling", "stop_strings", "continuation",
-    "data.vocabulary", "data.formats", "data.token_ids", "data.token_file", "data.corpus",
+    "data.vocabulary", "data.formats", "data.token_ids", "data.token_file", "data.bare_tokens", "data.corpus",
     "data.permutation", "data.batches", "model.parameters", "model.positions", "model.init", "model.flops", "optim",
     "model.memory", "backend",
     "reference.model", "reference.dropout", "reference.optim", "run.files", "run.lock",

@@ -13,6 +13,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from lm_core.config import ModelConfig
+from lm_core.data.bare_tokens import is_bare, open_bare
 from lm_core.data.batches import Batches, LengthRule, RandomWindows, SequentialWindows, ShuffledWindows
 from lm_core.data.token_file import TokenFile, check_pair
 from lm_core.errors import UserError
@@ -225,7 +226,7 @@ def _token_file(data: DataConfig, split: str, tokenizer: TextTokenizer) -> Token
         advice = ", which --validation_fraction 0.1 makes of the training text" if split == "validation" else ""
         raise UserError(f"data.{split}: name a token file of transformerlm-make-data{advice}")
     try:
-        file = TokenFile.open(path, tokenizer.fingerprint)
+        file = _bare_file(data, path, tokenizer) if is_bare(path) else TokenFile.open(path, tokenizer.fingerprint)
     except UserError as error:
         raise UserError(f"data.{split}: {error}") from None
     if file.facts.vocab_size > tokenizer.vocab_size:
@@ -233,6 +234,18 @@ def _token_file(data: DataConfig, split: str, tokenizer: TextTokenizer) -> Token
             f"data.{split}: {path} has ids up to {file.facts.vocab_size - 1:,}, beyond the tokenizer's vocabulary of"
             f" {tokenizer.vocab_size:,}"
         )
+    return file
+
+
+def _bare_file(data: DataConfig, path: str, tokenizer: TextTokenizer) -> TokenFile:
+    """A file of ids alone: what a sidecar says, data.tokenizer must."""
+    if not data.tokenizer:
+        raise UserError(f"{path} has no sidecar: name the tokenizer that it was made with as data.tokenizer")
+    file = open_bare(path, tokenizer.vocab_size, tokenizer.eos_id)
+    say(
+        f"note: {path} has no sidecar: its {len(file):,} ids are below the {tokenizer.vocab_size:,} of"
+        f" {data.tokenizer}; that they are of this tokenizer is not checked"
+    )
     return file
 
 

@@ -16,7 +16,7 @@ class DataConfig(Config):
     """What is read, and in what order."""
 
     train: str = ""
-    """Token file to learn from, as transformerlm-make-data writes it."""
+    """Token file to learn from, of transformerlm-make-data; or nanoGPT's .bin, or a .npy without a sidecar."""
     validation: str = ""
     """Token file to measure on."""
     tokenizer: str = ""

@@ -100,7 +100,7 @@ class TokenFile:
 
 
 def check_pair(train: TokenFile, validation: TokenFile) -> None:
-    """Two files in one folder must have been made together, where either says with what it was made.
+    """Two files in one folder must have been made together, where both say by what tokenizer, and one with what.
 
     Otherwise the folder may be one in which replacing a pair was interrupted, and validation text be training text.
 
@@ -108,7 +108,8 @@ def check_pair(train: TokenFile, validation: TokenFile) -> None:
         UserError: when they were not.
     """
     same_folder = train.path.resolve().parent == validation.path.resolve().parent
-    if same_folder and train.facts.pair != validation.facts.pair:
+    stated = train.facts.fingerprint and validation.facts.fingerprint
+    if same_folder and stated and train.facts.pair != validation.facts.pair:
         raise UserError(
             f"token files {train.path} and {validation.path} were not made together, so validation text may be in the"
             " training text: make them anew (an interrupted transformerlm-make-data is finished by running it again),"
