@@ -23,6 +23,9 @@ from transformerlm.make_data_config import MakeDataConfig
 END = "<|endoftext|>"
 CALLS = [(os, "fsync"), (os, "unlink"), (os, "rmdir"), (Path, "replace"), (Path, "unlink"), (Path, "mkdir")]
 
+MIXED: dict[str, object] = {"train": ["all.txt", "bad.jsonl"], "on_bad": "skip"}
+"""A text, and lines of which most are skipped."""
+
 
 def config(output: Path, **more: object) -> MakeDataConfig:
     fixed = {"train": ["all.txt"], "tokenizer": "tok", "separator": END, "validation_fraction": 0.2}
@@ -52,7 +55,7 @@ def in_a_child(work: Callable[[], object]) -> int:
     return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
 
 
-def make_and_die(output: Path, nth: int) -> None:
+def make_and_die(output: Path, nth: int, **more: object) -> None:
     """Make the token files, and be killed just before the `nth` call that changes what is on disk."""
     left = [nth]
 
@@ -67,20 +70,27 @@ def make_and_die(output: Path, nth: int) -> None:
 
     for owner, name in CALLS:
         setattr(owner, name, counted(getattr(owner, name)))
-    make_data.make_data(config(output))
+    make_data.make_data(config(output, **more))
 
 
 def test_killed_before_any_call_that_writes_and_run_again_the_bytes_are_the_same(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (folder / "all.txt").write_text(END.join(f"Document {i}: it's naïve {i * i}\n" * 5 for i in range(20)))
-    make_data.make_data(config(folder / "whole"))
+    (folder / "all.txt").write_text(END.join(f"Document {i}: it's naïve {i * i}\n" * 5 for i in range(14)))
+    lines = (f'{{"text": "{i} more " }}\n{{"text": null}}\n{{' for i in range(6))
+    (folder / "bad.jsonl").write_text("\n".join(lines))
+    make_data.make_data(config(folder / "whole", **MIXED))
+    summary = capsys.readouterr().err.splitlines()[-1]
+    assert summary.startswith("skipped 12 records: 6 null in bad.jsonl (first: line 2); 6 not JSON in bad.jsonl")
     whole = contents(folder / "whole")
     assert sorted(whole) == ["train.npy", "train.npy.json", "validation.npy", "validation.npy.json"]
     kills = 0
-    while in_a_child(partial(make_and_die, output := folder / f"out{kills}", kills + 1)):
-        in_a_child(partial(make_and_die, output, 9))
-        make_data.make_data(config(output))
+    while in_a_child(partial(make_and_die, output := folder / f"out{kills}", kills + 1, **MIXED)):
+        in_a_child(partial(make_and_die, output, 9, **MIXED))
+        capsys.readouterr()
+        make_data.make_data(config(output, **MIXED))
+        said = capsys.readouterr().err
+        assert summary in said or "nothing to do" in said
         assert contents(output) == whole, f"killed before call {kills + 1}"
         kills += 1
     assert kills > 40
