@@ -1,6 +1,7 @@
 """Whether what a run has left on disk is whole: `lm-bench verify RUN`.
 
-    run folder -> config, log, every checkpoint, how they follow from one another -> a table; nothing is ever written
+    run folder -> every checkpoint, how they follow from one another, and what they claim of config, log and tokenizer
+               -> a table; nothing is ever written
 
 Files are read as the loader reads them (`lm_core.run.checkpoint`): no pickle, no pipe, nothing larger than the memory.
 A run should not be going on meanwhile: a save in hand looks like a leftover.
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from lm_bench.claims import TOKENIZER, Claims, config_problems, needs_tokenizer, tokenizer_problems
 from lm_bench.table import aligned
 from lm_core.config import read_toml
 from lm_core.errors import UnreadableError, UserError
@@ -22,6 +24,7 @@ from lm_core.regular import is_scratch
 from lm_core.run.checkpoint import Checkpoint, Checkpoints, DamagedError
 from lm_core.run.files import checkpoint_files
 from lm_core.run.folder import RunFolder
+from lm_core.run.resume import flat
 
 _KNOWN = {
     "config.toml", "metrics.jsonl", "checkpoints", "samples.txt", "report.html", "lock", "tokenizer", "result.json",
@@ -44,6 +47,8 @@ class CheckedFile:
     damage: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     """What is there that need not be, or is missing that need not be."""
+    checked: str = ""
+    """What was looked at."""
 
 
 @dataclass
@@ -88,22 +93,25 @@ def check_run(folder: Path) -> CheckedRun:
 def _check_run(run: RunFolder) -> CheckedRun:
     checkpoints, good = _check_checkpoints(run.checkpoints)
     newest = max(good, key=lambda checkpoint: checkpoint.step, default=None)
-    config = _check_config(run.config)
+    config = _read_config(run.config)
     log_every = max((n for key in _INTERVALS for n in _values_of(key, config)), default=0)
-    checked = CheckedRun(run.path, [_checked_config(run.config), _check_log(run.metrics, newest, log_every)])
+    claims = Claims(good)
+    log = _check_log(run.metrics, newest, log_every, claims)
+    checked = CheckedRun(run.path, [_check_config(run, config, newest, claims), log])
+    checked.files += _check_tokenizer(run, newest)
     checked.files += checkpoints
     checked.files += _strays(run)
     return checked
 
 
 def verify_table(runs: Sequence[CheckedRun]) -> str:
-    """A line for each file, and what is wrong with it."""
-    rows: list[tuple[str, ...]] = [("run", "file", "step", "")]
+    """A line for each file: what was checked of it, and what is wrong with it."""
+    rows: list[tuple[str, ...]] = [("run", "file", "step", "checked", "")]
     for run in runs:
         for file in run.files:
             said = [*(f"DAMAGED: {text}" for text in file.damage), *(f"note: {text}" for text in file.notes)]
             step = "" if file.step is None else str(file.step)
-            rows += [(str(run.folder), file.name, step, text) for text in said or ["sound"]]
+            rows += [(str(run.folder), file.name, step, file.checked, text) for text in said or ["sound"]]
     rows = [tuple(map(_printable, row)) for row in rows]
     return aligned(rows)
 
@@ -117,7 +125,7 @@ def _holds_run(folder: Path) -> bool:
     return (folder / "config.toml").exists() or (folder / "checkpoints").is_dir()
 
 
-def _check_config(path: Path) -> dict[str, Any]:
+def _read_config(path: Path) -> dict[str, Any]:
     """The config's table; empty when there is none that can be read."""
     if not path.is_file() or path.stat().st_size > _LARGEST_CONFIG:
         return {}
@@ -127,20 +135,33 @@ def _check_config(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _checked_config(path: Path) -> CheckedFile:
+def _check_config(run: RunFolder, config: dict[str, Any], newest: Checkpoint | None, claims: Claims) -> CheckedFile:
+    path, known = run.config, newest is not None and isinstance(newest.facts.get("config"), dict)
     if not path.exists():
-        return CheckedFile(path.name, notes=("missing",))
+        said = ("missing",)
+        return CheckedFile(path.name, damage=said) if newest else CheckedFile(path.name, notes=said)
     if not path.is_file():
         return CheckedFile(path.name, damage=("no file",))
     if path.stat().st_size > _LARGEST_CONFIG:
         return CheckedFile(path.name, damage=("longer than any config",))
     try:
+        run.check_format()
         read_toml(path)
     except UserError as error:
         return CheckedFile(path.name, damage=(str(error),))
     except RecursionError:
         return CheckedFile(path.name, damage=("nested without end",))
-    return CheckedFile(path.name)
+    if not config:
+        return CheckedFile(path.name, damage=("empty",))
+    damage = tuple(config_problems(config, newest, claims.resumes)) if newest else ()
+    checked = f"{len(flat(config))} keys against step {newest.step}" if newest and known else "syntax"
+    return CheckedFile(path.name, damage=damage, checked=checked)
+
+
+def _check_tokenizer(run: RunFolder, newest: Checkpoint | None) -> Iterator[CheckedFile]:
+    if newest and needs_tokenizer(newest):
+        damage, notes = tokenizer_problems(run.path, newest)
+        yield CheckedFile(TOKENIZER, damage=tuple(damage), notes=tuple(notes), checked="fingerprint")
 
 
 def _values_of(key: str, table: dict[str, Any]) -> Iterator[int]:
@@ -151,8 +172,8 @@ def _values_of(key: str, table: dict[str, Any]) -> Iterator[int]:
             yield value
 
 
-def _check_log(path: Path, newest: Checkpoint | None, log_every: int) -> CheckedFile:
-    """Whole lines whose steps never fall, as far as the newest checkpoint."""
+def _check_log(path: Path, newest: Checkpoint | None, log_every: int, claims: Claims) -> CheckedFile:
+    """Whole lines whose steps never fall, as far as the newest checkpoint, with the losses that checkpoints know."""
     if not path.exists():
         said = ("missing",)
         return CheckedFile(path.name, damage=said) if newest else CheckedFile(path.name, notes=said)
@@ -171,6 +192,7 @@ def _check_log(path: Path, newest: Checkpoint | None, log_every: int) -> Checked
             break
         if not line.endswith(b"\n"):
             notes.append(f"line {number}, the last, has no end; resuming mends it")
+        claims.add(line, record)
         step = record["step"]
         if step < last:
             damage.append(f"line {number} goes back from step {last} to {step}")
@@ -179,7 +201,8 @@ def _check_log(path: Path, newest: Checkpoint | None, log_every: int) -> Checked
         last = max(last, step)
     if newest:
         damage += _uncovered(newest, last, last_training, gap)
-    return CheckedFile(path.name, last, tuple(damage), tuple(notes))
+        damage += claims.problems()
+    return CheckedFile(path.name, last, tuple(damage), tuple(notes), claims.checked)
 
 
 def _uncovered(newest: Checkpoint, last: int, last_training: int, gap: int) -> Iterator[str]:
@@ -225,7 +248,7 @@ def _check_checkpoints(folder: Path) -> tuple[list[CheckedFile], list[Checkpoint
     files = []
     for stem, checkpoint in sorted(facts.items(), key=lambda item: item[1].step):
         problems = wrong[stem] + list(_lineage_problems(checkpoint, facts))
-        files.append(CheckedFile(stem, checkpoint.step, tuple(problems)))
+        files.append(CheckedFile(stem, checkpoint.step, tuple(problems), checked="hashes, numbers, parent"))
     if not files and not damaged:
         files.append(CheckedFile("checkpoints", notes=("nothing has been saved",)))
     return files + damaged, list(facts.values())

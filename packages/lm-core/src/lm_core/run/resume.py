@@ -9,7 +9,7 @@ checkpoint has yet, because the run was killed before it saved again, is taken f
 Checkpoints from before this was recorded have no config: then that of config.toml has to do.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -172,7 +172,7 @@ def recorded_config(
     known = config_of(cls, facts)
     if known is None:
         return cls.load(folder.config).model_dump(mode="json")
-    for key, value in (_unsaved(folder, facts) if goes_on else {}).items():
+    for key, value in (_unsaved_in(folder, int(facts["step"])) if facts and goes_on else {}).items():
         *tables, name = key.split(".")
         place = known
         for table in tables:
@@ -222,19 +222,19 @@ def rate_change(before: ScheduleConfig, now: ScheduleConfig, step: int, last: in
     return f"learning rate: {was:.3g} at step {step}, {then:.3g} at step {step + 1}{end}"
 
 
-def _unsaved(folder: RunFolder, facts: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What the last resume changed, if no checkpoint has it yet."""
-    if not facts or not folder.metrics.exists():
-        return {}
-    try:
-        records = [record for record in read_records(folder.metrics) if record.get("kind") == RESUME]
-    except OSError:
-        return {}
-    later = [record for record in records if record["step"] >= facts["step"]]
-    last = later[-1] if later else {}
-    groups = [last.get(name) for name in ("changed", "settings")]
+def unsaved(records: Sequence[Mapping[str, Any]], step: int) -> dict[str, Any]:
+    """What the last resume of a log changed, if the checkpoint of `step` does not have it yet: dotted keys."""
+    later = [record for record in records if record.get("kind") == RESUME and record["step"] >= step]
+    groups = [later[-1].get(name) for name in ("changed", "settings")] if later else []
     pairs = {key: pair for group in groups if isinstance(group, dict) for key, pair in group.items()}
     return {key: pair[1] for key, pair in pairs.items() if isinstance(pair, list) and len(pair) == 2}
+
+
+def _unsaved_in(folder: RunFolder, step: int) -> dict[str, Any]:
+    try:
+        return unsaved(read_records(folder.metrics), step)
+    except OSError:  # there is none, or whoever writes to it says what is wrong
+        return {}
 
 
 def _shown(value: Any) -> str:

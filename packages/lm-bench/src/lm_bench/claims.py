@@ -1,0 +1,127 @@
+"""What the checkpoints of a run claim of its other files: its config, its records, its tokenizer.
+
+    checkpoints' facts --> config.toml, key by key
+                       --> metrics.jsonl: the digest of the records before the checkpoint, and the losses that it knows
+                       --> tokenizer/: its fingerprint
+
+Checkpoints of before configs and digests were recorded claim less; what is said to be checked is less then.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lm_core.run.checkpoint import Checkpoint
+from lm_core.run.log import RESUME
+from lm_core.run.resume import differences, flat, unsaved
+from lm_tokenizer.adapters import load_tokenizer
+from lm_tokenizer.errors import TokenizerError
+
+Records = Sequence[Mapping[str, Any]]
+TOKENIZER = "tokenizer"
+_MOST = 5
+
+
+class Claims:
+    """What the good checkpoints of a run say of the log, held against its lines as they are read."""
+
+    def __init__(self, checkpoints: Iterable[Checkpoint]) -> None:
+        self.checkpoints = list(checkpoints)
+        self.resumes: list[Mapping[str, Any]] = []
+        """The records of what resumes have changed."""
+        self._sha1, self._lines = hashlib.sha1(), 0
+        self._digests = dict.fromkeys(self._claimed(), "")
+        self._losses: dict[int, Any] = {}
+
+    def _claimed(self) -> Iterator[int]:
+        for checkpoint in self.checkpoints:
+            if count := _log_of(checkpoint).get("records"):
+                yield count
+
+    def add(self, line: bytes, record: Mapping[str, Any]) -> None:
+        """Take the next line of the log and the record in it."""
+        self._sha1.update(line.rstrip(b"\n") + b"\n")
+        self._lines += 1
+        if self._lines in self._digests:
+            self._digests[self._lines] = self._sha1.hexdigest()
+        if record.get("kind") == "eval":
+            self._losses[record["step"]] = record.get("loss_nats")
+        elif record.get("kind") == RESUME:
+            self.resumes.append(record)
+
+    def problems(self) -> Iterator[str]:
+        """What the log says otherwise than the checkpoints, once all of it has been taken."""
+        for checkpoint in self.checkpoints:
+            yield from self._loss_problems(checkpoint)
+            log = _log_of(checkpoint)
+            count, sha1 = log.get("records"), log.get("sha1")
+            if count and self._digests[count] != sha1:
+                step = checkpoint.step
+                yield f"its first {count} records are not those that the checkpoint of step {step} was saved with"
+
+    @property
+    def checked(self) -> str:
+        """What there is to hold the log against."""
+        return "lines, order, losses" if self._digests else "lines, order, validation losses"
+
+    def _loss_problems(self, checkpoint: Checkpoint) -> Iterator[str]:
+        state = checkpoint.facts.get("state")
+        if not isinstance(state, dict):
+            return
+        for which in ("last_val", "best"):
+            step, loss = (
+                state.get(f"{which}_step"),
+                state.get("last_val_loss" if which == "last_val" else "best_val_loss"),
+            )
+            if step in self._losses and loss is not None and self._losses[step] != loss:
+                yield (
+                    f"the evaluation of step {step} says {self._losses[step]}, and the checkpoint of step"
+                    f" {checkpoint.step} {loss}"
+                )
+
+
+def config_problems(config: Mapping[str, Any], newest: Checkpoint, resumes: Records) -> Iterator[str]:
+    """The keys of config.toml that are not as the newest checkpoint has them, or as they were changed since."""
+    known = newest.facts.get("config")
+    if not isinstance(known, dict):
+        return
+    expected = flat(known) | unsaved(resumes, newest.step)
+    wrong = differences({key: value for key, value in expected.items() if value is not None}, flat(config))
+    for change in wrong[:_MOST]:
+        if change.new is None:
+            yield f"{change.key} is missing; the checkpoint of step {newest.step} has {change.old}"
+        elif change.old is None:
+            yield f"{change.key} is {change.new}; the checkpoint of step {newest.step} does not have it"
+        else:
+            yield f"{change.key} is {change.new}, and {change.old} in the checkpoint of step {newest.step}"
+    if len(wrong) > _MOST:
+        yield f"{len(wrong) - _MOST} more keys differ"
+
+
+def tokenizer_problems(folder: Path, newest: Checkpoint) -> tuple[list[str], list[str]]:
+    """What is wrong with the tokenizer that the run needs, and what could not be checked; empty where it needs none."""
+    if not needs_tokenizer(newest):
+        return [], []
+    facts = newest.facts["tokenizer"]
+    path = folder / TOKENIZER
+    if not path.is_dir() or not any(path.iterdir()):
+        return ["missing, and a model of this run cannot be used without it"], []
+    try:
+        tokenizer = load_tokenizer(f"{facts.get('kind')}:{path}")
+    except TokenizerError as error:
+        return ([], [f"not checked: {error}"]) if "is not installed" in str(error) else ([str(error)], [])
+    if tokenizer.fingerprint != facts.get("fingerprint"):
+        return [f"not the one that the checkpoint of step {newest.step} was trained with"], []
+    return [], []
+
+
+def needs_tokenizer(checkpoint: Checkpoint) -> bool:
+    """Whether a run carries its tokenizer; that of characters is in the checkpoint."""
+    facts = checkpoint.facts.get("tokenizer")
+    return isinstance(facts, dict) and "fingerprint" in facts
+
+
+def _log_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    log = checkpoint.facts.get("log")
+    return log if isinstance(log, dict) and isinstance(log.get("records"), int) else {}

@@ -1,0 +1,151 @@
+"""`lm-bench verify` holds a run against what its checkpoints know: config, records, tokenizer, format."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from lm_bench.verify import check_run, verify_table
+from lm_core.run import checkpoint as checkpoint_module
+from lm_core.run.checkpoint import Checkpoints
+from lm_core.run.folder import RunFolder
+from lm_core.run.log import RunLog
+from lm_core.run.resume import Change, History
+from lm_tokenizer import Tokenizer
+
+CONFIG = {"seed": 3, "training": {"batch_size": 8, "log_every": 1, "peak_lr": 3e-4}}
+TOML = "seed = 3\n\n[training]\nbatch_size = 8\nlog_every = 1\npeak_lr = 0.0003\n"
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory):
+    made = Tokenizer.train(["a few words " * 20], 260, [], progress=False)
+    folder = tmp_path_factory.mktemp("tok")
+    made.save(folder)
+    return folder, made.fingerprint
+
+
+def save(run, at, step, loss, tokenizer, **facts):
+    """A checkpoint of the step after its evaluation."""
+    state = {"step": step, "last_val_step": step, "last_val_loss": loss, "best_step": step, "best_val_loss": loss}
+    about = {"step": step, "state": state, "config": CONFIG, "log": at.facts(), "val_loss": loss}
+    about |= {"tokenizer": {"kind": "bpe", "fingerprint": tokenizer[1]}, **facts}
+    Checkpoints(run.checkpoints, keep=9).save({"w": np.full(3, step, np.float32)}, {}, about)
+
+
+@pytest.fixture
+def run(tmp_path, tokenizer):
+    """A run of 6 steps with checkpoints at 3 and 6, as a program leaves it."""
+    run = RunFolder(tmp_path / "run")
+    run.prepare(TOML)
+    shutil.copytree(tokenizer[0], run.path / "tokenizer")
+    with RunLog(run.metrics, 0, 6) as log:
+        for step in range(1, 7):
+            log.record("train", step, {"loss_nats": 3.0 / step, "tokens_per_second": 10.0 + step})
+            if step % 3 == 0:
+                log.record("eval", step, {"loss_nats": 4.0 / step})
+                save(run, log, step, 4.0 / step, tokenizer)
+    return run
+
+
+def said_of(run):
+    checked = check_run(run.path)
+    return checked.sound, verify_table([checked])
+
+
+def test_a_whole_run_is_sound_and_says_what_was_checked(run):
+    sound, said = said_of(run)
+    assert sound
+    assert re.search(r"config\.toml .* 4 keys against step 6 +sound", said)
+    assert re.search(r"metrics\.jsonl +6 +lines, order, losses +sound", said)
+    assert re.search(r"tokenizer .* fingerprint +sound", said)
+    assert said.count("hashes, numbers, parent") == 2
+
+
+def test_a_change_that_was_recorded_is_no_damage(run, tokenizer):
+    history = History(6, (), (Change("training.batch_size", 8, 16),), (Change("training.log_every", 1, 2),))
+    run.prepare(TOML.replace("batch_size = 8", "batch_size = 16").replace("log_every = 1", "log_every = 2"))
+    assert not said_of(run)[0], "until the log has it"
+    with RunLog(run.metrics, 6, 9) as log:
+        history.record(log)
+    assert said_of(run)[0]
+
+
+def rewritten(run, change):
+    lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    run.metrics.write_text("".join(json.dumps(change(line)) + "\n" for line in lines))
+
+
+def other_loss(kind, step):
+    return lambda line: {**line, "loss_nats": 0.5} if (line["kind"], line["step"]) == (kind, step) else line
+
+
+DAMAGE = {
+    "no tokenizer": (lambda run: shutil.rmtree(run.path / "tokenizer"), "missing, and a model of this run cannot be"),
+    "empty tokenizer": (lambda run: [p.unlink() for p in (run.path / "tokenizer").iterdir()], "missing, and a model"),
+    "another tokenizer": (
+        lambda run: Tokenizer.train(["other words " * 20], 261, [], progress=False).save(run.path / "tokenizer"),
+        "not the one that the checkpoint of step 6 was trained with",
+    ),
+    "empty config": (lambda run: run.config.write_text(""), "empty"),
+    "no config": (lambda run: run.config.unlink(), "missing"),
+    "cut config": (
+        lambda run: run.config.write_text(TOML.partition("log_every")[0]),
+        "training.peak_lr is missing; the checkpoint of step 6 has 0.0003",
+    ),
+    "edited config": (
+        lambda run: run.config.write_text(TOML.replace("seed = 3", "seed = 4")),
+        "seed is 4, and 3 in the checkpoint of step 6",
+    ),
+    "more in the config": (
+        lambda run: run.config.write_text("more = 1\n" + TOML),
+        "more is 1; the checkpoint of step 6 does not have it",
+    ),
+    "config of a newer format": (lambda run: run.config.write_text("# run folder, format 99\n" + TOML), "format 99"),
+    "training loss": (
+        lambda run: rewritten(run, other_loss("train", 2)),
+        "its first 4 records are not those that the checkpoint of step 3 was saved with",
+    ),
+    "validation loss": (
+        lambda run: rewritten(run, other_loss("eval", 6)),
+        f"the evaluation of step 6 says 0.5, and the checkpoint of step 6 {4 / 6}",
+    ),
+    "a record left out": (
+        lambda run: run.metrics.write_text("".join(run.metrics.read_text().splitlines(True)[1:])),
+        "its first 8 records are not those",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_what_the_checkpoints_know_better_is_damage(run, what):
+    harm, complaint = DAMAGE[what]
+    harm(run)
+    sound, said = said_of(run)
+    assert not sound
+    assert complaint in said
+
+
+def test_a_checkpoint_of_a_newer_format_is_damage(run, tokenizer, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint_module, "FORMAT", 99)
+        with RunLog(run.metrics, 6, 9) as log:
+            save(run, log, 7, 4 / 6, tokenizer)
+    sound, said = said_of(run)
+    assert not sound
+    assert "is of format 99, made by a newer version of this project" in said
+
+
+def test_checkpoints_of_before_are_held_to_what_they_know(run, tokenizer):
+    for path in run.checkpoints.iterdir():
+        path.unlink()
+    with RunLog(run.metrics, 6, 6) as log:
+        save(run, log, 6, 4 / 6, tokenizer, **{"config": None, "log": None})
+    sound, said = said_of(run)
+    assert sound
+    assert re.search(r"config\.toml .* syntax +sound", said)
+    assert re.search(r"metrics\.jsonl .* lines, order, validation losses +sound", said)
+    rewritten(run, other_loss("eval", 6))
+    assert "the evaluation of step 6 says 0.5" in said_of(run)[1]
