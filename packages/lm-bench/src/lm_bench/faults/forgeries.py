@@ -145,6 +145,21 @@ def links(place: Place, draw: Draw) -> list[Path]:
     return [path]
 
 
+def hard_links(place: Place, draw: Draw) -> list[Path]:
+    """A file outside under a second name, so that whoever writes into it in place writes there."""
+    path = _target(place, draw)
+    path.unlink(missing_ok=True)
+    os.link(place.outside, path)
+    return [path]
+
+
+def linked_folders(place: Place, draw: Draw) -> list[Path]:
+    """A folder of the run that is a link to one outside."""
+    path = place.folder / ("tokenizer", "tensorboard", "wandb")[int(draw.integers(3))]
+    path.symlink_to(place.folder.parent)
+    return [path]
+
+
 def pipes(place: Place, draw: Draw) -> list[Path]:
     """A pipe that nobody writes into: who opens it waits for ever."""
     path = _target(place, draw)
@@ -182,6 +197,8 @@ KINDS: tuple[Callable[[Place, Draw], list[Path]], ...] = (
     pipes,
     folders,
     sparse,
+    hard_links,
+    linked_folders,
 )
 
 

@@ -1,9 +1,11 @@
 """What a child does to itself on its trial's behalf: stopping, dying, slowness, poison, limits, a wrong clock."""
 
 import ctypes
+import errno
 import os
 import resource
 import signal
+import stat
 import sys
 import threading
 import time
@@ -37,6 +39,8 @@ def prepare(trial: Trial) -> None:
             setattr(module, "write_whole", _written_carelessly)  # noqa: B010
     if trial.stall:
         _stall(trial.stall)
+    if not trial.folder_flush:
+        _flush_no_folders()
     if trial.clock:
         _shift_clock(trial.clock)
     if trial.without_rights and sys.platform == "linux":
@@ -175,6 +179,17 @@ def _stall(seconds: float) -> None:
         flush(descriptor)
 
     os.fsync = cast("Any", slow)
+
+
+def _flush_no_folders() -> None:
+    flush = os.fsync
+
+    def only_files(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        flush(descriptor)
+
+    os.fsync = cast("Any", only_files)
 
 
 def _shift_clock(seconds: float) -> None:

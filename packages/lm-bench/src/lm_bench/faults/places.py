@@ -1,4 +1,4 @@
-"""Row: what the machine around a run may do: no right to write, a size limit, a second process, a wrong clock."""
+"""Row: what the machine around a run may do, and the person: rights, limits, a second process, a clock, own files."""
 
 import os
 import signal
@@ -42,6 +42,55 @@ def read_only(bench: Bench, row: Row, i: int) -> None:
     # The lock file may say who was there last.
     if {**_content(folder), "lock": b""} != {**before, "lock": b""}:
         row.violations.append(f"{what}: files have changed")
+    bench.resume(row, trial, what)
+
+
+def unreadable(bench: Bench, row: Row, i: int) -> None:
+    """A newest checkpoint that may not be read is named, and nothing is taken for it, trained or deleted."""
+    trial, what = _begun(bench, "unreadable", i)
+    folder, newest = Path(trial.folder), Outcome.of(Path(trial.folder)).checkpoint
+    assert newest
+    victim = newest.path.with_suffix((".metadata", ".safetensors")[i % 2])
+    before = _content(folder)
+    victim.chmod(0)
+    code = bench.finish(bench.start(trial.model_copy(update={"without_rights": True})))
+    victim.chmod(0o644)
+    row.trials += 1
+    last = (bench.said(trial).splitlines() or [""])[-1]
+    if code != 2 or victim.name not in last or "Permission denied" not in last:
+        row.violations.append(f"{what}: exit code {code}: {last}")
+    if {**_content(folder), "lock": b""} != {**before, "lock": b""}:
+        row.violations.append(f"{what}: files have changed")
+    bench.resume(row, trial, what)
+
+
+def own_copies(bench: Bench, row: Row, i: int) -> None:
+    """A person's copies among the checkpoints are there at the end, as they were."""
+    trial, what = _begun(bench, "own-copies", i)
+    folder, newest = Path(trial.folder) / "checkpoints", Outcome.of(Path(trial.folder)).checkpoint
+    assert newest
+    copies = {}
+    for suffix in (".metadata", ".safetensors", ".new"):
+        source = newest.path.with_suffix(".safetensors" if suffix == ".new" else suffix)
+        path = folder / f"my-best{suffix}"
+        path.write_bytes(source.read_bytes())
+        copies[path] = path.read_bytes()
+    code = bench.finish(bench.start(trial))
+    row.trials += 1
+    lost = [path.name for path, data in copies.items() if not path.is_file() or path.read_bytes() != data]
+    if code or lost:
+        row.violations.append(f"{what}: exit code {code}, lost or changed: {lost}")
+    bench.resume(row, trial, what)
+
+
+def no_folder_flush(bench: Bench, row: Row, i: int) -> None:
+    """A file system that cannot flush folders is noted once, and the run ends as ever."""
+    trial, what = _begun(bench, "no-folder-flush", i)
+    code = bench.finish(bench.start(trial.model_copy(update={"folder_flush": False})))
+    row.trials += 1
+    notes = bench.said(trial, None).count("cannot flush a folder")
+    if code or notes != 1:
+        row.violations.append(f"{what}: exit code {code}, noted {notes} times: {bench.said(trial)[-300:]}")
     bench.resume(row, trial, what)
 
 
@@ -109,7 +158,9 @@ def wrong_clock(bench: Bench, row: Row, i: int) -> None:
 
 
 CASES: tuple[Callable[[Bench, Row, int], None], ...] = (
-    *((read_only,) if sys.platform == "linux" or os.getuid() else ()),
+    *((read_only, unreadable) if sys.platform == "linux" or os.getuid() else ()),
+    own_copies,
+    no_folder_flush,
     size_limit,
     size_signal,
     second_process,

@@ -59,6 +59,8 @@ class Trial(Config):
     """Seconds to put the clock forward by; negative: back."""
     without_rights: bool = False
     """Give up root's right to write where the mode says no."""
+    folder_flush: bool = True
+    """Whether folders can be flushed; else fsync on one is EINVAL, as on network and shared folders."""
     careless: Literal["", "in place", "prune first"] = ""
     """Write files in place and without a flush, or remove the old checkpoints before a save: what must be noticed."""
     audit: str = ""
