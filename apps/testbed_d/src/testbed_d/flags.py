@@ -81,7 +81,8 @@ class Flags(Config):
     save_dir: str = ""
     """Run folder; a new one under runs/testbed_d when not given."""
     resume: bool = False
-    """Go on with the run in save_dir (or the newest under runs/testbed_d); flags given here override its config."""
+    """Go on with the run in save_dir (or the newest under runs/testbed_d that has a checkpoint); flags given here
+    override its config."""
     save_every: int = Field(1000, ge=0)
     """Save a checkpoint every so many steps; 0: only at the end and on Ctrl-C."""
     log_every: int = Field(20, gt=0)

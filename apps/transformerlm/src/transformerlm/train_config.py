@@ -79,7 +79,7 @@ class LoggingConfig(Config):
     backend: tuple[LogBackend, ...] = ("console",)
     """Any of console, wandb, tensorboard."""
     run_name: str = ""
-    """Of the run; the time when empty."""
+    """Of the run, and of its folder where save_dir is empty; the time when empty."""
     architecture: str = ""
     """A word for the model, kept with the run."""
     dataset: str = ""
@@ -99,7 +99,7 @@ class TrainConfig(ProgramConfig):
     """Train a Transformer language model on token files."""
 
     resume: bool = False
-    """Go on with the run in save_dir, or with the newest one, from its newest checkpoint."""
+    """Go on with the run in save_dir, or with the newest that has a checkpoint, from its newest checkpoint."""
     save_dir: str = ""
     """Run folder; runs/transformerlm/<run_name> when empty."""
     seed: int = Field(0, ge=0)
