@@ -13,6 +13,7 @@ from lm_core.report import write_report
 from lm_core.run import files
 from lm_core.run.files import flush_folder, make_folder, optional, write_whole
 from lm_core.run.folder import RunFolder, new_run, newest_run
+from lm_core.terminal import OutputError
 
 METRICS = '{"kind": "train", "step": 1}\n'
 """No numbers, so no pictures."""
@@ -134,6 +135,12 @@ def test_a_disk_that_does_not_take_what_is_optional_is_one_line(
     with optional("report.html", said.append):
         write_report(tmp_path)
     assert said == [f"report.html is not written: {os.strerror(number)}; the run itself is saved"]
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(), OutputError(errno.ENOSPC, "full")])
+def test_an_output_that_is_gone_is_no_matter_of_the_file(error: OSError) -> None:
+    with pytest.raises(type(error)), optional("report.html", pytest.fail):
+        raise error
 
 
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from lm_core.regular import check_inside, scratch_file
-from lm_core.terminal import say, show
+from lm_core.terminal import OutputError, say, show
 
 _NO_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 _without_flush: set[int] = set()
@@ -101,9 +101,14 @@ def flush_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def optional(name: str, say: Callable[[str], None] = say) -> Iterator[None]:
-    """A context that writes what a run can do without: a disk that does not take it is one line, and ends nothing."""
+    """A context that writes what a run can do without: a disk that does not take it is one line, and ends nothing.
+
+    That standard output cannot be written, or has no reader, is no matter of that file, and passes.
+    """
     try:
         yield
+    except (BrokenPipeError, OutputError):
+        raise
     except OSError as error:
         say(f"{name} is not written: {error.strerror or error}; the run itself is saved")
 
