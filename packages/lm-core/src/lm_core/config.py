@@ -133,7 +133,7 @@ def complaint(cls: type[BaseModel], error: ValidationError, where: str) -> str:
         case "union_tag_not_found":
             return f"{where}: {path}.name is missing: it is one of {', '.join(repr(tag_of(m)) for m in models)}"
         case "json_invalid":
-            message = "it is nested too deeply"
+            message = "it is nested too deeply" if "recursion" in first["msg"] else first["msg"]
         case "model_type" | "model_attributes_type" | "dict_type":
             message = "this is a table of keys, not a value"
         case _:
