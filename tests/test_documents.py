@@ -13,6 +13,7 @@ from lm_core.cli import parse_flags
 from lm_core.config import Config, ModelConfig
 from lm_core.interchange.folder import architecture_of
 from lm_core.model.parameters import parameter_count
+from lm_core.run.seeds import for_each_seed
 from testbed_d.flags import Flags
 from testbed_d.workload import plan
 from transformerlm.export import ExportConfig
@@ -63,7 +64,8 @@ def test_the_quick_start_is_one_block_of_two_commands() -> None:
 def test_a_documented_command_has_flags_that_exist(app: str, command: str) -> None:
     words = shlex.split(command.split(app)[1], comments=True)
     if "--help" not in words:
-        parse_flags(APPS[app], app, [str(REPOSITORY / w) if w.startswith("configs/") else w for w in words])
+        words = [str(REPOSITORY / w) if w.startswith("configs/") else w for w in words]
+        for_each_seed(words, lambda alone: parse_flags(APPS[app], app, alone) and None)
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

@@ -34,6 +34,7 @@ from lm_core.run.resume import (
     recorded_config,
     values_of,
 )
+from lm_core.run.seeds import for_each_seed
 from lm_core.run.state import RunState, is_complete
 from lm_core.sampling import SamplingConfig, generate
 from lm_core.schedules import learning_rate
@@ -50,7 +51,7 @@ KEEP_CHECKPOINTS = 2
 
 def main() -> int:
     """The program; returns its exit code."""
-    return exit_code_of(lambda: run(sys.argv[1:]), PROGRAM)
+    return exit_code_of(lambda: for_each_seed(sys.argv[1:], run), PROGRAM)
 
 
 def run(argv: Sequence[str]) -> None:

@@ -33,7 +33,8 @@ class Flags(Config):
     warmup: int = Field(200, ge=0)
     """Steps during which K-beta holds beta2 at the middle of its range (not a learning-rate warm-up)."""
     seed: int = Field(0, ge=0)
-    """Seed of the weights, the batches and the sample."""
+    """Seed of the weights, the batches and the sample. --seeds 1 2 3 --save_dir S runs several, each in a folder of its
+    own."""
     opt: Literal["kbeta", "adam"] = "kbeta"
     """Optimizer: Kourkoutas-beta or Adam."""
     adam_beta2: float = Field(0.999, ge=0, lt=1)

@@ -34,6 +34,7 @@ from lm_core.run.interrupts import Interrupts
 from lm_core.run.log import RunLog
 from lm_core.run.loop import Run, train
 from lm_core.run.resume import compare_config_file, config_of, recorded_config
+from lm_core.run.seeds import for_each_seed, has_seeds
 from lm_core.run.state import RunState, is_complete
 from lm_core.sampling import Generation, SamplingConfig
 from lm_core.schedules import learning_rate
@@ -69,10 +70,16 @@ _FACTS = {"model", "tokenizer", "data", "state"}
 
 def main() -> int:
     """The program; returns its exit code."""
-    return exit_code_of(lambda: run(sys.argv[1:]), PROGRAM)
+    return exit_code_of(lambda: command(sys.argv[1:]), PROGRAM)
 
 
-def run(argv: Sequence[str]) -> int:
+def command(argv: Sequence[str]) -> int | None:
+    """`run`, or with `--seeds` once for each of them, in save folders of their own that share their data."""
+    run_one = partial(run, in_series=True) if has_seeds(argv) else run
+    return for_each_seed(argv, run_one, resume=False, contradicts=("seed", "new_model", "identifier", "inference"))
+
+
+def run(argv: Sequence[str], *, in_series: bool = False) -> int:
     """Train or go on with a model, or continue prompts; returns the exit code.
 
     Raises:
@@ -81,7 +88,8 @@ def run(argv: Sequence[str]) -> int:
     """
     flags = parse_flags(Flags, COMMAND, argv)
     dataset_named(flags.dataset)  # a run's own, which is checked later, may be resumed without it
-    folder = SaveFolder(Path(flags.save_dir) if flags.save_dir else default_folder())
+    path = Path(flags.save_dir) if flags.save_dir else default_folder()
+    folder = SaveFolder(path, path.parent / "data" if in_series else None)
     if flags.new_model and (flags.identifier or flags.inference):
         other = "--identifier" if flags.identifier else "--inference"
         raise UserError(f"--new_model and {other} contradict each other: leave one out")

@@ -39,7 +39,8 @@ class Flags(Config):
     compile: bool = False
     """Let the framework compile the step."""
     seed: int = Field(42, ge=0)
-    """Seed of the weights, the batches, the dropout and the samples."""
+    """Seed of the weights, the batches, the dropout and the samples. --seeds 1 2 3 --save_dir S trains several models,
+    each in a save folder of its own."""
     context_size: int = Field(48, gt=0)
     """Tokens that the model sees at once."""
     num_blocks: int = Field(4, gt=0)

@@ -70,8 +70,8 @@ def copy_into(run: RunFolder, found: Found) -> None:
 class SaveFolder:
     """All runs of one save folder."""
 
-    def __init__(self, path: Path):
-        self.path, self.data = path, path / "data"
+    def __init__(self, path: Path, data: Path | None = None):
+        self.path, self.data = path, data or path / "data"
 
     def hold(self) -> Lock:
         """The folder as this process's alone, for as long as the context lasts.

@@ -22,7 +22,7 @@ from lm_core.backend import Backend, Trainer, load_backend
 from lm_core.cli import parse_flags
 from lm_core.continuation import Ending, continue_rows
 from lm_core.data.batches import Batch
-from lm_core.errors import UserError
+from lm_core.errors import UserError, exit_code_of
 from lm_core.model.flops import flops_per_token
 from lm_core.model.memory import check_memory
 from lm_core.model.parameters import parameter_count
@@ -37,6 +37,7 @@ from lm_core.run.log import RunLog
 from lm_core.run.loop import Run
 from lm_core.run.loop import train as run_loop
 from lm_core.run.resume import recorded_config
+from lm_core.run.seeds import for_each_seed
 from lm_core.run.sinks.console import metrics_line
 from lm_core.run.sinks.sink import Sink
 from lm_core.run.sinks.tensorboard import TensorBoardSink
@@ -60,7 +61,11 @@ RESULT = "result.json"
 
 def main() -> int:
     """The program; returns its exit code."""
-    argv = sys.argv[1:]
+    return exit_code_of(lambda: for_each_seed(sys.argv[1:], run), PROGRAM)
+
+
+def run(argv: Sequence[str]) -> int:
+    """One run, new or resumed; returns the exit code."""
     return run_program(TrainConfig, PROGRAM, partial(train, argv=argv), argv, parse=parse_train)
 
 

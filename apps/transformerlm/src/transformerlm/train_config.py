@@ -103,7 +103,8 @@ class TrainConfig(ProgramConfig):
     save_dir: str = ""
     """Run folder; runs/transformerlm/<run_name> when empty."""
     seed: int = Field(0, ge=0)
-    """Of the initial weights, the batches, the dropout masks and the sample."""
+    """Of the initial weights, the batches, the dropout masks and the sample. --seeds 1 2 3 --save_dir S runs several,
+    each in a folder of its own."""
     backend: Literal["auto", "torch", "mlx"] = "auto"
     """The framework; auto is MLX on Apple silicon, torch elsewhere."""
     init_from: str = ""

@@ -44,6 +44,7 @@ class Interrupts:
         self._wakeup = signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
         Thread(target=_watch, args=(read_end, self._echo), name="second signal", daemon=True).start()
         self._before = {number: signal.signal(number, self._note) for number in stop_signals()}
+        self.requested = any(outer.requested for outer in self._outer())
         return self
 
     def __exit__(
@@ -54,8 +55,18 @@ class Interrupts:
         signal.set_wakeup_fd(self._wakeup)
         os.close(self._write_end)
 
-    def _note(self, _number: int, _frame: FrameType | None) -> None:
+    def _outer(self) -> set["Interrupts"]:
+        """The context that this one stands in, which is to know what is asked here: that of a series of runs."""
+        owners = (getattr(handler, "__self__", None) for handler in self._before.values())
+        return {owner for owner in owners if isinstance(owner, Interrupts)}
+
+    def _ask(self) -> None:
         self.requested = True
+        for outer in self._outer():
+            outer._ask()
+
+    def _note(self, _number: int, _frame: FrameType | None) -> None:
+        self._ask()
         # What this has interrupted may be a write that waits for a reader; it is tried again when this returns.
         terminal.give_up_stuck_outputs(_PATIENCE)
 

@@ -2,7 +2,8 @@
 
     --seeds 1 2 3 --save_dir S  -->  S/seed-1  S/seed-2  S/seed-3
 
-The same command resumes: a finished run is complete at once, the one that was stopped goes on, the others start.
+The same command resumes: a finished run is complete at once, the one that was stopped is resumed, the others start.
+`--seeds` is about the command and no key of any config: each run is the one that `--seed` alone would have made.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,64 +11,92 @@ from pathlib import Path
 
 from lm_core.errors import NonFiniteError, UserError
 from lm_core.run.folder import RunFolder
+from lm_core.run.interrupts import Interrupts
 from lm_core.terminal import say
 
-RunOne = Callable[[list[str], Path], bool]
-"""Takes the words of a run's own command and its folder; says whether the run has come to its end."""
+_LARGEST, _DIGITS = 2**63 - 1, 20
+RunOne = Callable[[list[str]], int | None]
+"""Takes the words of a command for one run; returns its exit code."""
 
 
-def run_seeds(argv: Sequence[str], seeds: Sequence[int], save_dir: str, run_one: RunOne) -> int:
-    """Run each seed in a folder of its own; returns the exit code. A run that diverges does not hold up the others.
+def for_each_seed(
+    argv: Sequence[str], run: RunOne, *, resume: bool = True, contradicts: Sequence[str] = ("seed", "resume")
+) -> int | None:
+    """Run the command, once, or once for each of its `--seeds`; returns the exit code.
+
+    A run that diverges does not hold up the others, and is the exit code at the end. A run that is stopped by a signal
+    or a mistake ends the series.
 
     Args:
-        argv: the words of the command, `--seeds` among them, or in the file of `--config`.
-        seeds: what it gives.
-        save_dir: the folder of the runs' folders.
-        run_one: runs one.
+        argv: the words of the command.
+        run: runs one.
+        resume: whether a run that has begun is resumed by `--resume`, or by the same words again.
+        contradicts: flags that make no sense beside `--seeds`.
 
     Raises:
         UserError: when the command cannot mean this, before the first run starts; or from a run, which ends the series.
     """
-    _check(argv, seeds, save_dir)
-    diverged = []
-    for number, seed in enumerate(seeds, 1):
-        folder = Path(save_dir) / f"seed-{seed}"
-        say(f"seed {seed}, {number} of {len(seeds)}: {folder}")
-        try:
-            finished = run_one([*_without(argv), "--seed", str(seed), "--save_dir", str(folder)], folder)
-        except NonFiniteError as error:
-            say(f"seed {seed}: {error}")
-            diverged.append(seed)
-            continue
-        if not finished:
-            say(f"stopped at seed {seed}: the same command resumes it, and starts the seeds after it")
-            return 0
-    say(f"to compare: uv run lm-bench compare {save_dir}")
-    return NonFiniteError.exit_code if diverged else 0
-
-
-def resume_words(folder: Path) -> list[str]:
-    """The flag that resumes a run in the folder, if one has begun there."""
-    return ["--resume"] if RunFolder(folder).holds_run() else []
-
-
-def _check(argv: Sequence[str], seeds: Sequence[int], save_dir: str) -> None:
-    if not save_dir:
-        raise UserError("--seeds: give --save_dir, the folder in which each seed gets a run folder")
-    if len(set(seeds)) < len(seeds):
-        raise UserError(f"--seeds {' '.join(map(str, seeds))}: each seed once")
-    for name in ("seed", "resume"):
-        if any(_name(word) == name for word in argv):
+    if not has_seeds(argv):
+        return run(list(argv))
+    rest, seeds, save_dir = _read(argv)
+    for name in contradicts:
+        if name in map(_name, rest):
             raise UserError(f"--seeds and --{name} contradict each other: leave --{name} out")
+    codes = []
+    with Interrupts() as interrupts:
+        for number, seed in enumerate(seeds, 1):
+            folder = save_dir / f"seed-{seed}"
+            say(f"seed {seed}, {number} of {len(seeds)}: {folder}")
+            again = ["--resume"] if resume and RunFolder(folder).holds_run() else []
+            codes.append(_run_one(run, seed, [*rest, "--seed", str(seed), "--save_dir", str(folder), *again]))
+            if interrupts.requested or codes[-1] not in (0, NonFiniteError.exit_code):
+                say("the same command resumes: finished seeds are not run twice")
+                return codes[-1]
+    say(f"to compare: uv run lm-bench compare {save_dir}")
+    return max(codes)
 
 
-def _without(argv: Sequence[str]) -> list[str]:
-    words, skipping = [], False
+def has_seeds(argv: Sequence[str]) -> bool:
+    """Whether a command is for several seeds."""
+    return "seeds" in map(_name, argv)
+
+
+def _run_one(run: RunOne, seed: int, argv: list[str]) -> int:
+    try:
+        return run(argv) or 0
+    except NonFiniteError as error:
+        say(f"seed {seed}: {error}")
+        return error.exit_code
+
+
+def _read(argv: Sequence[str]) -> tuple[list[str], list[int], Path]:
+    """The other words, the seeds, and the folder of the runs' folders."""
+    taken: dict[str, list[str]] = {"seeds": [], "save_dir": []}
+    rest, name = [], ""
     for word in argv:
-        skipping = _name(word) in ("seeds", "save_dir") if word.startswith("--") else skipping
-        if not skipping:
-            words.append(word)
-    return words
+        if word.startswith("--"):
+            name = _name(word)
+            if name in taken:
+                taken[name] = [word.partition("=")[2]] if "=" in word else []
+                continue
+        if name in taken:
+            taken[name].append(word)
+        else:
+            rest.append(word)
+    words = taken["seeds"]
+    said = f"--seeds {' '.join(words)}"
+    if not words or not all(map(_is_seed, words)):
+        raise UserError(f"{said}: give whole numbers from 0, such as --seeds 1 2 3")
+    seeds = [int(word) for word in words]
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"{said}: give each seed once")
+    if not taken["save_dir"] or not taken["save_dir"][-1]:
+        raise UserError("--seeds: give --save_dir, the folder in which each seed gets a run folder")
+    return rest, seeds, Path(taken["save_dir"][-1])
+
+
+def _is_seed(word: str) -> bool:
+    return word.isascii() and word.isdecimal() and len(word) < _DIGITS and int(word) <= _LARGEST
 
 
 def _name(word: str) -> str:
