@@ -1,6 +1,7 @@
 """Tokenizers as they are published: Llama 3's tokenizer.model, and GPT-2's folder without a tokenizer.json."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,12 @@ def test_ranks_of_another_number_or_name_are_refused(tmp_path: Path, plain: Voca
     (tmp_path / "tokenizer.model").rename(tmp_path / "mine.model")
     with pytest.raises(TokenizerError, match="whose ranks these are is not known"):
         load_tokenizer(tmp_path / "mine.model")
+
+
+def test_a_pipe_is_not_waited_for_to_know_what_it_is(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "tokenizer.model")
+    assert not formats.is_ranks(tmp_path / "tokenizer.model")
+    assert not formats.is_ranks(tmp_path)
 
 
 # GPT-2's folder

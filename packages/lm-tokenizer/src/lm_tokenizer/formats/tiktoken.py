@@ -114,7 +114,9 @@ def ranks_to_bytes(ranks: Mapping[bytes, int]) -> bytes:
 
 
 def is_ranks(path: Path) -> bool:
-    """Whether a file begins as ranks do: a token in base64, a space, a number."""
+    """Whether a file begins as ranks do: a token in base64, a space, a number. A pipe is left alone: it may wait."""
+    if not path.is_file():
+        return False
     try:
         with path.open("rb") as file:
             return re.match(rb"[A-Za-z0-9+/]+=* [0-9]+\r?\n", file.read(1 << 10)) is not None
