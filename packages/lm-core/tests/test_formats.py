@@ -38,6 +38,7 @@ def archive(kind: str) -> bytes:
         ("a.txt", b'{"quoted" by someone}\n', "text"),
         ("a.cfg", PRETTY, "text"),
         ("a.txt", b"a \0 b", "text"),
+        ("a.txt", b"ORC, PART 1", "text"),
         ("A.JSONL", b"", "jsonl"),
         ("a.ndjson.gz", LINES, "jsonl"),
         ("a.json", LINES, "jsonl"),
@@ -94,9 +95,11 @@ def test_what_is_not_read_is_refused_with_what_to_do(name: str, head: bytes, sai
     [
         (gzip.compress(b"text"), "gzip"),
         (bz2.compress(b"text"), "bzip2"),
+        (bz2.compress(b""), "bzip2"),
         (lzma.compress(b"text"), "xz"),
         (b"\x28\xb5\x2f\xfd", "zstd"),
         (b"text", None),
+        (b"BZhang", None),
     ],
 )
 def test_the_first_bytes_say_the_compression(packed: bytes, kind: str | None) -> None:

@@ -32,7 +32,7 @@ COMPRESSION_OF_SUFFIX: dict[str, Compression] = {
     ".gz": "gzip", ".gzip": "gzip", ".zst": "zstd", ".zstd": "zstd", ".bz2": "bzip2", ".xz": "xz",
 }  # fmt: skip
 _COMPRESSIONS: tuple[tuple[bytes, Compression], ...] = (
-    (b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"BZh", "bzip2"), (b"\xfd7zXZ\0", "xz"),
+    (b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"\xfd7zXZ\0", "xz"),
 )  # fmt: skip
 _TABLES: tuple[tuple[bytes, Format], ...] = ((b"PAR1", "parquet"), (b"ARROW1\0\0", "arrow"))
 _ARROW_STREAM = b"\xff\xff\xff\xff"
@@ -46,7 +46,7 @@ _BINARY = (
     (b"\x04\x22\x4d\x18", "compressed by lz4"), (b"\x1f\x9d", "compressed by compress"),
     (b"%PDF-", "a PDF document"), (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an office document"),
     (b"SQLite format 3\0", "an SQLite database"), (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
-    (b"\x93NUMPY", "a numpy array"), (b"FEA1", "a Feather file of version 1"), (b"ORC", "an ORC file"),
+    (b"\x93NUMPY", "a numpy array"), (b"FEA1", "a Feather file of version 1"),
     (b"Obj\x01", "an Avro file"), (b"\x89PNG\r\n", "a picture"), (b"\xff\xd8\xff", "a picture"), (b"GIF8", "a picture"),
     (b"\x7fELF", "a program"), (b"\x80\x02", "a pickle"), (b"\x80\x04", "a pickle"), (b"\x80\x05", "a pickle"),
 )  # fmt: skip
@@ -59,6 +59,8 @@ def compression_of(name: str, head: bytes) -> Compression | None:
         UserError: when its name says a compression and the bytes do not.
     """
     found = next((kind for magic, kind in _COMPRESSIONS if head.startswith(magic)), None)
+    if re.match(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)", head):  # three letters alone may begin a text
+        found = "bzip2"
     said = COMPRESSION_OF_SUFFIX.get(PurePath(name).suffix.lower())
     if said and said != found:
         raise UserError(
