@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lm_core.errors import UnreadableError
+from transformerlm import sweep
 from transformerlm.parts import Parts, Progress, Unit
 
 Run = Callable[..., int]
@@ -95,3 +96,14 @@ def test_a_finished_unit_that_cannot_be_read_just_now_is_not_done_again(
     again = Parts(parts.folder, "job")
     again.open()
     assert again.units == parts.units
+
+
+def test_a_table_that_no_sweep_wrote_stays(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "s.yaml").write_text("program: transformerlm-train\nmethod: grid\nparameters: {seed: {values: [1]}}\n")
+    (place / "out/sweep.csv").write_text("my,own,table\n")
+    monkeypatch.setattr("sys.argv", ["sweep", "--sweep", "s.yaml", "--save_dir", "out"])
+    assert sweep.main() == 2
+    assert "out/sweep.csv was not written by a sweep" in capsys.readouterr().err
+    assert (place / "out/sweep.csv").read_text() == "my,own,table\n"

@@ -314,6 +314,16 @@ def test_a_download_is_unpacked_verified_and_kept(site: str, tmp_path: Path) -> 
     assert find("wikitext2", None, tmp_path, datasets=datasets) == (files, [])
 
 
+def test_an_archive_that_somebody_put_there_is_used_and_stays(site: str, tmp_path: Path) -> None:
+    datasets = served(site, tmp_path)
+    (tmp_path / "cache" / "wikitext2").mkdir(parents=True)
+    mine = tmp_path / "cache" / "wikitext2" / "wikitext-2-v1.zip"
+    mine.write_bytes((tmp_path / "site" / "wikitext-2-v1.zip").read_bytes())
+    _, said = find("wikitext2", None, tmp_path, datasets=datasets)
+    assert said == []
+    assert mine.name in cached(tmp_path)
+
+
 def test_a_damaged_cache_is_mended(site: str, tmp_path: Path) -> None:
     datasets = served(site, tmp_path)
     files, _ = find("wikitext2", None, tmp_path, datasets=datasets)

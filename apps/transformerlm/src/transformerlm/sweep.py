@@ -21,7 +21,7 @@ from typing import Any
 from pydantic import Field
 
 from lm_core.errors import NonFiniteError, UserError
-from lm_core.regular import read_regular
+from lm_core.regular import open_regular, read_regular
 from lm_core.run.files import write_whole
 from lm_core.run.folder import RunFolder
 from lm_core.run.interrupts import stop_signals
@@ -66,6 +66,7 @@ def sweep(config: SweepConfig) -> None:
         raise UserError("sweep: give a sweep file, such as configs/sweep.yaml")
     file = read_sweep(config.sweep)
     folder = Path(config.save_dir) if config.save_dir else Path("runs") / "sweeps" / Path(config.sweep).stem
+    _check_table(folder / TABLE)
     _check_metric(file.metric.name)
     trials = trials_of(file, config.count, config.seed)
     for trial in trials:
@@ -82,6 +83,20 @@ def sweep(config: SweepConfig) -> None:
             break
     put(_table(file, trials, folder), end="")
     say(f"table: {folder / TABLE}")
+
+
+def _check_table(path: Path) -> None:
+    """A table of that name that no sweep wrote is somebody's."""
+    start = b"trial,"
+    try:
+        with open_regular(path) as file:
+            own = file.read(len(start)) == start
+    except FileNotFoundError:
+        return
+    except OSError:
+        own = False
+    if not own:
+        raise UserError(f"{path} was not written by a sweep: move it away, or give another save_dir")
 
 
 def _check(trial: Trial, folder: Path) -> None:

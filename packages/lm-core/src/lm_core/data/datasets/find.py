@@ -143,10 +143,12 @@ def _download(dataset: Dataset, folder: Path, say: Say, patience: Patience | Non
     for source in dataset.sources:
         try:
             for remote in source:
+                was_there = (folder / remote.name).exists()
                 path = download(remote, folder, say, patience)
                 if remote.name not in [file.name for file in dataset.files]:
                     extract(path, _wanted(dataset), folder, dataset.limit)
-                    path.unlink()
+                    if not was_there:  # else somebody put it there
+                        path.unlink()
         except DownloadError as error:
             reasons += error.reasons
             continue
