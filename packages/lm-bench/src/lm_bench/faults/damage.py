@@ -1,5 +1,11 @@
-"""Row: flipped bits, cuts, swapped, missing and empty files, in the newest checkpoint and in a token file."""
+"""Row: flipped bits, cuts, swapped, missing and empty files, in the newest checkpoint and in a token file.
 
+Token files are hurt while they are open, too, and replaced in half.
+"""
+
+import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +13,8 @@ import numpy as np
 from lm_bench.faults.bench import Bench
 from lm_bench.faults.row import Row
 from lm_bench.faults.trial import VOCABULARY, tokens
-from lm_core.data.token_file import TokenFile, sidecar_of
+from lm_core.data.batches import windows
+from lm_core.data.token_file import HEADER_BYTES, TokenFile, check_pair, sidecar_of
 from lm_core.errors import UserError
 from lm_core.run.checkpoint import Checkpoints
 from lm_core.run.folder import RunFolder
@@ -37,6 +44,8 @@ def flipped_and_cut(bench: Bench, row: Row) -> None:
         for other in paths:
             if other != path:
                 victims.check(row, path, other.read_bytes(), f"{path.name} with the content of {other.name}")
+    _hurt_while_open(bench, row)
+    _replaced_in_half(bench, row)
     _run_on_damaged(bench, row)
 
 
@@ -55,8 +64,7 @@ class _Victims:
         by_step = {self.checkpoints.read(path).step: path for path in self.checkpoints.folder.glob("*.metadata")}
         self.previous, self.newest = (by_step[step] for step in sorted(by_step))
         self.token_file = bench.folder / "tokens.npy"
-        with TokenFileWriter(self.token_file, np.uint16, vocab_size=VOCABULARY, fingerprint="none") as file:
-            file.write(tokens(5000), text_bytes=5000, documents=1)
+        _written(self.token_file, 5000)
         self.of_checkpoint = [self.newest.with_suffix(suffix) for suffix in SUFFIXES]
         self.of_tokens = [self.token_file, sidecar_of(self.token_file)]
 
@@ -99,6 +107,56 @@ class _Victims:
         if not path.exists() and path.suffix == ".metadata":
             return ""
         return "" if any(self.newest.stem in line for line in said) else f"not named: {said}"
+
+
+def _hurt_while_open(bench: Bench, row: Row) -> None:
+    """What is overwritten in place, or cut, ends the next read with a line: no wrong id comes out of it, no SIGBUS."""
+    for i in range(bench.count(100, 6)):
+        draw, path = bench.draw("open", i), bench.folder / "open.npy"
+        _written(path, 5000)
+        os.utime(path, ns=(0, 0))  # the clock of a file system is coarse, and a real file is older than its reader
+        ids = TokenFile.open(path).tokens
+        position = int(draw.integers(HEADER_BYTES, path.stat().st_size))
+        if i % 2:
+            os.truncate(path, position)
+        else:
+            with path.open("r+b") as file:
+                file.seek(position)
+                file.write(bytes([path.read_bytes()[position] ^ 1 << int(draw.integers(8))]))
+        first = min((position - HEADER_BYTES) // ids.dtype.itemsize, len(ids) - 16)
+        row.trials += 1
+        _must_refuse(
+            row, path, partial(windows, ids, np.array([first]), 15), f"{path.name} hurt while open (trial {i})"
+        )
+
+
+def _replaced_in_half(bench: Bench, row: Row) -> None:
+    """Two token files of one folder, of which one is of an earlier making."""
+    paths = [bench.folder / f"{split}.npy" for split in ("train", "validation")]
+    for late in (0, 1):
+        for path in paths:
+            _written(path, 100, pair="before")
+        _written(paths[late], 100, pair="after")
+        train, validation = map(TokenFile.open, paths)
+        row.trials += 1
+        _must_refuse(row, paths[late], partial(check_pair, train, validation), f"only {paths[late].name} replaced")
+
+
+def _written(path: Path, count: int, pair: str = "") -> None:
+    with TokenFileWriter(path, np.uint16, vocab_size=VOCABULARY, fingerprint="some", pair=pair) as file:
+        file.write(tokens(count), text_bytes=count, documents=1)
+
+
+def _must_refuse(row: Row, path: Path, read: Callable[[], object], what: str) -> None:
+    try:
+        read()
+        complaint = "not found"
+    except UserError as error:
+        complaint = "" if path.name in str(error) else f"not named: {error}"
+    except Exception as error:
+        complaint = f"{type(error).__name__} escapes: {error}"
+    if complaint:
+        row.violations.append(f"--only damage: {what}: {complaint}")
 
 
 def _run_on_damaged(bench: Bench, row: Row) -> None:
