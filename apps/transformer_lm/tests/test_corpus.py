@@ -1,10 +1,14 @@
 """From a text to token files: every unit, and the same vocabulary in every process."""
 
+import errno
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from lm_core.errors import UserError
 from transformer_lm.corpus import Corpus, load_corpus
 
 WORDS = " the cat sat \n on the <unk> mat \n"
@@ -59,6 +63,22 @@ def test_token_files_are_made_once_for_a_text_and_anew_where_damaged(tmp_path: P
     (source / "ptb.test.txt").write_text(" the mat \n")
     assert load("ptb", source, tmp_path).text != first.text
     assert len(list((tmp_path / "data").rglob("test.npy"))) == 2
+
+
+def test_token_files_that_cannot_be_read_just_now_stay_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write(tmp_path / "ptb", "ptb.{}.txt", WORDS, WORDS)
+    load("ptb", source, tmp_path)
+    before = {path: path.stat().st_ino for path in (tmp_path / "data").rglob("*")}
+
+    def no_descriptor(_: Path) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr("lm_core.data.token_ids.open_regular", no_descriptor)
+    with pytest.raises(UserError, match=r"cannot read token file .*: Too many open files"):
+        load("ptb", source, tmp_path)
+    assert {path: path.stat().st_ino for path in (tmp_path / "data").rglob("*")} == before
 
 
 def test_the_vocabulary_is_the_same_in_every_process(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A folder that the project fills may hold what is somebody else's: links out of it, and files of other names."""
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,8 @@ from lm_core.regular import append_regular, check_inside, open_inside, scratch_f
 from lm_core.run.checkpoint import Checkpoints
 from lm_core.run.files import make_folder, write_whole
 from lm_core.run.folder import RunFolder
+from lm_core.run.log import RunLog
+from lm_core.run.sinks import wandb
 
 
 def save(checkpoints: Checkpoints, step: int) -> Path:
@@ -168,6 +171,40 @@ def test_a_folder_of_a_dataset_that_is_a_link_out_is_not_downloaded_into(tmp_pat
     with pytest.raises(UserError, match="ptb is a link that leads out of"):
         find_dataset("ptb", None, cache, pytest.fail)
     assert not list(outside.iterdir())
+
+
+def test_a_log_that_is_a_link_out_or_cannot_be_read_just_now_is_not_begun_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = '{"kind": "train", "step": 1}\n'
+    (tmp_path / "outside").write_text(record)
+    run = RunFolder(tmp_path / "run")
+    make_folder(run.path)
+    run.metrics.symlink_to(tmp_path / "outside")
+    with pytest.raises(UserError, match=r"metrics.jsonl is a link that leads out of"):
+        RunLog(run.metrics, 1, 1)
+    run.metrics.unlink()
+    run.metrics.write_text(record)
+
+    def no_descriptor(*_: Path) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr("lm_core.run.log.open_inside", no_descriptor)
+    with pytest.raises(UserError, match="Too many open files"):
+        RunLog(run.metrics, 1, 1)
+    assert run.metrics.read_text() == record
+
+
+def test_what_is_linked_from_elsewhere_is_not_sent_to_wandb(tmp_path: Path) -> None:
+    (tmp_path / "private").write_text("secret")
+    folder = tmp_path / "run"
+    make_folder(folder / "tokenizer")
+    for name in ("wandb_id.txt", "tokenizer/more.txt"):
+        (folder / name).symlink_to(tmp_path / "private")
+    (folder / "tokenizer" / "vocab.json").touch()
+    assert [path.name for path in wandb._own_files(folder / "tokenizer")] == ["vocab.json"]
+    with pytest.raises(OSError, match=r"wandb_id.txt is a link that leads out of"):
+        wandb._known(folder / "wandb_id.txt", folder)
 
 
 # The lock
