@@ -98,6 +98,17 @@ def test_a_finished_unit_that_cannot_be_read_just_now_is_not_done_again(
     assert again.units == parts.units
 
 
+@pytest.mark.parametrize("content", ["mine", "[1]", "{}", "3"])
+@pytest.mark.parametrize("name", ["train.npy.json", "validation.npy.json"])
+def test_a_file_of_a_sidecar_s_name_that_is_none_stays(
+    place: Path, run_make_data: Run, capsys: pytest.CaptureFixture[str], name: str, content: str
+) -> None:
+    (place / "out" / name).write_text(content)
+    assert run_make_data(*WORDS) == 2
+    assert f"out/{name} is there and is not of a token file" in capsys.readouterr().err
+    assert (place / "out" / name).read_text() == content
+
+
 def test_a_table_that_no_sweep_wrote_stays(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,6 +7,7 @@ and ends with the same bytes. The sidecars of a pair name it, so one that is rep
 """
 
 import fcntl
+import json
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -136,9 +137,21 @@ def _check_replaceable(output: Path, config: MakeDataConfig) -> None:
             raise UserError(
                 f"{path} is there and is not a whole token file: remove it, or give another output"
             ) from None
+    for split in get_args(Split):
+        _check_sidecar(sidecar_of(output / f"{split}.npy"))
     _check_config_file(output / CONFIG_NAME, config, replaced=bool(there))
     if there:
         say(f"the token files in {output} are of another config or other inputs, and will be replaced")
+
+
+def _check_sidecar(path: Path) -> None:
+    """One without its token file is of a call that was killed, or no sidecar at all."""
+    if not os.path.lexists(path):
+        return
+    with suppress(OSError, ValueError, TypeError, RecursionError):
+        if "sidecar_sha256" in json.loads(read_regular(path, LONGEST_CONFIG)):
+            return
+    raise UserError(f"{path} is there and is not of a token file: move it, or give another output")
 
 
 def _check_config_file(path: Path, config: MakeDataConfig, *, replaced: bool) -> None:
