@@ -102,6 +102,20 @@ def test_the_newest_run_is_the_newest_with_a_checkpoint(tmp_path: Path) -> None:
     assert "empty is newer and has no checkpoint" in line
 
 
+def test_a_run_whose_config_was_taken_away_is_found_by_its_checkpoint(tmp_path: Path) -> None:
+    begun(tmp_path, "run", 1, saved=True).config.unlink()
+    (tmp_path / "notes").mkdir()
+    found = newest_run(tmp_path, pytest.fail)
+    assert found is not None
+    assert found.path.name == "run"
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "n\0ul"])
+def test_a_name_that_no_folder_can_have_is_one_line(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match="cannot be read: "):
+        RunFolder(tmp_path / name).check_new()
+
+
 def test_a_copy_under_another_name_is_no_checkpoint(tmp_path: Path) -> None:
     run = begun(tmp_path, "run", 1, saved=False)
     make_folder(run.checkpoints)

@@ -1,7 +1,6 @@
 """The folder of one run: where its files are, and by which version of the layout."""
 
 import contextlib
-import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -38,7 +37,7 @@ class RunFolder:
 
     def holds_run(self) -> bool:
         """Whether a run has begun here."""
-        return self.config.exists() or self.has_checkpoint()
+        return _is_there(self.config) or self.has_checkpoint()
 
     def has_checkpoint(self) -> bool:
         """Whether anything has been saved here, whole or not.
@@ -64,7 +63,7 @@ class RunFolder:
         if self.holds_run():
             raise UserError(f"{self.path} already holds a run: go on with it by --resume, or give another --save_dir")
         for name in _WRITTEN:
-            if os.path.lexists(self.path / name):
+            if _is_there(self.path / name):
                 raise UserError(f"{self.path} has a {name}, which a run would write over: give another --save_dir")
 
     def check_links(self) -> None:
@@ -132,8 +131,8 @@ def newest_run(root: Path, say: Callable[[str], None]) -> RunFolder | None:
 
     What is newer and has saved nothing, as a run that failed to start, is named through `say`.
     """
-    configs = sorted(root.glob("*/config.toml"), key=_started, reverse=True)
-    runs = [RunFolder(path.parent) for path in configs]
+    places = {path.parent for name in ("config.toml", "checkpoints") for path in root.glob(f"*/{name}")}
+    runs = sorted((run for path in places if (run := RunFolder(path)).holds_run()), key=_started, reverse=True)
     found = next((run for run in runs if run.has_checkpoint()), None)
     if found is None:
         return runs[0] if runs else None
@@ -142,8 +141,23 @@ def newest_run(root: Path, say: Callable[[str], None]) -> RunFolder | None:
     return found
 
 
-def _started(config: Path) -> float:
+def _started(run: RunFolder) -> float:
+    for path in (run.config, run.checkpoints):  # a config is a copy for people, who may take it away
+        with contextlib.suppress(OSError):
+            return path.stat().st_mtime
+    return 0.0
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is anything of that name; an error that says nothing of that is no answer.
+
+    Raises:
+        UserError: when it cannot be told.
+    """
     try:
-        return config.stat().st_mtime
-    except OSError:
-        return 0.0
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError) as error:  # a NUL in the name
+        raise UserError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    return True
