@@ -23,11 +23,24 @@ import tempfile
 import tomllib
 from pathlib import Path
 
+from packaging.markers import Marker
+
 ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = ROOT / "requirements.txt"
 REWRITE = "uv run python tools/requirements.py write"
 MAX_DIFF_LINES = 40
 EXPORT_FLAGS = ["--all-packages", "--all-groups", "--all-extras", "--no-emit-workspace", "--no-annotate", "--no-header"]
+
+PLATFORMS = {"linux": "posix", "darwin": "posix", "win32": "nt", "freebsd": "posix"}
+MACHINES = ("x86_64", "aarch64", "arm64", "AMD64", "riscv64")
+PYTHONS = ("3.11", "3.12", "3.13", "3.14", "3.15", "3.16")
+ENVIRONMENTS = [
+    {
+        "sys_platform": platform, "os_name": os_name, "platform_machine": machine,
+        "python_version": python, "python_full_version": f"{python}.4",
+    }
+    for platform, os_name in PLATFORMS.items() for machine in MACHINES for python in PYTHONS
+]  # fmt: skip
 
 
 def uv_command() -> list[str]:
@@ -65,6 +78,19 @@ def resolve(root: Path) -> str:
         return uv("export", "--frozen", "--format", "requirements-txt", *EXPORT_FLAGS)
 
 
+def meaning(text: str) -> list[tuple[str, tuple[bool, ...]]]:
+    """Return each line of a requirements file without its marker, and in which of many environments that holds.
+
+    Versions of uv spell one marker in different ways.
+    """
+    lines = []
+    for line in text.splitlines():
+        requirement, _, marker = line.removesuffix(" \\").partition(" ; ")
+        holds = Marker(marker) if marker else None
+        lines.append((requirement, tuple(holds is None or holds.evaluate(place) for place in ENVIRONMENTS)))
+    return lines
+
+
 def short_diff(committed: str, fresh: str) -> str:
     """Return the unified diff from `committed` to `fresh`, hashes counted, not shown; empty where they are equal."""
     names = ("requirements.txt (committed)", "requirements.txt (fresh lock)")
@@ -95,8 +121,8 @@ def main() -> int:
         return 0
 
     committed = REQUIREMENTS.read_text(encoding="utf-8") if REQUIREMENTS.exists() else ""
-    if difference := short_diff(committed, fresh):
-        print(difference)
+    if meaning(committed) != meaning(fresh):
+        print(short_diff(committed, fresh))
         print(f"requirements.txt is not what the pyproject.toml files resolve to; run: {REWRITE}")
         return 1
     return 0
