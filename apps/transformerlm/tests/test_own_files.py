@@ -1,6 +1,7 @@
 """Programs replace and delete what they wrote themselves, and nothing else."""
 
 import errno
+import fcntl
 import os
 import shutil
 from collections.abc import Callable
@@ -107,6 +108,17 @@ def test_a_file_of_a_sidecar_s_name_that_is_none_stays(
     assert run_make_data(*WORDS) == 2
     assert f"out/{name} is there and is not of a token file" in capsys.readouterr().err
     assert (place / "out" / name).read_text() == content
+
+
+def test_a_file_system_without_locks_is_written_to(
+    place: Path, run_make_data: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    assert run_make_data(*WORDS) == 0
+    assert sorted(path.name for path in (place / "out").iterdir()) == ["make_data.toml", "train.npy", "train.npy.json"]
 
 
 def test_a_table_that_no_sweep_wrote_stays(

@@ -6,6 +6,7 @@ The parts are removed when the token files are on disk, and not before: killed a
 and ends with the same bytes. The sidecars of a pair name it, so one that is replaced only in half is noticed.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -34,6 +35,7 @@ PROGRAM = "transformerlm-make-data"
 CONFIG_NAME = "make_data.toml"
 LONGEST_CONFIG = 1 << 20
 COPIED_AT_ONCE = 1 << 22
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 def main() -> int:
@@ -180,17 +182,21 @@ def made_folder(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder against another process; a process that dies lets go of it.
+    """Hold the folder against another process; a process that dies lets go of it. A file system without locks has none.
 
     Raises:
         UserError: when another process holds it.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"output {folder} is being written by another process: wait for it") from None
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
         yield
-    except BlockingIOError:
-        raise UserError(f"output {folder} is being written by another process: wait for it") from None
     finally:
         os.close(descriptor)
 
