@@ -208,4 +208,7 @@ def test_a_checkpoint_knows_the_log_before_it(tmp_path: Path) -> None:
         copy.write_bytes(path.read_bytes())
         with RunLog(copy, start, 10) as log:
             assert log.facts() == expected
+    with RunLog(tmp_path / "again.jsonl", 0, 10) as log:
+        log.record("train", 1, {"loss_nats": 1.5, "tokens_per_second": 7.0, "seconds": 3.0})
+        assert log.facts() == first, "an equal run has an equal log, but for its times"
     assert json.loads(json.dumps(first)) == first

@@ -7,13 +7,12 @@
 Checkpoints of before configs and digests were recorded claim less; what is said to be checked is less then.
 """
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lm_core.run.checkpoint import Checkpoint
-from lm_core.run.log import RESUME
+from lm_core.run.log import RESUME, Digest
 from lm_core.run.resume import differences, flat, unsaved
 from lm_tokenizer.adapters import load_tokenizer
 from lm_tokenizer.errors import TokenizerError
@@ -30,7 +29,7 @@ class Claims:
         self.checkpoints = list(checkpoints)
         self.resumes: list[Mapping[str, Any]] = []
         """The records of what resumes have changed."""
-        self._sha1, self._lines = hashlib.sha1(), 0
+        self._digest = Digest()
         self._digests = dict.fromkeys(self._claimed(), "")
         self._losses: dict[int, Any] = {}
 
@@ -39,12 +38,12 @@ class Claims:
             if count := _log_of(checkpoint).get("records"):
                 yield count
 
-    def add(self, line: bytes, record: Mapping[str, Any]) -> None:
-        """Take the next line of the log and the record in it."""
-        self._sha1.update(line.rstrip(b"\n") + b"\n")
-        self._lines += 1
-        if self._lines in self._digests:
-            self._digests[self._lines] = self._sha1.hexdigest()
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Take the next record of the log."""
+        self._digest.add(record)
+        known = self._digest.facts
+        if known["records"] in self._digests:
+            self._digests[known["records"]] = known["sha1"]
         if record.get("kind") == "eval":
             self._losses[record["step"]] = record.get("loss_nats")
         elif record.get("kind") == RESUME:

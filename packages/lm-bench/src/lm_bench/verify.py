@@ -192,7 +192,7 @@ def _check_log(path: Path, newest: Checkpoint | None, log_every: int, claims: Cl
             break
         if not line.endswith(b"\n"):
             notes.append(f"line {number}, the last, has no end; resuming mends it")
-        claims.add(line, record)
+        claims.add(record)
         step = record["step"]
         if step < last:
             damage.append(f"line {number} goes back from step {last} to {step}")
