@@ -10,13 +10,13 @@ from testbed_d import cli
 
 
 class Small:
-    """A backend of a device with a megabyte."""
+    """A backend of a device with a gigabyte: room for the model, but not for its batch."""
 
     def describe(self, step: Any) -> str:
         return "small"
 
     def memory(self, step: Any) -> int:
-        return 1 << 20
+        return 1 << 30
 
 
 def test_a_model_that_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
