@@ -56,7 +56,8 @@ def differences(ours: Outcome, theirs: Outcome, *, log: bool = True) -> list[str
         found.append(f"records: {len(ours.records)} and {len(theirs.records)}, differing from step {steps[:1]} on")
     found += _of_arrays("weights", a.weights, b.weights)
     found += _of_arrays("optimizer state", a.optimizer_state, b.optimizer_state)
-    if _untimed_facts(a) != _untimed_facts(b):
+    left_out = _OF_THE_COURSE if log else _OF_THE_COURSE | {"log"}
+    if _untimed_facts(a, left_out) != _untimed_facts(b, left_out):
         found.append(f"facts: step {a.step} and {b.step}")
     return found
 
@@ -70,8 +71,8 @@ def _of_arrays(what: str, ours: dict[str, NDArray[Any]], theirs: dict[str, NDArr
     ]
 
 
-def _untimed_facts(checkpoint: Checkpoint) -> dict[str, Any]:
-    facts = {key: value for key, value in checkpoint.facts.items() if key not in _OF_THE_COURSE}
+def _untimed_facts(checkpoint: Checkpoint, left_out: set[str]) -> dict[str, Any]:
+    facts = {key: value for key, value in checkpoint.facts.items() if key not in left_out}
     return facts | {"state": _untimed(facts["state"])}
 
 
