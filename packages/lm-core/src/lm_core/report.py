@@ -16,7 +16,7 @@ Limits: what is pale is pixels inside the SVG, so that a picture does not grow w
 import base64
 import io
 import json
-import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -32,7 +32,7 @@ from lm_core.run.about import About
 from lm_core.run.checkpoint import Checkpoints
 from lm_core.run.files import write_whole
 from lm_core.run.log import RESUME
-from lm_core.terminal import show
+from lm_core.terminal import show, visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -111,7 +111,7 @@ def write_report(folder: Path) -> Path:
     parts += [f"<h1>{name}</h1>", "<main>", _summary(run, facts), *_about(facts), *_figures(run), "</main>"]
     parts += [*_changes(run), *quoted, "</html>\n"]
     path = folder / "report.html"
-    write_whole(path, "\n".join(parts).encode())
+    write_whole(path, visible("\n".join(parts)).encode())  # a name may have bytes that are no UTF-8
     return path
 
 
@@ -142,14 +142,14 @@ def _records(path: Path) -> Iterator[Record]:
     for line in text.split("\n"):
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(record, dict) and record.get("kind") in (*KINDS, RESUME) and _is_number(record.get("step")):
             yield record
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, int | float) and abs(value) <= sys.float_info.max  # not NaN, nor beyond any float
 
 
 def _series(records: list[Record], key: str) -> tuple[Array, dict[str, Array]]:
