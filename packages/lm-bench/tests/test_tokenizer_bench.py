@@ -1,6 +1,7 @@
 """The measurement itself, on a vocabulary and texts of a few bytes, with whatever libraries are installed."""
 
 import json
+import signal
 
 import pytest
 
@@ -110,6 +111,7 @@ def test_a_library_that_fails_is_reported_and_not_measured(files):
     with Worker(Side(name, 1), Models("nowhere", "nowhere", "nowhere", "nowhere")) as worker:
         with pytest.raises(WorkerError, match="renew: "):
             worker.ask("renew")
+        worker.process.send_signal(signal.SIGSTOP)  # it never answers
         with pytest.raises(WorkerError, match=r"over 0\.01 s"):
             worker.ask("train", 0.01, path="nowhere", vocab_size=300, out="nowhere", warmup="nowhere")
 

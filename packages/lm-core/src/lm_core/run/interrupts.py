@@ -44,7 +44,8 @@ class Interrupts:
         self._wakeup = signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
         Thread(target=_watch, args=(read_end, self._echo), name="second signal", daemon=True).start()
         self._before = {number: signal.signal(number, self._note) for number in stop_signals()}
-        self.requested = any(outer.requested for outer in self._outer())
+        if any(outer.requested for outer in self._outer()):  # else as it is: a signal may have come meanwhile
+            self.requested = True
         return self
 
     def __exit__(
