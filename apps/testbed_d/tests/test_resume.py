@@ -55,6 +55,15 @@ def content() -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in Path("run").rglob("*") if path.is_file() and path.name != "lock"}
 
 
+def test_a_complete_run_without_its_sample_gets_that_alone(call: Call) -> None:
+    before = content()
+    Path("run/samples.txt").unlink()
+    assert call("--resume --save_dir run --lr 1e-2")[0] == 0
+    after = content()
+    assert {name for name in after if after[name] != before[name]} <= {"run/samples.txt", "run/report.html"}
+    assert after.keys() == before.keys()
+
+
 @pytest.mark.parametrize("words", ["", "--steps 6", "--steps 3", "--lr 1e-2 --log_every 1"])
 def test_a_complete_run_says_so_and_stays_as_it_is(call: Call, words: str) -> None:
     before = content()

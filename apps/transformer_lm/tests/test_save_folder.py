@@ -177,3 +177,10 @@ def test_of_two_copies_of_a_checkpoint_the_whole_one_is_taken(folder: SaveFolder
     found = folder.find(name[:8], lambda _: None)
     assert found is not None
     assert (found.run.path, found.goes_on) == (first.path, False)
+
+
+def test_a_series_of_runs_holds_folders_that_share_their_data(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for seed in (1, 2):
+        with SaveFolder(tmp_path / f"seed-{seed}", tmp_path / "data").hold():
+            pass

@@ -7,9 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lm_bench import cli
+from lm_core.run.checkpoint import Checkpoints
 
 
 def write_run(folder, config, validation, training=(), **last):
@@ -44,6 +46,17 @@ def compare(monkeypatch, capsys):
         return (code, *capsys.readouterr())
 
     return call
+
+
+def test_a_config_toml_that_was_edited_makes_no_group(runs, compare):
+    array = {"w": np.zeros(2, np.float32)}
+    for name, number in (("a0", "adamw"), ("muon", "muon")):
+        facts = {"step": 10, "val_loss": 1.0, "config": {"seed": 0, "optimizer": {"name": number}}}
+        Checkpoints(Path("runs", name, "checkpoints")).save(array, array, facts)
+        Path("runs", name, "config.toml").write_text("seed = 0\n")
+    code, out, _ = compare("runs/a0", "runs/muon", "--json", "--out", "")
+    assert code == 0
+    assert len(json.loads(out)) == 2
 
 
 def test_runs_of_equal_configs_are_a_group_with_mean_and_spread_the_best_first(runs, compare):

@@ -72,11 +72,12 @@ def _run(argv: Sequence[str], flags: Flags, folder: RunFolder) -> None:
     if flags.resume:
         flags = _flags_over_run(argv, folder, checkpoint)
     workload = plan(flags)
-    state, history = RunState(), History()
+    state, history, complete = RunState(), History(), False
     if checkpoint:
         history, notes = _history(folder, checkpoint, flags, workload)
         state = RunState.from_facts(checkpoint.facts)
-        if is_complete(workload.loop, state) and _has_sample(folder, flags, state):
+        complete = is_complete(workload.loop, state)
+        if complete and _has_sample(folder, flags, state):
             say(f"{folder.path} is complete at step {state.step}; nothing was changed")
             with optional("report.html"):
                 put(f"report: {write_report(folder.path)}")
@@ -95,7 +96,8 @@ def _run(argv: Sequence[str], flags: Flags, folder: RunFolder) -> None:
     elif flags.resume:
         say("nothing was saved yet: starting at step 0")
     config = _of_run(flags)
-    folder.prepare(config.to_toml())  # what fails before this leaves no run
+    if not complete:  # else the sample alone is made up for, and the run stays what it was
+        folder.prepare(config.to_toml())  # what fails before this leaves no run
     count, characters = parameter_count(workload.model), len(workload.vocabulary)
     say(f"{count:,} parameters, {characters} characters, run folder {folder.path}")
     about = About(
@@ -116,7 +118,8 @@ def _run(argv: Sequence[str], flags: Flags, folder: RunFolder) -> None:
     }
     with Interrupts() as interrupts:
         with RunLog(folder.metrics, state.step, flags.steps) as log:
-            history.record(log)
+            if not complete:
+                history.record(log)
             run = Run(
                 trainer=trainer,
                 batches=workload.batches,

@@ -80,7 +80,7 @@ class SaveFolder:
             UserError: when the datasets' folder is a link that leads out of it.
         """
         try:
-            check_inside(self.data, self.path)
+            check_inside(self.data, self.data.parent)
         except OSError as error:
             raise UserError(
                 f"cannot write to save_dir {self.path}: {error.strerror}; --data_dir names a folder"

@@ -122,7 +122,8 @@ def _train(config: TrainConfig, plan: RunPlan, state: RunState, command: str) ->
         say(f"resuming {plan.folder.path} at step {state.step} of {config.training.max_steps}")
     elif config.resume:
         say("nothing was saved yet: starting at step 0")
-    sinks = prepare(plan, state.step)  # what fails before this leaves no run
+    complete = bool(plan.checkpoint) and is_complete(plan.config.training, state)
+    sinks = prepare(plan, state.step, complete=complete)  # what fails before this leaves no run
     say(_summary(plan))
     with Interrupts() as interrupts:
         state = _run(plan, backend, trainer, sinks, state, interrupts, command)
@@ -136,12 +137,13 @@ def _train(config: TrainConfig, plan: RunPlan, state: RunState, command: str) ->
     finish(plan, trainer, state)
 
 
-def prepare(plan: RunPlan, start: int) -> list[Sink]:
+def prepare(plan: RunPlan, start: int, *, complete: bool = False) -> list[Sink]:
     """Make the run folder: the tokenizer, the sinks, and then the config, by which a folder is told to hold a run.
 
     Args:
         plan: the run.
         start: the step from which it goes on.
+        complete: whether no step is left to take; the config stays as it is then.
 
     Raises:
         UserError: when it cannot be written, or would replace a tokenizer that is not the run's.
@@ -154,7 +156,8 @@ def prepare(plan: RunPlan, start: int) -> list[Sink]:
             plan.tokenizer.save(folder / TOKENIZER)
         sinks = _sinks(plan, start)
         (folder / RESULT).unlink(missing_ok=True)
-        plan.folder.prepare(plan.config.resolved())
+        if not complete:  # else its result alone is made up for, and the run stays what it was
+            plan.folder.prepare(plan.config.resolved())
     except (OSError, TokenizerError, UserError) as error:
         if made:  # else it is the user's, or an earlier call's
             shutil.rmtree(folder / TOKENIZER, ignore_errors=True)
@@ -210,7 +213,8 @@ def _run(
     with RunLog(folder.metrics, state.step, total, sinks, line=metrics_line) as log:
         if "console" not in config.logging.backend:
             log.sinks.remove(log.console)  # the bar stays, where there is one
-        plan.history.record(log)
+        if not is_complete(plan.config.training, state):
+            plan.history.record(log)
         return run_loop(
             Run(
                 trainer,

@@ -1,7 +1,7 @@
 """What a run folder says of itself: its config, flat, and its losses."""
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,9 @@ from lm_bench.verify import find_runs
 from lm_core.config import read_toml
 from lm_core.errors import UserError
 from lm_core.report import Record, read_run
+from lm_core.run.checkpoint import Checkpoints
 from lm_core.run.folder import RunFolder
+from lm_core.run.resume import flat
 
 Curve = list[tuple[int, float]]
 """Steps and losses, in nats."""
@@ -71,7 +73,7 @@ class _EmptyError(Exception):
 
 def _read(folder: Path) -> ComparedRun:
     run = RunFolder(folder)
-    config = dict(_flat(read_toml(run.config))) if run.config.exists() else {}
+    config = _config(run)
     try:
         history = read_run(run.metrics)
     except UserError as error:
@@ -99,12 +101,12 @@ def _read(folder: Path) -> ComparedRun:
     )
 
 
-def _flat(table: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{at}{key}.")
-        else:
-            yield at + key, value
+def _config(run: RunFolder) -> dict[str, Any]:
+    """The config that the newest checkpoint knows; that of config.toml, which anybody may have edited, without one."""
+    known = Checkpoints(run.checkpoints).newest_facts().get("config")
+    if known is None and run.config.exists():
+        known = read_toml(run.config)
+    return flat(known or {})
 
 
 def _numbers(records: list[Record], key: str) -> list[float]:
