@@ -90,6 +90,42 @@ def test_another_tokenizer_is_not_replaced(workplace: Path) -> None:
     assert everything(workplace) == before
 
 
+@pytest.mark.parametrize("error", [errno.EIO, errno.EMFILE, errno.EACCES, None])
+def test_a_tokenizer_that_cannot_be_read_is_not_replaced(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, error: int | None
+) -> None:
+    (workplace / "run/tokenizer").mkdir(parents=True)
+    (workplace / "run/tokenizer/tokenizer.json").write_text('{"mine": 1}')
+    before, plan = everything(workplace), plan_of()
+    with monkeypatch.context() as patch:
+        if error:
+            patch.setattr(Path, "read_bytes", failing(OSError(error, os.strerror(error))))
+        with pytest.raises(UserError, match=r"run/tokenizer holds a tokenizer that cannot be read.* move it away"):
+            train.prepare(plan, 0)
+    assert everything(workplace) == before
+
+
+def test_a_start_that_was_killed_between_the_files_of_the_tokenizer_is_made_again(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace, left = Path.replace, [1]
+
+    def killed(path: Path, target: Path) -> Path:
+        if not left:
+            raise SystemExit
+        left.pop()
+        return replace(path, target)
+
+    plan = plan_of()
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(SystemExit):
+        train.prepare(plan, 0)
+    monkeypatch.setattr(Path, "replace", replace)
+    assert len(list((workplace / "run/tokenizer").iterdir())) == 1
+    train.prepare(plan_of(), 0)
+    assert plan.folder.holds_run()
+
+
 @pytest.mark.parametrize("name", ["tokenizer", "tensorboard", "checkpoints"])
 def test_nothing_is_written_through_a_link_out_of_the_folder(workplace: Path, name: str) -> None:
     for folder in ("outside", "run"):

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -57,6 +58,15 @@ def load_tokenizer(name: str) -> TokenizerLike:
     """
     tokenizer = adapters.load_tokenizer(name)
     return tokenizer if isinstance(tokenizer, Tokenizer) else OneByOne(tokenizer)
+
+
+def tokenizer_in(folder: Path) -> adapters.TextTokenizer | None:
+    """The tokenizer that a folder holds; None for none, which one that cannot be read is not.
+
+    Raises:
+        TokenizerError: when there are files of one, and they cannot be read, now or ever.
+    """
+    return None if adapters.tokenizer_file_in(folder) is None else adapters.load_tokenizer(folder)
 
 
 def cutter_of(tokenizer: TokenizerLike) -> Cut | None:

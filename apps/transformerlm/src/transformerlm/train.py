@@ -46,12 +46,13 @@ from lm_core.run.state import RunState, is_complete
 from lm_core.sampling import Generation, SamplingConfig
 from lm_core.schedules import learning_rate
 from lm_core.terminal import put, say
-from lm_tokenizer.adapters import TextTokenizer, load_tokenizer
+from lm_tokenizer.adapters import TextTokenizer
 from lm_tokenizer.errors import TokenizerError
 from lm_tokenizer.pieces import pieces_of
 from transformerlm.program import run_program
 from transformerlm.run_plan import RunPlan, folder_of, plan_run
 from transformerlm.saved_model import TOKENIZER, newest_run
+from transformerlm.tokenizers import tokenizer_in
 from transformerlm.train_config import TrainConfig
 
 PROGRAM = "transformerlm-train"
@@ -172,8 +173,13 @@ def _has_tokenizer(plan: RunPlan) -> bool:
     """Whether the folder holds the run's tokenizer already, as when it was named by that path."""
     path = plan.folder.path / TOKENIZER
     try:
-        there = load_tokenizer(path)
-    except TokenizerError:  # none, or half of what a killed start wrote
+        there = tokenizer_in(path)
+    except TokenizerError as error:
+        raise UserError(
+            f"{path} holds a tokenizer that cannot be read, which a run would replace: give another --save_dir, or"
+            f" move it away ({error})"
+        ) from None
+    if there is None:
         return False
     if there.fingerprint != plan.tokenizer.fingerprint:
         raise UserError(f"{path} holds another tokenizer, which a run would replace: give another --save_dir")

@@ -10,7 +10,7 @@ from pydantic import Field
 from lm_core.errors import UserError
 from lm_core.terminal import put, say
 from lm_tokenizer import Tokenizer
-from lm_tokenizer.adapters import TextTokenizer, load_tokenizer, tokenizer_file_in
+from lm_tokenizer.adapters import TextTokenizer, tokenizer_file_in
 from lm_tokenizer.errors import TokenizerError
 from lm_tokenizer.reference import TieBreak
 from transformerlm.corpus.flaws import Flaws
@@ -19,7 +19,7 @@ from transformerlm.corpus.pieces import Flaw, Place, Rules
 from transformerlm.corpus.read import read_file
 from transformerlm.input_config import InputConfig
 from transformerlm.program import run_program
-from transformerlm.tokenizers import cutter
+from transformerlm.tokenizers import cutter, tokenizer_in
 
 PROGRAM = "transformerlm-train-tokenizer"
 
@@ -115,13 +115,11 @@ def summary(tokenizer: Tokenizer, size: int, seconds: float) -> str:
 
 def _there(folder: Path) -> str:
     """Which tokenizer a folder holds; "" for none."""
-    name = tokenizer_file_in(folder)
-    if name is None:
-        return ""
     try:
-        return _described(load_tokenizer(folder))
+        there = tokenizer_in(folder)
     except TokenizerError:
-        return f"its {name} cannot be read"
+        return f"its {tokenizer_file_in(folder)} cannot be read"
+    return _described(there) if there else ""
 
 
 def _described(tokenizer: TextTokenizer) -> str:

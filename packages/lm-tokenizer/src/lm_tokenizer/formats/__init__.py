@@ -68,4 +68,5 @@ def save(vocabulary: Vocabulary, folder: Path) -> None:
             be written; every file has its old content then.
     """
     files = gpt2.contents(vocabulary) if gpt2.can_hold(vocabulary) else {}
-    write_files(folder, {**files, "tokenizer.json": huggingface.contents(vocabulary)})
+    # `load` looks for tokenizer.json first: killed after any of them, a new folder holds the whole tokenizer.
+    write_files(folder, {"tokenizer.json": huggingface.contents(vocabulary), **files})
