@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from lm_core.data import token_file
 from lm_core.errors import UnreadableError
-from transformerlm import sweep
+from transformerlm import make_data, sweep
 from transformerlm.parts import Parts, Progress, Unit
 
 Run = Callable[..., int]
@@ -97,6 +98,36 @@ def test_a_finished_unit_that_cannot_be_read_just_now_is_not_done_again(
     again = Parts(parts.folder, "job")
     again.open()
     assert again.units == parts.units
+
+
+@pytest.mark.parametrize("name", ["train.npy.json", "validation.npy.json", "make_data.toml"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_what_cannot_be_read_just_now_is_neither_made_again_nor_called_damaged(
+    place: Path, run_make_data: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    name: str, seed: int,
+) -> None:  # fmt: skip
+    assert run_make_data(*WORDS) == 0
+    if name != "train.npy.json":
+        (place / "out/validation.npy.json").write_bytes((place / "out/train.npy.json").read_bytes())
+    if name == "make_data.toml":
+        (place / "out/train.npy").unlink()
+    elif name == "validation.npy.json":
+        (place / "text.txt").write_text("another text")
+    before = {path: path.read_bytes() for path in (place / "out").iterdir()}
+    read = token_file.read_regular
+
+    def fail(path: Path, most: int) -> bytes:
+        if path.name == name:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(path, most)
+
+    monkeypatch.setattr(token_file, "read_regular", fail)
+    monkeypatch.setattr(make_data, "read_regular", fail)
+    capsys.readouterr()
+    assert run_make_data(*WORDS, "--seed", seed) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert f"cannot read out/{name}: {os.strerror(errno.EIO)}" in line
+    assert {path: path.read_bytes() for path in (place / "out").iterdir()} == before
 
 
 @pytest.mark.parametrize("content", ["mine", "[1]", "{}", "3"])

@@ -18,9 +18,9 @@ from typing import get_args
 from tqdm import tqdm
 
 from lm_core.data.token_file import Facts, TokenFile, read_sidecar, sidecar_of
-from lm_core.errors import UserError
+from lm_core.errors import UnreadableError, UserError
 from lm_core.file_names import toml_bytes
-from lm_core.regular import read_regular
+from lm_core.regular import may_pass, read_regular
 from lm_core.run.files import write_whole
 from lm_core.terminal import put, say
 from lm_tokenizer.errors import TokenizerError
@@ -96,9 +96,15 @@ def _make(config: MakeDataConfig, encoder: Encoder, output: Path) -> None:
 
 
 def finished(job: Job, output: Path) -> dict[Split, Facts]:
-    """What the sidecars of the job's token files say, if all are there and whole; else nothing."""
+    """What the sidecars of the job's token files say, if all are there and whole; else nothing.
+
+    Raises:
+        UnreadableError: when one cannot be read just now, which is no reason to make them anew.
+    """
     try:
         found = {split: TokenFile.open(output / f"{split}.npy").facts for split in job.splits}
+    except UnreadableError:
+        raise
     except UserError:
         return {}
     return found if all(facts.source == job.fingerprint for facts in found.values()) else {}
@@ -135,6 +141,8 @@ def _check_replaceable(output: Path, config: MakeDataConfig) -> None:
     for path in there:
         try:
             read_sidecar(path)
+        except UnreadableError:
+            raise
         except UserError:
             raise UserError(
                 f"{path} is there and is not a whole token file: remove it, or give another output"
@@ -150,8 +158,8 @@ def _check_sidecar(path: Path) -> None:
     """One without its token file is of a call that was killed, or no sidecar at all."""
     if not os.path.lexists(path):
         return
-    with suppress(OSError, ValueError, TypeError, RecursionError):
-        if "sidecar_sha256" in json.loads(read_regular(path, LONGEST_CONFIG)):
+    with suppress(ValueError, TypeError, RecursionError):
+        if "sidecar_sha256" in json.loads(_held(path)):
             return
     raise UserError(f"{path} is there and is not of a token file: move it, or give another output")
 
@@ -160,10 +168,19 @@ def _check_config_file(path: Path, config: MakeDataConfig, *, replaced: bool) ->
     """The config beside token files goes with them; one without token files is somebody's own."""
     if not path.is_symlink() and (replaced or not path.exists()):
         return
-    with suppress(OSError):
-        if read_regular(path, LONGEST_CONFIG) == toml_bytes(config.resolved()):  # of a call that was killed
-            return
+    if _held(path) == toml_bytes(config.resolved()):  # of a call that was killed
+        return
     raise UserError(f"{path} is there without token files, so it is not make-data's: move it, or give another output")
+
+
+def _held(path: Path) -> bytes:
+    """What a small file holds; nothing where there is no such file, or it is another thing."""
+    try:
+        return read_regular(path, LONGEST_CONFIG)
+    except OSError as error:
+        if may_pass(error):
+            raise UnreadableError(f"cannot read {path}: {error.strerror}; try again") from None
+        return b""
 
 
 @contextmanager
