@@ -11,6 +11,7 @@ import pyarrow.parquet
 import pytest
 
 from lm_core.errors import UserError
+from transformerlm.corpus import unpacked
 from transformerlm.corpus.inputs import Choice, find_inputs
 
 
@@ -162,6 +163,18 @@ def test_the_format_can_be_said(here: Path) -> None:
         names("lines.txt")
     with pytest.raises(UserError, match=r"holds JSON records.*; or leave it out: exclude = \['lines.txt'\]"):
         names(".")
+
+
+@pytest.mark.parametrize("format", ["parquet", "arrow"])
+def test_a_stream_is_no_table_by_its_name(here: Path, monkeypatch: pytest.MonkeyPatch, format: Any) -> None:
+    os.mkfifo("pipe")  # nobody writes to it: to open it would wait for ever
+    reader, writer = os.pipe()
+    monkeypatch.setattr(unpacked, "_STDIN", reader)
+    for name in ("pipe", "-"):
+        with pytest.raises(UserError, match=f"input {name} is {format}, which is read at any place: save it to a file"):
+            names(name, format=format)
+    os.close(reader)
+    os.close(writer)
 
 
 def test_a_table_in_a_folder_is_read_unless_all_is_text(here: Path) -> None:

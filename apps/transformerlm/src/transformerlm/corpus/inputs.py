@@ -37,6 +37,7 @@ class InputFile:
         known = None if format == "auto" else format
         try:
             if is_stream(path):
+                check_from_front(path, known)
                 return cls(path, known, 0, 0, stream=True)
             stat = path.stat()
             if known not in TABLES:
@@ -57,6 +58,12 @@ class InputFile:
             raise UserError(f"cannot read input {self.path}: {error.strerror}") from None
         if (stat.st_size, stat.st_mtime_ns) != (self.size, self.mtime_ns):
             raise UserError(f"input {self.path} changed while it was read: run again when it no longer does")
+
+
+def check_from_front(path: Path, format: Format | None) -> None:
+    """Raise a UserError for a format that no stream can be read in."""
+    if format in TABLES:
+        raise UserError(f"input {path} is {format}, which is read at any place: save it to a file first")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import BinaryIO
 
 from lm_core.data.formats import TABLES, Format, format_of
 from lm_core.errors import UserError
-from transformerlm.corpus.inputs import InputFile
+from transformerlm.corpus.inputs import InputFile, check_from_front
 from transformerlm.corpus.json_list import read_json_list
 from transformerlm.corpus.jsonl import read_jsonl
 from transformerlm.corpus.pieces import Flaw, Piece, Place, Rules
@@ -50,8 +50,7 @@ def read_file(file: InputFile, place: Place, rules: Rules) -> Iterator[Piece | F
 def _streamed(file: InputFile, place: Place, rules: Rules) -> Iterator[Piece | Flaw]:
     with unpacked(file.path) as (stream, head):
         format = file.format or format_of(str(file.path), head, stream=True)
-        if format in TABLES:
-            raise UserError(f"input {file.path} is {format}, which is read at any place: save it to a file first")
+        check_from_front(file.path, format)
         if format not in FROM_THE_TOP:
             skip(stream, place.offset)
         yield from READERS[format](stream, str(file.path), place, rules)
