@@ -63,6 +63,29 @@ def test_a_json_list_is_read_item_by_item(
         check_every_place(path)
 
 
+@pytest.mark.parametrize("count", [1000, 1001])
+@pytest.mark.parametrize("block", [1, 7, 8])
+def test_a_list_of_backslashes_is_not_held_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, block: int
+) -> None:
+    sizes, scan = [], json_list._Items._scan
+
+    def noted(items: Any, depth: int, in_string: bool) -> Any:
+        sizes.append(len(items.block))
+        return scan(items, depth, in_string)
+
+    monkeypatch.setattr(json_list, "BLOCK", block)
+    monkeypatch.setattr(json_list._Items, "_scan", noted)
+    path = tmp_path / "a.json"
+    path.write_text('[{"text": "' + "\\" * count + '"' * (1 + count % 2) + '}, {"text": "b"}]')
+    [flaw, piece] = read(path, max_record_bytes=100, on_bad="skip")
+    assert isinstance(flaw, Flaw)
+    assert (flaw.reason, flaw.where) == ("too long", "item 1")
+    assert isinstance(piece, Piece)
+    assert piece.data == b"b"
+    assert max(sizes) <= block + 1
+
+
 def test_a_json_file_of_lines_is_read_as_lines(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text('{"text": "one"}\n{"text": "two"}\n')

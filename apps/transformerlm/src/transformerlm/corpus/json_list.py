@@ -108,8 +108,8 @@ class _Items:
         """Whether there is another byte, which is read if need be."""
         if self.at == len(self.block):
             self.block, self.at = self.file.read(BLOCK), 0
-            while self.block.endswith(b"\\") and (more := self.file.read(BLOCK)):  # what is escaped stays with it
-                self.block += more
+            if (len(self.block) - len(self.block.rstrip(b"\\"))) % 2:  # the last one escapes the next byte
+                self.block += self.file.read(1)
         return self.at < len(self.block)
 
     def _check_end(self) -> None:
