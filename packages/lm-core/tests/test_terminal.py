@@ -89,6 +89,31 @@ def test_a_stdout_that_cannot_be_written_is_no_traceback(
     assert err.getvalue() == said
 
 
+@pytest.mark.parametrize("error", [errno.EIO, errno.ENXIO])
+@pytest.mark.parametrize(("at_start", "code"), [(True, 0), (False, 2)])
+def test_an_error_of_the_disk_is_no_terminal_that_hung_up(
+    error: int, at_start: bool, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Lost(Screen):
+        terminal = at_start
+
+        def isatty(self) -> bool:
+            return self.terminal
+
+    out, err = Lost(error), io.StringIO()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    monkeypatch.setattr(terminal, "drop_stdout", lambda: None)
+
+    def main() -> None:
+        out.terminal = False  # a terminal that has been hung up says so
+        terminal.put("text")
+
+    assert exit_code_of(main, "demo") == code
+    said = f"demo: error: the output cannot be written: {os.strerror(error)}\n"
+    assert err.getvalue() == (said if code else "")
+
+
 def test_a_stderr_that_cannot_be_written_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", Screen(errno.EIO))
     terminal.say("note")

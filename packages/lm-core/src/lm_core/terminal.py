@@ -22,8 +22,10 @@ _STDOUT, _STDERR = 1, 2
 _HELD_UP = 0.5
 """Seconds after which a line is left to its thread."""
 _ERRORS = "lm_core.terminal"
-_GONE = (errno.EPIPE, errno.EIO, errno.ENXIO)
-"""A reader that has left, and a terminal that has been hung up."""
+_HUNG_UP = (errno.EIO, errno.ENXIO)
+"""What a terminal answers that has been hung up; of a file they say that its disk fails."""
+_had_terminal = False
+"""Whether stdout was a terminal at the start: one that has been hung up no longer says that it is one."""
 
 # C0 but newline and tab, delete, C1 (ECMA-48); the overrides and isolates of the bidirectional algorithm (UAX #9).
 _COMMANDING = [*range(0x00, 0x09), *range(0x0B, 0x20), *range(0x7F, 0xA0)]
@@ -71,11 +73,12 @@ def put(text: str, end: str = "\n", *, styled: bool = False) -> None:
         BrokenPipeError: when nobody reads any more.
         OutputError: when it cannot be written otherwise.
     """
+    person = is_terminal(sys.stdout)
     try:
-        _write(sys.stdout, (visible(text) if is_terminal(sys.stdout) and not styled else text) + end)
+        _write(sys.stdout, (visible(text) if person and not styled else text) + end)
     except OSError as error:
         drop_stdout()  # else Python complains again when it flushes at exit
-        if error.errno in _GONE:
+        if error.errno == errno.EPIPE or (error.errno in _HUNG_UP and (person or _had_terminal)):
             raise BrokenPipeError(error.errno, error.strerror) from None
         raise OutputError(error.errno, error.strerror) from None
 
@@ -95,6 +98,7 @@ def prepare() -> None:
     and what a library prints would land there. A character that the encoding lacks is escaped, and a byte of a file's
     name that is not UTF-8 (PEP 383) is written as that byte.
     """
+    global _had_terminal
     for number in range(3):
         try:
             os.fstat(number)
@@ -106,6 +110,7 @@ def prepare() -> None:
             setattr(sys, name, open(os.devnull, mode, errors=_ERRORS))  # noqa: PTH123, SIM115
         elif mode == "w" and isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=_ERRORS)
+    _had_terminal = is_terminal(sys.stdout)
 
 
 def drop_stdout() -> None:
