@@ -84,6 +84,20 @@ def test_a_folder_that_cannot_be_listed_is_not_an_empty_one(tmp_path: Path, monk
         checkpoints.newest(pytest.fail)
 
 
+@pytest.mark.parametrize("suffix", [".metadata", ".safetensors"])
+def test_more_than_the_memory_is_no_damage_where_the_header_fits(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    newer = checkpoints.save({"w": np.zeros(1000, np.float32)}, {"m": np.ones(2, np.float32)}, {"step": 9})
+    memory = newer.with_suffix(suffix).stat().st_size - 1
+    monkeypatch.setattr(checkpoint, "machine_memory", lambda: memory)
+    with pytest.raises(UnreadableError, match=rf"{newer.stem}{suffix} cannot be read: .*memory"):
+        checkpoints.newest(pytest.fail)
+    save(checkpoints, 1)
+    assert newer in checkpoints.files()
+
+
 # Pruning
 
 

@@ -8,10 +8,10 @@ goes last: a checkpoint exists once that file does. What was written is read bac
 removed. The metadata carries a digest of its own content, so a flipped byte anywhere is noticed. Nothing is ever
 unpickled.
 
-Only damage that was read makes a checkpoint count for nothing. An error that says nothing of the content (no
-descriptor is left, no right to read, a disk that answers with EIO, a stale network handle) ends the command that meets
-it: resuming from an older checkpoint would remove the newer one at the next save. Files of other names are not the
-project's, and are left alone.
+Only damage that was read makes a checkpoint count for nothing. An error that says nothing of the content (no descriptor
+is left, no right to read, a disk that answers with EIO, a stale network handle, a machine with less memory than the
+file is long) ends the command that meets it: resuming from an older checkpoint would remove the newer one at the next
+save. Files of other names are not the project's, and are left alone.
 
 The format has a version, in the metadata's header and in the facts; one without it is of the first. Where both name a
 newer one it is refused by that name; where they differ, a byte was flipped.
@@ -35,6 +35,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from lm_core.errors import UnreadableError
+from lm_core.machine import machine_memory
 from lm_core.regular import may_pass, open_regular
 from lm_core.run.files import Buffer, checkpoint_files, make_folder, write_whole
 from lm_core.run.tensors import Arrays, bytes_of, contiguous, read_header, safetensors_parts
@@ -287,25 +288,27 @@ def _prove(path: Path, sha1: str) -> None:
 def _content(path: Path) -> bytes:
     """All of a safetensors file whose header fits its size, and that there is the memory for."""
     with open_regular(path) as file:
-        _check_size(path, file)
         read_header(file)
+        _check_memory(path, file)
         file.seek(0)
         return file.read()
 
 
-def _check_size(path: Path, file: BinaryIO) -> None:
-    size, memory = os.fstat(file.fileno()).st_size, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if size > memory:
-        raise DamagedError(f"{path.name} has {size:,} bytes, more than the memory of this machine")
+def _check_memory(path: Path, file: BinaryIO) -> None:
+    """To be called once the header was seen to fit the file: a length that is made up is damage."""
+    size, memory = os.fstat(file.fileno()).st_size, machine_memory()
+    if memory is not None and size > memory:
+        raise _unreadable(path, f"it has {size:,} bytes, more than the {memory:,} of memory that this process may use")
 
 
 def _metadata(path: Path, *, whole: bool) -> tuple[tuple[str, str], bytes]:
     """The facts as JSON and the digest in a metadata file's header; with `whole`, all of the file too."""
     with open_regular(path) as file:
-        _check_size(path, file)
         header = read_header(file)["__metadata__"]
         facts, digest = header["facts"], header["digest"]
         _check_format(path, header, facts)
+        if whole:
+            _check_memory(path, file)
         file.seek(0)
         return (facts, digest), file.read() if whole else b""
 
