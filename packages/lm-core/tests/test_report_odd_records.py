@@ -1,9 +1,12 @@
 """Records that no program of ours would write, and names that are not UTF-8, end no report."""
 
 import json
+import os
 from pathlib import Path
 
+from lm_core import report
 from lm_core.report import write_report
+from lm_core.run.files import optional
 
 GOOD = {
     "kind": "train",
@@ -29,3 +32,24 @@ def test_lines_without_bounds_are_passed_over_and_names_are_shown(tmp_path: Path
     page = write_report(tmp_path).read_text(encoding="utf-8")
     assert "\x1b" not in page
     assert r"caf\xe9\x1b[2J.txt" in page.replace("\\\\", "\\")
+
+
+def test_files_without_end_are_read_with_a_bound(tmp_path: Path) -> None:
+    metrics, samples = tmp_path / "metrics.jsonl", tmp_path / "samples.txt"
+    metrics.write_text(json.dumps(GOOD) + "\n")
+    samples.write_text("first")
+    for path in (metrics, samples):
+        os.truncate(path, 1 << 42)
+    with samples.open("ab") as file:
+        file.write(b"the last sample")
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert len(page) < 8 * report.LONGEST_TEXT
+    assert "the last 1,024 KiB of samples.txt" in page
+    assert "the last sample" in page
+
+
+def test_a_report_that_the_memory_does_not_hold_ends_nothing() -> None:
+    said: list[str] = []
+    with optional("report.html", said.append):
+        raise MemoryError
+    assert said == ["report.html is not written: there is not enough memory; the run itself is saved"]

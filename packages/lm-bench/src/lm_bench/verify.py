@@ -24,6 +24,7 @@ from lm_core.regular import is_scratch
 from lm_core.run.checkpoint import Checkpoint, Checkpoints, DamagedError
 from lm_core.run.files import checkpoint_files
 from lm_core.run.folder import RunFolder
+from lm_core.run.log import LONGEST_LINE
 from lm_core.run.resume import flat
 
 _KNOWN = {
@@ -33,7 +34,6 @@ _INTERVALS = ("log_every", "steps_per_report")
 """What the interval of the training records is called in a config."""
 _LASTING = ("model", "tokenizer", "vocabulary")
 """What a checkpoint has from its parent, come what may; a run may be gone on with by another batch size."""
-_LONGEST_LINE = 1 << 24
 _LARGEST_CONFIG = 1 << 20
 
 
@@ -185,7 +185,7 @@ def _check_log(path: Path, newest: Checkpoint | None, log_every: int, claims: Cl
     for number, line in enumerate(_lines(path), 1):
         record = _record(line)
         if record is None:
-            if not line.endswith(b"\n") and len(line) < _LONGEST_LINE:
+            if not line.endswith(b"\n") and len(line) < LONGEST_LINE:
                 notes.append(f"line {number}, the last, is torn; resuming drops it")
                 break
             damage.append(f"line {number} is no record")
@@ -217,7 +217,7 @@ def _uncovered(newest: Checkpoint, last: int, last_training: int, gap: int) -> I
 
 def _lines(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
-        while line := file.readline(_LONGEST_LINE):
+        while line := file.readline(LONGEST_LINE):
             yield line
 
 

@@ -7,15 +7,16 @@
 A report is shown to others: of a link that leads out of the folder it says so, and holds nothing of what is there.
 
 The page loads nothing, and the same folder gives the same bytes. Of two records of one kind and step the later one
-counts. A line that is not a JSON object is passed over: a run that was killed leaves a torn one. `seconds` is the
-training time so far, before and after a resume.
+counts. A line that is no record is passed over: a run that was killed leaves a torn one. `seconds` is the training
+time so far, before and after a resume.
 
-Limits: what is pale is pixels inside the SVG, so that a picture does not grow with the run; all samples are shown.
+Limits: what is pale is pixels inside the SVG, so that a picture does not grow with the run; of a long text the end is
+shown.
 """
 
 import base64
 import io
-import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -31,7 +32,7 @@ from lm_core.regular import open_inside
 from lm_core.run.about import About
 from lm_core.run.checkpoint import Checkpoints
 from lm_core.run.files import write_whole
-from lm_core.run.log import RESUME
+from lm_core.run.log import RESUME, read_records
 from lm_core.terminal import show, visible
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ KINDS = ("train", "eval")
 COLORS = ["#1d4ed8", "#d9480f", "#15803d", "#9333ea", "#64748b", "#0e7490"]
 """One for each bucket; where there are more buckets, they are drawn pale under their median."""
 GREY = "#8a8f98"
+LONGEST_TEXT = 1 << 20
+"""Bytes of a file that the page quotes at most."""
 SMALL, WIDE = (4.8, 2.7), (9.6, 3.3)
 """Inches, about what the page gives a figure, so that text keeps its size; a phone shows the small ones alone."""
 STYLE = {
@@ -135,16 +138,11 @@ def read_run(path: Path) -> History:
 
 def _records(path: Path) -> Iterator[Record]:
     try:
-        with open_inside(path, path.parent) as file:
-            text = file.read().decode("utf-8", errors="replace")
+        records = read_records(path)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from None
-    for line in text.split("\n"):
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(record, dict) and record.get("kind") in (*KINDS, RESUME) and _is_number(record.get("step")):
+    for record in records:
+        if record.get("kind") in (*KINDS, RESUME) and _is_number(record["step"]):
             yield record
 
 
@@ -384,13 +382,18 @@ def _figure(run: History, words: tuple[str, str, str], draw: Callable[["Axes"], 
 
 
 def _quoted(title: str, path: Path) -> str:
-    """A file's text under a heading; nothing for a file that is not there."""
+    """A file's text under a heading, of a long one the end; nothing for a file that is not there."""
+    note = ""
     try:
         with open_inside(path, path.parent) as file:
-            text = file.read().decode("utf-8", errors="replace")
+            over = os.fstat(file.fileno()).st_size - LONGEST_TEXT
+            file.seek(max(0, over))
+            text = file.read(LONGEST_TEXT).decode("utf-8", errors="replace")
+        if over > 0:
+            note = f" <small>the last {LONGEST_TEXT >> 10:,} KiB of {path.name}</small>"
     except FileNotFoundError:
         return ""
     except OSError as error:
         text = f"not shown: {path.name}: {error.strerror or error}"
     # HTML drops the first line break in a <pre>, so one is added.
-    return f"<h2>{title}</h2>\n<pre>\n{escape(text)}</pre>"
+    return f"<h2>{title}{note}</h2>\n<pre>\n{escape(text)}</pre>"

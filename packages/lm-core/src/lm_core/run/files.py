@@ -101,7 +101,7 @@ def flush_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def optional(name: str, say: Callable[[str], None] = say) -> Iterator[None]:
-    """A context that writes what a run can do without: a disk that does not take it is one line, and ends nothing.
+    """A context that writes what a run can do without: what a disk or the memory does not take is one line.
 
     That standard output cannot be written, or has no reader, is no matter of that file, and passes.
     """
@@ -109,8 +109,9 @@ def optional(name: str, say: Callable[[str], None] = say) -> Iterator[None]:
         yield
     except (BrokenPipeError, OutputError):
         raise
-    except OSError as error:
-        say(f"{name} is not written: {error.strerror or error}; the run itself is saved")
+    except (OSError, MemoryError) as error:
+        reason = "there is not enough memory" if isinstance(error, MemoryError) else error.strerror or error
+        say(f"{name} is not written: {reason}; the run itself is saved")
 
 
 def flush_file(descriptor: int) -> None:

@@ -19,7 +19,8 @@ from lm_core.run.files import flush_file, write_whole
 from lm_core.run.sinks.console import Console, LineFormat, record_line
 from lm_core.run.sinks.sink import Sink
 
-_LONGEST_LINE = 1 << 24
+LONGEST_LINE = 1 << 24
+"""Bytes of a line of the metrics file; a longer one is none of ours, and ends the reading."""
 TIMING_FIELDS = frozenset({"seconds", "tokens_per_second", "mfu"})
 """Fields of a record that differ between two runs of the same config."""
 RESUME = "resume"
@@ -35,9 +36,9 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], int]:
     """The records, and how many whole lines are none."""
     records, others = [], 0
     with open_inside(path, path.parent) as file:
-        while line := file.readline(_LONGEST_LINE):
+        while line := file.readline(LONGEST_LINE):
             whole = line.endswith(b"\n")
-            if not whole and len(line) == _LONGEST_LINE:
+            if not whole and len(line) == LONGEST_LINE:
                 break  # a hole in the file, or worse; nothing of ours is so long
             try:
                 record = json.loads(line)
