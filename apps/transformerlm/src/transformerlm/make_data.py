@@ -99,7 +99,7 @@ def finished(job: Job, output: Path) -> dict[Split, Facts]:
     """What the sidecars of the job's token files say, if all are there and whole; else nothing.
 
     Raises:
-        UnreadableError: when one cannot be read just now, which is no reason to make them anew.
+        UnreadableError: when one cannot be read just now, which is no reason to rebuild them.
     """
     try:
         found = {split: TokenFile.open(output / f"{split}.npy").facts for split in job.splits}

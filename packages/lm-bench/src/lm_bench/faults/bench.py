@@ -20,7 +20,7 @@ from lm_bench.faults.row import Row
 from lm_bench.faults.trial import DIED_AT, SHORT_STEPS, STEPS, Trial
 from lm_bench.sides import BackendName
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 """Seconds after which a child hangs; a run takes well under one."""
 
 

@@ -13,7 +13,7 @@ from lm_bench.faults.trial import KEEP, Trial
 
 LINKS = 5
 STOPS_WITHIN = 2.0
-"""Seconds that the second signal may take."""
+"""Seconds that the second signal may take in a whole campaign. Its short form is a test, and a test bounds no time."""
 
 
 def killed_once(bench: Bench, row: Row) -> None:
@@ -91,7 +91,7 @@ def asked_twice(bench: Bench, row: Row) -> None:
         row.trials += 1
         if code not in (0, 128 + getattr(signal, name)):
             row.violations.append(f"{what}: exit code {code}")
-        if times[-1] > STOPS_WITHIN:
+        if bench.share >= 1 and times[-1] > STOPS_WITHIN:
             row.violations.append(f"{what}: it took {times[-1]:.2f} s to end")
         bench.check_kept(row, trial, what)
         bench.resume(row, trial, what)

@@ -15,7 +15,7 @@ from lm_core.run.folder import RunFolder
 
 SPARE_MEMORY = 1 << 30
 """What a child may take beyond what it has: address space, of which threads reserve more than they use."""
-PATIENCE = 20.0
+PATIENCE = 120.0
 
 
 def malicious(bench: Bench, row: Row) -> None:

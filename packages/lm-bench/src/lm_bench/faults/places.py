@@ -178,6 +178,6 @@ def _content(folder: Path) -> dict[str, bytes]:
 
 
 def _until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
+    end = time.monotonic() + 120  # what takes longer hangs
     while not condition() and time.monotonic() < end:
         time.sleep(0.005)
