@@ -5,6 +5,7 @@ Set OMP_NUM_THREADS to try another number.
 
 import contextlib
 import os
+import signal
 
 import pytest
 
@@ -33,6 +34,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
     torch binds its own when it is loaded, if lm_mlx has not put OpenBLAS before it; and lm_mlx comes before mlx.core.
     """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in the background of a script; tests send it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.getoption("numprocesses", None) and "PYTEST_XDIST_WORKER" not in os.environ:
         return  # this process only hands tests out
     with contextlib.suppress(ImportError):

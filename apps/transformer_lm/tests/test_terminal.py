@@ -53,10 +53,10 @@ class Terminal:
 
         Python's readline notices a signal that arrives just before it waits for a key only at the next key.
         """
-        for _ in range(5):
+        for _ in range(int(PATIENCE / 2)):
             self.type(key)
             with contextlib.suppress(AssertionError):
-                return self.until(prompt, PATIENCE / 5)
+                return self.until(prompt, 2.0)
         raise AssertionError(f"{prompt!r} never came")
 
     def said(self, keys: str, prompt: str = "\n> ") -> str:
