@@ -22,12 +22,14 @@ FORBIDDEN = {
     "transformer_lm": (SIBLINGS | FRAMEWORKS) - {"lm_core", "lm_tokenizer", "transformer_lm"},
 }
 CORE_ORDER = [
-    "terminal", "errors", "file_names", "regular", "rng", "machine", "config", "mistakes", "cli",
+    "terminal", "errors", "file_names", "disk.untrusted", "disk.files", "disk.lock", "rng", "machine",
+    "config.complaint", "config.base", "config.model", "config.optimizer", "config.step", "config.schedule",
+    "config.loop", "config.sampling", "mistakes", "cli",
     "schedules", "sampling", "stop_strings", "continuation",
     "data.vocabulary", "data.formats", "data.token_ids", "data.token_file", "data.bare_tokens", "data.corpus",
     "data.permutation", "data.batches", "model.parameters", "model.positions", "model.init", "model.flops", "optim",
     "model.memory", "backend",
-    "reference.model", "reference.dropout", "reference.optim", "run.files", "run.lock",
+    "reference.model", "reference.dropout", "reference.optim",
     "data.archive", "data.download", "data.datasets.table", "data.datasets.files", "data.datasets.layouts",
     "data.datasets.parquet", "data.datasets.find", "run.folder", "run.tensors", "run.about",
     "run.checkpoint", "run.writer", "run.interrupts", "run.seeds", "run.sinks.sink", "run.sinks.console",

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from lm_core.config import LoopConfig
 from lm_core.data.batches import Batch, LengthRule, RandomWindows, frozen_batch
 from lm_core.run.checkpoint import Checkpoints
 from lm_core.run.interrupts import Interrupts
 from lm_core.run.log import RunLog
 from lm_core.run.loop import Run, train
-from lm_core.run.state import LoopConfig, RunState
+from lm_core.run.state import RunState
 from transformerlm.train import result_of
 
 TABLE = (Path(__file__).resolve().parents[1] / "docs" / "metrics.md").read_text(encoding="utf-8")

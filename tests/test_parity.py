@@ -9,13 +9,22 @@ import numpy as np
 import pytest
 
 from lm_core.backend import Trainer, load_backend
-from lm_core.config import AdamWConfig, KBetaConfig, ModelConfig, MuonConfig, OptimizerConfig, StepConfig
+from lm_core.config import (
+    AdamWConfig,
+    KBetaConfig,
+    ModelConfig,
+    MuonConfig,
+    OptimizerConfig,
+    SamplingConfig,
+    ScheduleConfig,
+    StepConfig,
+)
 from lm_core.data.batches import LengthRule, RandomWindows
 from lm_core.data.corpus import standard_library_text
 from lm_core.data.vocabulary import CharVocabulary
 from lm_core.model.init import initial_arrays
-from lm_core.sampling import Generation, SamplingConfig, generate
-from lm_core.schedules import ScheduleConfig, learning_rate
+from lm_core.sampling import Generation, generate
+from lm_core.schedules import learning_rate
 from lm_core.testing import MODELS, rough_arrays, some_batches, without_key_biases
 
 pytest.importorskip("mlx.core")

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lm_core.disk.lock import Lock
 from lm_core.errors import exit_code_of
 from lm_core.run.checkpoint import Checkpoint, Checkpoints
 from lm_core.run.interrupts import Interrupts
-from lm_core.run.lock import Lock
 from lm_core.run.log import TIMING_FIELDS
 from lm_tokenizer import Tokenizer
 from transformer_lm import cli

@@ -6,9 +6,8 @@ import termios
 import time
 from collections.abc import Collection, Sequence
 
-from lm_core.config import ModelConfig
+from lm_core.config import ModelConfig, SamplingConfig
 from lm_core.errors import exit_code_of
-from lm_core.sampling import SamplingConfig
 from lm_tokenizer.adapters import train_tokenizer
 from transformer_lm.prompt_loop import run_prompts
 from transformer_lm.settings import Settings

@@ -6,9 +6,8 @@ from collections.abc import Collection, Sequence
 
 import pytest
 
-from lm_core.config import ModelConfig
+from lm_core.config import ModelConfig, SamplingConfig
 from lm_core.errors import UserError
-from lm_core.sampling import SamplingConfig
 from lm_tokenizer.adapters import TextTokenizer, train_tokenizer
 from transformer_lm.commands import COMMANDS, Command, help_text, read_line
 from transformer_lm.prompt_loop import run_prompts

@@ -2,8 +2,8 @@
 
 import pytest
 
+from lm_core.config import SamplingConfig
 from lm_core.errors import UserError
-from lm_core.sampling import SamplingConfig
 from transformer_lm.settings import NAMES, Settings, changed, shown, takes
 
 

@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from lm_core.config import ModelConfig
+from lm_core.config import ModelConfig, SamplingConfig
 from lm_core.interchange.folder import export_model
 from lm_core.model.init import initial_arrays
 from lm_core.run.checkpoint import Checkpoints
-from lm_core.sampling import SamplingConfig
 from lm_tokenizer import Tokenizer
 from lm_tokenizer.adapters import train_tokenizer
 from transformerlm import export, infer

@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from lm_core.config import ModelConfig
-from lm_core.sampling import SamplingConfig
+from lm_core.config import ModelConfig, SamplingConfig
 from lm_tokenizer.adapters import train_tokenizer
 from transformerlm import infer
 from transformerlm.saved_model import SavedModel

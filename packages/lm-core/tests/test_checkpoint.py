@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load
 
+from lm_core.disk.files import write_whole
 from lm_core.run.checkpoint import Checkpoint, Checkpoints, DamagedError
-from lm_core.run.files import write_whole
 from lm_core.run.tensors import contiguous, safetensors_parts
 
 STATE = {"step": np.array(3, np.int64), "m.w": np.ones((2, 2), np.float32), "grad_ema.all": np.array(0.5, np.float32)}

@@ -9,11 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field, ValidationError
 
-from lm_core.config import AdamWConfig, Config, KBetaConfig, ModelConfig, StepConfig
+from lm_core.config import AdamWConfig, Config, KBetaConfig, ModelConfig, SamplingConfig, ScheduleConfig, StepConfig
 from lm_core.errors import UserError
 from lm_core.run.loop import LoopConfig
-from lm_core.sampling import SamplingConfig
-from lm_core.schedules import ScheduleConfig
 
 SMALL = {"vocab_size": 7, "seq_len": 5}
 

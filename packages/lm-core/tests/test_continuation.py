@@ -4,8 +4,9 @@ import codecs
 from collections.abc import Collection, Sequence
 from itertools import pairwise
 
+from lm_core.config import SamplingConfig
 from lm_core.continuation import Continuation, Ending, Show, continue_rows
-from lm_core.sampling import Generation, SamplingConfig
+from lm_core.sampling import Generation
 
 EOS = 256
 

@@ -10,10 +10,10 @@ import pytest
 
 from lm_core.data import download
 from lm_core.data.datasets import find_dataset
+from lm_core.disk.files import make_folder, write_whole
+from lm_core.disk.untrusted import append_regular, check_inside, open_inside, scratch_file
 from lm_core.errors import UserError
-from lm_core.regular import append_regular, check_inside, open_inside, scratch_file
 from lm_core.run.checkpoint import Checkpoints
-from lm_core.run.files import make_folder, write_whole
 from lm_core.run.folder import RunFolder
 from lm_core.run.log import RunLog
 from lm_core.run.sinks import wandb

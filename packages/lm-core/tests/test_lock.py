@@ -14,7 +14,7 @@ from lm_core.run.folder import RunFolder
 
 HOLD = """
 import sys, time
-from lm_core.run.lock import Lock
+from lm_core.disk.lock import Lock
 from pathlib import Path
 with Lock(Path(sys.argv[1])):
     print("held", flush=True)

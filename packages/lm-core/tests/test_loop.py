@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lm_core.config import ModelConfig
+from lm_core.config import LoopConfig, ModelConfig
 from lm_core.data.batches import Batch, LengthRule, RandomWindows, frozen_batch
 from lm_core.errors import NonFiniteError, UserError
 from lm_core.model.parameters import parameter_table
@@ -23,7 +23,7 @@ from lm_core.run.interrupts import Interrupts
 from lm_core.run.log import TIMING_FIELDS, RecordFile, RunLog, read_records
 from lm_core.run.loop import Run, train
 from lm_core.run.norms import weight_norms
-from lm_core.run.state import LoopConfig, RunState, stops_early
+from lm_core.run.state import RunState, stops_early
 from lm_core.run.writer import Writer
 
 TOKENS = np.arange(400) % 97

@@ -5,8 +5,8 @@ import os
 from pathlib import Path
 
 from lm_core import report
+from lm_core.disk.files import optional
 from lm_core.report import write_report
-from lm_core.run.files import optional
 
 GOOD = {
     "kind": "train",

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import pytest
 from pydantic import Field
 
-from lm_core.config import AdamWConfig, Config, MuonConfig
+from lm_core.config import AdamWConfig, Config, MuonConfig, ScheduleConfig
 from lm_core.errors import UserError
 from lm_core.run.folder import RunFolder
 from lm_core.run.log import RunLog, read_records
@@ -24,7 +24,6 @@ from lm_core.run.resume import (
     recorded_config,
     values_of,
 )
-from lm_core.schedules import ScheduleConfig
 
 
 class Inner(Config):

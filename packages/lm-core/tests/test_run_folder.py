@@ -8,10 +8,10 @@ from threading import Barrier
 
 import pytest
 
+from lm_core.disk import files
+from lm_core.disk.files import flush_folder, make_folder, optional, write_whole
 from lm_core.errors import UserError
 from lm_core.report import write_report
-from lm_core.run import files
-from lm_core.run.files import flush_folder, make_folder, optional, write_whole
 from lm_core.run.folder import RunFolder, new_run, newest_run
 from lm_core.terminal import OutputError
 

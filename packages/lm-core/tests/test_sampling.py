@@ -7,7 +7,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from lm_core.sampling import ROUNDING, Generation, SamplingConfig, filtered, generate, uniform
+from lm_core.config import SamplingConfig
+from lm_core.sampling import ROUNDING, Generation, filtered, generate, uniform
 
 logits_lists = st.lists(st.floats(-20, 20).map(lambda x: round(x, 3)), min_size=1, max_size=12)
 samplings = st.builds(

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lm_core.config import ScheduleConfig, parse_piecewise
 from lm_core.errors import UserError
-from lm_core.schedules import ScheduleConfig, extended, learning_rate, parse_piecewise, piecewise
+from lm_core.schedules import extended, learning_rate, piecewise
 
 
 def rates(config: ScheduleConfig, *steps: int) -> list[float]:

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from lm_core.config import ModelConfig
+from lm_core.config import ModelConfig, SamplingConfig
 from lm_core.reference import model as reference
-from lm_core.sampling import SamplingConfig
 from lm_core.testing import MODELS, rough_arrays
 
 pytest.importorskip("mlx.core")

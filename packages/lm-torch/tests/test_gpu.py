@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from lm_core.config import StepConfig
-from lm_core.sampling import SamplingConfig, generate
+from lm_core.config import SamplingConfig, StepConfig
+from lm_core.sampling import generate
 from lm_core.testing import ADAMW, MODELS, rough_arrays, some_batches, without_key_biases
 from lm_torch.backend import TorchBackend
 from lm_torch.step import TorchTrainer

@@ -9,9 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lm_core.config import ModelConfig
+from lm_core.config import ModelConfig, SamplingConfig
 from lm_core.reference import model as reference
-from lm_core.sampling import SamplingConfig
 from lm_core.testing import MODELS, rough_arrays
 from lm_torch import fused, scratch
 from lm_torch.attention import Attention

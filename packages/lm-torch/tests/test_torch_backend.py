@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from lm_core.config import Dtype, StepConfig
-from lm_core.sampling import Generation, SamplingConfig
+from lm_core.config import Dtype, SamplingConfig, StepConfig
+from lm_core.sampling import Generation
 from lm_core.testing import MODELS, rough_arrays
 from lm_torch.backend import TorchBackend
 from lm_torch.peak import stated_peak

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from lm_core.backend import Trainer, load_backend
 from lm_core.cli import parse_flags
+from lm_core.config import SamplingConfig
+from lm_core.disk.files import optional, write_whole
 from lm_core.errors import UserError, exit_code_of
 from lm_core.model.init import initial_arrays
 from lm_core.model.memory import check_memory
@@ -20,7 +22,6 @@ from lm_core.optim import state_shapes
 from lm_core.report import write_report
 from lm_core.run.about import About, command_line, optimizer_line
 from lm_core.run.checkpoint import Checkpoint, Checkpoints
-from lm_core.run.files import optional, write_whole
 from lm_core.run.folder import RunFolder
 from lm_core.run.interrupts import Interrupts
 from lm_core.run.log import RunLog
@@ -36,7 +37,7 @@ from lm_core.run.resume import (
 )
 from lm_core.run.seeds import for_each_seed
 from lm_core.run.state import RunState, is_complete
-from lm_core.sampling import SamplingConfig, generate
+from lm_core.sampling import generate
 from lm_core.schedules import learning_rate
 from lm_core.terminal import put, say
 from testbed_d.flags import Flags

@@ -8,15 +8,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lm_core.config import AdamWConfig, DecayGroup, KBetaConfig, ModelConfig, OptimizerConfig, StepConfig
+from lm_core.config import (
+    AdamWConfig,
+    DecayGroup,
+    KBetaConfig,
+    LoopConfig,
+    ModelConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    StepConfig,
+    parse_piecewise,
+)
 from lm_core.data.batches import Batch, LengthRule, RandomWindows, frozen_batch
 from lm_core.data.corpus import read_text, split, standard_library_text
 from lm_core.data.vocabulary import CharVocabulary
 from lm_core.errors import UserError
 from lm_core.model.memory import Memory, training_memory
 from lm_core.run.folder import RunFolder, new_run, newest_run
-from lm_core.run.state import LoopConfig
-from lm_core.schedules import ScheduleConfig, parse_piecewise
 from lm_core.terminal import say
 from testbed_d.flags import Flags
 

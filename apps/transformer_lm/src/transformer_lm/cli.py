@@ -17,18 +17,19 @@ from typing import Any
 
 from lm_core.backend import Backend, Trainer, load_backend
 from lm_core.cli import parse_flags
+from lm_core.config import SamplingConfig
 from lm_core.continuation import Ending, continue_rows
 from lm_core.data.datasets import dataset_named
+from lm_core.disk.files import make_folder, optional
+from lm_core.disk.untrusted import append_regular
 from lm_core.errors import UserError, exit_code_of
 from lm_core.model.init import initial_arrays
 from lm_core.model.memory import check_memory, decoding_memory
 from lm_core.model.parameters import parameter_count
-from lm_core.regular import append_regular
 from lm_core.report import write_report
 from lm_core.run.about import About, command_line, optimizer_line
 from lm_core.run.checkpoint import Checkpoints, DamagedError
 from lm_core.run.evaluation import evaluate
-from lm_core.run.files import make_folder, optional
 from lm_core.run.folder import RunFolder
 from lm_core.run.interrupts import Interrupts
 from lm_core.run.log import RunLog
@@ -36,7 +37,7 @@ from lm_core.run.loop import Run, train
 from lm_core.run.resume import compare_config_file, config_of, recorded_config
 from lm_core.run.seeds import for_each_seed, has_seeds
 from lm_core.run.state import RunState, is_complete
-from lm_core.sampling import Generation, SamplingConfig
+from lm_core.sampling import Generation
 from lm_core.schedules import learning_rate
 from lm_core.terminal import say
 from lm_tokenizer.adapters import TextTokenizer, load_tokenizer

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from lm_core.data.datasets import DATASETS, SPLITS, DatasetFiles, Split, find_dataset
 from lm_core.data.token_file import TokenFile
+from lm_core.disk.files import make_folder
 from lm_core.errors import UnreadableError, UserError
-from lm_core.run.files import make_folder
 from lm_tokenizer import Tokenizer
 from lm_tokenizer.adapters import TextTokenizer, load_tokenizer, train_tokenizer
 from lm_tokenizer.errors import TokenizerError

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
 
+from lm_core.disk.files import flush_folder, make_folder, write_whole
+from lm_core.disk.lock import Lock
+from lm_core.disk.untrusted import check_inside, open_inside
 from lm_core.errors import UserError
-from lm_core.regular import check_inside, open_inside
 from lm_core.run.checkpoint import Checkpoint, Checkpoints, DamagedError
-from lm_core.run.files import flush_folder, make_folder, write_whole
 from lm_core.run.folder import RunFolder
-from lm_core.run.lock import Lock
 
 RAM_DISK = Path("/Volumes/RAMDisk")
 _SHORTEST = 4

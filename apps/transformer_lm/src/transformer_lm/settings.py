@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
 
+from lm_core.config import SamplingConfig
 from lm_core.errors import UserError
-from lm_core.sampling import SamplingConfig
 
 _SPELLED = {"max_new_tokens": "length"}
 _ESCAPES = {"n": "\n", "t": "\t", "\\": "\\"}

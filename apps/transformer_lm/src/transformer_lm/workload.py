@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lm_core.config import AdamWConfig, ModelConfig, StepConfig
+from lm_core.config import AdamWConfig, LoopConfig, ModelConfig, ScheduleConfig, StepConfig
 from lm_core.data.batches import Batch, Origin, SequentialWindows, ShuffledWindows
 from lm_core.data.datasets import Split
 from lm_core.errors import UserError
@@ -16,8 +16,6 @@ from lm_core.optim import state_shapes
 from lm_core.run.checkpoint import Checkpoint
 from lm_core.run.evaluation import BytesOf
 from lm_core.run.resume import History, changes_of, rate_change, values_of
-from lm_core.run.state import LoopConfig
-from lm_core.schedules import ScheduleConfig
 from lm_tokenizer.adapters import TextTokenizer
 from lm_tokenizer.errors import TokenizerError
 from transformer_lm.corpus import Corpus

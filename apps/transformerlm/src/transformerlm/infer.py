@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from lm_core.backend import Backend, load_backend
+from lm_core.config import SamplingConfig
 from lm_core.continuation import Continuation, Ending, continue_rows
 from lm_core.errors import UserError
 from lm_core.file_names import json_text
 from lm_core.model.memory import check_memory, decoding_memory
-from lm_core.sampling import Generation, SamplingConfig
+from lm_core.sampling import Generation
 from lm_core.terminal import put, say
 from lm_tokenizer.pieces import pieces_of
 from transformerlm.infer_config import InferConfig

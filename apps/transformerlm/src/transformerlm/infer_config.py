@@ -4,8 +4,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from lm_core.config import Config, StepConfig
-from lm_core.sampling import SamplingConfig
+from lm_core.config import Config, SamplingConfig, StepConfig
 from transformerlm.program import ProgramConfig
 from transformerlm.saved_model import Which
 from transformerlm.train_config import WandbConfig

@@ -18,10 +18,10 @@ from typing import get_args
 from tqdm import tqdm
 
 from lm_core.data.token_file import Facts, TokenFile, read_sidecar, sidecar_of
+from lm_core.disk.files import write_whole
+from lm_core.disk.untrusted import may_pass, read_regular
 from lm_core.errors import UnreadableError, UserError
 from lm_core.file_names import toml_bytes
-from lm_core.regular import may_pass, read_regular
-from lm_core.run.files import write_whole
 from lm_core.terminal import put, say
 from lm_tokenizer.errors import TokenizerError
 from transformerlm.encoding import Encoder, encode_units

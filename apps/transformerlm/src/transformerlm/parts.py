@@ -17,9 +17,9 @@ from pydantic import Field
 
 from lm_core.config import Config
 from lm_core.data.token_file import TokenFile
+from lm_core.disk.files import write_whole
+from lm_core.disk.untrusted import may_pass
 from lm_core.errors import UnreadableError, UserError
-from lm_core.regular import may_pass
-from lm_core.run.files import write_whole
 from transformerlm.corpus.flaws import Flaws
 from transformerlm.corpus.inputs import InputFile
 from transformerlm.corpus.pieces import Place

@@ -4,8 +4,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from lm_core.disk.untrusted import read_file_or_pipe
 from lm_core.errors import UserError
-from lm_core.regular import read_file_or_pipe
 from lm_core.terminal import is_terminal
 from lm_tokenizer.adapters import TextTokenizer
 from lm_tokenizer.errors import TokenizerError

@@ -6,6 +6,7 @@ checkpoint + config --resume_over--> History, notes, where in the data, and the 
 from dataclasses import dataclass
 from typing import Any
 
+from lm_core.config import DECAYING, ScheduleConfig
 from lm_core.data.batches import Origin
 from lm_core.errors import UserError
 from lm_core.run.checkpoint import Checkpoint
@@ -20,7 +21,7 @@ from lm_core.run.resume import (
     recorded_config,
     values_of,
 )
-from lm_core.schedules import DECAYING, ScheduleConfig, extended
+from lm_core.schedules import extended
 from transformerlm.train_config import TrainConfig
 
 POLICY = Policy(

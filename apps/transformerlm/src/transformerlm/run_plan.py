@@ -12,7 +12,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from lm_core.config import ModelConfig
+from lm_core.config import ModelConfig, ScheduleConfig
 from lm_core.data.bare_tokens import is_bare, open_bare
 from lm_core.data.batches import Batches, LengthRule, RandomWindows, SequentialWindows, ShuffledWindows
 from lm_core.data.token_file import TokenFile, check_pair
@@ -24,7 +24,6 @@ from lm_core.optim import state_shapes
 from lm_core.run.checkpoint import Checkpoint, Checkpoints
 from lm_core.run.folder import RunFolder, new_run
 from lm_core.run.resume import History
-from lm_core.schedules import ScheduleConfig
 from lm_core.terminal import say, show
 from lm_tokenizer.adapters import TextTokenizer, load_tokenizer
 from lm_tokenizer.errors import TokenizerError

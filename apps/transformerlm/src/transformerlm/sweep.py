@@ -20,9 +20,9 @@ from typing import Any
 
 from pydantic import Field
 
+from lm_core.disk.files import write_whole
+from lm_core.disk.untrusted import open_regular, read_regular
 from lm_core.errors import NonFiniteError, UserError
-from lm_core.regular import open_regular, read_regular
-from lm_core.run.files import write_whole
 from lm_core.run.folder import RunFolder
 from lm_core.run.interrupts import stop_signals
 from lm_core.run.state import RunState

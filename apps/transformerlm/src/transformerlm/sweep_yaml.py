@@ -5,8 +5,8 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
+from lm_core.disk.untrusted import read_regular
 from lm_core.errors import UserError
-from lm_core.regular import read_regular
 
 _LONGEST = 1 << 18
 _MOST_NODES = 100_000

@@ -20,8 +20,10 @@ import numpy as np
 
 from lm_core.backend import Backend, Trainer, load_backend
 from lm_core.cli import parse_flags
+from lm_core.config import SamplingConfig
 from lm_core.continuation import Ending, continue_rows
 from lm_core.data.batches import Batch
+from lm_core.disk.files import make_folder, optional, write_whole
 from lm_core.errors import UserError, exit_code_of
 from lm_core.model.flops import flops_per_token
 from lm_core.model.memory import check_memory
@@ -30,7 +32,6 @@ from lm_core.report import write_report
 from lm_core.run.about import About, command_line, optimizer_line
 from lm_core.run.checkpoint import Checkpoints
 from lm_core.run.evaluation import BytesOf
-from lm_core.run.files import make_folder, optional, write_whole
 from lm_core.run.folder import RunFolder
 from lm_core.run.interrupts import Interrupts
 from lm_core.run.log import RunLog
@@ -43,7 +44,7 @@ from lm_core.run.sinks.sink import Sink
 from lm_core.run.sinks.tensorboard import TensorBoardSink
 from lm_core.run.sinks.wandb import WandbSink
 from lm_core.run.state import RunState, is_complete
-from lm_core.sampling import Generation, SamplingConfig
+from lm_core.sampling import Generation
 from lm_core.schedules import learning_rate
 from lm_core.terminal import put, say
 from lm_tokenizer.adapters import TextTokenizer

@@ -4,9 +4,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from lm_core.config import AdamWConfig, Config, ModelConfig, OptimizerConfig, StepConfig
-from lm_core.run.state import LoopConfig
-from lm_core.schedules import Extension, ScheduleConfig
+from lm_core.config import AdamWConfig, Config, LoopConfig, ModelConfig, OptimizerConfig, ScheduleConfig, StepConfig
+from lm_core.schedules import Extension
 from transformerlm.program import ProgramConfig
 
 LogBackend = Literal["console", "wandb", "tensorboard"]

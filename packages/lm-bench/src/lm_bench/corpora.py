@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lm_core.disk.files import write_whole
 from lm_core.errors import UserError
-from lm_core.run.files import write_whole
 
 HTML_SUFFIXES = (".html", ".htm", ".xhtml")
 SHORTEST_PARAGRAPH = 80

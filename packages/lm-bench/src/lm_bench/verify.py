@@ -19,10 +19,10 @@ import numpy as np
 from lm_bench.claims import TOKENIZER, Claims, config_problems, needs_tokenizer, tokenizer_problems
 from lm_bench.table import aligned
 from lm_core.config import read_toml
+from lm_core.disk.files import checkpoint_files
+from lm_core.disk.untrusted import is_scratch
 from lm_core.errors import UnreadableError, UserError
-from lm_core.regular import is_scratch
 from lm_core.run.checkpoint import Checkpoint, Checkpoints, DamagedError
-from lm_core.run.files import checkpoint_files
 from lm_core.run.folder import RunFolder
 from lm_core.run.log import LONGEST_LINE
 from lm_core.run.resume import flat

@@ -27,11 +27,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lm_core.disk.files import write_whole
+from lm_core.disk.untrusted import open_inside
 from lm_core.errors import UserError
-from lm_core.regular import open_inside
 from lm_core.run.about import About
 from lm_core.run.checkpoint import Checkpoints
-from lm_core.run.files import write_whole
 from lm_core.run.log import RESUME, read_records
 from lm_core.terminal import show, visible
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 import mlx.core as mx
 import numpy as np
 
-from lm_core.sampling import SamplingConfig
+from lm_core.config import SamplingConfig
 from lm_mlx.inference import InferenceModel, KVCache
 from lm_mlx.model import LanguageModel
 from lm_mlx.sample import draw, penalized, wide_type

@@ -9,7 +9,8 @@ import math
 
 import mlx.core as mx
 
-from lm_core.sampling import ROUNDING, SamplingConfig
+from lm_core.config import SamplingConfig
+from lm_core.sampling import ROUNDING
 
 
 def wide_type() -> mx.Dtype:

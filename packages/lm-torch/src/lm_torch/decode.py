@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor
 
-from lm_core.sampling import SamplingConfig
+from lm_core.config import SamplingConfig
 from lm_torch.compiling import compiling
 from lm_torch.inference import InferenceModel, KVCache
 from lm_torch.model import LanguageModel

@@ -6,7 +6,8 @@ Axes: R rows, V vocabulary.
 import torch
 from torch import Tensor
 
-from lm_core.sampling import ROUNDING, SamplingConfig
+from lm_core.config import SamplingConfig
+from lm_core.sampling import ROUNDING
 
 
 def penalized(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:

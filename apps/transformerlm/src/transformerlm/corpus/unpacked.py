@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from lm_core.data.formats import HEAD, Compression, compression_of
+from lm_core.disk.untrusted import open_regular
 from lm_core.errors import UserError
-from lm_core.regular import open_regular
 
 STANDARD_INPUT = Path("-")
 _STDIN = 0

@@ -12,13 +12,14 @@ from pathlib import Path
 from lm_bench.faults.harm import Announcing, StoppingLog, WatchedBatches, prepare, put_poison
 from lm_bench.faults.trial import MODEL, OPTIMIZER, RATE, SEED, STEP, Trial, data
 from lm_core.backend import load_backend
+from lm_core.config import LoopConfig
 from lm_core.errors import exit_code_of
 from lm_core.model.init import initial_arrays
 from lm_core.run.checkpoint import Checkpoints
 from lm_core.run.folder import RunFolder
 from lm_core.run.interrupts import Interrupts
 from lm_core.run.loop import Run, train
-from lm_core.run.state import LoopConfig, RunState
+from lm_core.run.state import RunState
 from lm_core.terminal import say
 
 EVAL_EVERY = 10

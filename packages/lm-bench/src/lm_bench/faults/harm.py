@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from lm_bench.faults.trial import Trial
 from lm_core.backend import Metrics, Trainer
 from lm_core.data.batches import Batch, Batches
+from lm_core.disk.files import Buffer
 from lm_core.run import checkpoint, folder, log
-from lm_core.run.files import Buffer
 from lm_core.run.log import RunLog
 
 GRADIENT = "gradient of "

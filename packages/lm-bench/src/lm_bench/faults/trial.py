@@ -7,9 +7,9 @@ from typing import Literal
 import numpy as np
 
 from lm_bench.sides import BackendName
-from lm_core.config import AdamWConfig, Config, ModelConfig, StepConfig
+from lm_core.config import AdamWConfig, Config, ModelConfig, ScheduleConfig, StepConfig
 from lm_core.data.batches import Batch, SequentialWindows, ShuffledWindows
-from lm_core.schedules import ScheduleConfig, learning_rate
+from lm_core.schedules import learning_rate
 
 STEPS, SHORT_STEPS, SAVE_EVERY, KEEP = 40, 20, 4, 2
 DIED_AT = 14

@@ -9,8 +9,8 @@ from typing import Literal, Protocol
 
 from lm_bench.cases import SEED
 from lm_core.backend import NumpyArrays, load_backend
-from lm_core.config import ModelConfig, StepConfig
-from lm_core.sampling import Generation, SamplingConfig
+from lm_core.config import ModelConfig, SamplingConfig, StepConfig
+from lm_core.sampling import Generation
 
 SideName = Literal["ours", "huggingface"]
 GREEDY = SamplingConfig(temperature=0)

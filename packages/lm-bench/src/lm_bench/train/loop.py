@@ -18,13 +18,14 @@ from lm_bench.cases import SEED, Case, random_walk
 from lm_bench.rounds import interleaved, ratios
 from lm_bench.statistics import Quartiles
 from lm_core.backend import Trainer
+from lm_core.config import LoopConfig
 from lm_core.data.batches import Batch, Batches, LengthRule, RandomWindows
 from lm_core.run.checkpoint import Checkpoints
 from lm_core.run.folder import RunFolder
 from lm_core.run.interrupts import Interrupts
 from lm_core.run.log import RunLog
 from lm_core.run.loop import Run, train
-from lm_core.run.state import LoopConfig, RunState
+from lm_core.run.state import RunState
 
 LoopSide = Literal["bare steps", "loop", "loop with checkpoints"]
 LOG_EVERY = 20

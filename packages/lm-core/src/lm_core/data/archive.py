@@ -22,9 +22,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, TypeVar
 
+from lm_core.disk.files import flush_file, flush_folder
+from lm_core.disk.untrusted import scratch_file
 from lm_core.errors import UserError
-from lm_core.regular import scratch_file
-from lm_core.run.files import flush_file, flush_folder
 
 _CHUNK = 1 << 20
 _GZIP_RATIO = 30

@@ -8,8 +8,8 @@ import sysconfig
 from pathlib import Path
 
 from lm_core.data.formats import HEAD, check_plain
+from lm_core.disk.untrusted import open_regular
 from lm_core.errors import UserError
-from lm_core.regular import open_regular
 
 STANDARD_LIBRARY_CHARACTERS = 5_000_000
 MOST_BYTES = 1 << 32

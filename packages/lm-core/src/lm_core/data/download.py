@@ -24,8 +24,8 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
+from lm_core.disk.files import flush_file, flush_folder, make_folder
 from lm_core.errors import UserError
-from lm_core.run.files import flush_file, flush_folder, make_folder
 from lm_core.terminal import is_terminal
 
 _CHUNK = 1 << 18

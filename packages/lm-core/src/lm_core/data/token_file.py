@@ -18,8 +18,8 @@ from pydantic import Field, model_validator
 
 from lm_core.config import Config
 from lm_core.data.token_ids import TokenIds
+from lm_core.disk.untrusted import may_pass, read_regular
 from lm_core.errors import UnreadableError, UserError
-from lm_core.regular import may_pass, read_regular
 
 HEADER_BYTES = 128
 _LONGEST_SIDECAR = 1 << 16

@@ -19,8 +19,8 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from lm_core.disk.untrusted import may_pass, open_regular
 from lm_core.errors import UnreadableError, UserError
-from lm_core.regular import may_pass, open_regular
 
 _CHUNK = 1 << 22
 """Ids that are checked at a time."""

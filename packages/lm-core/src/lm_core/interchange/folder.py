@@ -20,6 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lm_core.config import Dtype, ModelConfig
+from lm_core.disk.files import flush_file, flush_folder, make_folder
+from lm_core.disk.untrusted import is_scratch, scratch_file
 from lm_core.errors import UserError
 from lm_core.interchange import tokenizer
 from lm_core.interchange.architecture import Architecture, pack, unpack, without_padding
@@ -28,8 +30,6 @@ from lm_core.interchange.ignored import IGNORED
 from lm_core.interchange.keys import Keys, read_object
 from lm_core.interchange.llama import LLAMA
 from lm_core.interchange.tensor_file import WHOLE, find_tensors, safetensors_bytes
-from lm_core.regular import is_scratch, scratch_file
-from lm_core.run.files import flush_file, flush_folder, make_folder
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 _WRITTEN = (CONFIG, GENERATION, WHOLE, *tokenizer.NAMES)

@@ -34,10 +34,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
+from lm_core.disk.files import Buffer, checkpoint_files, make_folder, write_whole
+from lm_core.disk.untrusted import may_pass, open_regular
 from lm_core.errors import UnreadableError
 from lm_core.machine import machine_memory
-from lm_core.regular import may_pass, open_regular
-from lm_core.run.files import Buffer, checkpoint_files, make_folder, write_whole
 from lm_core.run.tensors import Arrays, bytes_of, contiguous, read_header, safetensors_parts
 
 FORMAT = 1

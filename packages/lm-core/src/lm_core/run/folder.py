@@ -5,11 +5,11 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from lm_core.disk.files import checkpoint_files, make_folder, write_whole
+from lm_core.disk.lock import Lock
+from lm_core.disk.untrusted import check_inside, read_regular
 from lm_core.errors import UserError
 from lm_core.file_names import toml_bytes
-from lm_core.regular import check_inside, read_regular
-from lm_core.run.files import checkpoint_files, make_folder, write_whole
-from lm_core.run.lock import Lock
 
 FORMAT = 1
 """Version of the layout of a run folder, which the first line of config.toml names; it grows when an older program

@@ -13,9 +13,9 @@ from threading import Lock
 from types import TracebackType
 from typing import Any, Self
 
+from lm_core.disk.files import flush_file, write_whole
+from lm_core.disk.untrusted import open_inside
 from lm_core.errors import UserError
-from lm_core.regular import open_inside
-from lm_core.run.files import flush_file, write_whole
 from lm_core.run.sinks.console import Console, LineFormat, record_line
 from lm_core.run.sinks.sink import Sink
 

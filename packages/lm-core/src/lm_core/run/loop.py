@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from lm_core.backend import Metrics, NumpyArrays, Trainer
+from lm_core.config import LoopConfig
 from lm_core.data.batches import Batch, Batches
 from lm_core.errors import NonFiniteError, UserError
 from lm_core.run.checkpoint import Checkpoints, DamagedError
@@ -27,7 +28,7 @@ from lm_core.run.evaluation import BytesOf, Score, evaluate
 from lm_core.run.interrupts import Interrupts
 from lm_core.run.log import RunLog
 from lm_core.run.norms import weight_norms
-from lm_core.run.state import LoopConfig, RunState, stops_early
+from lm_core.run.state import RunState, stops_early
 from lm_core.run.writer import Writer
 
 _LAST_ATTEMPTS = 5

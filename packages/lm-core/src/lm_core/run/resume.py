@@ -13,11 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lm_core.config import Config, members_of
+from lm_core.config import DECAYING, Config, ScheduleConfig, members_of
 from lm_core.errors import UserError
 from lm_core.run.folder import RunFolder
 from lm_core.run.log import RESUME, RunLog, read_records
-from lm_core.schedules import DECAYING, ScheduleConfig, learning_rate
+from lm_core.schedules import learning_rate
 
 Decision = Literal["refused", "recorded", "no effect", "call"]
 Values = Mapping[str, Any]

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from lm_core.run.files import Buffer
+from lm_core.disk.files import Buffer
 
 Arrays = Mapping[str, NDArray[Any]]
 _KINDS = {"f": "F", "i": "I", "u": "U"}

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from lm_core.backend import load_backend
-from lm_core.config import ModelConfig, StepConfig
+from lm_core.config import ModelConfig, SamplingConfig, StepConfig
 from lm_core.rng import generator
-from lm_core.sampling import Generation, SamplingConfig, filtered, generate, uniform
+from lm_core.sampling import Generation, filtered, generate, uniform
 from lm_core.testing.base import Conformance
 from lm_core.testing.models import MODELS, rough_arrays
 

@@ -22,9 +22,9 @@ from lm_core.data.datasets.layouts import local_files
 from lm_core.data.datasets.parquet import Shards, parquet_files, write_text
 from lm_core.data.datasets.table import DATASETS, Dataset
 from lm_core.data.download import DownloadError, Patience, download, hash_matches, write_failure
+from lm_core.disk.files import make_folder
+from lm_core.disk.lock import open_lock
 from lm_core.errors import UserError
-from lm_core.run.files import make_folder
-from lm_core.run.lock import open_lock
 
 Say = Callable[[str], None]
 

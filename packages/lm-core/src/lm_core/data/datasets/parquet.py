@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lm_core.data.datasets.table import SPLITS, Dataset
+from lm_core.disk.files import write_pieces
 from lm_core.errors import UserError
-from lm_core.run.files import write_pieces
 
 _NAMES = ("{}-?????-of-?????.parquet", "wikitext-{}.parquet", "{}/????.parquet")
 """What the files of a split are called: today, before, and in the branch that the Hub converts by itself."""

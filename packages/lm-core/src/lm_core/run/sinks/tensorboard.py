@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lm_core.disk.files import make_folder
 from lm_core.errors import UserError
-from lm_core.run.files import make_folder
 from lm_core.run.sinks.sink import flat_metrics
 
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lm_core.disk.files import write_whole
+from lm_core.disk.untrusted import check_inside, open_inside
 from lm_core.errors import UserError
-from lm_core.regular import check_inside, open_inside
-from lm_core.run.files import write_whole
 from lm_core.run.sinks.sink import flat_metrics
 
 _LONGEST_ID = 200

@@ -11,9 +11,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from lm_core.disk.files import make_folder
+from lm_core.disk.untrusted import open_regular
 from lm_core.errors import UserError
-from lm_core.regular import open_regular
-from lm_core.run.files import make_folder
 
 _NAME = "lock"
 _LONGEST = 20

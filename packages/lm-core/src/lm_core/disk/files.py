@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from lm_core.regular import check_inside, scratch_file
+from lm_core.disk.untrusted import check_inside, scratch_file
 from lm_core.terminal import OutputError, say, show
 
 _NO_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)

@@ -1,0 +1,38 @@
+"""Configs: what a person chooses of a run. Every class that more than one program reads is here.
+
+base        Config: frozen, strict about keys, TOML in and out
+complaint   a mistake as one line
+model  optimizer  step  schedule  loop  sampling
+"""
+
+from lm_core.config.base import Config, Text, read_toml
+from lm_core.config.complaint import complaint, members_of, tag_of
+from lm_core.config.loop import LoopConfig
+from lm_core.config.model import ModelConfig
+from lm_core.config.optimizer import AdamWConfig, DecayGroup, KBetaConfig, MuonConfig, OptimizerConfig
+from lm_core.config.sampling import SamplingConfig
+from lm_core.config.schedule import DECAYING, Points, ScheduleConfig, parse_piecewise
+from lm_core.config.step import Dtype, StepConfig
+
+__all__ = [
+    "DECAYING",
+    "AdamWConfig",
+    "Config",
+    "DecayGroup",
+    "Dtype",
+    "KBetaConfig",
+    "LoopConfig",
+    "ModelConfig",
+    "MuonConfig",
+    "OptimizerConfig",
+    "Points",
+    "SamplingConfig",
+    "ScheduleConfig",
+    "StepConfig",
+    "Text",
+    "complaint",
+    "members_of",
+    "parse_piecewise",
+    "read_toml",
+    "tag_of",
+]

@@ -1,0 +1,32 @@
+"""How a backend executes the training step."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from lm_core.config.base import Config
+
+Dtype = Literal["float32", "bfloat16"]
+
+
+class StepConfig(Config):
+    """How a backend executes the model and the training step; none of it changes what is computed, but for rounding."""
+
+    dtype: Dtype = "float32"
+    """Type of activations and matrix products; parameters and optimizer state are float32 always."""
+    kernels: Literal["fused", "scratch"] = "fused"
+    """The framework's fused kernels, or the same operations spelled out (`scratch.py` of either backend)."""
+    compile: bool = False
+    """Let the framework compile the step."""
+    varying_length: bool = False
+    """Sequence lengths differ from step to step: torch compiles once for all of them (MLX compiles for each)."""
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    """Where it runs: auto takes CUDA (torch) or Metal (MLX) if there is one."""
+    grad_clip: float = Field(0.0, ge=0)
+    """Largest global gradient norm; 0 does not clip."""
+    grad_accum_steps: int = Field(1, gt=0)
+    """Micro-batches that one step adds up; the rows of a batch are divided among them."""
+    gradient_checkpointing: bool = False
+    """Keep each block's input alone, and compute its activations again in the backward pass (Chen et al. 2016)."""
+    barrier_every: int = Field(1, gt=0)
+    """MLX evaluates its lazy graph every so many steps; torch runs as it goes and ignores this."""
