@@ -19,16 +19,18 @@ CHARACTERS = "".join(map(chr, [*range(32, 127), 27]))
 class Alphabet:
     """Draws the id after the last one, whatever the uniform."""
 
+    ids_per_call = 1
+
     def __init__(self, seconds: float) -> None:
         self.last, self.seconds = 0, seconds
 
     def prefill(self, row: int, ids: Sequence[int], seen: Collection[int]) -> None:
         self.last = ids[-1]
 
-    def next_ids(self, uniforms: Sequence[float], sampling: SamplingConfig) -> list[int]:
+    def next_ids(self, uniforms: Sequence[Sequence[float]], sampling: SamplingConfig) -> list[list[int]]:
         time.sleep(self.seconds)
         self.last = (self.last + 1) % len(CHARACTERS)
-        return [self.last]
+        return [[self.last]]
 
     def room(self, row: int) -> int:
         return 1

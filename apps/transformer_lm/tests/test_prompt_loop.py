@@ -20,6 +20,8 @@ LETTERS = "".join(map(chr, range(32, 127))) + "\x1b"
 class Drawing:
     """A decoder whose every id is a function of its uniform."""
 
+    ids_per_call = 1
+
     def __init__(self, vocab_size: int, interrupt_at: int | None = None) -> None:
         self.vocab_size, self.left = vocab_size, interrupt_at
         self.read: list[list[int]] = []
@@ -27,12 +29,12 @@ class Drawing:
     def prefill(self, row: int, ids: Sequence[int], seen: Collection[int]) -> None:
         self.read.append(list(ids))
 
-    def next_ids(self, uniforms: Sequence[float], sampling: SamplingConfig) -> list[int]:
+    def next_ids(self, uniforms: Sequence[Sequence[float]], sampling: SamplingConfig) -> list[list[int]]:
         if self.left is not None:
             self.left -= 1
             if self.left < 0:
                 raise KeyboardInterrupt
-        return [int(self.vocab_size * u) for u in uniforms]
+        return [[int(self.vocab_size * u) for u in uniforms[0]]]
 
     def room(self, row: int) -> int:
         return 1
@@ -48,8 +50,8 @@ class Saying(Drawing):
         super().__init__(0)
         self.ids = list(ids)
 
-    def next_ids(self, uniforms: Sequence[float], sampling: SamplingConfig) -> list[int]:
-        return [self.ids.pop(0) if len(self.ids) > 1 else self.ids[0]]
+    def next_ids(self, uniforms: Sequence[Sequence[float]], sampling: SamplingConfig) -> list[list[int]]:
+        return [[self.ids.pop(0) if len(self.ids) > 1 else self.ids[0]]]
 
 
 def characters() -> TextTokenizer:

@@ -27,6 +27,7 @@ EOS = "<|endoftext|>"
 class Told:
     """A backend whose every row says `text`; it notes what it is asked."""
 
+    ids_per_call = 1
     name = "told"
 
     def __init__(self, ids: Sequence[int], interrupt_at: int | None = None) -> None:
@@ -52,12 +53,12 @@ class Told:
     def prefill(self, row: int, ids: Sequence[int], seen: Collection[int]) -> None:
         self.read.append(list(ids))
 
-    def next_ids(self, uniforms: Sequence[float], sampling: SamplingConfig) -> list[int]:
+    def next_ids(self, uniforms: Sequence[Sequence[float]], sampling: SamplingConfig) -> list[list[int]]:
         if self.place == self.interrupt_at:
             raise KeyboardInterrupt
         self.place, self.sampling = self.place + 1, sampling
-        self.uniforms += uniforms
-        return [self.ids[self.place - 1]] * len(uniforms)
+        self.uniforms += uniforms[0]
+        return [[self.ids[self.place - 1]] * len(uniforms[0])]
 
     def room(self, row: int) -> int:
         return 1

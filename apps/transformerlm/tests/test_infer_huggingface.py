@@ -24,6 +24,7 @@ Run = Callable[..., int]
 class Told:
     """A backend that draws what it is told."""
 
+    ids_per_call = 1
     name = "told"
 
     def __init__(self, ids: list[int]) -> None:
@@ -42,8 +43,8 @@ class Told:
     def prefill(self, row: int, ids: Sequence[int], seen: Collection[int]) -> None:
         self.read.append(list(ids))
 
-    def next_ids(self, uniforms: Sequence[float], sampling: object) -> list[int]:
-        return [next(self.ids)]
+    def next_ids(self, uniforms: Sequence[Sequence[float]], sampling: object) -> list[list[int]]:
+        return [[next(self.ids)]]
 
     def room(self, row: int) -> int:
         return 1

@@ -16,6 +16,7 @@ WORDS = train_tokenizer("words", ["the company strapped"])
 class Strapped:
     """A backend that says one word and ends the line."""
 
+    ids_per_call = 1
     name = "strapped"
 
     def memory(self, step: object) -> None:
@@ -31,8 +32,8 @@ class Strapped:
     def prefill(self, row: int, ids: Sequence[int], seen: Collection[int]) -> None:
         pass
 
-    def next_ids(self, uniforms: Sequence[float], sampling: SamplingConfig) -> list[int]:
-        return [self.ids.pop(0)]
+    def next_ids(self, uniforms: Sequence[Sequence[float]], sampling: SamplingConfig) -> list[list[int]]:
+        return [[self.ids.pop(0)]]
 
     def room(self, row: int) -> int:
         return 1

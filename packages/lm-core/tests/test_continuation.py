@@ -14,17 +14,19 @@ EOS = 256
 class Scripted:
     """A decoder that draws what it is told, row by row."""
 
+    ids_per_call = 1
+
     def __init__(self, rows: Sequence[Sequence[int]], interrupt_at: int | None = None) -> None:
         self.rows, self.drawn, self.interrupt_at = [list(row) for row in rows], 0, interrupt_at
 
     def prefill(self, row: int, ids: Sequence[int], seen: Collection[int]) -> None:
         pass
 
-    def next_ids(self, uniforms: Sequence[float], sampling: SamplingConfig) -> list[int]:
+    def next_ids(self, uniforms: Sequence[Sequence[float]], sampling: SamplingConfig) -> list[list[int]]:
         if self.drawn == self.interrupt_at:
             raise KeyboardInterrupt
         self.drawn += 1
-        return [row[self.drawn - 1] for row in self.rows]
+        return [[row[self.drawn - 1] for row in self.rows]]
 
     def room(self, row: int) -> int:
         return 1

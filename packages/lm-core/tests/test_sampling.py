@@ -151,8 +151,8 @@ def test_uniforms_lie_in_the_unit_interval_and_depend_on_seed_and_position() -> 
 class Hashing:
     """A decoder whose next ids depend on every id that the row has read, and on its uniform."""
 
-    def __init__(self, seq_len: int, rows: int = 1):
-        self.seq_len = seq_len
+    def __init__(self, seq_len: int, rows: int = 1, ids_per_call: int = 1):
+        self.seq_len, self.ids_per_call = seq_len, ids_per_call
         self.contexts: list[list[int]] = [[] for _ in range(rows)]
         self.reads: list[list[int]] = []
         self.seen: list[Collection[int]] = []
@@ -165,10 +165,11 @@ class Hashing:
         self.reads.append(list(ids))
         self.seen.append(seen)
 
-    def next_ids(self, uniforms: Sequence[float], sampling: SamplingConfig) -> list[int]:
-        assert len(uniforms) == len(self.contexts)
+    def next_ids(self, uniforms: Sequence[Sequence[float]], sampling: SamplingConfig) -> list[list[int]]:
+        assert {len(of_rows) for of_rows in uniforms} == {len(self.contexts)}
+        assert 1 <= len(uniforms) <= max(1, min(map(self.room, range(len(self.contexts)))))
         self.asked += 1
-        return [self._next_id(row, uniform) for row, uniform in enumerate(uniforms)]
+        return [[self._next_id(row, uniform) for row, uniform in enumerate(of_rows)] for of_rows in uniforms]
 
     def _next_id(self, row: int, uniform: float) -> int:
         chosen = hash((tuple(self.contexts[row]), round(uniform * 1e9))) % 1000
@@ -251,17 +252,19 @@ def test_the_decoder_is_told_what_the_whole_text_holds_only_for_a_penalty() -> N
 several = st.lists(prompts, min_size=1, max_size=4)
 
 
-def generation(texts: Sequence[Sequence[int]], seq_len: int, seed: int = 0) -> tuple[Generation, Hashing]:
-    decoder = Hashing(seq_len, len(texts))
+def generation(
+    texts: Sequence[Sequence[int]], seq_len: int, seed: int = 0, ids_per_call: int = 1
+) -> tuple[Generation, Hashing]:
+    decoder = Hashing(seq_len, len(texts), ids_per_call)
     return Generation(decoder, texts, seq_len, seed, SamplingConfig()), decoder
 
 
-@given(several, st.integers(0, 25), st.integers(1, 12), st.integers(0, 9), st.data())
+@given(several, st.integers(0, 25), st.integers(1, 12), st.integers(0, 9), st.integers(1, 6), st.data())
 def test_a_row_gets_what_it_would_get_alone_with_its_seed_whenever_the_others_end(
-    texts: list[list[int]], count: int, seq_len: int, seed: int, data: st.DataObject
+    texts: list[list[int]], count: int, seq_len: int, seed: int, ids_per_call: int, data: st.DataObject
 ) -> None:
     ends = [data.draw(st.integers(0, count)) for _ in texts]
-    together, decoder = generation(texts, seq_len, seed)
+    together, decoder = generation(texts, seq_len, seed, ids_per_call)
     for position in range(count):
         together.end({row for row, end in enumerate(ends) if end == position})
         active = [row for row, end in enumerate(ends) if end > position]
@@ -272,6 +275,17 @@ def test_a_row_gets_what_it_would_get_alone_with_its_seed_whenever_the_others_en
         assert len(decoder.contexts) == len(active), "a row that has ended is not asked again"
     for row, (prompt, end) in enumerate(zip(texts, ends, strict=True)):
         assert together.ids[row] == [*prompt, *continuation(prompt, end, seq_len, seed + row)[0]]
+
+
+def test_a_decoder_is_asked_for_as_many_ids_as_it_likes_and_has_room_for() -> None:
+    together, decoder = generation([[1], [2, 3, 4]], 8, ids_per_call=4)
+    asked = []
+    for _ in range(9):
+        together.step()
+        asked.append(decoder.asked)
+    assert asked == [1, 1, 1, 1, 2, 3, 3, 4, 4], (
+        "4 ids; the 1 that the longer row has room for; 2 and 2 for the other's"
+    )
 
 
 def test_a_step_gives_each_active_row_its_new_id() -> None:

@@ -154,7 +154,7 @@ def test_the_logits_of_a_decoder_are_the_model_s_position_by_position(
         for row, text in enumerate(texts):
             expected = model(torch.tensor([text]))[0, -1, :29].detach().numpy()
             np.testing.assert_allclose(decoder.logits[row], expected, atol=1e-5)
-        for text, chosen in zip(texts, decoder.next_ids([0.3] * len(texts), SamplingConfig()), strict=True):
+        for text, chosen in zip(texts, decoder.next_ids([[0.3] * len(texts)], SamplingConfig())[0], strict=True):
             text.append(chosen)
 
 

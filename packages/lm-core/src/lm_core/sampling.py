@@ -9,9 +9,10 @@ Where a probability meets a limit, rounding must not decide. The probabilities a
 no other), and a limit that is missed by no more than `ROUNDING` is met: top-p keeps the fewest ids whose sum reaches
 p - ROUNDING, min-p the ids that are at least min_p (1 - ROUNDING) times as likely as the first. So .5 + .3 reaches .8.
 
-    prompts -> decoder.prefill, row by row -> decoder.next_ids, all rows at once -> ids -> ...
+    prompts -> decoder.prefill, row by row -> decoder.next_ids, some ids of all rows at once -> ids -> ...
 """
 
+from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from typing import Protocol
 
@@ -28,14 +29,21 @@ ROUNDING = 1e-6
 class Decoder(Protocol):
     """Rows of ids being continued, each with its part of a KV cache and a length of its own."""
 
+    ids_per_call: int
+    """How many ids of each row are best asked for at once: 1 where each is read as it is drawn, more where to read them
+    makes the host wait for the device."""
+
     def prefill(self, row: int, ids: Sequence[int], seen: Collection[int]) -> None:
         """Forget what was in `row` and read `ids` (1 <= len(ids) <= seq_len).
 
         `seen` are the distinct ids of the whole text so far, for the repetition penalty: `ids` may be only its end.
         """
 
-    def next_ids(self, uniforms: Sequence[float], sampling: SamplingConfig) -> list[int]:
-        """Draw every row's next id by inverse CDF at the row's uniform, and read it where there is room."""
+    def next_ids(self, uniforms: Sequence[Sequence[float]], sampling: SamplingConfig) -> list[list[int]]:
+        """Draw the next n ids of every row by inverse CDF at `uniforms` [n, R], and read each where there is room.
+
+        Returns [n, R]. No row may lack room for more than the last of them.
+        """
 
     def room(self, row: int) -> int:
         """How many more ids fit into the row before the model's `seq_len` is full."""
@@ -101,21 +109,36 @@ class Generation:
         self.position = 0
         self.active = list(range(len(prompts)))
         """The rows that go on; the decoder holds them in this order."""
+        self._drawn: deque[dict[int, int]] = deque()
+        """Ids of the next positions, by row: drawn already, not yet handed out."""
         for row in self.active:
             self._prefill(row, row, seq_len)
 
     def step(self) -> dict[int, int]:
         """The next id of every active row."""
-        for place, row in enumerate(self.active):
-            if self.position and not self.decoder.room(place):
-                self._prefill(place, row, max(1, self.seq_len // 2))
-        greedy = self.config.temperature == 0
-        uniforms = [0.0 if greedy else uniform(self.seed + row, self.position) for row in self.active]
-        drawn = dict(zip(self.active, self.decoder.next_ids(uniforms, self.config), strict=True))
+        if not self._drawn:
+            self._draw()
+        position = self._drawn.popleft()
+        drawn = {row: position[row] for row in self.active}
         for row, next_id in drawn.items():
             self.ids[row].append(next_id)
         self.position += 1
         return drawn
+
+    def _draw(self) -> None:
+        """As many ids of every row as the decoder likes to draw at once and each has room for."""
+        for place, row in enumerate(self.active):
+            if self.position and not self.decoder.room(place):
+                self._prefill(place, row, max(1, self.seq_len // 2))
+        room = min(self.decoder.room(place) for place in range(len(self.active)))
+        count = min(self.decoder.ids_per_call, max(1, room))
+        greedy = self.config.temperature == 0
+        uniforms = [
+            [0.0 if greedy else uniform(self.seed + row, self.position + i) for row in self.active]
+            for i in range(count)
+        ]
+        ids = self.decoder.next_ids(uniforms, self.config)
+        self._drawn += (dict(zip(self.active, of_position, strict=True)) for of_position in ids)
 
     def end(self, rows: Collection[int]) -> None:
         """Go on without `rows`."""

@@ -13,6 +13,9 @@ from lm_mlx.inference import InferenceModel, KVCache
 from lm_mlx.model import LanguageModel
 from lm_mlx.sample import draw, penalized, wide_type
 
+IDS_PER_CALL = 8
+"""On a GPU: the host prepares the next steps while the device is at the first."""
+
 
 class MlxDecoder:
     """See `lm_core.sampling.Decoder`.
@@ -28,6 +31,7 @@ class MlxDecoder:
         self.logits = mx.zeros((rows, self.vocab_size))
         self.seen: mx.array | None = None
         """[R, V], what each text holds; None until a repetition penalty asks for it."""
+        self.ids_per_call = IDS_PER_CALL if mx.default_device() == mx.Device(mx.gpu) else 1
 
     def _empty(self, rows: int) -> list[KVCache]:
         c = self.model.config
@@ -51,8 +55,12 @@ class MlxDecoder:
             self.seen[row] = False
             self.seen[row, mx.array([i for i in seen if i < self.vocab_size])] = True
 
-    def next_ids(self, uniforms: Sequence[float], sampling: SamplingConfig) -> list[int]:
-        """Draw the next id of every row, and read it where there is room."""
+    def next_ids(self, uniforms: Sequence[Sequence[float]], sampling: SamplingConfig) -> list[list[int]]:
+        """Draw the next ids of every row, and read each where there is room."""
+        chosen = [self._next_id(of_rows, sampling) for of_rows in uniforms]
+        return [[int(i) for i in np.array(ids)] for ids in chosen]
+
+    def _next_id(self, uniforms: Sequence[float], sampling: SamplingConfig) -> mx.array:
         logits = self.logits
         if self.seen is not None and sampling.repetition_penalty != 1:
             logits = penalized(logits, self.seen, sampling.repetition_penalty)
@@ -60,7 +68,8 @@ class MlxDecoder:
         if self.seen is not None:
             self.seen[mx.arange(len(chosen)), chosen] = True
         self._read(chosen)
-        return [int(i) for i in np.array(chosen)]
+        mx.async_eval(chosen, self.logits)
+        return chosen
 
     def _read(self, chosen: mx.array) -> None:
         """One more id of every row; where there is no room it lands on the last one, and a prefill is due."""

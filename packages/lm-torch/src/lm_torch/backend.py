@@ -8,6 +8,7 @@ from lm_core.errors import UserError
 from lm_core.machine import machine_memory
 from lm_torch.decode import TorchDecoder
 from lm_torch.peak import stated_peak
+from lm_torch.static_decode import make_decoder
 from lm_torch.step import TorchTrainer, load_weights, make_model
 
 
@@ -39,7 +40,7 @@ class TorchBackend:
         """A decoder without a trainer."""
         language_model = make_model(model, step, pick_device(step.device))
         load_weights(language_model, weights)
-        return TorchDecoder(language_model, rows, vocab_size, step.compile)
+        return make_decoder(language_model, step, rows, vocab_size, step.compile)
 
     def peak_flops(self, step: StepConfig) -> float | None:
         """What the maker states for the card; None for a CPU or a card that is not listed."""

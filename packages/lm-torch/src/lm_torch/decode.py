@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from lm_core.config import SamplingConfig
-from lm_torch.compiling import compiling
 from lm_torch.inference import InferenceModel, KVCache
 from lm_torch.model import LanguageModel
 from lm_torch.sample import draw, penalized
@@ -18,11 +17,12 @@ from lm_torch.sample import draw, penalized
 class TorchDecoder:
     """See `lm_core.sampling.Decoder`.
 
-    While all rows are equally long, a step writes and reads slices of the cache; else, and when it is compiled, it has
-    the same shapes at every step: the whole cache, masked.
+    While all rows are equally long, a step writes and reads slices of the cache; else the whole cache, masked.
     """
 
-    def __init__(self, model: LanguageModel, rows: int = 1, vocab_size: int | None = None, compile_step: bool = False):
+    ids_per_call = 1
+
+    def __init__(self, model: LanguageModel, rows: int = 1, vocab_size: int | None = None):
         c = model.config
         self.vocab_size, self.seq_len = vocab_size or c.vocab_size, c.seq_len
         self.model = InferenceModel(model, self.vocab_size)
@@ -36,12 +36,6 @@ class TorchDecoder:
         self.logits = torch.zeros(rows, self.vocab_size, device=self.device)
         self.seen: Tensor | None = None
         """[R, V], what each text holds; None until a repetition penalty asks for it."""
-        self.step = self.model.logits
-        self.static = compile_step
-        if compile_step:
-            # "reduce-overhead" records CUDA graphs, so that a step costs one launch.
-            mode = "reduce-overhead" if self.device.type == "cuda" else "default"
-            self.step = torch.compile(self.model.logits, mode=mode, dynamic=False)
 
     def room(self, row: int) -> int:
         """How many more ids fit into the row."""
@@ -60,14 +54,13 @@ class TorchDecoder:
             self.seen[row, [i for i in seen if i < self.vocab_size]] = True
 
     @torch.inference_mode()
-    def next_ids(self, uniforms: Sequence[float], sampling: SamplingConfig) -> list[int]:
-        """Draw the next id of every row, and read it where there is room."""
-        logits = self.logits
-        if self.seen is not None and sampling.repetition_penalty != 1:
-            logits = penalized(logits, self.seen, sampling.repetition_penalty)
-        chosen = draw(logits, torch.tensor(uniforms, dtype=torch.float64, device=self.device), sampling)
-        if self.seen is not None:
-            self.seen[torch.arange(len(chosen), device=self.device), chosen] = True
+    def next_ids(self, uniforms: Sequence[Sequence[float]], sampling: SamplingConfig) -> list[list[int]]:
+        """Draw the next ids of every row, and read each where there is room."""
+        return [self._next_id(of_rows, sampling) for of_rows in uniforms]
+
+    def _next_id(self, uniforms: Sequence[float], sampling: SamplingConfig) -> list[int]:
+        numbers = torch.tensor(uniforms, dtype=torch.float64, device=self.device)
+        chosen = chosen_ids(self.logits, numbers, sampling, self.seen)
         self._read(chosen)
         return chosen.tolist()
 
@@ -77,10 +70,8 @@ class TorchDecoder:
         offsets = [min(length, last) for length in self.lengths]
         if all(length > last for length in self.lengths):
             return
-        alike = not self.static and len(set(offsets)) == 1
-        offset = offsets[0] if alike else self._ids(offsets)
-        with compiling():
-            self.logits = self.step(chosen[:, None], self.caches, offset)
+        offset = offsets[0] if len(set(offsets)) == 1 else self._ids(offsets)
+        self.logits = self.model.logits(chosen[:, None], self.caches, offset)
         self.lengths = [min(length + 1, last + 1) for length in self.lengths]
 
     def _ids(self, ids: list[int] | list[list[int]]) -> Tensor:
@@ -94,3 +85,13 @@ class TorchDecoder:
         self.lengths = [self.lengths[row] for row in kept]
         self.logits = self.logits[kept]
         self.seen = None if self.seen is None else self.seen[kept]
+
+
+def chosen_ids(logits: Tensor, uniforms: Tensor, sampling: SamplingConfig, seen: Tensor | None) -> Tensor:
+    """The id [R] drawn from each row of logits [R, V] at `uniforms` [R]; `seen` [R, V], if any, takes it in."""
+    if seen is not None and sampling.repetition_penalty != 1:
+        logits = penalized(logits, seen, sampling.repetition_penalty)
+    chosen = draw(logits, uniforms, sampling)
+    if seen is not None:
+        seen.scatter_(1, chosen[:, None], True)
+    return chosen

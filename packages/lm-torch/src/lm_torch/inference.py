@@ -9,14 +9,13 @@ Axes: R rows, T time, S cached time, D model, N heads, K kv heads, H head, F fee
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import cast
 
 import torch
 from torch import Tensor
 
 from lm_torch.attention import Offset, angles, turn
-from lm_torch.layers import LayerNorm, Linear, RMSNorm, SwiGLU
+from lm_torch.layers import Kernels, LayerNorm, Linear, RMSNorm, SwiGLU
 from lm_torch.model import Block, LanguageModel
 
 Function = Callable[[Tensor], Tensor]
@@ -64,12 +63,37 @@ class Projection:
         return cls(joined[0], joined[1] if biases else None)
 
 
+@dataclass
+class Norm:
+    """LayerNorm or RMSNorm of the last axis, weight and bias [D]."""
+
+    weight: Tensor
+    bias: Tensor | None
+    eps: float
+    centred: bool
+    """Whether it is LayerNorm, which subtracts the mean."""
+    kernels: Kernels
+
+    @classmethod
+    def of(cls, dtype: torch.dtype, norm: RMSNorm | LayerNorm) -> "Norm":
+        """A module's, cast."""
+        bias = norm.bias if isinstance(norm, LayerNorm) else None
+        frozen = None if bias is None else bias.detach().to(dtype)
+        return cls(norm.weight.detach().to(dtype), frozen, norm.eps, isinstance(norm, LayerNorm), norm.kernels)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[..., D] -> [..., D]."""
+        if self.centred:
+            return cast(Tensor, self.kernels.layer_norm(x, self.weight, self.bias, self.eps))
+        return cast(Tensor, self.kernels.rms_norm(x, self.weight, self.eps))
+
+
 class InferenceBlock:
     """The tensors of one block."""
 
     def __init__(self, block: Block, dtype: torch.dtype):
         attn, mlp = block.attn, block.mlp
-        self.attn_norm, self.mlp_norm = _frozen_norm(block.attn_norm, dtype), _frozen_norm(block.mlp_norm, dtype)
+        self.attn_norm, self.mlp_norm = Norm.of(dtype, block.attn_norm), Norm.of(dtype, block.mlp_norm)
         self.qkv_proj = Projection.of(dtype, attn.q_proj, attn.k_proj, attn.v_proj)
         self.o_proj = Projection.of(dtype, attn.o_proj)
         self.gated = isinstance(mlp, SwiGLU)
@@ -87,7 +111,7 @@ class InferenceModel:
         self.embed = model.embed.weight.detach()
         self.pos_embed = model.sinusoids if model.pos_embed is None else model.pos_embed.weight.detach()
         self.blocks = [InferenceBlock(cast(Block, block), model.dtype) for block in model.blocks]
-        self.norm = _frozen_norm(model.norm, model.dtype)
+        self.norm = Norm.of(model.dtype, model.norm)
         weight, bias = model.head_weights(model.dtype)
         self.head = Projection(weight.detach()[:vocab_size], None if bias is None else bias.detach()[:vocab_size])
 
@@ -133,11 +157,3 @@ class InferenceModel:
     def _project(self, x: Tensor, projection: Projection) -> Tensor:
         y: Tensor = self.kernels.linear(x, projection.weight, projection.bias)
         return y
-
-
-def _frozen_norm(norm: RMSNorm | LayerNorm, dtype: torch.dtype) -> Function:
-    weight = norm.weight.detach().to(dtype)
-    if isinstance(norm, RMSNorm):
-        return partial(norm.kernels.rms_norm, weight=weight, eps=norm.eps)
-    bias = None if norm.bias is None else norm.bias.detach().to(dtype)
-    return partial(norm.kernels.layer_norm, weight=weight, bias=bias, eps=norm.eps)

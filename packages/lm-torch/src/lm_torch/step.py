@@ -20,6 +20,7 @@ from lm_torch.layers import KERNELS
 from lm_torch.model import LanguageModel
 from lm_torch.optim import make_optimizer
 from lm_torch.snapshot import HostCopies
+from lm_torch.static_decode import make_decoder
 
 
 def make_model(model: ModelConfig, step: StepConfig, device: torch.device) -> LanguageModel:
@@ -157,7 +158,7 @@ class TorchTrainer:
 
     def decoder(self, rows: int = 1, vocab_size: int | None = None) -> TorchDecoder:
         """A decoder over the current weights."""
-        return TorchDecoder(self.model, rows, vocab_size)
+        return make_decoder(self.model, self.config, rows, vocab_size)
 
 
 def _numpy(tensor: Tensor) -> NDArray[Any]:

@@ -66,7 +66,7 @@ class DecoderConformance(Conformance):
             decoder = trainer.decoder(len(order) + 1)
             for row in range(len(order) + 1):
                 decoder.prefill(row, [0], ())
-            assert decoder.next_ids([*middles, 1 - 2**-53], sampling) == [*order, order[-1]], sampling
+            assert decoder.next_ids([[*middles, 1 - 2**-53]], sampling) == [[*order, order[-1]]], sampling
 
     def test_only_ids_of_the_tokenizer_are_drawn(self) -> None:
         """A vocabulary that was padded for speed has ids that stand for nothing."""

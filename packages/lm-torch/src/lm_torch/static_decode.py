@@ -1,0 +1,158 @@
+"""Decoding by one step of fixed shapes and addresses: compiled, or captured once as a CUDA graph and replayed.
+
+    uniforms of n ids --> [ draw -> note the id -> read it -> logits, place + 1 ] n times --> n ids
+
+What is in brackets is on the device alone. The host gives the uniforms of up to `IDS_PER_CALL` ids, starts as many
+steps, and reads the ids when all are drawn: at a small model a step takes less time than a launch of its hundred
+kernels and a read of its id would.
+
+Axes: R rows, V vocabulary.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+
+import torch
+from torch import Tensor
+
+from lm_core.config import SamplingConfig, StepConfig
+from lm_core.terminal import say
+from lm_torch.compiling import compiling
+from lm_torch.decode import TorchDecoder, chosen_ids
+from lm_torch.inference import KVCache
+from lm_torch.model import LanguageModel
+
+IDS_PER_CALL = 16
+"""A read of the device costs some 40 us, a step of GPT-2 (124 M) on an H100 some 200: over 16 of them that is 1%."""
+WARMUP_STEPS = 2
+"""Before a capture: libraries make their workspaces, and the compiler its kernels, at the first call."""
+
+Step = Callable[[], None]
+
+
+class StaticDecoder(TorchDecoder):
+    """See `lm_core.sampling.Decoder`; every step writes one position of the whole cache and reads all of it, masked.
+
+    Rows that end are not copied away one by one: the first `size` rows go on, a power of two, and what is drawn for
+    those among them that have ended is not looked at. So there are few graphs, or compiled steps.
+
+    Args:
+        model: whose weights are taken as they are now.
+        rows: texts at once.
+        vocab_size: only ids below it are drawn.
+        compile_step: let torch compile the step.
+        graph: capture it as a CUDA graph.
+        ids_per_call: how many ids are drawn before the host reads them; by default many with a graph, else one.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        rows: int = 1,
+        vocab_size: int | None = None,
+        compile_step: bool = False,
+        graph: bool = False,
+        ids_per_call: int | None = None,
+    ):
+        super().__init__(model, rows, vocab_size)
+        self.ids_per_call = ids_per_call or (IDS_PER_CALL if graph else 1)
+        self.rows, self.graph = rows, graph
+        self.positions = torch.zeros(rows, dtype=torch.int64, device=self.device)
+        """[R], where the next id of each row goes."""
+        self.uniforms = torch.zeros(self.ids_per_call, rows, dtype=torch.float64, device=self.device)
+        self.drawn = torch.zeros(self.ids_per_call, rows, dtype=torch.int64, device=self.device)
+        self.turn = torch.zeros(1, dtype=torch.int64, device=self.device)
+        """[1], which row of `uniforms` and of `drawn` the next step takes."""
+        self.forward = torch.compile(self._forward, dynamic=False) if compile_step else self._forward
+        self.captured: dict[tuple[int, bool, SamplingConfig], Step] = {}
+        """By number of rows, whether ids seen are noted, and how is sampled: all that decides which kernels run."""
+
+    @torch.inference_mode()
+    def prefill(self, row: int, ids: Sequence[int], seen: Collection[int] = ()) -> None:
+        """Forget what was in `row` and read `ids`."""
+        super().prefill(row, ids, seen)
+        self.positions[row] = len(ids)
+
+    @torch.inference_mode()
+    def next_ids(self, uniforms: Sequence[Sequence[float]], sampling: SamplingConfig) -> list[list[int]]:
+        """Draw the next ids of every row, and read each where there is room."""
+        active, ids = len(self.lengths), []
+        step = self._step(min(self.rows, 1 << (active - 1).bit_length()), sampling)
+        for start in range(0, len(uniforms), self.ids_per_call):
+            part = uniforms[start : start + self.ids_per_call]
+            if sampling.temperature:
+                self.uniforms[: len(part), :active] = torch.tensor(part, dtype=torch.float64).to(self.device)
+            self.turn.zero_()
+            for _ in part:
+                step()
+            ids += self.drawn[: len(part), :active].tolist()
+        self.lengths = [min(length + len(uniforms), self.seq_len) for length in self.lengths]
+        return ids
+
+    def _step(self, size: int, sampling: SamplingConfig) -> Step:
+        """The step of the first `size` rows."""
+        key = size, self.seen is not None, sampling
+        if key not in self.captured:
+
+            def step() -> None:
+                self._advance(size, sampling)
+
+            self.captured[key] = self._capture(step) if self.graph else step
+        return self.captured[key]
+
+    def _advance(self, size: int, sampling: SamplingConfig) -> None:
+        """Draw an id of each of the first `size` rows and read it; nothing waits for the host."""
+        seen, positions = None if self.seen is None else self.seen[:size], self.positions[:size]
+        uniforms = self.uniforms[:, :size].index_select(0, self.turn)[0]
+        chosen = chosen_ids(self.logits[:size], uniforms, sampling, seen)
+        self.drawn[:, :size].index_copy_(0, self.turn, chosen[None])
+        self.turn += 1
+        caches = [KVCache(cache.k[:size], cache.v[:size]) for cache in self.caches]
+        with compiling():
+            self.forward(chosen[:, None], caches, positions.clamp(max=self.seq_len - 1), self.logits[:size])
+        positions.add_(1).clamp_(max=self.seq_len)
+
+    def _forward(self, ids: Tensor, caches: list[KVCache], offsets: Tensor, logits: Tensor) -> None:
+        logits.copy_(self.model.logits(ids, caches, offsets))
+
+    def _capture(self, step: Step) -> Step:
+        """The step as a graph to be replayed; as it is, said once, where that cannot be done."""
+        changed = [self.logits, self.positions, self.turn, *([] if self.seen is None else [self.seen])]
+        # What a step writes to the caches lies where the next one writes again.
+        before = [tensor.clone() for tensor in changed]
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        try:
+            with torch.cuda.stream(stream):
+                for _ in range(WARMUP_STEPS):
+                    self.turn.zero_()
+                    step()
+            torch.cuda.current_stream().wait_stream(stream)
+            with torch.cuda.graph(graph):
+                step()
+        except RuntimeError as error:
+            say(f"decoding without a CUDA graph: it cannot be captured ({str(error).strip().splitlines()[0]})")
+            self.graph = False
+            return step
+        finally:
+            for tensor, value in zip(changed, before, strict=True):
+                tensor.copy_(value)
+        return graph.replay
+
+    @torch.inference_mode()
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these rows alone, moved to the first places."""
+        kept, count = self._ids(list(rows)), len(rows)
+        moved = [self.logits, self.positions, *([] if self.seen is None else [self.seen])]
+        for tensor in [*moved, *(half for cache in self.caches for half in (cache.k, cache.v))]:
+            tensor[:count] = tensor[kept]
+        self.lengths = [self.lengths[row] for row in rows]
+
+
+def make_decoder(
+    model: LanguageModel, step: StepConfig, rows: int, vocab_size: int | None, compile_step: bool = False
+) -> TorchDecoder:
+    """The decoder that suits the device: by a graph on a GPU, as it goes on a CPU unless the step is compiled."""
+    graph = model.embed.weight.device.type == "cuda" and getattr(step, "cuda_graph", "auto") != "off"
+    if graph or compile_step:
+        return StaticDecoder(model, rows, vocab_size, compile_step, graph)
+    return TorchDecoder(model, rows, vocab_size)
