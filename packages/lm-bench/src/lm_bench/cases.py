@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lm_core.config import AdamWConfig, ModelConfig
+from lm_core.config import AdamWConfig, ModelConfig, OptimizerConfig
 from lm_core.data.batches import Batch, LengthRule, RandomWindows
 
 SEED = 0
@@ -21,7 +21,7 @@ class Case:
 
     name: str
     model: ModelConfig
-    optimizer: AdamWConfig
+    optimizer: OptimizerConfig
     batch_size: int
     lr: float
     window: int | None = None

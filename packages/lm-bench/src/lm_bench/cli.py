@@ -1,5 +1,6 @@
 """`lm-bench COMMAND`: flags -> measurements -> a table, or JSON, on stdout; progress on stderr."""
 
+import contextlib
 import itertools
 import json
 import sys
@@ -8,7 +9,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TextIO, get_args
 
 from lm_bench import recompute as recomputing
 from lm_bench import saving as saves
@@ -24,6 +25,7 @@ from lm_bench.flags import (
     CompareFlags,
     CorpusFlags,
     FaultsFlags,
+    GpuFlags,
     InferFlags,
     RecomputeFlags,
     SavingFlags,
@@ -33,6 +35,9 @@ from lm_bench.flags import (
     TrainFlags,
     VerifyFlags,
 )
+from lm_bench.gpu.measurement import Row as GpuRow
+from lm_bench.gpu.measurement import measure as measure_gpu
+from lm_bench.gpu.report import gpu_report, row_line
 from lm_bench.infer.measurement import measure as measure_inference
 from lm_bench.infer.report import infer_report
 from lm_bench.sides import BackendName
@@ -132,7 +137,7 @@ def saving(argv: Sequence[str]) -> None:
 def train(argv: Sequence[str]) -> None:
     """`lm-bench train`."""
     flags = parse_flags(TrainFlags, f"{PROGRAM} train", _words(argv))
-    environment = _torch_environment(flags)
+    environment = _torch_environment(StepConfig(dtype=flags.dtype, compile=flags.compile, device=flags.device))
     results = measure_training(flags, say)
     if flags.output == "json":
         _print_json("train", flags, environment, asdict(results))
@@ -143,12 +148,40 @@ def train(argv: Sequence[str]) -> None:
 def infer(argv: Sequence[str]) -> None:
     """`lm-bench infer`."""
     flags = parse_flags(InferFlags, f"{PROGRAM} infer", _words(argv))
-    environment = _torch_environment(flags)
+    environment = _torch_environment(StepConfig(dtype=flags.dtype, compile=flags.compile, device=flags.device))
     results = measure_inference(flags, say)
     if flags.output == "json":
         _print_json("infer", flags, environment, asdict(results))
         return
     put(f"{environment.line}\n{infer_report(results, flags)}")
+
+
+def gpu(argv: Sequence[str]) -> None:
+    """`lm-bench gpu`."""
+    flags = parse_flags(GpuFlags, f"{PROGRAM} gpu", _words(argv))
+    environment = _torch_environment(StepConfig(device=flags.device))
+    from lm_bench import peak  # torch is imported when something is measured
+
+    with _lines_file(flags.out) as lines:
+
+        def emit(row: GpuRow) -> None:
+            say(row_line(row))
+            if lines:
+                lines.write(json.dumps(asdict(row)) + "\n")
+
+        results = measure_gpu(flags, peak.device_type(flags.device), say, emit)
+    if flags.output == "json":
+        _print_json("gpu", flags, environment, asdict(results))
+        return
+    put(f"{environment.line}\n{gpu_report(results, flags)}")
+
+
+def _lines_file(path: str) -> contextlib.AbstractContextManager[TextIO | None]:
+    """The file for lines that are to be there even if the rest fails."""
+    try:
+        return Path(path).open("w", encoding="utf-8", buffering=1) if path else contextlib.nullcontext()
+    except OSError as error:
+        raise UserError(f"--out {path}: {error.strerror}") from None
 
 
 def tokenizer(argv: Sequence[str]) -> None:
@@ -175,10 +208,9 @@ def _step_result(backend: BackendName, case: str, config: StepConfig, flags: Ste
     return StepResult(case, backend, measure_times(backend, CASES[case], config, flags.rounds, flags.steps), memory)
 
 
-def _torch_environment(flags: TrainFlags | InferFlags) -> Environment:
+def _torch_environment(step: StepConfig) -> Environment:
     """This machine, with torch, and transformers where it is installed."""
     load = load_average()
-    step = StepConfig(dtype=flags.dtype, compile=flags.compile, device=flags.device)
     frameworks = {"torch": load_backend("torch").describe(step)}
     if find_spec("transformers"):
         frameworks["transformers"] = f"transformers {version('transformers')}"
@@ -276,6 +308,7 @@ COMMANDS: Mapping[str, tuple[Callable[[Sequence[str]], int | None], str]] = {
         "training against a plain PyTorch loop and Hugging Face: speed, memory, the loop's cost, convergence",
     ),
     "infer": (infer, "greedy decoding against Hugging Face's generate: tokens per second, latency, share of bandwidth"),
+    "gpu": (gpu, "training and decoding on a GPU against the peers, precision and bits: all of it in one call"),
     "tokenizer": (tokenizer, "our tokenizer against other libraries: training, encoding, decoding, start-up"),
     "corpus": (corpus, "one text file of a given size out of the texts at hand"),
 }

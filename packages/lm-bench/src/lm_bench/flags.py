@@ -133,6 +133,30 @@ class InferFlags(Config):
     """TOML file with any of these; flags on the command line win."""
 
 
+GpuPart = Literal["card", "train", "decode", "testbed", "large", "bits", "gradients"]
+
+
+class GpuFlags(Config):
+    """What a GPU reaches in training and decoding beside the peers, in one call of minutes; tiny shapes on a CPU."""
+
+    parts: tuple[GpuPart, ...] = get_args(GpuPart)
+    """What to measure: the card, training 124 M, decoding, Testbed D, training 350 M, equal bits, gradients."""
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    """auto: CUDA if there is one."""
+    budget_seconds: float = Field(480, gt=0)
+    """What has not begun by then, or is not done, is not measured."""
+    rounds: int = Field(5, gt=0)
+    """Rounds; each times one block of every side of a group, and gives one ratio."""
+    processes: int = Field(0, ge=0)
+    """How many sides compile at once, each in a process of its own; 0: as many as there are cores."""
+    out: str = ""
+    """File that gets each row as one line of JSON as soon as it is there; none when empty."""
+    output: Literal["table", "json"] = "table"
+    """What to print on stdout; --json is short for --output json."""
+    config: str = ""
+    """TOML file with any of these; flags on the command line win."""
+
+
 class FaultsFlags(Config):
     """Train in child processes and hurt them: kills, power cuts, full disks, flipped bits, malicious files.
 

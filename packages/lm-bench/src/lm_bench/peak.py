@@ -10,6 +10,7 @@ import torch
 
 MATRIX_SIZE = {"cuda": 8192, "cpu": 2048}
 READ_BYTES = 2**30
+COPY_BYTES = {"cuda": 2**32, "cpu": 2**26}
 TIMES = 5
 
 
@@ -42,6 +43,14 @@ def matrix_flops(device: str, size: int | None = None) -> float:
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     return 2 * side**3 / _shortest(lambda: a @ b, device)
+
+
+def copy_bandwidth(device: str) -> float:
+    """Bytes per second, those read and those written, of copying an array; on a GPU far larger than the caches."""
+    size = COPY_BYTES[device]
+    source = torch.randn(size // 4, device=device)
+    target = torch.empty_like(source)
+    return 2 * size / _shortest(lambda: target.copy_(source), device)
 
 
 def read_bandwidth(device: str, size: int = READ_BYTES) -> float:

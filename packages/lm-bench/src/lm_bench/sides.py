@@ -5,7 +5,7 @@ from typing import Literal, SupportsFloat
 from lm_bench.cases import SEED, Case
 from lm_bench.peers import Step, load_peer
 from lm_core.backend import load_backend
-from lm_core.config import StepConfig
+from lm_core.config import AdamWConfig, StepConfig
 from lm_core.data.batches import Batch
 from lm_core.model.init import initial_arrays
 
@@ -27,6 +27,7 @@ def make_step(backend: BackendName, side: SideName, case: Case, step: StepConfig
     import_framework(backend, side)
     weights = initial_arrays(case.model, SEED)
     if side == "bare":
+        assert isinstance(case.optimizer, AdamWConfig)
         return load_peer(backend).bare_step(case.model, case.optimizer, step, weights, case.lr)
     trainer = load_backend(backend).build(case.model, case.optimizer, step, weights, SEED)
 

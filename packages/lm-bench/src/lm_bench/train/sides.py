@@ -8,7 +8,7 @@ from lm_bench.cases import SEED, Case
 from lm_bench.flags import TrainPeer
 from lm_bench.train.workload import GRAD_CLIP
 from lm_core.backend import Trainer, load_backend
-from lm_core.config import Dtype, StepConfig
+from lm_core.config import AdamWConfig, Dtype, StepConfig
 from lm_core.data.batches import Batch
 from lm_core.model.init import initial_arrays
 
@@ -104,6 +104,7 @@ def make_side(who: Who, case: Case, config: StepConfig) -> Side:
     """One side at the start of its training."""
     if who == OURS:
         return Ours(our_trainer(case, config))
+    assert isinstance(case.optimizer, AdamWConfig), "the peers have AdamW"
     weights = initial_arrays(case.model, SEED)
     if who == "huggingface":
         from lm_bench.peers.huggingface import huggingface_loop

@@ -1,0 +1,47 @@
+"""One job in a process of its own: `python -m lm_bench.gpu.child JOB`, the job as JSON.
+
+It says that it is ready by one line on stdout, works a block for every line on stdin and answers with one line, and
+ends with stdin.
+"""
+
+import json
+import os
+import sys
+import traceback
+
+from lm_bench.gpu.jobs import Job
+from lm_bench.gpu.sides import LAST_LINES, Report
+from lm_bench.gpu.work import Block, Sample, peak_gib, prepare, tf32
+from lm_bench.peak import device_type
+
+
+def start(job: Job) -> Block:
+    """Its block, ready to be timed; what memory was taken on the way there does not count."""
+    block = prepare(job)
+    peak_gib(device_type(job.step.device))
+    return block
+
+
+def report(job: Job, sample: Sample) -> Report:
+    """What a block found, and what the process knows besides."""
+    return Report(**sample.model_dump(), peak_gib=peak_gib(device_type(job.step.device)), tf32=tf32())
+
+
+def main() -> None:
+    """The process."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what libraries print is no answer
+    try:
+        job = Job.model_validate_json(sys.argv[1])
+        block = start(job)
+        answers.write('{"ready": true}\n')
+        for _ in sys.stdin:
+            answers.write(report(job, block()).model_dump_json() + "\n")
+    except Exception:
+        lines = traceback.format_exc().strip().splitlines()
+        answers.write(json.dumps({"error": " | ".join(line.strip() for line in lines[-LAST_LINES:])}) + "\n")
+        raise
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""What `lm-bench gpu` does: groups in waves; of a wave, all sides get ready side by side, then one at a time is timed.
+
+So compiling, which takes most of the time, is done on all cores at once, and what is timed has card and cores alone.
+"""
+
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from lm_bench.agreement import TOLERANCE_NATS
+from lm_bench.environment import core_count
+from lm_bench.flags import GpuFlags, GpuPart
+from lm_bench.gpu.jobs import Group, Job, groups_of
+from lm_bench.gpu.sides import Local, Process, Report, Side, SideError
+from lm_bench.infer.measurement import common_start
+from lm_bench.rounds import interleaved, ratios
+from lm_bench.statistics import Quartiles
+from lm_core.model.flops import flops_per_token
+
+READY_SECONDS = 200.0
+"""For all sides of a wave together: a compiler that hangs may not take the whole time."""
+BLOCK_SECONDS = 60.0
+LEAST_SECONDS = 45.0
+"""A wave is not begun with less time than this."""
+NOT_MEASURED = "not measured"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One side of a group."""
+
+    part: GpuPart
+    group: str
+    side: str
+    unit: str
+    figure: Quartiles | None = None
+    """None where there is none; the note says why."""
+    ratio: Quartiles | None = None
+    """The figure of the group's first side over this one, round by round; above 1 the first is faster."""
+    peak_gib: float | None = None
+    tflops: float | None = None
+    """Operations that the model needs, per second."""
+    tf32: bool = False
+    note: str = ""
+
+
+@dataclass
+class Results:
+    """All that was measured."""
+
+    device: str
+    rows: list[Row] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+Start = Callable[[Job, int], Side]
+
+
+def measure(flags: GpuFlags, device: str, say: Callable[[str], None], emit: Callable[[Row], None]) -> Results:
+    """Measure what the flags ask for; `emit` gets each row as soon as it is there."""
+    started = time.monotonic()
+    until = started + flags.budget_seconds
+    results = Results(device)
+    groups = groups_of(device, flags.parts)
+    limit = flags.processes or core_count()
+    start: Start = process if device == "cuda" else lambda job, _: Local(job)
+    for wave in waves(groups, limit):
+        say(f"{time.monotonic() - started:.0f} s: getting ready: {'; '.join(group.title for group in wave)} ...")
+        for row in _measure_wave(wave, flags.rounds, until, start, partial(_after, started, say)):
+            emit(row)
+            results.rows.append(row)
+    results.seconds = time.monotonic() - started
+    return results
+
+
+def _after(started: float, say: Callable[[str], None], text: str) -> None:
+    say(f"{time.monotonic() - started:.0f} s: {text}")
+
+
+def process(job: Job, together: int) -> Process:
+    """A process that shares the cores with the others that compile."""
+    threads = max(1, core_count() // together)
+    environment = {"TORCHINDUCTOR_COMPILE_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
+    if job.deterministic:
+        environment["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    return Process(job, environment)
+
+
+def waves(groups: Sequence[Group], limit: int) -> Iterator[list[Group]]:
+    """Groups in their order, as many at a time as have no more than `limit` sides together; one at least."""
+    wave: list[Group] = []
+    for group in groups:
+        if wave and sum(len(each.jobs) for each in [*wave, group]) > limit:
+            yield wave
+            wave = []
+        wave.append(group)
+    if wave:
+        yield wave
+
+
+def _measure_wave(
+    wave: Sequence[Group], rounds: int, until: float, start: Start, say: Callable[[str], None]
+) -> Iterator[Row]:
+    if until - time.monotonic() < LEAST_SECONDS:
+        yield from (_missing(group, job, "no time was left") for group in wave for job in group.jobs)
+        return
+    together = sum(len(group.jobs) for group in wave)
+    sides = [[start(job, together) for job in group.jobs] for group in wave]
+    failures: dict[Side, str] = {}
+    ready_by = min(until, time.monotonic() + READY_SECONDS)
+    try:
+        for side in itertools.chain(*sides):
+            try:
+                side.ready(max(1.0, ready_by - time.monotonic()))
+            except SideError as error:
+                failures[side] = str(error)
+                side.end()
+        for group, of_group in zip(wave, sides, strict=True):
+            say(f"timing: {group.title}")
+            yield from _measure_group(group, of_group, rounds, until, failures)
+            for side in of_group:
+                side.end()
+    finally:
+        for side in itertools.chain(*sides):
+            side.end()
+
+
+def _measure_group(
+    group: Group, sides: Sequence[Side], rounds: int, until: float, failures: dict[Side, str]
+) -> Iterator[Row]:
+    def block(side: Side) -> Report | None:
+        left = until - time.monotonic()
+        if side in failures or left <= 0:
+            return None
+        try:
+            return side.block(min(left + 5, BLOCK_SECONDS))
+        except SideError as error:
+            failures[side] = str(error)
+            return None
+
+    once = group.part in ("bits", "gradients")  # found on the way to being ready
+    places = range(len(sides))
+    reports = interleaved(places, 1 if once else rounds, lambda place: block(sides[place]), 0 if once else 1)
+    for place, side in enumerate(sides):
+        if side in failures or not any(reports[place]):
+            yield _missing(group, side.job, failures.get(side, "no time was left"))
+        else:
+            yield _row(group, side.job, reports[place], reports[0] if place else None)
+
+
+def _missing(group: Group, job: Job, why: str) -> Row:
+    return Row(group.part, group.title, job.side, job.unit, note=f"{NOT_MEASURED}: {why}")
+
+
+def _row(group: Group, job: Job, reports: list[Report | None], first: list[Report | None] | None) -> Row:
+    found = [report for report in reports if report]
+    pairs = [(a, b) for a, b in zip(reports, first or [], strict=False) if a and b]
+    compared = [(a.figure, b.figure) for a, b in pairs if group.part in ("train", "decode")]
+    figure = Quartiles.of([report.figure for report in found])
+    peaks = [report.peak_gib for report in found if report.peak_gib is not None]
+    return Row(
+        part=group.part,
+        group=group.title,
+        side=job.side,
+        unit=job.unit,
+        figure=figure,
+        ratio=ratios([ours for ours, _ in compared], [theirs for _, theirs in compared]) if compared else None,
+        peak_gib=max(peaks, default=None),
+        tflops=_tflops(job, figure.median),
+        tf32=found[-1].tf32,
+        note=", ".join(filter(None, [found[-1].note, _agreement(job, pairs)])),
+    )
+
+
+def _tflops(job: Job, figure: float) -> float | None:
+    if job.kind != "train" or job.model is None:
+        return None
+    tokens = figure * (job.rows * job.length if job.unit == "steps/s" else 1)
+    return tokens * flops_per_token(job.model, job.length) / 1e12
+
+
+def _agreement(job: Job, pairs: Sequence[tuple[Report, Report]]) -> str:
+    """Whether a side did what the first one of its group did."""
+    if pairs and job.kind == "decode":
+        agreeing = min(common_start(a.ids, b.ids) for a, b in pairs)
+        return f"{agreeing} of {len(pairs[0][0].ids)} ids before the first that differs"
+    if pairs and job.kind == "train" and job.unit == "tokens/s":
+        apart = max(abs(a - b) for one, other in pairs for a, b in zip(one.losses, other.losses, strict=True))
+        same = apart <= 2 * TOLERANCE_NATS[job.step.dtype]
+        return f"{'losses within' if same else 'NOT THE SAME MODEL: losses apart by'} {apart:.1e} nats"
+    return ""

@@ -1,0 +1,209 @@
+"""What a job does: `prepare` builds and compiles, the block that it returns is what is timed."""
+
+import hashlib
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, SupportsFloat
+
+import numpy as np
+import torch
+
+from lm_bench import peak
+from lm_bench.cases import SEED, Case
+from lm_bench.gpu.jobs import Job
+from lm_bench.infer.sides import Decoded, Ours, Side, Theirs
+from lm_bench.infer.workload import prompts_of
+from lm_bench.train.sides import make_side, our_trainer
+from lm_core.backend import Trainer
+from lm_core.config import Config, StepConfig
+from lm_core.model.init import initial_arrays
+
+WARMUP_STEPS = 3
+PATIENCE = 6
+"""How often a job that found no memory tries again: others hold it while they compile."""
+
+
+class Sample(Config):
+    """What one block found."""
+
+    figure: float
+    losses: tuple[float, ...] = ()
+    """Of the steps: sides of a group that train one model have the same."""
+    ids: tuple[int, ...] = ()
+    """Of the first row: likewise where they decode."""
+    note: str = ""
+
+
+Block = Callable[[], Sample]
+
+
+def prepare(job: Job) -> Block:
+    """Do all that is done once; the block can be run any number of times."""
+    device = peak.device_type(job.step.device)
+    if job.kind == "product":
+        return lambda: Sample(figure=peak.matrix_flops(device) / 1e12)
+    if job.kind == "copy":
+        return lambda: Sample(figure=peak.copy_bandwidth(device) / 1e12)
+    job = job.model_copy(update={"step": executed(job)})
+    if job.kind == "train":
+        return Training(job, device).block
+    if job.kind == "decode":
+        return Decoding(job, device).block
+    found = (bits if job.kind == "bits" else gradients)(job)
+    return lambda: found
+
+
+def executed(job: Job) -> StepConfig:
+    """The step config with what a job asks of the device; where the config has no key for it, torch is told."""
+    changes: dict[str, Any] = {}
+    if "matmul_precision" in StepConfig.model_fields:
+        changes["matmul_precision"] = "high" if job.tf32 else "highest"
+    else:
+        torch.set_float32_matmul_precision("high" if job.tf32 else "highest")
+    if "deterministic" in StepConfig.model_fields:
+        changes["deterministic"] = job.deterministic
+    elif job.deterministic:
+        torch.use_deterministic_algorithms(True)
+    if job.how == "eager" and "cuda_graph" in StepConfig.model_fields:
+        changes["cuda_graph"] = "off"
+    return job.step.model_copy(update=changes)
+
+
+def case_of(job: Job) -> Case:
+    """Its model, optimizer and batches."""
+    assert job.model is not None
+    return Case(job.side, job.model, job.optimizer, job.rows, job.lr, job.length)
+
+
+def again_if_full(work: Callable[[], object]) -> None:
+    """Do it; where the card has no room, wait until others have let go of theirs."""
+    for patience in range(PATIENCE, -1, -1):
+        try:
+            work()
+            return
+        except torch.OutOfMemoryError:
+            if not patience:
+                raise
+        torch.cuda.empty_cache()
+        time.sleep(5)
+
+
+class Training:
+    """Optimizer steps of one side."""
+
+    def __init__(self, job: Job, device: str):
+        self.job, self.device, self.case = job, device, case_of(job)
+        self.side = make_side(job.who, self.case, job.step)
+        self.batches = self.case.batches(job.steps + 1)
+        again_if_full(partial(self._steps, WARMUP_STEPS))
+        let_go(device)
+
+    def _steps(self, count: int) -> list[SupportsFloat]:
+        batches = [self.batches[i % len(self.batches)] for i in range(count)]
+        return [self.side.step(batch, self.job.lr) for batch in batches]
+
+    def block(self) -> Sample:
+        """The steps of a block, after one that gets the memory back."""
+        first = self._steps(1)
+        peak.wait(self.device)
+        started = time.perf_counter()
+        losses = self._steps(self.job.steps)
+        peak.wait(self.device)
+        seconds = time.perf_counter() - started
+        of_step = 1 if self.job.unit == "steps/s" else self.batches[0].tokens
+        values = tuple(float(loss) for loss in [*first, *losses])
+        let_go(self.device)
+        return Sample(figure=of_step * self.job.steps / seconds, losses=values)
+
+
+class Decoding:
+    """Greedy ids after prompts of one length."""
+
+    def __init__(self, job: Job, device: str):
+        assert job.model is not None
+        self.job = job
+        weights = initial_arrays(job.model, SEED)
+        self.prompts = prompts_of(job.model, job.rows, job.length)
+        self.side: Side
+        if job.who == "huggingface":
+            self.side = Theirs(job.model, job.step, weights)
+        else:
+            self.side = Ours(job.model, job.step, weights, job.rows, partial(peak.wait, device))
+        again_if_full(self._decode)
+
+    def _decode(self) -> Decoded:
+        return self.side.decode(self.prompts, self.job.steps)
+
+    def block(self) -> Sample:
+        """One text of each row."""
+        decoded = self._decode()
+        figure = len(self.prompts) / float(np.mean(decoded.latencies))
+        return Sample(figure=figure, ids=tuple(decoded.ids[0]))
+
+
+def let_go(device: str) -> None:
+    """Give back the memory that torch keeps for the next step: another process is about to need it."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+
+
+def bits(job: Job) -> Sample:
+    """Whether the steps give the same weights and optimizer state twice, and when stopped half-way and resumed."""
+    case = case_of(job)
+    batches = case.batches(job.steps)
+
+    def run(trainer: Trainer, first: int, last: int) -> Trainer:
+        for batch in batches[first:last]:
+            trainer.step(batch, job.lr)
+        return trainer
+
+    half = job.steps // 2
+    once, twice = (_digest(run(our_trainer(case, job.step), 0, job.steps)) for _ in range(2))
+    stopped, resumed = run(our_trainer(case, job.step), 0, half), our_trainer(case, job.step)
+    resumed.load(stopped.weights(), stopped.optimizer_state())
+    again = _digest(run(resumed, half, job.steps))
+    words = [
+        f"twice: {'equal' if once == twice else 'NOT equal'}",
+        f"resumed: {'equal' if once == again else 'NOT equal'}",
+    ]
+    return Sample(figure=float(once == twice == again), note=", ".join(words))
+
+
+def _digest(trainer: Trainer) -> str:
+    digest = hashlib.sha1()
+    for arrays in (trainer.weights(), trainer.optimizer_state()):
+        for name in sorted(arrays):
+            digest.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
+    return digest.hexdigest()
+
+
+def gradients(job: Job) -> Sample:
+    """Gradients, and the losses of some steps, on the device and on the CPU."""
+    case = case_of(job)
+    batches = case.batches(job.steps)
+    here, there = (our_trainer(case, job.step.model_copy(update=update)) for update in ({}, {"device": "cpu"}))
+    ours, theirs = (trainer.gradients(batches[0])[1] for trainer in (here, there))
+    worst = max(_relative(ours[name], theirs[name]) for name in theirs if not name.endswith("k_proj.bias"))
+    curves = [[float(trainer.step(batch, job.lr)["loss_nats"]) for batch in batches] for trainer in (here, there)]
+    apart = max(abs(a - b) for a, b in zip(*curves, strict=True))
+    return Sample(figure=worst, note=f"losses of {job.steps} steps within {apart:.1e} nats")
+
+
+def _relative(found: Any, expected: Any) -> float:
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+def tf32() -> bool:
+    """Whether float32 products of this process go through TF32."""
+    return torch.get_float32_matmul_precision() != "highest"
+
+
+def peak_gib(device: str) -> float | None:
+    """The most that torch allocated on the card since the last call."""
+    if device != "cuda":
+        return None
+    most = torch.cuda.max_memory_allocated() / 2**30
+    torch.cuda.reset_peak_memory_stats()
+    return float(most)

@@ -1,0 +1,127 @@
+"""The GPU benchmark in its CPU form: every part runs, and one that fails ends nothing else."""
+
+import json
+import sys
+
+import pytest
+
+from lm_bench import cli
+from lm_bench.flags import GpuFlags
+from lm_bench.gpu import child, work
+from lm_bench.gpu.jobs import Group, Job, groups_of
+from lm_bench.gpu.measurement import Results, Row, measure, waves
+from lm_bench.gpu.report import gpu_report
+from lm_bench.gpu.sides import Local, Process, SideError
+from lm_bench.statistics import Quartiles
+
+pytest.importorskip("lm_torch")
+QUICK = {"rounds": 1, "device": "cpu"}
+
+
+def measured(**flags):
+    rows = []
+    results = measure(GpuFlags(**{**QUICK, **flags}), "cpu", lambda _: None, rows.append)
+    assert results.rows == rows, "each row is handed out as it comes"
+    return {(row.part, row.side): row for row in rows}
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """The card's own figures take a second at their true size."""
+    monkeypatch.setattr("lm_bench.peak.MATRIX_SIZE", {"cpu": 32})
+    monkeypatch.setattr("lm_bench.peak.COPY_BYTES", {"cpu": 1024})
+
+
+def test_every_part_runs_in_its_tiny_form():
+    pytest.importorskip("transformers")
+    rows = measured()
+    assert {part for part, _ in rows} == {"card", "train", "decode", "testbed", "large", "bits", "gradients"}
+    assert {row.side for row in rows.values() if row.figure is None} == set()
+    for name in ("loop, fused AdamW", "GPT2LMHeadModel", "ours, gradient checkpointing", "ours, 4 micro-batches"):
+        assert rows["train", name].note.startswith("losses within"), rows["train", name]
+        assert rows["train", name].ratio is not None
+    assert rows["bits", "compiled, deterministic"].note == "twice: equal, resumed: equal"
+    assert rows["gradients", "largest relative error of a gradient"].figure.median < 1e-5
+    for how in ("compiled, graph", "eager"):
+        assert rows["decode", f"ours, {how}"].note == "8 of 8 ids before the first that differs"
+
+
+def test_a_side_that_fails_says_why_and_the_others_are_measured(monkeypatch):
+    whole = work.prepare
+
+    def prepare(job):
+        if job.side == "K-beta, bfloat16":
+            raise MemoryError("no room")
+        return whole(job)
+
+    monkeypatch.setattr(child, "prepare", prepare)
+    rows = measured(parts=("testbed",))
+    assert rows["testbed", "K-beta, bfloat16"].note == "not measured: MemoryError: no room"
+    assert all(row.figure for (_, side), row in rows.items() if side != "K-beta, bfloat16")
+
+
+def test_what_there_is_no_time_for_is_not_measured():
+    rows = measured(parts=("testbed",), budget_seconds=1)
+    assert {row.note for row in rows.values()} == {"not measured: no time was left"}
+
+
+def test_a_wave_has_no_more_sides_than_cores_but_a_group_stays_whole():
+    job = Job(side="x", kind="copy", unit="TB/s")
+    groups = [Group("card", str(count), (job,) * count) for count in (2, 3, 9, 1, 1)]
+    assert [[len(group.jobs) for group in wave] for wave in waves(groups, 5)] == [[2, 3], [9], [1, 1]]
+
+
+def test_a_process_answers_as_the_job_here_does():
+    """What is drawn does not depend on where."""
+    job = groups_of("cpu", ("decode",))[0].jobs[0]
+    here, there = Local(job), Process(job, {})
+    try:
+        for side in (here, there):
+            side.ready(300)
+        found = [side.block(300) for side in (here, there)]
+    finally:
+        there.end()
+    assert found[0].ids == found[1].ids != ()
+
+
+def test_a_process_that_fails_gives_the_end_of_its_traceback():
+    job = Job(side="x", kind="train", unit="tokens/s")  # without a model
+    side = Process(job, {})
+    try:
+        with pytest.raises(SideError, match="AssertionError"):
+            side.ready(300)
+    finally:
+        side.end()
+
+
+def test_peers_start_from_the_same_batches_and_sizes_on_a_card():
+    groups = groups_of("cuda", ("train",))
+    assert [group.jobs[0].rows for group in groups] == [16, 64, 8, 32]
+    for group in groups:
+        assert {(job.rows, job.length, job.steps) for job in group.jobs} == {
+            (group.jobs[0].rows, 1024, group.jobs[0].steps)
+        }
+
+
+def test_the_report_names_what_was_left_out_and_marks_tf32():
+    ones = Quartiles(1, 1, 1)
+    rows = [
+        Row("testbed", "Testbed D", "Adam, TF32", "steps/s", ones, None, 1.25, 3.0, True),
+        Row("testbed", "Testbed D", "K-beta", "steps/s", note="not measured: no time was left"),
+    ]
+    text = gpu_report(Results("cpu", rows, 3.0), GpuFlags(parts=("testbed",)))
+    for words in ("not measured: card, train, decode", "TF32", "1.2", "not measured: no time", "nothing about speed"):
+        assert words in text
+
+
+def test_rows_are_written_as_they_come(monkeypatch, capsys, tmp_path):
+    out = tmp_path / "rows.jsonl"
+    monkeypatch.setattr(
+        sys, "argv", ["lm-bench", "gpu", "--device", "cpu", "--parts", "card", "--out", str(out), "--json"]
+    )
+    assert cli.main() == 0
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [line["unit"] for line in lines] == ["TFLOP/s", "TB/s"]
+    assert json.loads(capsys.readouterr().out)["results"]["rows"] == lines
+    monkeypatch.setattr(sys, "argv", ["lm-bench", "gpu", "--out", str(tmp_path / "none" / "rows.jsonl")])
+    assert cli.main() == 2
