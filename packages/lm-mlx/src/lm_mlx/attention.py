@@ -5,13 +5,11 @@
 Axes: B batch, T time, D model, N heads, K kv heads, H head.
 """
 
-from functools import partial
-
 import mlx.core as mx
 from mlx import nn
 
 from lm_mlx import fused
-from lm_mlx.dropout import dropout
+from lm_mlx.dropout import Dropping
 from lm_mlx.layers import Kernels, Linear
 from lm_mlx.scratch import widened
 
@@ -95,7 +93,7 @@ class Attention(nn.Module):
         v = self._heads(self.v_proj(x), self.n_kv_heads)
         if self.rope_theta is not None:
             q, k = (rotate(a, 0, self.rope_theta, positions) for a in (q, k))
-        drop = partial(dropout, rate=self.dropout_rate, key=key, site=site) if key is not None else None
+        drop = Dropping(self.dropout_rate, key, site) if key is not None and self.dropout_rate else None
         mixed = self.kernels.scaled_dot_product_attention(q, k, v, is_causal=True, drop=drop)
         return self.o_proj(mixed.transpose(0, 2, 1, 3).reshape(x.shape))
 

@@ -27,3 +27,14 @@ def dropout(x: mx.array, rate: float, key: mx.array | None, site: int) -> mx.arr
     bits = _mix(_mix(mx.arange(x.size, dtype=mx.uint32)) + site_key)
     keep = (bits >= mx.array(threshold(rate), mx.uint32)).reshape(x.shape)
     return mx.where(keep, x / (1 - rate), mx.zeros_like(x))
+
+
+class Dropping:
+    """`dropout` at one site of one step, as a function of x alone."""
+
+    def __init__(self, rate: float, key: mx.array, site: int):
+        self.rate, self.key, self.site = rate, key, site
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """`dropout(x, rate, key, site)`."""
+        return dropout(x, self.rate, self.key, self.site)

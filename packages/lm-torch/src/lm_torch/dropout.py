@@ -27,5 +27,18 @@ def dropout(x: Tensor, rate: float, key: Tensor | None, site: int) -> Tensor:
     if key is None or rate == 0:
         return x
     index = torch.arange(x.numel(), device=x.device)
+    if x.numel() > 1 << 32:
+        index &= _MASK
     bits = _mix((_mix(index) + _mix((key + site * GOLDEN) & _MASK)) & _MASK)
     return torch.where((bits >= threshold(rate)).view(x.shape), x / (1 - rate), 0.0)
+
+
+class Dropping:
+    """`dropout` at one site of one step, as a function of x alone; a kernel that drops by itself reads the numbers."""
+
+    def __init__(self, rate: float, key: Tensor, site: int):
+        self.rate, self.key, self.site = rate, key, site
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """`dropout(x, rate, key, site)`."""
+        return dropout(x, self.rate, self.key, self.site)

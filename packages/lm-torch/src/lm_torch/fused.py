@@ -7,7 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lm_torch import onednn, scratch
+from lm_torch import kernels, onednn, scratch
+from lm_torch.dropout import Dropping
+from lm_torch.kernels import attention as flash
 
 LOGITS_BYTES = 1 << 26
 """What `linear_cross_entropy` holds of the logits at a time."""
@@ -55,9 +57,12 @@ def scaled_dot_product_attention(
 ) -> Tensor:
     """See `scratch.scaled_dot_product_attention`; flash attention (Dao 2023) where torch has it.
 
-    With `drop` the operations are spelled out: the kernel draws a mask of its own, and ours is the other backend's too.
-    So they are for a mask that is causal besides, which the kernel does not take.
+    torch's kernel draws dropout masks of its own, and ours are the other backend's too: a kernel of this project makes
+    them where it can, and elsewhere the operations are spelled out. So they are for a mask that is causal besides,
+    which torch's kernel does not take.
     """
+    if isinstance(drop, Dropping) and is_causal and mask is None and kernels.usable(q) and flash.usable(q, k, v):
+        return flash.attention(q, k, v, drop)
     if drop is not None or (is_causal and mask is not None):
         return scratch.scaled_dot_product_attention(q, k, v, mask, is_causal, drop)
     if is_causal and q.shape == k.shape and onednn.attends_better(q):

@@ -107,8 +107,11 @@ def _activations(model: ModelConfig, step: StepConfig, rows: int, length: int) -
     gated = 2 if c.mlp == "swiglu" else 1
     # The residual stream twice, q, what attention gives; k and v; what comes out of the products up (and gate).
     block = _width(step) * rows * length * (4 * c.d_model + 2 * c.kv_heads * c.head_dim + gated * c.ff_dim)
-    if step.kernels == "scratch" or c.dropout:  # the attention weights are there to be dropped
-        block += FLOAT32 * rows * c.n_heads * length * length
+    weights = rows * c.n_heads * length * length
+    if step.kernels == "scratch":
+        block += FLOAT32 * weights
+    elif c.dropout:  # whether each attention weight stays, in a bit, as on a GPU
+        block += weights // 8
     if step.gradient_checkpointing:
         return _width(step) * rows * length * c.d_model * c.n_layers + block
     return block * c.n_layers

@@ -1,0 +1,35 @@
+"""Kernels of this project's own, in Triton, for what torch has no fast operation.
+
+    fused --usable?--> kernels.attention, .cross_entropy      operators that autograd and the compiler know
+                                    '--first call--> kernels.programs      the Triton programs
+
+Triton comes with torch on Linux and needs a CUDA device; where either is missing, `fused` does what it did before. The
+first call of an operator imports it, importing lm_torch does not. Each program is held against its `scratch` twin;
+Triton's interpreter runs it on a CPU for that (TRITON_INTERPRET=1).
+
+No program uses atomics and none is tuned by trial at run time, so the same input gives the same bits.
+"""
+
+import importlib.util
+import os
+import shutil
+
+import torch
+from torch import Tensor
+
+DEVICES = {"cuda"}
+"""Types of device on which the programs run; a test that interprets them adds "cpu"."""
+
+INSTALLED = importlib.util.find_spec("triton") is not None and any(
+    map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))
+)
+"""Whether Triton is there, and a C compiler, with which it builds what launches a program."""
+
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+def usable(x: Tensor) -> bool:
+    """Whether the programs run on tensors like x: its device (of compute capability 8 or later) and type."""
+    if not INSTALLED or x.dtype not in DTYPES or x.device.type not in DEVICES:
+        return False
+    return x.device.type != "cuda" or torch.cuda.get_device_properties(x.device).major >= 8
