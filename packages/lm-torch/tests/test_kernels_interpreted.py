@@ -1,4 +1,4 @@
-"""test_kernels.py on a CPU, in a process: Triton's interpreter has to be asked for before Triton is imported."""
+"""The tests of the kernels on a CPU: Triton's interpreter has to be asked for before Triton is imported."""
 
 import importlib.util
 import os
@@ -8,19 +8,20 @@ from pathlib import Path
 
 import pytest
 
-TESTS = Path(__file__).with_name("test_kernels.py")
+HERE = Path(__file__).parent
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
-def test_the_kernels_are_their_twins_in_triton_s_interpreter() -> None:
-    arguments = ["-q", "-n0", "-p", "no:cacheprovider", "-m", "", str(TESTS)]
+@pytest.mark.parametrize("tests", ["test_kernels.py", "test_kernels_decode.py"])
+def test_the_kernels_are_their_twins_in_triton_s_interpreter(tests: str) -> None:
+    arguments = ["-q", "-n0", "-p", "no:cacheprovider", "-m", "", str(HERE / tests)]
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTEST_ADDOPTS": ""}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *arguments],
         capture_output=True,
         text=True,
         env=environment,
-        cwd=TESTS.parents[3],
+        cwd=HERE.parents[2],
     )
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     assert " passed" in done.stdout

@@ -19,6 +19,7 @@ from lm_core.terminal import say
 from lm_torch.compiling import compiling
 from lm_torch.decode import TorchDecoder, chosen_ids
 from lm_torch.inference import KVCache
+from lm_torch.kernels.decode import FewRows, usable
 from lm_torch.model import LanguageModel
 
 IDS_PER_CALL = 16
@@ -42,6 +43,7 @@ class StaticDecoder(TorchDecoder):
         compile_step: let torch compile the step.
         graph: capture it as a CUDA graph.
         ids_per_call: how many ids are drawn before the host reads them; by default many with a graph, else one.
+        own_kernels: use this project's kernels where they take the model and the rows, and nothing is compiled.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class StaticDecoder(TorchDecoder):
         compile_step: bool = False,
         graph: bool = False,
         ids_per_call: int | None = None,
+        own_kernels: bool = True,
     ):
         super().__init__(model, rows, vocab_size)
         self.ids_per_call = ids_per_call or (IDS_PER_CALL if graph else 1)
@@ -63,6 +66,9 @@ class StaticDecoder(TorchDecoder):
         self.turn = torch.zeros(1, dtype=torch.int64, device=self.device)
         """[1], which row of `uniforms` and of `drawn` the next step takes."""
         self.forward = torch.compile(self._forward, dynamic=False) if compile_step else self._forward
+        self.own_kernels = own_kernels and not compile_step
+        self.few_rows: dict[int, FewRows] = {}
+        """By number of rows, where this project's kernels do the step."""
         self.captured: dict[tuple[int, bool, SamplingConfig], Step] = {}
         """By number of rows, whether ids seen are noted, and how is sampled: all that decides which kernels run."""
 
@@ -96,46 +102,61 @@ class StaticDecoder(TorchDecoder):
             def step() -> None:
                 self._advance(size, sampling)
 
+            if self.own_kernels and size not in self.few_rows and usable(self.model, size):
+                self.few_rows[size] = FewRows(self.model, size)
+                try:
+                    self._try(step)
+                except Exception as error:  # of Triton, whose errors have no base, or of the C compiler that it calls
+                    say(f"decoding by torch's kernels: this project's cannot be built ({_first_line(error)})")
+                    self.own_kernels = False
+                    self.few_rows.clear()
             self.captured[key] = self._capture(step) if self.graph else step
         return self.captured[key]
+
+    def _try(self, step: Step) -> None:
+        """Take a step that changes nothing: what it writes to the caches lies where the next one writes again."""
+        changed = [self.logits, self.positions, self.turn, *([] if self.seen is None else [self.seen])]
+        before = [tensor.clone() for tensor in changed]
+        try:
+            step()
+        finally:
+            for tensor, value in zip(changed, before, strict=True):
+                tensor.copy_(value)
 
     def _advance(self, size: int, sampling: SamplingConfig) -> None:
         """Draw an id of each of the first `size` rows and read it; nothing waits for the host."""
         seen, positions = None if self.seen is None else self.seen[:size], self.positions[:size]
-        uniforms = self.uniforms[:, :size].index_select(0, self.turn)[0]
+        uniforms = self.uniforms[:, :size].index_select(0, self.turn)[0] if sampling.temperature else self.uniforms[0]
         chosen = chosen_ids(self.logits[:size], uniforms, sampling, seen)
+        caches = [KVCache(cache.k[:size], cache.v[:size]) for cache in self.caches]
+        if size in self.few_rows:
+            self.few_rows[size].logits(chosen, caches, positions, self.logits[:size])
+            self.few_rows[size].note(chosen, self.drawn, self.turn, positions)
+            return
         self.drawn[:, :size].index_copy_(0, self.turn, chosen[None])
         self.turn += 1
-        caches = [KVCache(cache.k[:size], cache.v[:size]) for cache in self.caches]
         with compiling():
             self.forward(chosen[:, None], caches, positions.clamp(max=self.seq_len - 1), self.logits[:size])
-        positions.add_(1).clamp_(max=self.seq_len)
+        positions += 1
 
     def _forward(self, ids: Tensor, caches: list[KVCache], offsets: Tensor, logits: Tensor) -> None:
         logits.copy_(self.model.logits(ids, caches, offsets))
 
     def _capture(self, step: Step) -> Step:
         """The step as a graph to be replayed; as it is, said once, where that cannot be done."""
-        changed = [self.logits, self.positions, self.turn, *([] if self.seen is None else [self.seen])]
-        # What a step writes to the caches lies where the next one writes again.
-        before = [tensor.clone() for tensor in changed]
         graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         try:
             with torch.cuda.stream(stream):
                 for _ in range(WARMUP_STEPS):
-                    self.turn.zero_()
-                    step()
+                    self._try(step)
             torch.cuda.current_stream().wait_stream(stream)
             with torch.cuda.graph(graph):
                 step()
         except RuntimeError as error:
-            say(f"decoding without a CUDA graph: it cannot be captured ({str(error).strip().splitlines()[0]})")
+            say(f"decoding without a CUDA graph: it cannot be captured ({_first_line(error)})")
             self.graph = False
             return step
-        finally:
-            for tensor, value in zip(changed, before, strict=True):
-                tensor.copy_(value)
         return graph.replay
 
     @torch.inference_mode()
@@ -146,6 +167,10 @@ class StaticDecoder(TorchDecoder):
         for tensor in [*moved, *(half for cache in self.caches for half in (cache.k, cache.v))]:
             tensor[:count] = tensor[kept]
         self.lengths = [self.lengths[row] for row in rows]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def make_decoder(

@@ -1,0 +1,147 @@
+"""The step of decoding by kernels of this project's own, for few rows: see `programs.decode`.
+
+Its twin is `InferenceModel.logits` with an offset for each row; the tests hold them together.
+
+Axes: R rows, D model, F feed-forward, N heads, K kv heads, H head, S cached time, V vocabulary.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lm_torch import fused, kernels
+from lm_torch.attention import angles_at
+from lm_torch.inference import InferenceModel, KVCache, Norm, Projection
+
+MOST_ROWS = 8
+"""From here on the matrix units, which take 16 rows at least, are worth more than one kernel less."""
+PROGRAMS = 132
+"""Multiprocessors of an H100, none of which should go without: a smaller matrix is cut into narrower tiles."""
+TILE_BYTES = 32768
+"""Of a matrix that a program holds in registers: four programs fit on a multiprocessor of an H100."""
+WIDEST = 16384
+"""Columns that fit into one tile."""
+CHUNK = 128
+"""Keys that a program of `attend` goes over: 1,024 of them keep 96 programs busy with 12 heads."""
+ACTIVATIONS = {"gelu": 1, "gelu_tanh": 2, "swiglu": 3}
+
+
+def usable(model: InferenceModel, rows: int) -> bool:
+    """Whether the kernels take the model, on its device."""
+    c = model.config
+    return (
+        rows <= MOST_ROWS
+        and model.kernels is fused
+        and kernels.usable(model.head.weight)
+        and max(c.d_model, c.ff_dim) <= WIDEST
+        and c.head_dim <= 256
+    )
+
+
+class FewRows:
+    """The buffers of a step, and the step.
+
+    Args:
+        model: the weights.
+        rows: R.
+        early: start each kernel before the one in front of it has ended; by default where the card can.
+    """
+
+    def __init__(self, model: InferenceModel, rows: int, early: bool | None = None):
+        from lm_torch.kernels.programs import decode as programs
+
+        c, device = model.config, model.embed.device
+        self.model, self.rows, self.programs = model, rows, programs
+        able = device.type == "cuda" and torch.cuda.get_device_properties(device).major >= 9
+        self.early = able if early is None else early
+        self.launch = {"launch_pdl": True} if self.early else {}
+        self.chunks = -(-c.seq_len // CHUNK)
+
+        def empty(*shape: int) -> Tensor:
+            return torch.empty(rows, *shape, dtype=torch.float32, device=device)
+
+        self.x, self.hidden = empty(c.d_model), empty(c.ff_dim)
+        self.qkv = empty((c.n_heads + 2 * c.kv_heads) * c.head_dim)
+        self.mixed = empty(c.n_heads, self.chunks, c.head_dim)
+        self.sums = empty(c.n_heads, self.chunks, 2)
+        times = torch.arange(c.seq_len if c.positions == "rope" else 1, device=device)
+        self.cosines, self.sines = angles_at(times, max(1, c.head_dim // 2), c.rope_theta)
+
+    def logits(self, ids: Tensor, caches: list[KVCache], positions: Tensor, out: Tensor) -> None:
+        """Read ids [R] at `positions` [R] (past the last of the cache: there), and leave the logits in `out` [R, V]."""
+        c, m = self.model.config, self.model
+        place = m.embed if m.pos_embed is None else m.pos_embed
+        self.programs.embed[(self.rows,)](
+            ids, m.embed, place, positions, self.x, c.d_model, c.seq_len - 1,
+            PLACED=m.pos_embed is not None, COLUMNS=_power(c.d_model), EARLY=self.early, **self.launch,
+        )  # fmt: skip
+        for block, cache in zip(m.blocks, caches, strict=True):
+            self._normed_linear(self.x, block.attn_norm, block.qkv_proj, self.qkv)
+            self._attend(cache, positions)
+            self._mixed_linear(block.o_proj, positions)
+            self._normed_linear(self.x, block.mlp_norm, block.up_proj, self.hidden, ACTIVATIONS[c.mlp], block.gated)
+            self._linear(self.hidden, block.down_proj)
+        self._normed_linear(self.x, m.norm, m.head, out)
+
+    def note(self, chosen: Tensor, drawn: Tensor, turn: Tensor, positions: Tensor) -> None:
+        """drawn[turn, :R] = chosen [R]; turn and the positions [R] go on by one."""
+        self.programs.note[(1,)](
+            chosen, drawn, turn, positions, drawn.stride(0),
+            ROWS=self.rows, LANES=_power(self.rows), EARLY=self.early, num_warps=1, **self.launch,
+        )  # fmt: skip
+
+    def _normed_linear(
+        self, x: Tensor, norm: Norm, projection: Projection, y: Tensor, activation: int = 0, gated: bool = False
+    ) -> None:
+        outs = y.shape[1]
+        tile = _tile(projection.weight, outs, 2 if gated else 1)
+        self.programs.normed_linear[(-(-outs // tile["OUTS"]),)](
+            x, norm.weight, _given(norm.bias, x), projection.weight, _given(projection.bias, x), y,
+            x.shape[1], outs, norm.eps,
+            CENTRED=norm.centred, SHIFTED=norm.bias is not None, BIASED=projection.bias is not None,
+            ACTIVATION=activation, GATED=gated, ROWS=self.rows, EARLY=self.early, **tile, **self.launch,
+        )  # fmt: skip
+
+    def _attend(self, cache: KVCache, positions: Tensor) -> None:
+        c = self.model.config
+        self.programs.attend[(self.rows * c.kv_heads, self.chunks)](
+            self.qkv, cache.k, cache.v, positions, self.cosines, self.sines, self.mixed, self.sums,
+            c.n_heads, c.kv_heads, c.seq_len - 1, self.chunks, c.head_dim**-0.5,
+            WIDTH=c.head_dim, HIGH=_power(c.head_dim), GROUP=c.n_heads // c.kv_heads, CHUNK=CHUNK,
+            ROPE=c.positions == "rope", EARLY=self.early, **self.launch,
+        )  # fmt: skip
+
+    def _mixed_linear(self, projection: Projection, positions: Tensor) -> None:
+        c, tile = self.model.config, _tile(projection.weight, self.x.shape[1])
+        self.programs.mixed_linear[(-(-c.d_model // tile["OUTS"]),)](
+            self.mixed, self.sums, positions, projection.weight, _given(projection.bias, self.x), self.x,
+            c.n_heads, c.seq_len - 1, self.chunks,
+            BIASED=projection.bias is not None, WIDTH=c.head_dim, CHUNK=CHUNK,
+            ROWS=self.rows, EARLY=self.early, **tile, **self.launch,
+        )  # fmt: skip
+
+    def _linear(self, hidden: Tensor, projection: Projection) -> None:
+        outs = self.x.shape[1]
+        tile = _tile(projection.weight, outs)
+        self.programs.linear[(-(-outs // tile["OUTS"]),)](
+            hidden, projection.weight, _given(projection.bias, self.x), self.x, hidden.shape[1], outs,
+            BIASED=projection.bias is not None, ROWS=self.rows, EARLY=self.early, **tile, **self.launch,
+        )  # fmt: skip
+
+
+def _power(count: int) -> int:
+    """The power of two from `count` on."""
+    return 1 << (count - 1).bit_length()
+
+
+def _tile(weight: Tensor, outs: int, tiles: int = 1) -> dict[str, Any]:
+    """Rows and columns of the part of a matrix that a program holds, where it holds so many of them."""
+    columns = _power(weight.shape[1])
+    rows = min(16, TILE_BYTES // (columns * weight.element_size() * tiles), _power(outs // PROGRAMS + 1) // 2)
+    return {"OUTS": max(1, rows), "COLUMNS": columns}
+
+
+def _given(tensor: Tensor | None, instead: Tensor) -> Tensor:
+    """A program takes a pointer where it reads nothing too."""
+    return instead if tensor is None else tensor

@@ -1,0 +1,117 @@
+"""The kernels of a decoding step against the plain operations: logits, caches and ids.
+
+They run on a CUDA device (`-m gpu`), or on a CPU by Triton's interpreter, for which test_kernels_interpreted.py starts
+pytest on this file.
+"""
+
+import os
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lm_core.config import SamplingConfig, StepConfig
+from lm_core.sampling import Generation, generate
+from lm_core.testing import MODELS, rough_arrays
+from lm_torch import kernels
+from lm_torch.decode import TorchDecoder
+from lm_torch.inference import InferenceModel, KVCache
+from lm_torch.kernels import decode
+from lm_torch.kernels.decode import FewRows
+from lm_torch.static_decode import StaticDecoder
+from lm_torch.step import load_weights, make_model
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cpu" if INTERPRETED else "cuda"
+if not INTERPRETED:
+    pytestmark = pytest.mark.gpu
+ERROR = {"float32": 2e-6, "bfloat16": 2e-2}
+"""Of the logits, relative to their norm."""
+
+
+@pytest.fixture(autouse=True)
+def _run_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "DEVICES", {DEVICE})
+    monkeypatch.setattr(decode, "CHUNK", 8)  # three of them make the 24 positions of the models
+    if INTERPRETED:  # which takes as long for a small tile as for a large one
+        monkeypatch.setattr(decode, "PROGRAMS", 2)
+
+
+def model(name: str, dtype: Any = "float32") -> Any:
+    built = make_model(MODELS[name], StepConfig(dtype=dtype), torch.device(DEVICE))
+    load_weights(built, rough_arrays(MODELS[name]))
+    return built
+
+
+def caches(inference: InferenceModel, rows: int) -> list[KVCache]:
+    c, numbers = inference.config, torch.Generator().manual_seed(0)
+    shape = (rows, c.kv_heads, c.seq_len, c.head_dim)
+
+    def some() -> Tensor:
+        return torch.randn(shape, generator=numbers).to(DEVICE, inference.dtype)
+
+    return [KVCache(some(), some()) for _ in range(c.n_layers)]
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"), [*((name, "float32") for name in MODELS), ("llama", "bfloat16"), ("gpt2", "bfloat16")]
+)
+def test_logits_and_caches_are_those_of_the_plain_operations(name: str, dtype: str) -> None:
+    """Rows at the first position, at the first of a chunk, at the last, and past it."""
+    inference = InferenceModel(model(name, dtype), 29)
+    positions = torch.tensor([0, 8, 23, 24], device=DEVICE)
+    ids = torch.tensor([1, 30, 5, 9], device=DEVICE)
+    plain, ours = caches(inference, 4), caches(inference, 4)
+    expected = inference.logits(ids[:, None], plain, positions.clamp(max=23))
+    found = torch.full_like(expected, float("nan"))
+    FewRows(inference, 4).logits(ids, ours, positions, found)
+    for row, (a, b) in enumerate(zip(found, expected, strict=True)):
+        assert float((a - b).norm()) <= ERROR[dtype] * float(b.norm()), row
+    for a, b in zip(ours, plain, strict=True):
+        torch.testing.assert_close(a.k, b.k, rtol=ERROR[dtype], atol=ERROR[dtype])
+        torch.testing.assert_close(a.v, b.v, rtol=ERROR[dtype], atol=ERROR[dtype])
+
+
+def test_ids_are_those_of_the_eager_decoder() -> None:
+    """Rows of several lengths, past the window, one of them ended early."""
+    built, prompts = model("llama"), [[1, 2, 3], [4], list(range(19))]
+    sampling = SamplingConfig(temperature=0.8, top_k=12, repetition_penalty=1.2)
+    own = StaticDecoder(built, 3, graph=not INTERPRETED, ids_per_call=4)
+    texts = []
+    for decoder in (own, TorchDecoder(built, 3)):
+        generation = Generation(decoder, prompts, 24, 0, sampling)
+        for position in range(10):
+            generation.end({0} if position == 5 else set())
+            generation.step()
+        texts.append(generation.ids)
+    assert sorted(own.few_rows) == [2, 3], "the kernels did the step"
+    assert texts[0] == texts[1]
+
+
+def test_kernels_that_cannot_be_built_are_done_without(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise FileNotFoundError("no C compiler")
+
+    monkeypatch.setattr(FewRows, "logits", fail)
+    built = model("gpt2")
+    own, plain = StaticDecoder(built), TorchDecoder(built)
+    both = [list(generate(decoder, [1, 2], 6, 24, 0, SamplingConfig())) for decoder in (own, plain)]
+    assert both[0] == both[1]
+    assert capsys.readouterr().err.count("this project's cannot be built (no C compiler)") == 1
+
+
+@pytest.mark.skipif(INTERPRETED, reason="a CPU starts nothing early")
+@pytest.mark.parametrize("rows", [1, 8])
+def test_kernels_that_start_early_give_the_same_bits(rows: int) -> None:
+    inference = InferenceModel(model("llama"), 29)
+    positions, ids = torch.full((rows,), 5, device=DEVICE), torch.arange(rows, device=DEVICE)
+    found = []
+    for early in (False, True):
+        out, of_rows = torch.empty(rows, 29, device=DEVICE), caches(inference, rows)
+        for _ in range(3):
+            FewRows(inference, rows, early).logits(ids, of_rows, positions, out)
+        found.append(out.clone())
+    assert torch.equal(*found)
