@@ -10,7 +10,7 @@ from mlx import nn
 from lm_mlx import scratch
 
 LOGITS_BYTES = 1 << 26
-"""What `linear_cross_entropy` holds of the logits at a time."""
+"""What `linear_cross_entropy` and `linear_token_losses` hold of the logits at a time."""
 
 embedding = scratch.embedding
 silu = nn.silu
@@ -53,21 +53,30 @@ def scaled_dot_product_attention(
 
     The kernel takes [B, N, T, H] and no weights to drop; for anything else the operations are spelled out.
     """
-    if drop is not None or q.ndim != 4 or (is_causal and mask is not None) or q.dtype == mx.float64:
+    if drop is not None or q.ndim != 4 or q.dtype == mx.float64:
         return scratch.scaled_dot_product_attention(q, k, v, mask, is_causal, drop)
-    seen = "causal" if is_causal else mask
+    seen: str | mx.array | None = "causal" if is_causal else mask
+    if is_causal and mask is not None:  # the kernel takes one of the two
+        seen = mask & mx.tril(mx.ones((q.shape[-2], k.shape[-2]), dtype=mx.bool_))
     return mx.fast.scaled_dot_product_attention(q, k, v, scale=1 / math.sqrt(q.shape[-1]), mask=seen)
 
 
-def cross_entropy(logits: mx.array, targets: mx.array) -> mx.array:
-    """See `scratch.cross_entropy`; the exponentials are kept for the gradients.
+def token_losses(logits: mx.array, targets: mx.array) -> mx.array:
+    """See `scratch.token_losses`."""
+    return nn.losses.cross_entropy(scratch.widened(logits), targets, reduction="none")
+
+
+def cross_entropy(logits: mx.array, targets: mx.array, weights: mx.array | None = None) -> mx.array:
+    """See `scratch.cross_entropy`; the exponentials are kept for the gradients, and the weights are constants.
 
     The framework takes them twice, for the loss and for its softmax, and on the CPU of Linux they cost 10 ns each: at
     10,000 words more than the head's matrix products.
     """
     wide, places = scratch.widened(logits), targets[..., None]
+    scales = None if weights is None else mx.stop_gradient(weights)[..., None]
     if mx.default_device() == mx.Device(mx.gpu):  # one kernel there
-        return nn.losses.cross_entropy(wide, targets, reduction="mean")
+        losses = token_losses(wide, targets)
+        return (losses if scales is None else losses * scales[..., 0]).mean()
 
     @mx.custom_function
     def with_exponentials(logits: mx.array) -> tuple[mx.array, mx.array, mx.array]:
@@ -75,11 +84,13 @@ def cross_entropy(logits: mx.array, targets: mx.array) -> mx.array:
         exps = mx.exp(logits - largest)
         sums = exps.sum(axis=-1, keepdims=True)
         chosen = mx.take_along_axis(logits, places, axis=-1) - largest
-        return (mx.log(sums) - chosen).mean(), exps, sums
+        losses = mx.log(sums) - chosen
+        return (losses if scales is None else losses * scales).mean(), exps, sums
 
     @with_exponentials.vjp
     def _(_: mx.array, cotangents: tuple[mx.array, ...], outputs: tuple[mx.array, ...]) -> mx.array:
         share = cotangents[0] / targets.size
+        share = share if scales is None else share * scales
         slopes = cast(mx.array, _once(outputs[1], outputs[2], share))
         return mx.put_along_axis(slopes, places, mx.take_along_axis(slopes, places, axis=-1) - share, axis=-1)
 
@@ -99,22 +110,40 @@ def _(*_: object) -> mx.array:
     )
 
 
-def linear_cross_entropy(x: mx.array, weight: mx.array, bias: mx.array | None, targets: mx.array) -> mx.array:
+def linear_token_losses(x: mx.array, weight: mx.array, bias: mx.array | None, targets: mx.array) -> mx.array:
+    """See `scratch.linear_token_losses`; the logits of some tokens at a time."""
+    rows, flat, chunk = x.reshape(-1, x.shape[-1]), targets.reshape(-1), _rows_at_a_time(weight)
+    starts = range(0, len(rows), chunk)
+    parts = [token_losses(linear(rows[i : i + chunk], weight, bias), flat[i : i + chunk]) for i in starts]
+    return mx.concatenate(parts).reshape(targets.shape)
+
+
+def _rows_at_a_time(weight: mx.array) -> int:
+    return max(1, LOGITS_BYTES // (4 * weight.shape[0]))
+
+
+def linear_cross_entropy(
+    x: mx.array, weight: mx.array, bias: mx.array | None, targets: mx.array, weights: mx.array | None = None
+) -> mx.array:
     """See `scratch.linear_cross_entropy`; many logits are made some tokens at a time, and again for the gradients."""
     rows, targets = x.reshape(-1, x.shape[-1]), targets.reshape(-1)
-    chunk = max(1, LOGITS_BYTES // (4 * weight.shape[0]))
+    weights = None if weights is None else weights.reshape(-1)
+    chunk = _rows_at_a_time(weight)
     if len(rows) <= chunk:
-        return cross_entropy(linear(rows, weight, bias), targets)
+        return cross_entropy(linear(rows, weight, bias), targets, weights)
     # Wide where they go in, so that their gradients are added up in float32.
     wide = [scratch.widened(a) for a in (weight, bias) if a is not None]
-    parts = [
-        mx.checkpoint(_summed_loss)(rows[start : start + chunk], targets[start : start + chunk], *wide)
-        for start in range(0, len(rows), chunk)
-    ]
+    parts = []
+    for start in range(0, len(rows), chunk):
+        at = slice(start, start + chunk)
+        part = rows[at], targets[at], None if weights is None else weights[at]
+        parts.append(mx.checkpoint(_summed_loss)(*part, *wide))
     return mx.stack(parts).sum() / len(rows)
 
 
-def _summed_loss(x: mx.array, targets: mx.array, weight: mx.array, bias: mx.array | None = None) -> mx.array:
+def _summed_loss(
+    x: mx.array, targets: mx.array, weights: mx.array | None, weight: mx.array, bias: mx.array | None = None
+) -> mx.array:
     logits = linear(x, weight.astype(x.dtype), None if bias is None else bias.astype(x.dtype))
     # A checkpoint would differentiate by all of its arguments, the ids among them.
-    return cross_entropy(logits, mx.stop_gradient(targets)) * len(targets)
+    return cross_entropy(logits, mx.stop_gradient(targets), weights) * len(targets)

@@ -99,14 +99,41 @@ def scaled_dot_product_attention(
     return (weights if drop is None else drop(weights)).astype(v.dtype) @ v
 
 
-def cross_entropy(logits: mx.array, targets: mx.array) -> mx.array:
-    """Mean of log sum exp(logits) - logits[target] in nats: logits [..., V], targets [...] -> a scalar."""
+def token_losses(logits: mx.array, targets: mx.array) -> mx.array:
+    """log sum exp(logits) - logits[target] in nats: logits [..., V], targets [...] -> [...]."""
     logits = widened(logits)
     logits = logits - mx.stop_gradient(logits.max(axis=-1, keepdims=True))
     chosen = mx.take_along_axis(logits, targets[..., None], axis=-1).squeeze(-1)
-    return (mx.log(mx.exp(logits).sum(axis=-1)) - chosen).mean()
+    return mx.log(mx.exp(logits).sum(axis=-1)) - chosen
 
 
-def linear_cross_entropy(x: mx.array, weight: mx.array, bias: mx.array | None, targets: mx.array) -> mx.array:
-    """The loss of an output head: x [..., D], weight [V, D], bias [V], targets [...] -> a scalar."""
-    return cross_entropy(linear(x, weight, bias), targets)
+def cross_entropy(logits: mx.array, targets: mx.array, weights: mx.array | None = None) -> mx.array:
+    """Mean over all targets of weight x loss in nats: logits [..., V], targets [...], weights [...] -> a scalar.
+
+    It is divided by the number of targets, whatever the weights sum to, so it is linear in them.
+    """
+    losses = token_losses(logits, targets)
+    return (losses if weights is None else losses * weights).mean()
+
+
+def linear_cross_entropy(
+    x: mx.array, weight: mx.array, bias: mx.array | None, targets: mx.array, weights: mx.array | None = None
+) -> mx.array:
+    """The loss of an output head, see `cross_entropy`.
+
+    Args:
+        x: [..., D].
+        weight: of the head, [V, D].
+        bias: of the head, [V].
+        targets: [...].
+        weights: of the targets, [...], float32; 1 by default. `fused` takes them as constants.
+
+    Returns:
+        A scalar.
+    """
+    return cross_entropy(linear(x, weight, bias), targets, weights)
+
+
+def linear_token_losses(x: mx.array, weight: mx.array, bias: mx.array | None, targets: mx.array) -> mx.array:
+    """The loss of each target of an output head: x [..., D], weight [V, D], bias [V], targets [...] -> [...]."""
+    return token_losses(linear(x, weight, bias), targets)

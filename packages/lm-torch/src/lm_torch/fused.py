@@ -12,7 +12,7 @@ from lm_torch.dropout import Dropping
 from lm_torch.kernels import attention as flash
 
 LOGITS_BYTES = 1 << 26
-"""What `linear_cross_entropy` holds of the logits at a time."""
+"""What `linear_cross_entropy` and `linear_token_losses` hold of the logits at a time."""
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -58,53 +58,94 @@ def scaled_dot_product_attention(
     """See `scratch.scaled_dot_product_attention`; flash attention (Dao 2023) where torch has it.
 
     torch's kernel draws dropout masks of its own, and ours are the other backend's too: a kernel of this project makes
-    them where it can, and elsewhere the operations are spelled out. So they are for a mask that is causal besides,
-    which torch's kernel does not take.
+    them where it can, and elsewhere the operations are spelled out.
     """
     if isinstance(drop, Dropping) and is_causal and mask is None and kernels.usable(q) and flash.usable(q, k, v):
         return flash.attention(q, k, v, drop)
-    if drop is not None or (is_causal and mask is not None):
+    if drop is not None:
         return scratch.scaled_dot_product_attention(q, k, v, mask, is_causal, drop)
+    if is_causal and mask is not None:  # the kernel takes one of the two
+        past = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
+        mask, is_causal = mask & past, False
     if is_causal and q.shape == k.shape and onednn.attends_better(q):
         return onednn.causal_attention(q, k, v)
     grouped = q.ndim > 2 and k.shape[-3] != q.shape[-3]
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal, enable_gqa=grouped)
 
 
-def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
+    """See `scratch.token_losses`."""
+    flat = scratch.widened(logits).reshape(-1, logits.shape[-1])
+    return F.cross_entropy(flat, targets.reshape(-1), reduction="none").view(targets.shape)
+
+
+def cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
     """See `scratch.cross_entropy`."""
+    if weights is not None:
+        return (token_losses(logits, targets) * weights).mean()
     return F.cross_entropy(scratch.widened(logits).reshape(-1, logits.shape[-1]), targets.reshape(-1))
 
 
-def linear_cross_entropy(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+def linear_token_losses(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+    """See `scratch.linear_token_losses`; without gradients, the logits of some tokens at a time are held."""
+    rows, flat, chunk = x.reshape(-1, x.shape[-1]), targets.reshape(-1), _rows_at_a_time(weight)
+    starts = range(0, len(rows), chunk)
+    parts = [token_losses(linear(rows[i : i + chunk], weight, bias), flat[i : i + chunk]) for i in starts]
+    return torch.cat(parts).view(targets.shape)
+
+
+def _rows_at_a_time(weight: Tensor) -> int:
+    return max(1, LOGITS_BYTES // (4 * weight.shape[0]))
+
+
+def linear_cross_entropy(
+    x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, weights: Tensor | None = None
+) -> Tensor:
     """See `scratch.linear_cross_entropy`; the logits of some tokens at a time, then their gradient in their place.
 
     The gradients are made in the forward pass, while the logits are there: the backward pass only scales them. So a
-    graph that is retained may be gone through again, and the gradient of a gradient is refused: `scratch` has it.
+    graph that is retained may be gone through again, and the gradient of a gradient is refused: `scratch` has it, and
+    that by the targets' weights.
     """
+    if weights is not None and weights.requires_grad:
+        raise NotImplementedError(
+            "the fused loss has no gradient by the targets' weights: detach them, or use kernels = scratch"
+        )
     rows, targets = x.reshape(-1, x.shape[-1]), targets.reshape(-1)
-    loss: Tensor = _HeadLoss.apply(rows, weight, bias, targets, torch.is_grad_enabled())
+    column = None if weights is None else weights.reshape(-1, 1)
+    loss: Tensor = _HeadLoss.apply(rows, weight, bias, targets, column, torch.is_grad_enabled())
     return loss
 
 
 class _HeadLoss(torch.autograd.Function):
-    """x [rows, D] -> mean loss, with the gradients of x, weight and bias at hand."""
+    """x [rows, D], targets' weights [rows, 1] -> mean loss, with the gradients of x, weight and bias at hand."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, tracked: bool) -> Tensor:
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        weights: Tensor | None,
+        tracked: bool,
+    ) -> Tensor:
         wide = torch.promote_types(x.dtype, torch.float32)
         total = torch.zeros((), dtype=wide, device=x.device)
         dx, dweight, dbias = torch.empty_like(x) if tracked else None, None, None
-        chunk = max(1, LOGITS_BYTES // (4 * weight.shape[0]))
+        chunk = _rows_at_a_time(weight)
         add = _first if len(x) <= chunk else _wide_sum
         for start in range(0, len(x), chunk):
             part, target = x[start : start + chunk], targets[start : start + chunk, None]
+            scale = None if weights is None else weights[start : start + chunk]
             scores = F.log_softmax(linear(part, weight, bias), dim=1, dtype=wide)
-            total -= scores.gather(1, target).sum()
+            chosen = scores.gather(1, target)
+            total -= (chosen if scale is None else chosen * scale).sum()
             if dx is None:
                 continue
             # p - onehot, in place; the mean's 1 / rows goes into the factors, which are smaller.
-            dlogits = scores.exp_().scatter_add_(1, target, torch.full_like(target, -1, dtype=wide)).to(x.dtype)
+            dlogits = scores.exp_().scatter_add_(1, target, torch.full_like(target, -1, dtype=wide))
+            dlogits = (dlogits if scale is None else dlogits.mul_(scale)).to(x.dtype)
             torch.div(linear(dlogits, weight.t()), len(x), out=dx[start : start + chunk])
             dweight = add(dweight, linear(dlogits.t(), (part / len(x)).t()))
             if bias is not None:
@@ -133,7 +174,7 @@ class _HeadLoss(torch.autograd.Function):
             gradients = [None if g is None else g * dloss.to(g.dtype) for g in gradients]
         elif kept:
             gradients = [None if g is None else g.clone() for g in gradients]
-        return (*gradients, None, None)
+        return (*gradients, None, None, None)
 
 
 def _graph_is_kept() -> bool:

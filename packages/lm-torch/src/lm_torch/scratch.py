@@ -99,14 +99,41 @@ def scaled_dot_product_attention(
     return (weights if drop is None else drop(weights)).to(v.dtype) @ v
 
 
-def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean of log sum exp(logits) - logits[target] in nats: logits [..., V], targets [...] -> a scalar."""
+def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
+    """log sum exp(logits) - logits[target] in nats: logits [..., V], targets [...] -> [...]."""
     logits = widened(logits)
     logits = logits - logits.amax(dim=-1, keepdim=True)
     chosen = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
-    return (logits.exp().sum(dim=-1).log() - chosen).mean()
+    return logits.exp().sum(dim=-1).log() - chosen
 
 
-def linear_cross_entropy(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
-    """The loss of an output head: x [..., D], weight [V, D], bias [V], targets [...] -> a scalar."""
-    return cross_entropy(linear(x, weight, bias), targets)
+def cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean over all targets of weight x loss in nats: logits [..., V], targets [...], weights [...] -> a scalar.
+
+    It is divided by the number of targets, whatever the weights sum to, so it is linear in them.
+    """
+    losses = token_losses(logits, targets)
+    return (losses if weights is None else losses * weights).mean()
+
+
+def linear_cross_entropy(
+    x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, weights: Tensor | None = None
+) -> Tensor:
+    """The loss of an output head, see `cross_entropy`.
+
+    Args:
+        x: [..., D].
+        weight: of the head, [V, D].
+        bias: of the head, [V].
+        targets: [...].
+        weights: of the targets, [...], float32; 1 by default. `fused` takes them as constants.
+
+    Returns:
+        A scalar.
+    """
+    return cross_entropy(linear(x, weight, bias), targets, weights)
+
+
+def linear_token_losses(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+    """The loss of each target of an output head: x [..., D], weight [V, D], bias [V], targets [...] -> [...]."""
+    return token_losses(linear(x, weight, bias), targets)
