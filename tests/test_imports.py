@@ -37,7 +37,7 @@ CORE_ORDER = [
     "run.loop",
     "interchange.ignored", "interchange.keys", "interchange.tensor_file", "interchange.architecture",
     "interchange.gpt2", "interchange.llama", "interchange.tokenizer", "interchange.folder", "report",
-    "testing.models", "testing.base", "testing.steps", "testing.decoders",
+    "testing.models", "testing.base", "testing.steps", "testing.batches", "testing.decoders",
 ]  # fmt: skip
 
 

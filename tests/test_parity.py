@@ -25,7 +25,7 @@ from lm_core.data.vocabulary import CharVocabulary
 from lm_core.model.init import initial_arrays
 from lm_core.sampling import Generation, generate
 from lm_core.schedules import learning_rate
-from lm_core.testing import MODELS, rough_arrays, some_batches, without_key_biases
+from lm_core.testing import MODELS, packed_batch, rough_arrays, some_batches, without_key_biases
 
 pytest.importorskip("mlx.core")
 
@@ -117,6 +117,18 @@ def test_gradients_agree_within_1e_4_relative_also_with_dropout(name: str, dropo
     for key in without_key_biases(torch):
         difference = np.linalg.norm(torch[key] - mlx[key]) / np.linalg.norm(torch[key])
         assert difference < 1e-4, key
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_scores_and_gradients_of_packed_documents_agree_also_with_weights_and_dropout(name: str) -> None:
+    model = MODELS[name].model_copy(update={"dropout": 0.2})
+    batch = packed_batch(model)
+    torch, mlx = (trainer(b, model, AdamWConfig(), rough_arrays(model)) for b in ("torch", "mlx"))
+    np.testing.assert_allclose(torch.score(batch), mlx.score(batch), rtol=0, atol=1e-5)
+    (loss, grads), (mlx_loss, mlx_grads) = torch.gradients(batch), mlx.gradients(batch)
+    assert loss == pytest.approx(mlx_loss, abs=1e-5)
+    for key in without_key_biases(grads):
+        assert np.linalg.norm(grads[key] - mlx_grads[key]) < 1e-4 * np.linalg.norm(grads[key]), key
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

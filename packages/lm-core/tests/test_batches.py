@@ -16,6 +16,7 @@ from lm_core.data.batches import (
     SequentialWindows,
     ShuffledWindows,
     frozen_batch,
+    mean_one,
 )
 from lm_core.data.permutation import Permutation
 from lm_core.data.token_ids import TokenIds
@@ -56,6 +57,43 @@ def test_the_ranks_of_any_world_size_put_together_are_the_global_batch(world: in
     together = Batch(*(np.concatenate(arrays) for arrays in zip(*((p.inputs, p.targets) for p in parts), strict=True)))
     assert same(together, whole)
     assert all(map(same, parts, whole.split(world))), "ranks and micro-batches divide the rows alike"
+
+
+def test_micro_batches_take_their_rows_of_weights_and_segments() -> None:
+    ids = np.arange(12, dtype=np.int32).reshape(4, 3)
+    parts = Batch(ids, ids + 1, ids.astype(np.float32) / 7, ids // 5).split(2)
+    for part, rows in zip(parts, (slice(0, 2), slice(2, 4)), strict=True):
+        assert part.weights is not None
+        np.testing.assert_array_equal(part.weights, ids[rows].astype(np.float32) / 7)
+        np.testing.assert_array_equal(part.segments, ids[rows] // 5)
+    assert {(part.weights, part.segments) for part in Batch(ids, ids).split(4)} == {(None, None)}
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"targets": np.zeros((2, 4), np.int32)}, r"targets are int32 \(2, 4\); integer"),
+        ({"weights": np.zeros((2, 3))}, r"weights are float64 \(2, 3\); float32"),
+        ({"weights": np.zeros(3, np.float32)}, r"weights are float32 \(3,\)"),
+        ({"segments": np.zeros((2, 3), np.float32)}, "segments are float32"),
+        ({"inputs": np.zeros(3, np.int32), "targets": np.zeros(3, np.int32)}, "inputs are"),
+    ],
+)
+def test_arrays_that_do_not_fit_together_are_no_batch(change: dict[str, np.ndarray], named: str) -> None:
+    ids = np.zeros((2, 3), np.int32)
+    with pytest.raises(ValueError, match=named):
+        Batch(**{"inputs": ids, "targets": ids, **change})
+
+
+def test_a_mask_s_weights_are_1_on_average_and_one_of_nothing_but_zeros_is_refused() -> None:
+    mask = np.array([[True, False, False], [True, True, False]])
+    np.testing.assert_array_equal(mean_one(mask), [[2, 0, 0], [2, 2, 0]])
+    graded = mean_one(np.array([[1.0, 0.25], [0.5, 0.25]]))
+    np.testing.assert_array_equal(graded, [[2, 0.5], [1, 0.5]])
+    assert graded.dtype == np.float32
+    np.testing.assert_array_equal(mean_one(np.ones((3, 7))), 1)
+    with pytest.raises(UserError, match="all masked"):
+        mean_one(0 * mask)
 
 
 @given(st.integers(0, 2**63), st.integers(1, 10**9))

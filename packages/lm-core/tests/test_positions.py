@@ -1,4 +1,4 @@
-"""Sinusoidal positions: what they are, and that a model has no parameter for them."""
+"""Where documents start; and sinusoidal positions: what they are, and that a model has no parameter for them."""
 
 import math
 
@@ -7,7 +7,12 @@ import pytest
 
 from lm_core.config import ModelConfig
 from lm_core.model.parameters import parameter_table
-from lm_core.model.positions import sinusoids
+from lm_core.model.positions import document_starts, sinusoids
+
+
+def test_a_document_starts_where_the_number_changes_also_to_one_that_was_there_before() -> None:
+    segments = np.array([[7, 7, 7, 7], [0, 1, 1, 0], [-1, -1, 5, 5]])
+    np.testing.assert_array_equal(document_starts(segments), [[0, 0, 0, 0], [0, 1, 1, 3], [0, 0, 2, 2]])
 
 
 def test_sines_fill_the_first_half_and_cosines_the_second() -> None:

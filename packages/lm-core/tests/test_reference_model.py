@@ -78,6 +78,31 @@ def test_the_loss_is_the_mean_of_minus_log_softmax() -> None:
     assert model.loss(c, weights(c), IDS, targets) == pytest.approx(-np.log(chosen).mean(), rel=1e-12)
 
 
+def test_the_loss_is_linear_in_the_weights_and_divides_by_the_number_of_targets() -> None:
+    c, targets = config(), np.roll(IDS, -1, axis=1)
+    losses = model.score(c, weights(c), IDS, targets)
+    factors = np.random.default_rng(0).standard_normal(IDS.shape)
+    assert model.loss(c, weights(c), IDS, targets, factors) == pytest.approx((losses * factors).sum() / 12, rel=1e-12)
+    assert model.loss(c, weights(c), IDS, targets, np.ones(IDS.shape)) == model.loss(c, weights(c), IDS, targets)
+
+
+@pytest.mark.parametrize("changes", VARIANTS, ids=lambda changes: "-".join(map(str, changes.values())))
+def test_packed_documents_have_the_losses_of_each_alone(changes: dict[str, Any]) -> None:
+    """The last row has the number of its first document again: it is another document."""
+    c, arrays = config(**changes), weights(config(**changes))
+    ids, segments = (
+        np.concatenate([IDS, IDS[:1]]),
+        np.array([[3, 3, 3, 3, 3, 3], [0, 0, 1, 2, 2, 2], [1, 1, 2, 2, 1, 1]]),
+    )
+    targets = np.roll(ids, -1, axis=1)
+    alone = [
+        [model.score(c, arrays, ids[row : row + 1, a:b], targets[row : row + 1, a:b])[0] for a, b in stretches]
+        for row, stretches in enumerate([[(0, 6)], [(0, 2), (2, 3), (3, 6)], [(0, 2), (2, 4), (4, 6)]])
+    ]
+    packed = model.score(c, arrays, ids, targets, segments)
+    np.testing.assert_allclose(packed, [np.concatenate(row) for row in alone], rtol=1e-12, atol=1e-12)
+
+
 def test_huge_logits_do_not_overflow() -> None:
     c = config()
     arrays = weights(c) | {"lm_head.weight": np.full((V, D), 1e300) * np.arange(V)[:, None]}

@@ -6,7 +6,7 @@ import torch
 
 from lm_core.config import SamplingConfig, StepConfig
 from lm_core.sampling import Generation, generate
-from lm_core.testing import ADAMW, MODELS, rough_arrays, some_batches, without_key_biases
+from lm_core.testing import ADAMW, MODELS, packed_batch, rough_arrays, some_batches, without_key_biases
 from lm_torch.backend import TorchBackend
 from lm_torch.decode import TorchDecoder
 from lm_torch.static_decode import StaticDecoder
@@ -44,6 +44,18 @@ def test_logits_gradients_and_steps_are_the_cpu_s(name: str, kernels: str) -> No
     weights, cpu_weights = gpu.weights(), cpu.weights()
     for key in without_key_biases(weights):
         np.testing.assert_allclose(weights[key], cpu_weights[key], atol=2e-5, err_msg=key)
+
+
+@pytest.mark.parametrize("kernels", ["fused", "scratch"])
+@pytest.mark.parametrize("name", MODELS)
+def test_scores_and_gradients_of_packed_documents_are_the_cpu_s(name: str, kernels: str) -> None:
+    gpu, cpu = (trainer(name, StepConfig(device=device, kernels=kernels)) for device in ("gpu", "cpu"))
+    batch = packed_batch(gpu.model.config)
+    np.testing.assert_allclose(gpu.score(batch), cpu.score(batch), atol=2e-5)
+    (loss, grads), (cpu_loss, cpu_grads) = gpu.gradients(batch), cpu.gradients(batch)
+    assert loss == pytest.approx(cpu_loss, abs=1e-5)
+    for key, grad in grads.items():
+        np.testing.assert_allclose(grad, cpu_grads[key], atol=5e-6, err_msg=key)
 
 
 @pytest.mark.parametrize("name", MODELS)

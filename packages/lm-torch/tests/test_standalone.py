@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from lm_core.model.positions import document_starts
 from lm_core.reference import model as reference
-from lm_core.testing import MODELS, rough_arrays
+from lm_core.testing import MODELS, packed_batch, rough_arrays
 from lm_torch import fused, scratch
 from lm_torch.attention import Attention, rotate
 from lm_torch.layers import MLP, Embedding, LayerNorm, Linear, RMSNorm, SwiGLU
@@ -81,3 +82,8 @@ def test_a_model_in_float64_is_the_reference_to_twelve_digits(kernels: ModuleTyp
     loss = model.loss(torch.from_numpy(ids), torch.from_numpy(ids))
     assert loss.dtype == torch.float64
     assert loss.item() == pytest.approx(reference.loss(config, arrays, ids, ids), abs=1e-13)
+    batch = packed_batch(config, rows=2, length=9)
+    starts = torch.from_numpy(document_starts(batch.segments))
+    losses = model.token_losses(torch.from_numpy(batch.inputs), torch.from_numpy(batch.targets).long(), starts)
+    expected = reference.score(config, arrays, batch.inputs, batch.targets, batch.segments)
+    np.testing.assert_allclose(losses.detach(), expected, rtol=0, atol=1e-12)

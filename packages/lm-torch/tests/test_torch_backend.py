@@ -6,7 +6,7 @@ import torch
 
 from lm_core.config import Dtype, SamplingConfig, StepConfig
 from lm_core.sampling import Generation
-from lm_core.testing import MODELS, rough_arrays
+from lm_core.testing import ADAMW, MODELS, packed_batch, rough_arrays, some_batches, without_key_biases
 from lm_torch.backend import TorchBackend
 from lm_torch.peak import stated_peak
 from lm_torch.step import load_weights, make_model
@@ -56,6 +56,31 @@ def test_a_compiled_decoder_draws_the_same_ids(name: str) -> None:
             generation.step()
         texts.append(generation.ids)
     assert texts[0] == texts[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("again", [False, True], ids=["", "checkpointed"])
+@pytest.mark.parametrize("name", ["testbed-d", "llama"])
+def test_compiling_changes_only_the_rounding_of_packed_documents(name: str, again: bool) -> None:
+    """With weights, dropout and lengths that vary; a batch without either in between."""
+    config = MODELS[name].model_copy(update={"dropout": 0.1})
+    plain, compiled = (
+        TorchBackend().build(
+            config,
+            ADAMW.model_copy(update={"eps": 1e-3}),
+            StepConfig(device="cpu", compile=compiled, varying_length=True, gradient_checkpointing=again),
+            rough_arrays(config),
+            0,
+        )
+        for compiled in (False, True)
+    )
+    batches = [packed_batch(config, length=length) for length in (16, 24, 8)]
+    for batch in (*batches[:2], some_batches(config).batch(1), batches[2]):
+        losses = [float(trainer.step(batch, 1e-3)["loss_nats"]) for trainer in (plain, compiled)]
+        assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    expected = plain.weights()
+    for key, array in without_key_biases(compiled.weights()).items():
+        np.testing.assert_allclose(array, expected[key], atol=2e-5, err_msg=key)
 
 
 def test_weights_that_are_missing_are_refused() -> None:

@@ -22,7 +22,8 @@ from lm_core.sampling import Decoder
 Metrics = Mapping[str, Any]
 """What a step says about itself, lazy: each waits for the device only when it is read.
 
-`loss_nats`: mean over tokens. `grad_norm`: of all gradients together, before clipping. Both are read by `float`.
+`loss_nats`: mean over all targets of weight x nats (see `Batch`). `grad_norm`: of all gradients together, before
+clipping. Both are read by `float`.
 `grad_norms`: one for each parameter, in the order of the table, before clipping; read by `.tolist()`.
 """
 NumpyArrays = Mapping[str, NDArray[Any]]
@@ -40,7 +41,13 @@ class Trainer(Protocol):
         """What the optimizer did in the last step, by bucket: K-beta's `sunspike` and `beta2`, nothing for AdamW."""
 
     def evaluate(self, batch: Batch) -> SupportsFloat:
-        """Mean loss in nats, without dropout."""
+        """Mean over all targets of weight x nats, without dropout: the weighted mean of `score` but for rounding."""
+
+    def score(self, batch: Batch) -> NDArray[np.float32]:
+        """Nats of each target, [B, T], without dropout and without the batch's weights, within its documents.
+
+        With `kernels = "fused"` only the logits of some tokens are held at a time.
+        """
 
     def logits(self, inputs: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """[B, T] ids -> [B, T, V], without dropout."""

@@ -12,7 +12,7 @@ from mlx import nn
 from lm_core.config import ModelConfig
 from lm_core.model.positions import sinusoids
 from lm_mlx import fused
-from lm_mlx.attention import Attention
+from lm_mlx.attention import Attention, packed
 from lm_mlx.dropout import dropout
 from lm_mlx.layers import MLP, Embedding, Kernels, LayerNorm, Linear, RMSNorm, SwiGLU
 from lm_mlx.recompute import recomputed
@@ -43,9 +43,16 @@ class Block(nn.Module):
             else MLP(c.d_model, c.ff_dim, c.mlp, c.bias, kernels)
         )
 
-    def __call__(self, x: mx.array, key: mx.array | None = None) -> mx.array:
-        """[B, T, D] -> [B, T, D]; with the step's dropout key, elements are dropped."""
-        x = x + dropout(self.attn(self.attn_norm(x), key, self.site), self.rate, key, self.site + 1)
+    def __call__(
+        self,
+        x: mx.array,
+        key: mx.array | None = None,
+        positions: mx.array | None = None,
+        mask: mx.array | None = None,
+    ) -> mx.array:
+        """[B, T, D] -> [B, T, D]; with the step's dropout key, elements are dropped. For the rest see `Attention`."""
+        mixed = self.attn(self.attn_norm(x), key, self.site, positions, mask)
+        x = x + dropout(mixed, self.rate, key, self.site + 1)
         return x + dropout(self.mlp(self.mlp_norm(x)), self.rate, key, self.site + 2)
 
 
@@ -72,18 +79,26 @@ class LanguageModel(nn.Module):
         if not config.tie_embeddings:
             self.lm_head = Linear(config.d_model, config.vocab_size, config.head_bias, kernels)
 
-    def hidden(self, ids: mx.array, key: mx.array | None = None, taps: list[mx.array] | None = None) -> mx.array:
+    def hidden(
+        self,
+        ids: mx.array,
+        key: mx.array | None = None,
+        starts: mx.array | None = None,
+        taps: list[mx.array] | None = None,
+    ) -> mx.array:
         """What the head reads, [B, T, D]; `taps` gets what each block gives, the rest is as in `__call__`."""
+        positions, mask = (None, None) if starts is None else packed(starts)
         x = self.embed(ids)
         if self.dtype == mx.float64:
             x = x.astype(self.dtype)
         if "pos_embed" in self:
-            x = x + self.pos_embed.weight[: ids.shape[1]]
+            x = x + (self.pos_embed.weight[: ids.shape[1]] if positions is None else self.pos_embed(positions))
         if "_sinusoids" in self:
-            x = x + self._sinusoids[: ids.shape[1]]
+            x = x + self._sinusoids[slice(ids.shape[1]) if positions is None else positions]
         x = dropout(x.astype(self.dtype), self.config.dropout, key, 0)
         for block in self.blocks:
-            x = recomputed(block, x, key) if self.recompute else block(x, key)
+            again = self.recompute
+            x = recomputed(block, x, key, positions, mask) if again else block(x, key, positions, mask)
             if taps is not None:
                 taps.append(x)
         return self.norm(x)
@@ -100,16 +115,30 @@ class LanguageModel(nn.Module):
         head = self.lm_head
         return head.weight.astype(dtype), head.bias.astype(dtype) if "bias" in head else None
 
-    def __call__(self, ids: mx.array, key: mx.array | None = None) -> mx.array:
+    def __call__(self, ids: mx.array, key: mx.array | None = None, starts: mx.array | None = None) -> mx.array:
         """Logits [B, T, V] in float32.
 
         Args:
             ids: [B, T].
             key: the step's dropout key; without one nothing is dropped.
+            starts: where the document of each token starts, [B, T], see `lm_core.model.positions.document_starts`:
+                attention stays within it, and positions count from there. By default a row is one document.
         """
-        return self.head(self.hidden(ids, key))
+        return self.head(self.hidden(ids, key, starts))
 
-    def loss(self, ids: mx.array, targets: mx.array, key: mx.array | None = None) -> mx.array:
-        """Mean cross-entropy in nats of targets [B, T] given ids [B, T]."""
-        x = self.hidden(ids, key)
-        return self.kernels.linear_cross_entropy(x, *self.head_weights(x.dtype), targets)
+    def loss(
+        self,
+        ids: mx.array,
+        targets: mx.array,
+        key: mx.array | None = None,
+        weights: mx.array | None = None,
+        starts: mx.array | None = None,
+    ) -> mx.array:
+        """Mean cross-entropy in nats of targets [B, T] given ids [B, T], each times its weight [B, T]."""
+        x = self.hidden(ids, key, starts)
+        return self.kernels.linear_cross_entropy(x, *self.head_weights(x.dtype), targets, weights)
+
+    def token_losses(self, ids: mx.array, targets: mx.array, starts: mx.array | None = None) -> mx.array:
+        """Nats of each target, [B, T], in float32, or in float64 where the activations are; without dropout."""
+        x = self.hidden(ids, starts=starts)
+        return self.kernels.linear_token_losses(x, *self.head_weights(x.dtype), targets)

@@ -13,17 +13,17 @@ import mlx.core as mx
 from mlx import nn
 
 
-def recomputed(block: nn.Module, x: mx.array, key: mx.array | None) -> mx.array:
-    """block(x, key), whose activations are made again for the gradients.
+def recomputed(block: nn.Module, x: mx.array, *constants: mx.array | None) -> mx.array:
+    """block(x, *constants), whose activations are made again for the gradients.
 
-    Dropout's masks follow from `key`, so they are the same both times.
+    Dropout's masks follow from a key among the constants, so they are the same both times.
     """
     own = block.parameters()
 
     def run(parameters: Any, x: mx.array) -> mx.array:
         # The parameters must come in as arguments: gradients go to those alone.
         block.update(parameters)
-        y: mx.array = block(x, key)
+        y: mx.array = block(x, *constants)
         block.update(own)
         return y
 

@@ -13,6 +13,7 @@ from lm_core.backend import Metrics, NumpyArrays, Snapshot
 from lm_core.config import ModelConfig, OptimizerConfig, StepConfig
 from lm_core.data.batches import Batch
 from lm_core.model.parameters import check_fit, parameter_table
+from lm_core.model.positions import document_starts
 from lm_core.rng import key32
 from lm_mlx.clip import clip_by_global_norm
 from lm_mlx.decode import MlxDecoder
@@ -21,8 +22,8 @@ from lm_mlx.model import LanguageModel
 from lm_mlx.optim import make_optimizer
 from lm_mlx.optim.base import Arrays
 
-Parts = list[tuple[mx.array, mx.array, mx.array | None]]
-"""Micro-batches: inputs, targets, dropout key."""
+Part = tuple[mx.array, mx.array, mx.array | None, mx.array | None, mx.array | None]
+"""The arguments of `LanguageModel.loss`: inputs, targets, dropout key, weights, starts of documents."""
 
 
 def make_model(model: ModelConfig, step: StepConfig) -> LanguageModel:
@@ -70,7 +71,7 @@ class MlxTrainer:
             mx.async_eval(loss, norm, norms, self.model.parameters(), self.optimizer.state)
         return {"loss_nats": _Lazy(loss), "grad_norm": _Lazy(norm), "grad_norms": _Lazy(norms)}
 
-    def _update(self, parts: Parts, scalars: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+    def _update(self, parts: list[Part], scalars: mx.array) -> tuple[mx.array, mx.array, mx.array]:
         """Change the model's and the optimizer's state; returns loss, gradient norm and that of each parameter."""
         loss, grads = self._loss_and_gradients(parts)
         grads, norm, norms = clip_by_global_norm(grads, self.config.grad_clip)
@@ -78,7 +79,7 @@ class MlxTrainer:
         self.model.update(tree_unflatten(list(params.items())))
         return loss, norm, norms
 
-    def _loss_and_gradients(self, parts: Parts) -> tuple[mx.array, Arrays]:
+    def _loss_and_gradients(self, parts: list[Part]) -> tuple[mx.array, Arrays]:
         """Mean loss over the batch and its gradients in the table's order, added up over the micro-batches."""
         loss, grads = self.value_and_grad(*parts[0])
         for part in parts[1:]:
@@ -90,11 +91,9 @@ class MlxTrainer:
             return loss, {name: flat[name] for name in self.names}
         return loss / len(parts), {name: flat[name] / len(parts) for name in self.names}
 
-    def _parts(self, batch: Batch) -> Parts:
-        return [
-            (mx.array(part.inputs), mx.array(part.targets), self._dropout_key(i))
-            for i, part in enumerate(batch.split(self.config.grad_accum_steps))
-        ]
+    def _parts(self, batch: Batch) -> list[Part]:
+        parts = batch.split(self.config.grad_accum_steps)
+        return [_given(part, self._dropout_key(i)) for i, part in enumerate(parts)]
 
     def _dropout_key(self, micro_batch: int) -> mx.array | None:
         if not self.dropout:
@@ -106,8 +105,13 @@ class MlxTrainer:
         return self.optimizer.diagnostics()
 
     def evaluate(self, batch: Batch) -> "_Lazy":
-        """Mean loss in nats, without dropout."""
-        return _Lazy(self.model.loss(mx.array(batch.inputs), mx.array(batch.targets)))
+        """Mean over the targets of weight x nats, without dropout."""
+        return _Lazy(self.model.loss(*_given(batch)))
+
+    def score(self, batch: Batch) -> NDArray[np.float32]:
+        """Nats of each target [B, T], without weights and dropout."""
+        inputs, targets, _, _, starts = _given(batch)
+        return np.array(self.model.token_losses(inputs, targets, starts))
 
     def logits(self, inputs: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """[B, T] ids -> [B, T, V]."""
@@ -155,13 +159,20 @@ class MlxTrainer:
     def activation_norms(self, batch: Batch) -> dict[str, float]:
         """Root mean square of the residual stream after each block."""
         taps: list[mx.array] = []
-        self.model.hidden(mx.array(batch.inputs), taps=taps)
+        inputs, _, _, _, starts = _given(batch)
+        self.model.hidden(inputs, starts=starts, taps=taps)
         rms = np.array(mx.stack([mx.sqrt(mx.square(x.astype(mx.float32)).mean()) for x in taps]))
         return {f"blocks.{i}": float(value) for i, value in enumerate(rms)}
 
     def decoder(self, rows: int = 1, vocab_size: int | None = None) -> MlxDecoder:
         """A decoder over the current weights."""
         return MlxDecoder(self.model, rows, vocab_size)
+
+
+def _given(batch: Batch, key: mx.array | None = None) -> Part:
+    weights = None if batch.weights is None else mx.array(batch.weights)
+    starts = None if batch.segments is None else mx.array(document_starts(batch.segments))
+    return mx.array(batch.inputs), mx.array(batch.targets), key, weights, starts
 
 
 class _Lazy:

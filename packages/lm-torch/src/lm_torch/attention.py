@@ -53,6 +53,20 @@ def rotate(x: Tensor, offset: Offset = 0, theta: float = 10000.0, positions: Ten
     return turn(x, *angles_at(positions, x.shape[-1] // 2, theta, torch.promote_types(x.dtype, torch.float32)))
 
 
+def packed(starts: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions [B, T] and mask [B, 1, T, T] of documents that share a row.
+
+    Args:
+        starts: where the document of each token starts, [B, T] (`lm_core.model.positions.document_starts`).
+
+    Returns:
+        The distance of each token from there, and what it sees: its document from there to itself.
+    """
+    times = torch.arange(starts.shape[-1], device=starts.device)
+    seen = (starts[..., None] <= times) & (times <= times[:, None])
+    return times - starts, seen[:, None]
+
+
 class Attention(nn.Module):
     """Causal multi-head attention; each kv head serves N / K query heads (Ainslie et al. 2023)."""
 
@@ -76,7 +90,14 @@ class Attention(nn.Module):
         self.v_proj = Linear(d_model, kv_dim, bias, kernels, dtype)
         self.o_proj = Linear(d_model, d_model, bias, kernels, dtype)
 
-    def forward(self, x: Tensor, key: Tensor | None = None, site: int = 0, positions: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        key: Tensor | None = None,
+        site: int = 0,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         """[B, T, D] -> [B, T, D].
 
         Args:
@@ -85,6 +106,7 @@ class Attention(nn.Module):
             site: which dropout of the model this is.
             positions: of each of the T, [T] or [B, T], where they are rotary; from 0 on by default. They change no
                 order: query t sees the keys 0 to t.
+            mask: bool, broadcast to [B, N, T, T], True where a query may see a key, in place of those 0 to t.
         """
         q = self._heads(self.q_proj(x), self.n_heads)
         k = self._heads(self.k_proj(x), self.n_kv_heads)
@@ -92,7 +114,7 @@ class Attention(nn.Module):
         if self.rope_theta is not None:
             q, k = (rotate(a, 0, self.rope_theta, positions) for a in (q, k))
         drop = Dropping(self.dropout_rate, key, site) if key is not None and self.dropout_rate else None
-        mixed = self.kernels.scaled_dot_product_attention(q, k, v, is_causal=True, drop=drop)
+        mixed = self.kernels.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, drop=drop)
         return self.o_proj(mixed.transpose(1, 2).reshape(x.shape))
 
     def _heads(self, x: Tensor, count: int) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lm_core.config import ModelConfig
 from lm_core.model.positions import sinusoids
 from lm_torch import fused
-from lm_torch.attention import Attention
+from lm_torch.attention import Attention, packed
 from lm_torch.dropout import dropout
 from lm_torch.layers import MLP, Embedding, Kernels, LayerNorm, Linear, RMSNorm, SwiGLU
 from lm_torch.recompute import recomputed
@@ -43,9 +43,16 @@ class Block(nn.Module):
             else MLP(c.d_model, c.ff_dim, c.mlp, c.bias, kernels)
         )
 
-    def forward(self, x: Tensor, key: Tensor | None = None) -> Tensor:
-        """[B, T, D] -> [B, T, D]; with the step's dropout key, elements are dropped."""
-        x = x + dropout(self.attn(self.attn_norm(x), key, self.site), self.rate, key, self.site + 1)
+    def forward(
+        self,
+        x: Tensor,
+        key: Tensor | None = None,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """[B, T, D] -> [B, T, D]; with the step's dropout key, elements are dropped. For the rest see `Attention`."""
+        mixed = self.attn(self.attn_norm(x), key, self.site, positions, mask)
+        x = x + dropout(mixed, self.rate, key, self.site + 1)
         return x + dropout(self.mlp(self.mlp_norm(x)), self.rate, key, self.site + 2)
 
 
@@ -80,18 +87,26 @@ class LanguageModel(nn.Module):
         table = torch.from_numpy(sinusoids(self.config.seq_len, self.config.d_model))
         return table.to(torch.promote_types(self.dtype, torch.float32))
 
-    def hidden(self, ids: Tensor, key: Tensor | None = None, taps: list[Tensor] | None = None) -> Tensor:
+    def hidden(
+        self,
+        ids: Tensor,
+        key: Tensor | None = None,
+        starts: Tensor | None = None,
+        taps: list[Tensor] | None = None,
+    ) -> Tensor:
         """What the head reads, [B, T, D]; `taps` gets what each block gives, the rest is as in `forward`."""
+        positions, mask = (None, None) if starts is None else packed(starts)
         x = self.embed(ids)
         if self.dtype == torch.float64:
             x = x.double()
         if self.pos_embed is not None:
-            x = x + self.pos_embed.weight[: ids.shape[1]]
+            x = x + (self.pos_embed.weight[: ids.shape[1]] if positions is None else self.pos_embed(positions))
         if self.sinusoids is not None:
-            x = x + self.sinusoids[: ids.shape[1]]
+            x = x + self.sinusoids[slice(ids.shape[1]) if positions is None else positions]
         x = dropout(x.to(self.dtype), self.config.dropout, key, 0)
         for block in self.blocks:
-            x = recomputed(block, x, key) if self.recompute and torch.is_grad_enabled() else block(x, key)
+            again = self.recompute and torch.is_grad_enabled()
+            x = recomputed(block, x, key, positions, mask) if again else block(x, key, positions, mask)
             if taps is not None:
                 taps.append(x)
         return self.norm(x)
@@ -108,16 +123,30 @@ class LanguageModel(nn.Module):
         bias = self.lm_head.bias
         return self.lm_head.weight.to(dtype), None if bias is None else bias.to(dtype)
 
-    def forward(self, ids: Tensor, key: Tensor | None = None) -> Tensor:
+    def forward(self, ids: Tensor, key: Tensor | None = None, starts: Tensor | None = None) -> Tensor:
         """Logits [B, T, V] in float32.
 
         Args:
             ids: [B, T].
             key: the step's dropout key; without one nothing is dropped.
+            starts: where the document of each token starts, [B, T], see `lm_core.model.positions.document_starts`:
+                attention stays within it, and positions count from there. By default a row is one document.
         """
-        return self.head(self.hidden(ids, key))
+        return self.head(self.hidden(ids, key, starts))
 
-    def loss(self, ids: Tensor, targets: Tensor, key: Tensor | None = None) -> Tensor:
-        """Mean cross-entropy in nats of targets [B, T] given ids [B, T]."""
-        x = self.hidden(ids, key)
-        return self.kernels.linear_cross_entropy(x, *self.head_weights(x.dtype), targets)
+    def loss(
+        self,
+        ids: Tensor,
+        targets: Tensor,
+        key: Tensor | None = None,
+        weights: Tensor | None = None,
+        starts: Tensor | None = None,
+    ) -> Tensor:
+        """Mean cross-entropy in nats of targets [B, T] given ids [B, T], each times its weight [B, T]."""
+        x = self.hidden(ids, key, starts)
+        return self.kernels.linear_cross_entropy(x, *self.head_weights(x.dtype), targets, weights)
+
+    def token_losses(self, ids: Tensor, targets: Tensor, starts: Tensor | None = None) -> Tensor:
+        """Nats of each target, [B, T], in float32, or in float64 where the activations are; without dropout."""
+        x = self.hidden(ids, starts=starts)
+        return self.kernels.linear_token_losses(x, *self.head_weights(x.dtype), targets)

@@ -14,16 +14,16 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 
-def recomputed(block: nn.Module, x: Tensor, key: Tensor | None) -> Tensor:
-    """block(x, key), whose activations are made again for the gradients.
+def recomputed(block: nn.Module, x: Tensor, *constants: Tensor | None) -> Tensor:
+    """block(x, *constants), whose activations are made again for the gradients.
 
-    Dropout's masks follow from `key`, so they are the same both times. At least x must ask for a gradient: the
-    parameters' alone would not be noticed.
+    Dropout's masks follow from a key among the constants, so they are the same both times. At least x must ask for a
+    gradient: the parameters' alone would not be noticed.
     """
     if torch.compiler.is_compiling():
-        y: Tensor = checkpoint(block, x, key, use_reentrant=False, preserve_rng_state=False)
+        y: Tensor = checkpoint(block, x, *constants, use_reentrant=False, preserve_rng_state=False)
     else:
-        y = _Recomputed.apply(x, block, key)
+        y = _Recomputed.apply(x, block, constants)
     return y
 
 
@@ -31,10 +31,10 @@ class _Recomputed(torch.autograd.Function):
     """x [B, T, D] -> [B, T, D]. The parameters' gradients are added up in place, as `backward` does everywhere."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, block: nn.Module, key: Tensor | None) -> Tensor:
-        ctx.block, ctx.key = block, key
+    def forward(ctx: Any, x: Tensor, block: nn.Module, constants: tuple[Tensor | None, ...]) -> Tensor:
+        ctx.block, ctx.constants = block, constants
         ctx.save_for_backward(x)
-        y: Tensor = block(x, key)
+        y: Tensor = block(x, *constants)
         return y
 
     @staticmethod
@@ -46,6 +46,6 @@ class _Recomputed(torch.autograd.Function):
             )
         x = ctx.saved_tensors[0].detach().requires_grad_()
         with torch.enable_grad():
-            y = ctx.block(x, ctx.key)
+            y = ctx.block(x, *ctx.constants)
         torch.autograd.backward(y, dy)
         return x.grad, None, None

@@ -12,6 +12,7 @@ from lm_core.backend import Metrics, NumpyArrays, Snapshot
 from lm_core.config import ModelConfig, OptimizerConfig, StepConfig
 from lm_core.data.batches import Batch
 from lm_core.model.parameters import check_fit, parameter_table
+from lm_core.model.positions import document_starts
 from lm_core.rng import key32
 from lm_torch.clip import clip_by_global_norm
 from lm_torch.compiling import compiling
@@ -21,6 +22,9 @@ from lm_torch.model import LanguageModel
 from lm_torch.optim import make_optimizer
 from lm_torch.snapshot import HostCopies
 from lm_torch.static_decode import make_decoder
+
+Part = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]
+"""The arguments of `LanguageModel.loss`: inputs, targets, dropout key, weights, starts of documents."""
 
 
 def make_model(model: ModelConfig, step: StepConfig, device: torch.device) -> LanguageModel:
@@ -88,7 +92,7 @@ class TorchTrainer:
         parts = batch.split(self.config.grad_accum_steps)
         total = torch.zeros((), device=self.device)
         for i, part in enumerate(parts):
-            loss = self.loss(self._ids(part.inputs), self._ids(part.targets), self._dropout_key(i)) / len(parts)
+            loss = self.loss(*self._given(part, self._dropout_key(i))) / len(parts)
             loss.backward()
             total += loss.detach()
         grads = []
@@ -102,6 +106,14 @@ class TorchTrainer:
             return None
         return torch.tensor(key32(self.seed, "dropout", self.optimizer.t + 1, micro_batch), device=self.device)
 
+    def _given(self, batch: Batch, key: Tensor | None = None) -> Part:
+        weights = None if batch.weights is None else torch.from_numpy(batch.weights)
+        on_device = None if weights is None else weights.to(self.device, non_blocking=True)
+        return self._ids(batch.inputs), self._ids(batch.targets), key, on_device, self._starts(batch)
+
+    def _starts(self, batch: Batch) -> Tensor | None:
+        return None if batch.segments is None else self._ids(document_starts(batch.segments))
+
     def _ids(self, ids: NDArray[np.integer[Any]]) -> Tensor:
         return torch.from_numpy(ids).to(self.device, torch.int64, non_blocking=True)
 
@@ -111,8 +123,13 @@ class TorchTrainer:
 
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> Tensor:
-        """Mean loss in nats, without dropout."""
-        return self.model.loss(self._ids(batch.inputs), self._ids(batch.targets))
+        """Mean over the targets of weight x nats, without dropout."""
+        return self.model.loss(*self._given(batch))
+
+    @torch.no_grad()
+    def score(self, batch: Batch) -> NDArray[np.float32]:
+        """Nats of each target [B, T], without weights and dropout."""
+        return _numpy(self.model.token_losses(self._ids(batch.inputs), self._ids(batch.targets), self._starts(batch)))
 
     @torch.no_grad()
     def logits(self, inputs: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
@@ -152,7 +169,7 @@ class TorchTrainer:
     def activation_norms(self, batch: Batch) -> dict[str, float]:
         """Root mean square of the residual stream after each block."""
         taps: list[Tensor] = []
-        self.model.hidden(self._ids(batch.inputs), taps=taps)
+        self.model.hidden(self._ids(batch.inputs), starts=self._starts(batch), taps=taps)
         rms = torch.stack([x.float().square().mean().sqrt() for x in taps]).tolist()
         return {f"blocks.{i}": value for i, value in enumerate(rms)}
 

@@ -28,12 +28,42 @@ Ids = NDArray[Any] | TokenIds
 """[tokens], in memory or on disk."""
 
 
+_KINDS = {"inputs": np.integer, "targets": np.integer, "weights": np.float32, "segments": np.integer}
+
+
 @dataclass(frozen=True)
 class Batch:
-    """inputs [B, T] and the ids that follow them, targets [B, T]; int32, which every framework takes."""
+    """inputs [B, T] and the ids that follow them, targets [B, T]; int32, which every framework takes.
+
+    The loss is the mean over ALL B x T targets of weight x nats: divided by the number of targets, never by the sum of
+    the weights. So it is linear in them, and micro-batches, ranks and negative weights (advantages) need nothing of
+    their own. Who masks targets out brings the weights of the global batch to mean 1 (`mean_one`), so that the loss is
+    the mean over those that are left.
+
+    Raises:
+        ValueError: when the arrays do not fit together.
+    """
 
     inputs: NDArray[np.int32]
     targets: NDArray[np.int32]
+    weights: NDArray[np.float32] | None = None
+    """[B, T], float32, a factor of each target's loss; None is 1 everywhere."""
+    segments: NDArray[np.integer[Any]] | None = None
+    """[B, T], which document each input is of: attention stays within it, and positions count from its first token.
+
+    A document is a contiguous stretch of one number; what the number is does not matter, and two stretches of the same
+    number with another between them are two documents. None: each row is one document.
+
+    The target of a document's last token is the first of the next one: give it weight 0 where it is not to be learned.
+    """
+
+    def __post_init__(self) -> None:
+        shape = self.inputs.shape
+        for name, kind in _KINDS.items():
+            array = getattr(self, name)
+            if array is None or (len(shape) == 2 and array.shape == shape and np.issubdtype(array.dtype, kind)):
+                continue
+            raise ValueError(f"a batch's {name} are {array.dtype} {array.shape}; {kind.__name__} [B, T] like inputs")
 
     @property
     def tokens(self) -> int:
@@ -42,8 +72,25 @@ class Batch:
 
     def split(self, parts: int) -> list["Batch"]:
         """Equal micro-batches, in the order of the rows."""
-        pairs = zip(np.split(self.inputs, parts), np.split(self.targets, parts), strict=True)
-        return [Batch(inputs, targets) for inputs, targets in pairs]
+        columns = (
+            [None] * parts if array is None else np.split(array, parts)
+            for array in (self.inputs, self.targets, self.weights, self.segments)
+        )
+        return [Batch(*arrays) for arrays in zip(*columns, strict=True)]
+
+
+def mean_one(mask: NDArray[Any]) -> NDArray[np.float32]:
+    """Weights in proportion to a mask (bool or numbers of 0 and above) that are 1 on average, [B, T] -> [B, T].
+
+    The mask is that of the global batch: on each of several ranks, its rows are taken of the result.
+
+    Raises:
+        UserError: when nothing is left to learn from.
+    """
+    total = mask.sum(dtype=np.float64)
+    if not total > 0:
+        raise UserError("a batch whose targets are all masked has no loss: leave it out, or mask fewer of them")
+    return np.asarray(mask * (mask.size / total), dtype=np.float32)
 
 
 class Batches(Protocol):

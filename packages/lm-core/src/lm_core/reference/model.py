@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lm_core.config import ModelConfig
-from lm_core.model.positions import sinusoids
+from lm_core.model.positions import document_starts, sinusoids
 
 Array = NDArray[np.float64]
 Weights = Mapping[str, NDArray[Any]]
@@ -55,28 +55,37 @@ def linear(weights: Weights, name: str, x: Array) -> Array:
     return np.asarray(x @ weights[f"{name}.weight"].astype(np.float64).T + weights.get(f"{name}.bias", 0.0))
 
 
-def rotate(x: Array, theta: float) -> Array:
-    """Rotary positions (Su et al. 2021) on [..., T, H]: element i turns with element i + H/2."""
+def rotate(x: Array, theta: float, positions: NDArray[Any] | None = None) -> Array:
+    """Rotary positions (Su et al. 2021) on [..., T, H]: element i turns with element i + H/2.
+
+    `positions` [..., T] are 0 to T - 1 by default.
+    """
     half = x.shape[-1] // 2
-    angles = np.arange(x.shape[-2])[:, None] * theta ** (-np.arange(half) / half)
+    positions = np.arange(x.shape[-2]) if positions is None else positions
+    angles = positions[..., None] * theta ** (-np.arange(half) / half)
     a, b = x[..., :half], x[..., half:]
     return np.concatenate([a * np.cos(angles) - b * np.sin(angles), a * np.sin(angles) + b * np.cos(angles)], axis=-1)
 
 
-def attention(config: ModelConfig, weights: Weights, name: str, x_BTD: Array) -> Array:
-    """Causal attention; each of the K kv heads serves N / K query heads."""
+def attention(
+    config: ModelConfig, weights: Weights, name: str, x_BTD: Array, starts_BT: NDArray[Any] | None = None
+) -> Array:
+    """Attention to the earlier tokens of a document and to itself; each of the K kv heads serves N / K query heads."""
     c = config
     B, T, _ = x_BTD.shape
+    times = np.arange(T)
+    starts_BT = np.zeros((B, T), dtype=np.int64) if starts_BT is None else starts_BT
 
     def heads(projection: str, count: int) -> Array:
         return linear(weights, f"{name}.{projection}", x_BTD).reshape(B, T, count, c.head_dim).transpose(0, 2, 1, 3)
 
     q, k, v = heads("q_proj", c.n_heads), heads("k_proj", c.kv_heads), heads("v_proj", c.kv_heads)
     if c.positions == "rope":
-        q, k = rotate(q, c.rope_theta), rotate(k, c.rope_theta)
+        q, k = (rotate(a, c.rope_theta, (times - starts_BT)[:, None]) for a in (q, k))
     k, v = (np.repeat(a, c.n_heads // c.kv_heads, axis=1) for a in (k, v))
     scores_BNTT = q @ k.swapaxes(-1, -2) / np.sqrt(c.head_dim)
-    scores_BNTT = np.where(np.tril(np.ones((T, T), dtype=bool)), scores_BNTT, -np.inf)
+    seen_BTT = (starts_BT[..., None] <= times) & (times <= times[:, None])
+    scores_BNTT = np.where(seen_BTT[:, None], scores_BNTT, -np.inf)
     mixed = (softmax(scores_BNTT) @ v).transpose(0, 2, 1, 3).reshape(B, T, c.d_model)
     return linear(weights, f"{name}.o_proj", mixed)
 
@@ -91,25 +100,49 @@ def mlp(config: ModelConfig, weights: Weights, name: str, x: Array) -> Array:
     return linear(weights, f"{name}.down_proj", hidden)
 
 
-def logits(config: ModelConfig, weights: Weights, ids_BT: NDArray[np.integer[Any]]) -> Array:
-    """[B, T] ids -> [B, T, V]."""
+def logits(
+    config: ModelConfig, weights: Weights, ids_BT: NDArray[np.integer[Any]], segments_BT: NDArray[Any] | None = None
+) -> Array:
+    """[B, T] ids -> [B, T, V]; for segments see `lm_core.data.batches.Batch`."""
+    starts_BT = document_starts(np.zeros_like(ids_BT) if segments_BT is None else segments_BT)
+    positions_BT = np.arange(ids_BT.shape[1]) - starts_BT
     x = weights["embed.weight"].astype(np.float64)[ids_BT]
     if config.positions == "learned":
-        x = x + weights["pos_embed.weight"][: ids_BT.shape[1]]
+        x = x + weights["pos_embed.weight"][positions_BT]
     if config.positions == "sinusoidal":
-        x = x + sinusoids(ids_BT.shape[1], config.d_model)
+        x = x + sinusoids(ids_BT.shape[1], config.d_model)[positions_BT]
     for i in range(config.n_layers):
         block = f"blocks.{i}"
-        x = x + attention(config, weights, f"{block}.attn", normalize(config, weights, f"{block}.attn_norm", x))
+        normal = normalize(config, weights, f"{block}.attn_norm", x)
+        x = x + attention(config, weights, f"{block}.attn", normal, starts_BT)
         x = x + mlp(config, weights, f"{block}.mlp", normalize(config, weights, f"{block}.mlp_norm", x))
     x = normalize(config, weights, "norm", x)
     return linear(weights, "embed" if config.tie_embeddings else "lm_head", x)
 
 
-def loss(config: ModelConfig, weights: Weights, ids_BT: NDArray[Any], targets_BT: NDArray[Any]) -> float:
-    """Mean cross-entropy in nats."""
-    logits_BTV = logits(config, weights, ids_BT)
+def score(
+    config: ModelConfig,
+    weights: Weights,
+    ids_BT: NDArray[Any],
+    targets_BT: NDArray[Any],
+    segments_BT: NDArray[Any] | None = None,
+) -> Array:
+    """Nats of each target, [B, T]."""
+    logits_BTV = logits(config, weights, ids_BT, segments_BT)
     top = logits_BTV.max(axis=-1)
     log_sum = top + np.log(np.exp(logits_BTV - top[..., None]).sum(axis=-1))
     chosen = np.take_along_axis(logits_BTV, targets_BT[..., None].astype(np.int64), axis=-1)[..., 0]
-    return float((log_sum - chosen).mean())
+    return np.asarray(log_sum - chosen)
+
+
+def loss(
+    config: ModelConfig,
+    weights: Weights,
+    ids_BT: NDArray[Any],
+    targets_BT: NDArray[Any],
+    weights_BT: NDArray[Any] | None = None,
+    segments_BT: NDArray[Any] | None = None,
+) -> float:
+    """Mean over all targets of weight x nats."""
+    losses_BT = score(config, weights, ids_BT, targets_BT, segments_BT)
+    return float((losses_BT if weights_BT is None else losses_BT * weights_BT).mean())

@@ -40,7 +40,10 @@ class Score:
 
 
 def evaluate(trainer: Trainer, batches: Sequence[Batch], bytes_of: BytesOf | None = None) -> Score:
-    """The mean loss over the tokens of all batches; the device is waited for only after the last one."""
+    """The mean loss over the tokens of all batches; the device is waited for only after the last one.
+
+    Weights of batches are to be 1 on average over all of them (`mean_one`), and not over each.
+    """
     losses, tokens, text_bytes = [], [], 0
     for batch in batches:
         losses.append(trainer.evaluate(batch))

@@ -6,12 +6,14 @@
 The oracle is the float64 reference. Nothing here knows a framework.
 """
 
+from lm_core.testing.batches import BatchConformance
 from lm_core.testing.decoders import DecoderConformance
 from lm_core.testing.models import (
     ADAMW,
     KBETA,
     MODELS,
     OPTIMIZERS,
+    packed_batch,
     rough_arrays,
     some_batches,
     without_key_biases,
@@ -19,7 +21,7 @@ from lm_core.testing.models import (
 from lm_core.testing.steps import StepConformance
 
 
-class BackendConformance(StepConformance, DecoderConformance):
+class BackendConformance(StepConformance, BatchConformance, DecoderConformance):
     """A backend against the float64 reference."""
 
 
@@ -29,6 +31,7 @@ __all__ = [
     "MODELS",
     "OPTIMIZERS",
     "BackendConformance",
+    "packed_batch",
     "rough_arrays",
     "some_batches",
     "without_key_biases",

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lm_core.config import AdamWConfig, KBetaConfig, ModelConfig, MuonConfig, OptimizerConfig
-from lm_core.data.batches import LengthRule, RandomWindows
+from lm_core.data.batches import Batch, LengthRule, RandomWindows
 from lm_core.model.init import Arrays, initial_arrays
 from lm_core.rng import generator
 
@@ -65,6 +65,18 @@ def some_batches(config: ModelConfig, rows: int = 4, length: int = 16, seed: int
     """Batches of random ids with some structure to learn: each id tends to follow the one before it."""
     steps = generator(seed, "text").integers(0, 3, size=2000)
     return RandomWindows(np.cumsum(steps) % config.vocab_size, rows, LengthRule(length, length), seed)
+
+
+def packed_batch(config: ModelConfig, rows: int = 4, length: int = 16, seed: int = 0) -> Batch:
+    """A batch whose rows hold several documents, with weights above, below and at 0.
+
+    Numbers of documents come back after another's, and mean another document then.
+    """
+    batch, draw = some_batches(config, rows, length, seed).batch(1), generator(seed, "packed")
+    weights = draw.standard_normal(batch.targets.shape, dtype=np.float32)
+    weights[draw.random(weights.shape) < 0.2] = 0
+    segments = np.cumsum(draw.random(batch.inputs.shape) < 0.3, axis=1) % 2
+    return Batch(batch.inputs, batch.targets, weights, segments)
 
 
 def without_key_biases(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
