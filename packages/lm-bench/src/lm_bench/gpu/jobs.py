@@ -61,7 +61,7 @@ class Sizes:
     """Rows and steps in a block, the most wanted first; the first gets all peers, the second the options."""
     large_rows: tuple[int, int]
     testbed_rows: tuple[int, int]
-    decode_rows: tuple[int, ...]
+    decode_rows: tuple[int, int]
     prompt: int
     tokens: int
     compile: bool
@@ -120,12 +120,13 @@ KBETA = KBetaConfig(
 def groups_of(device: str, parts: tuple[GpuPart, ...]) -> list[Group]:
     """The groups of the parts that are named, the most wanted first."""
     sizes = SIZES[device]
+    first, most, *others = _train(sizes, device)
+    alone, together = (_decode(sizes, rows, device) for rows in sizes.decode_rows)
+    # What takes much memory while it compiles is spread over the waves.
     every = [
-        _card(device),
-        *_train(sizes, device),
-        *(_decode(sizes, rows, device) for rows in sizes.decode_rows),
-        _testbed_d(sizes, device),
-        _large(sizes, device),
+        *(_card(device), first, *others[:1], alone),
+        *(most, together),
+        *(_testbed_d(sizes, device), *others[1:], _large(sizes, device)),
         _bits(sizes, device),
         _gradients(sizes, device),
     ]
@@ -172,7 +173,7 @@ def _train(sizes: Sizes, device: str) -> list[Group]:
                 _with(ours, "ours, 4 micro-batches", grad_accum_steps=4),
                 ours.model_copy(update={"side": "ours, deterministic", "deterministic": True}),
             ]
-        groups.append(Group("train", f"124 M, {rows} rows x {sizes.gpt.seq_len}", tuple(jobs)))
+        groups.append(Group("train", f"124 M, {rows} x {sizes.gpt.seq_len}", tuple(jobs)))
     return groups
 
 
@@ -197,7 +198,7 @@ def _large(sizes: Sizes, device: str) -> Group:
         length=sizes.large.seq_len,
         steps=steps,
     )
-    return Group("large", f"350 M, {rows} rows x {sizes.large.seq_len}", (job,))
+    return Group("large", f"350 M, {rows} x {sizes.large.seq_len}", (job,))
 
 
 def _decode(sizes: Sizes, rows: int, device: str) -> Group:

@@ -1,6 +1,7 @@
 """What a job does: `prepare` builds and compiles, the block that it returns is what is timed."""
 
 import hashlib
+import re
 import time
 from collections.abc import Callable
 from functools import partial
@@ -20,8 +21,10 @@ from lm_core.config import Config, StepConfig
 from lm_core.model.init import initial_arrays
 
 WARMUP_STEPS = 3
-PATIENCE = 6
+PATIENCE = 30
 """How often a job that found no memory tries again: others hold it while they compile."""
+_FULL = re.compile("out of memory|ALLOC_FAILED", re.IGNORECASE)
+"""What torch, its libraries and Triton say then."""
 
 
 class Sample(Config):
@@ -82,8 +85,8 @@ def again_if_full(work: Callable[[], object]) -> None:
         try:
             work()
             return
-        except torch.OutOfMemoryError:
-            if not patience:
+        except RuntimeError as error:
+            if not patience or not _FULL.search(str(error)):
                 raise
         torch.cuda.empty_cache()
         time.sleep(5)
