@@ -1,13 +1,17 @@
-"""The backend's own: weights that do not fit."""
+"""The backend's own: weights that do not fit, and what MLX cannot promise."""
 
 import numpy as np
 import pytest
 
 from lm_core.config import StepConfig
-from lm_core.testing import MODELS, rough_arrays
+from lm_core.errors import UserError
+from lm_core.testing import ADAMW, MODELS, rough_arrays
 
 pytest.importorskip("mlx.core")
 
+import mlx.core as mx
+
+from lm_mlx.backend import MlxBackend, check_numerics
 from lm_mlx.step import load_weights, make_model
 
 
@@ -23,3 +27,18 @@ def test_weights_that_do_not_fit_are_refused(name: str, shape: tuple[int, ...]) 
     arrays = rough_arrays(MODELS["llama"]) | {name: np.zeros(shape, dtype=np.float32)}
     with pytest.raises(ValueError):
         load_weights(make_model(MODELS["llama"], StepConfig(device="cpu")), arrays)
+
+
+def test_tf32_is_refused() -> None:
+    config = MODELS["llama"]
+    with pytest.raises(UserError, match="matmul_precision"):
+        MlxBackend().build(
+            config, ADAMW, StepConfig(device="cpu", matmul_precision="high"), rough_arrays(config), seed=0
+        )
+
+
+def test_fixed_bits_are_promised_on_the_cpu_alone() -> None:
+    step = StepConfig(deterministic=True)
+    check_numerics(step, mx.Device(mx.cpu))
+    with pytest.raises(UserError, match="deterministic"):
+        check_numerics(step, mx.Device(mx.gpu))

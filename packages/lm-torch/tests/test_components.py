@@ -468,9 +468,10 @@ def test_clipping_is_torch_s_own_and_0_does_not_clip(max_norm: float, scale: flo
     for p, g in zip(params, gradients, strict=True):
         p.grad = torch.from_numpy(g.copy())
     expected = torch.nn.utils.clip_grad_norm_(params, max_norm or math.inf)
-    norm, norms = clip_by_global_norm(ours, max_norm)
+    norm, norms, factor = clip_by_global_norm(ours, max_norm)
+    assert (factor is None) == (max_norm == 0)
     torch.testing.assert_close(norm, expected)
     assert norms.tolist() == pytest.approx([float(np.linalg.norm(g)) for g in gradients])
     assert norm.item() == pytest.approx(math.sqrt(sum((g.astype(float) ** 2).sum() for g in gradients)), rel=1e-6)
     for g, p in zip(ours, params, strict=True):
-        torch.testing.assert_close(g, p.grad)
+        torch.testing.assert_close(g if factor is None else g * factor, p.grad)

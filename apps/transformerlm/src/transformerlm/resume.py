@@ -45,10 +45,11 @@ POLICY = Policy(
         schedule.start_step schedule.points
         training.max_steps training.batch_size training.eval_every training.eval_ends training.early_stop_patience
         training.early_stop_min_delta training.early_stop_warmup
-        backend step.dtype step.kernels step.compile step.device step.grad_clip step.grad_accum_steps
+        backend step.dtype step.matmul_precision step.deterministic step.kernels step.compile step.device
+        step.grad_clip step.grad_accum_steps
     """,
     no_effect="""
-        step.varying_length step.gradient_checkpointing step.barrier_every
+        step.cuda_graph step.varying_length step.gradient_checkpointing step.barrier_every
         training.log_every training.log_norms training.save_every training.save_best training.keep
         training.sample_tokens training.sample_prompt
         logging.backend logging.run_name logging.architecture logging.dataset wandb.entity wandb.project

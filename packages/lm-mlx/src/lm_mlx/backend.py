@@ -25,6 +25,18 @@ def pick_device(wish: str) -> mx.Device:
     return mx.Device(mx.gpu if wish != "cpu" and has_gpu else mx.cpu)
 
 
+def check_numerics(step: StepConfig, device: mx.Device) -> None:
+    """Refuse what MLX cannot promise of the bits of a result.
+
+    Raises:
+        UserError: naming the key.
+    """
+    if step.matmul_precision != "highest":
+        raise UserError('matmul_precision high: TF32 is for torch on CUDA; with MLX, leave it at "highest"')
+    if step.deterministic and device == mx.Device(mx.gpu):
+        raise UserError("deterministic: on a GPU, MLX adds up in any order; use device cpu, or deterministic = false")
+
+
 class MlxBackend:
     """See `lm_core.backend.Backend`."""
 
@@ -34,7 +46,9 @@ class MlxBackend:
         self, model: ModelConfig, optimizer: OptimizerConfig, step: StepConfig, weights: NumpyArrays, seed: int
     ) -> Trainer:
         """A trainer that starts from `weights`. The device becomes MLX's default for the process."""
-        mx.set_default_device(pick_device(step.device))
+        device = pick_device(step.device)
+        check_numerics(step, device)
+        mx.set_default_device(device)
         return MlxTrainer(model, optimizer, step, weights, seed)
 
     def decoder(

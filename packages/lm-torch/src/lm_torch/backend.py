@@ -1,5 +1,7 @@
 """The torch backend, as `lm_core.backend` finds it."""
 
+import warnings
+
 import torch
 
 from lm_core.backend import NumpyArrays, Trainer
@@ -18,9 +20,15 @@ def pick_device(wish: str) -> torch.device:
     Raises:
         UserError: when a GPU is asked for and torch sees none.
     """
-    if wish == "gpu" and not torch.cuda.is_available():
-        raise UserError("device gpu: torch sees no CUDA device here; use device cpu")
-    return torch.device("cuda" if wish != "cpu" and torch.cuda.is_available() else "cpu")
+    if wish == "cpu":
+        return torch.device("cpu")
+    with warnings.catch_warnings(record=True) as complaints:  # that the driver is too old, for one
+        warnings.simplefilter("always")
+        has_gpu = torch.cuda.is_available()
+    if wish == "gpu" and not has_gpu:
+        reason = f" ({str(complaints[0].message).splitlines()[0]})" if complaints else ""
+        raise UserError(f"device gpu: torch sees no CUDA device here{reason}; use device cpu")
+    return torch.device("cuda" if has_gpu else "cpu")
 
 
 class TorchBackend:
@@ -57,7 +65,9 @@ class TorchBackend:
         return machine_memory()
 
     def describe(self, step: StepConfig) -> str:
-        """Version, device, threads."""
+        """Version, device, threads, and what is not the default of how it computes."""
         device = pick_device(step.device)
-        where = torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
-        return f"torch {torch.__version__} on {where}"
+        on_gpu = device.type == "cuda"
+        where = torch.cuda.get_device_name() if on_gpu else f"cpu, {torch.get_num_threads()} threads"
+        how = ", float32 products in TF32" * (on_gpu and step.matmul_precision == "high")
+        return f"torch {torch.__version__} on {where}{how}{', deterministic' * step.deterministic}"

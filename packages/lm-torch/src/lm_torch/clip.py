@@ -4,14 +4,13 @@ import torch
 from torch import Tensor
 
 
-def clip_by_global_norm(grads: list[Tensor], max_norm: float) -> tuple[Tensor, Tensor]:
-    """Scale `grads` in place to a joint norm of at most `max_norm` (0 does not clip).
+def clip_by_global_norm(grads: list[Tensor], max_norm: float) -> tuple[Tensor, Tensor, Tensor | None]:
+    """What shortens gradients to a joint norm of at most `max_norm` (0 does not clip).
 
     Returns:
-        The joint norm before, and that of each of them, [len(grads)].
+        The joint norm, that of each of them, [len(grads)], and what they are to be multiplied by, at most 1: the
+        optimizer does that where it reads them. None where nothing is clipped.
     """
     norms = torch.stack(torch._foreach_norm(grads))
     norm = torch.linalg.vector_norm(norms)
-    if max_norm:
-        torch._foreach_mul_(grads, (max_norm / (norm + 1e-6)).clamp(max=1.0))
-    return norm, norms
+    return norm, norms, (max_norm / (norm + 1e-6)).clamp(max=1.0) if max_norm else None

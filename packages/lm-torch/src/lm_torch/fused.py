@@ -10,9 +10,16 @@ from torch import Tensor
 from lm_torch import kernels, onednn, scratch
 from lm_torch.dropout import Dropping
 from lm_torch.kernels import attention as flash
+from lm_torch.kernels.cross_entropy import softmax_cross_entropy_
+from lm_torch.products import add_product_
 
 LOGITS_BYTES = 1 << 26
 """What `linear_cross_entropy` and `linear_token_losses` hold of the logits at a time."""
+GPU_LOGITS_BYTES = 1 << 30
+"""The same on a GPU, where each time the head's weights and their gradient are read again, which takes as long as some
+thousand rows do."""
+_TILE = 128
+"""Rows that a GPU multiplies at once."""
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -88,14 +95,20 @@ def cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | None = None
 
 def linear_token_losses(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
     """See `scratch.linear_token_losses`; without gradients, the logits of some tokens at a time are held."""
-    rows, flat, chunk = x.reshape(-1, x.shape[-1]), targets.reshape(-1), _rows_at_a_time(weight)
+    rows, flat, chunk = x.reshape(-1, x.shape[-1]), targets.reshape(-1), _rows_at_a_time(targets.numel(), weight)
     starts = range(0, len(rows), chunk)
     parts = [token_losses(linear(rows[i : i + chunk], weight, bias), flat[i : i + chunk]) for i in starts]
     return torch.cat(parts).view(targets.shape)
 
 
-def _rows_at_a_time(weight: Tensor) -> int:
-    return max(1, LOGITS_BYTES // (4 * weight.shape[0]))
+def _rows_at_a_time(rows: int, weight: Tensor) -> int:
+    if not weight.is_cuda:
+        return max(1, LOGITS_BYTES // (4 * weight.shape[0]))
+    most = max(1, GPU_LOGITS_BYTES // (weight.element_size() * weight.shape[0]))
+    if rows <= most:
+        return rows
+    pieces = -(-rows // most)  # of about one size
+    return min(most, -(-rows // (pieces * _TILE)) * _TILE)
 
 
 def linear_cross_entropy(
@@ -133,23 +146,21 @@ class _HeadLoss(torch.autograd.Function):
         wide = torch.promote_types(x.dtype, torch.float32)
         total = torch.zeros((), dtype=wide, device=x.device)
         dx, dweight, dbias = torch.empty_like(x) if tracked else None, None, None
-        chunk = _rows_at_a_time(weight)
-        add = _first if len(x) <= chunk else _wide_sum
+        chunk = _rows_at_a_time(len(x), weight)
+        several = len(x) > chunk
         for start in range(0, len(x), chunk):
             part, target = x[start : start + chunk], targets[start : start + chunk, None]
             scale = None if weights is None else weights[start : start + chunk]
-            scores = F.log_softmax(linear(part, weight, bias), dim=1, dtype=wide)
-            chosen = scores.gather(1, target)
-            total -= (chosen if scale is None else chosen * scale).sum()
+            losses, dlogits = _softmax_cross_entropy(linear(part, weight, bias), target, scale, tracked)
+            total += (losses if scale is None else losses * scale).sum()
             if dx is None:
                 continue
-            # p - onehot, in place; the mean's 1 / rows goes into the factors, which are smaller.
-            dlogits = scores.exp_().scatter_add_(1, target, torch.full_like(target, -1, dtype=wide))
-            dlogits = (dlogits if scale is None else dlogits.mul_(scale)).to(x.dtype)
+            # The mean's 1 / rows goes into the factors, which are smaller than the logits.
             torch.div(linear(dlogits, weight.t()), len(x), out=dx[start : start + chunk])
-            dweight = add(dweight, linear(dlogits.t(), (part / len(x)).t()))
+            dweight = _plus_product(dweight, dlogits, part / len(x)) if several else _product(dlogits, part / len(x))
             if bias is not None:
-                dbias = add(dbias, dlogits.sum(dim=0) / len(x))
+                more = dlogits.sum(dim=0) / len(x)
+                dbias = _wide_sum(dbias, more) if several else more
         if tracked:
             # Not save_for_backward, which would hold on to them while autograd adds to them: with tied embeddings
             # the sum of the two gradients is then made in place.
@@ -183,12 +194,44 @@ def _graph_is_kept() -> bool:
     return True if asked is None else bool(asked())
 
 
-def _first(_: Tensor | None, only: Tensor) -> Tensor:
-    return only
+def _softmax_cross_entropy(
+    logits: Tensor, targets: Tensor, scale: Tensor | None, tracked: bool
+) -> tuple[Tensor, Tensor]:
+    """The loss of each row without its scale, [rows, 1], and the gradient of the logits with it, in their type.
+
+    The logits may be overwritten; the gradient is right only where it is tracked.
+    """
+    if kernels.usable(logits):
+        factor = None if scale is None else scale[:, 0]
+        return softmax_cross_entropy_(logits, targets[:, 0], factor, tracked)[:, None], logits
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    scores = F.log_softmax(logits, dim=1, dtype=wide)
+    losses = -scores.gather(1, targets)
+    if not tracked:
+        return losses, logits
+    # p - onehot, in place.
+    dlogits = scores.exp_().scatter_add_(1, targets, torch.full_like(targets, -1, dtype=wide))
+    return losses, (dlogits if scale is None else dlogits.mul_(scale)).to(logits.dtype)
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """a^T b: a [rows, n], b [rows, m] -> [n, m]."""
+    return linear(a.t(), b.t())
+
+
+def _plus_product(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
+    """total + a^T b, in float32 at least: a sum of many parts in bfloat16 would lose the last ones."""
+    if not a.is_cuda:
+        return _wide_sum(total, _product(a, b))
+    if total is None:
+        total = a.new_empty(a.shape[1], b.shape[1], dtype=torch.promote_types(a.dtype, torch.float32))
+        add_product_(total, a, b, keep=False)
+    else:
+        add_product_(total, a, b)
+    return total
 
 
 def _wide_sum(total: Tensor | None, more: Tensor) -> Tensor:
-    """In float32 at least: a sum of many parts in bfloat16 would lose the last ones."""
     return scratch.widened(more) if total is None else total.add_(more)
 
 

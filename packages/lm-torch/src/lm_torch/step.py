@@ -1,6 +1,12 @@
-"""The training step: forward, backward, clip, update, on one device."""
+"""The training step: forward, backward, clip, update, on one device.
 
-from collections.abc import Mapping
+    batch, lr --Inputs, on the host--> _step, on the device alone --> loss and norms, read later
+
+`_step` neither reads a number back nor makes the host wait, so that it may be recorded as a CUDA graph (`graph`).
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -12,23 +18,25 @@ from lm_core.backend import Metrics, NumpyArrays, Snapshot
 from lm_core.config import ModelConfig, OptimizerConfig, StepConfig
 from lm_core.data.batches import Batch
 from lm_core.model.parameters import check_fit, parameter_table
-from lm_core.model.positions import document_starts
 from lm_core.rng import key32
 from lm_torch.clip import clip_by_global_norm
 from lm_torch.compiling import compiling
 from lm_torch.decode import TorchDecoder
+from lm_torch.fitting import check_dtype, fitting
+from lm_torch.graph import Graphs, is_launch_bound
+from lm_torch.host import Reading, upload
+from lm_torch.inputs import Inputs, Part
 from lm_torch.layers import KERNELS
 from lm_torch.model import LanguageModel
+from lm_torch.numerics import Numerics
 from lm_torch.optim import make_optimizer
 from lm_torch.snapshot import HostCopies
 from lm_torch.static_decode import make_decoder
 
-Part = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]
-"""The arguments of `LanguageModel.loss`: inputs, targets, dropout key, weights, starts of documents."""
-
 
 def make_model(model: ModelConfig, step: StepConfig, device: torch.device) -> LanguageModel:
     """The model that a config describes, on a device; its weights are not set."""
+    check_dtype(step.dtype, device)
     dtype = torch.bfloat16 if step.dtype == "bfloat16" else torch.float32
     with torch.device("meta"):  # no time is spent on initial values that will be replaced
         language_model = LanguageModel(model, dtype, KERNELS[step.kernels], step.gradient_checkpointing)
@@ -71,28 +79,47 @@ class TorchTrainer:
         self.load(weights)
         self.optimizer = make_optimizer(optimizer, table, dict(self.params), step.kernels == "fused")
         self.copies = HostCopies(), HostCopies()
+        self.numerics = Numerics(step, device)
         self.loss = self.model.loss
         if step.compile:
+            options = self.numerics.compiler_options()
             # Chosen, not left to torch: a resumed run that meets another length first must get the same kernels.
-            self.loss = torch.compile(self.model.loss, dynamic=step.varying_length)
-            self.optimizer.compile()
+            self.loss = torch.compile(self.model.loss, dynamic=step.varying_length, options=options)
+            self.optimizer.compile(options)
+        self.graphs = Graphs(device)
+        self.size = sum(parameter.size for parameter in table.values())
 
     def step(self, batch: Batch, lr: float) -> Metrics:
-        """One optimizer step."""
-        with compiling():
-            loss, grads = self._loss_and_gradients(batch)
-        norm, norms = clip_by_global_norm(grads, self.config.grad_clip)
-        self.optimizer.step(grads, lr)
-        return {"loss_nats": loss, "grad_norm": norm, "grad_norms": norms}
+        """One optimizer step, for which the host does not wait."""
+        with self._computing(batch):
+            inputs = self._next_inputs(batch)
+            scalars = self.optimizer.next_scalars(lr)
+            if self._is_graphed(batch):
+                values = self.graphs.call(self._step, scalars, *inputs)
+            else:
+                values = self._step(upload(scalars, self.device), *inputs.on(self.device))
+            read = Reading(values)
+        return {"loss_nats": read[0], "grad_norm": read[1], "grad_norms": read[2:]}
 
-    def _loss_and_gradients(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
+    def _is_graphed(self, batch: Batch) -> bool:
+        if self.config.cuda_graph == "auto":
+            return self.device.type == "cuda" and is_launch_bound(self.size, batch.tokens)
+        return self.config.cuda_graph == "on"
+
+    def _step(self, scalars: Tensor, *inputs: Any) -> Tensor:
+        """Take a step from what is on the device; returns loss, gradient norm, and that of each parameter."""
+        loss, grads = self._loss_and_gradients(Inputs(*inputs))
+        norm, norms, scale = clip_by_global_norm(grads, self.config.grad_clip)
+        self.optimizer.apply(grads, scalars, scale, norms)
+        return torch.cat([loss[None], norm[None], norms])
+
+    def _loss_and_gradients(self, inputs: Inputs) -> tuple[Tensor, list[Tensor]]:
         """Mean loss over the batch and its gradients in the table's order, added up over the micro-batches."""
         # Freed here rather than after the update: freed there, the heap would shrink and be faulted in again.
         self.model.zero_grad(set_to_none=True)
-        parts = batch.split(self.config.grad_accum_steps)
         total = torch.zeros((), device=self.device)
-        for i, part in enumerate(parts):
-            loss = self.loss(*self._given(part, self._dropout_key(i))) / len(parts)
+        for part in inputs.parts(self.config.grad_accum_steps):
+            loss = self.loss(*part) / self.config.grad_accum_steps
             loss.backward()
             total += loss.detach()
         grads = []
@@ -101,21 +128,28 @@ class TorchTrainer:
             grads.append(param.grad)
         return total, grads
 
-    def _dropout_key(self, micro_batch: int) -> Tensor | None:
+    def _next_inputs(self, batch: Batch) -> Inputs:
+        """On the host, with the dropout keys of the step that comes next."""
         if not self.dropout:
-            return None
-        return torch.tensor(key32(self.seed, "dropout", self.optimizer.t + 1, micro_batch), device=self.device)
+            return Inputs.of(batch)
+        words = "dropout", self.optimizer.t + 1
+        return Inputs.of(
+            batch, torch.tensor([key32(self.seed, *words, i) for i in range(self.config.grad_accum_steps)])
+        )
 
-    def _given(self, batch: Batch, key: Tensor | None = None) -> Part:
-        weights = None if batch.weights is None else torch.from_numpy(batch.weights)
-        on_device = None if weights is None else weights.to(self.device, non_blocking=True)
-        return self._ids(batch.inputs), self._ids(batch.targets), key, on_device, self._starts(batch)
+    def _next_loss_and_gradients(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
+        """Those of the step that comes next."""
+        with self._computing(batch):
+            return self._loss_and_gradients(self._next_inputs(batch).on(self.device))
 
-    def _starts(self, batch: Batch) -> Tensor | None:
-        return None if batch.segments is None else self._ids(document_starts(batch.segments))
+    @contextmanager
+    def _computing(self, batch: Batch) -> Iterator[None]:
+        with self.numerics(), compiling(), fitting(len(batch.inputs), self.config):
+            yield
 
-    def _ids(self, ids: NDArray[np.integer[Any]]) -> Tensor:
-        return torch.from_numpy(ids).to(self.device, torch.int64, non_blocking=True)
+    def _inputs(self, batch: Batch) -> Part:
+        """The arguments of `LanguageModel.loss`, without dropout."""
+        return next(Inputs.of(batch).on(self.device).parts(1))
 
     def diagnostics(self) -> dict[str, dict[str, float]]:
         """What the optimizer did in the last step."""
@@ -124,25 +158,29 @@ class TorchTrainer:
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> Tensor:
         """Mean over the targets of weight x nats, without dropout."""
-        return self.model.loss(*self._given(batch))
+        with self.numerics():
+            return self.model.loss(*self._inputs(batch))
 
     @torch.no_grad()
     def score(self, batch: Batch) -> NDArray[np.float32]:
         """Nats of each target [B, T], without weights and dropout."""
-        return _numpy(self.model.token_losses(self._ids(batch.inputs), self._ids(batch.targets), self._starts(batch)))
+        ids, targets, *_, starts = self._inputs(batch)
+        with self.numerics():
+            return _numpy(self.model.token_losses(ids, targets, starts))
 
     @torch.no_grad()
     def logits(self, inputs: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """[B, T] ids -> [B, T, V]."""
-        return _numpy(self.model(self._ids(inputs)))
+        with self.numerics():
+            return _numpy(self.model(upload(inputs, self.device).long()))
 
     def forward_backward(self, batch: Batch) -> Tensor:
         """Loss of the next step, with its gradients left on the device."""
-        return self._loss_and_gradients(batch)[0]
+        return self._next_loss_and_gradients(batch)[0]
 
     def gradients(self, batch: Batch) -> tuple[float, dict[str, NDArray[np.float32]]]:
         """Loss and gradients of the next step, without taking it."""
-        loss, grads = self._loss_and_gradients(batch)
+        loss, grads = self._next_loss_and_gradients(batch)
         return float(loss), {name: _numpy(grad) for name, grad in zip(self.params, grads, strict=True)}
 
     def weights(self) -> dict[str, NDArray[np.float32]]:
@@ -169,7 +207,9 @@ class TorchTrainer:
     def activation_norms(self, batch: Batch) -> dict[str, float]:
         """Root mean square of the residual stream after each block."""
         taps: list[Tensor] = []
-        self.model.hidden(self._ids(batch.inputs), starts=self._starts(batch), taps=taps)
+        ids, *_, starts = self._inputs(batch)
+        with self.numerics():
+            self.model.hidden(ids, starts=starts, taps=taps)
         rms = torch.stack([x.float().square().mean().sqrt() for x in taps]).tolist()
         return {f"blocks.{i}": value for i, value in enumerate(rms)}
 

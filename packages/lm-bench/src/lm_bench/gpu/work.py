@@ -18,6 +18,7 @@ from lm_bench.infer.workload import prompts_of
 from lm_bench.train.sides import make_side, our_trainer
 from lm_core.backend import Trainer
 from lm_core.config import Config, StepConfig
+from lm_core.errors import UserError
 from lm_core.model.init import initial_arrays
 
 WARMUP_STEPS = 3
@@ -85,8 +86,8 @@ def again_if_full(work: Callable[[], object]) -> None:
         try:
             work()
             return
-        except RuntimeError as error:
-            if not patience or not _FULL.search(str(error)):
+        except (RuntimeError, UserError) as error:
+            if not patience or not _FULL.search(f"{error} {error.__cause__}"):
                 raise
         torch.cuda.empty_cache()
         time.sleep(5)

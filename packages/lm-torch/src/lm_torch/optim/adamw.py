@@ -23,26 +23,37 @@ class AdamW(Optimizer):
         self.places = places
         """Weight decay -> the places of the parameters that have it."""
 
-    def step(self, grads: list[Tensor], lr: float) -> None:
-        """Update the parameters with gradients in the order of the table."""
-        if self.fused:
-            self.t += 1
-            self._fused_update(grads, lr)
-        else:
-            super().step(grads, lr)
+    def next_scalars(self, lr: float) -> Tensor:
+        """Count a step; the learning rate and the corrections, or for torch's kernel the number of the step."""
+        if not self.fused:
+            return super().next_scalars(lr)
+        self.t += 1
+        # The kernel corrects by 1 - beta^step, which at an infinite step is 1.
+        step = float(self.t) if self.config.bias_correction else math.inf
+        return torch.tensor([lr, step], dtype=torch.float64)
 
     @torch.no_grad()
-    def _fused_update(self, grads: list[Tensor], lr: float) -> None:
+    def apply(
+        self, grads: list[Tensor], scalars: Tensor, scale: Tensor | None = None, norms: Tensor | None = None
+    ) -> None:
+        """A step on the device alone."""
+        if not self.fused:
+            super().apply(grads, scalars, scale)
+            return
+        on_cpu = self.device.type == "cpu"
+        if on_cpu and scale is not None:
+            torch._foreach_mul_(grads, scale)
         c = self.config
-        # The kernel corrects by 1 - beta^step, which at an infinite step is 1.
-        step = torch.tensor(float(self.t) if c.bias_correction else math.inf, device=self.device)
+        lr, step = scalars.float().unbind()
         for decay, chosen in self.places.items():
             params, gs, m, v = (
                 [tensors[i] for i in chosen] for tensors in (self.params, grads, self.slots["m"], self.slots["v"])
             )
             torch._fused_adamw_(
-                params, gs, m, v, [], [step] * len(chosen), lr=lr, beta1=c.beta1, beta2=c.beta2, eps=c.eps,
-                weight_decay=decay, amsgrad=False, maximize=False,
+                params, gs, m, v, [], [step] * len(chosen), lr=scalars[0].item() if on_cpu else lr,
+                beta1=c.beta1, beta2=c.beta2, eps=c.eps, weight_decay=decay, amsgrad=False, maximize=False,
+                # It divides by this one where it reads a gradient.
+                grad_scale=None if on_cpu or scale is None else 1 / scale,
             )  # fmt: skip
 
     def corrections(self) -> tuple[float, float]:
@@ -50,8 +61,9 @@ class AdamW(Optimizer):
         c = self.config
         return (1 - c.beta1**self.t, 1 - c.beta2**self.t) if c.bias_correction else (1.0, 1.0)
 
-    def update(self, grads: list[Tensor], lr: Tensor, c1: Tensor, c2: Tensor) -> None:
+    def update(self, grads: list[Tensor], norms: Tensor | None, *scalars: Tensor) -> None:
         """One step."""
+        lr, c1, c2 = scalars
         c, m, v = self.config, self.slots["m"], self.slots["v"]
         self.decay_weights(lr)
         torch._foreach_lerp_(m, grads, 1 - c.beta1)

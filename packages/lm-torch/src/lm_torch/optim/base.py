@@ -1,11 +1,13 @@
 """What the optimizers share: named state, the step counter, weight decay.
 
+    lr --next_scalars, on the host--> [lr, corrections, ...] --moved to the device--> apply
+
 Updates use torch's multi-tensor operations (`_foreach_*`): one call for a list of tensors, which a GPU runs in few
-kernels and a compiler fuses further. The scalars that change from step to step come as tensors, so that a compiled
-update is compiled once.
+kernels and a compiler fuses further. The scalars that change from step to step come as a tensor, so that a compiled
+update is compiled once, and one that is recorded as a CUDA graph reads them anew.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor
 from lm_core.config import OptimizerConfig
 from lm_core.model.parameters import Table
 from lm_core.optim import decayed
+from lm_torch.host import upload
 
 
 class Optimizer:
@@ -33,37 +36,63 @@ class Optimizer:
         self.slots: dict[str, list[Tensor]] = {}
         for kind in self.slot_kinds:
             self.add_slot(kind)
-        self.kernel = self.update
+        self.compiled: Callable[..., None] | None = None
 
     def add_slot(self, kind: str) -> None:
         """State of the parameters' shapes, zero at first."""
         self.slots[kind] = [torch.zeros_like(p, requires_grad=False) for p in self.params]
 
-    def compile(self) -> None:
+    def compile(self, options: dict[str, Any] | None = None) -> None:
         """Let torch fuse the update into few kernels, where launching kernels is what costs: not on the CPU."""
         if self.device.type != "cpu":
-            self.kernel = torch.compile(self.update)
+            self.compiled = torch.compile(self._scaled_update, options=options)
 
-    @torch.no_grad()
+    def _scaled_update(self, grads: list[Tensor], scale: Tensor | None, norms: Tensor | None, *scalars: Tensor) -> None:
+        if scale is not None:
+            # A compiler scales where a gradient is read; otherwise another set of gradients would have to be held.
+            if torch.compiler.is_compiling():
+                grads = list(torch._foreach_mul(grads, scale))
+            else:
+                torch._foreach_mul_(grads, scale)
+            # Rounded once more than the norms of what is scaled, which costs a pass over it: not much on a CPU.
+            norms = None if norms is None or self.device.type == "cpu" else norms * scale
+        self.update(grads, norms, *scalars)
+
     def step(self, grads: list[Tensor], lr: float) -> None:
         """Update the parameters with gradients in the order of the table."""
+        self.apply(grads, upload(self.next_scalars(lr), self.device))
+
+    def next_scalars(self, lr: float) -> Tensor:
+        """Count a step; what changes from one to the next, for `apply`, on the host in double precision."""
         self.t += 1
-        scalars = torch.tensor([lr, *self.corrections()], dtype=torch.float32)
-        if self.device.type != "cpu":
-            scalars = scalars.pin_memory().to(self.device, non_blocking=True)
-        self.kernel(grads, *scalars.unbind())
+        return torch.tensor([lr, *self.corrections()], dtype=torch.float64)
+
+    @torch.no_grad()
+    def apply(
+        self, grads: list[Tensor], scalars: Tensor, scale: Tensor | None = None, norms: Tensor | None = None
+    ) -> None:
+        """A step on the device alone.
+
+        Args:
+            grads: in the order of the table; they may be overwritten.
+            scalars: `next_scalars` on the device.
+            scale: what the gradients are multiplied by first, a 0-dimensional tensor.
+            norms: of each of the gradients before that, for those who need them.
+        """
+        update = self.compiled or self._scaled_update
+        update(grads, scale, norms, *scalars.float().unbind())
 
     def decay_weights(self, lr: Tensor) -> None:
         """p <- p (1 - lr weight_decay) for the decay groups."""
         if self.decayed:
             torch._foreach_mul_(self.decayed, 1 - lr * self.weight_decay)
 
-    def corrections(self) -> tuple[float, float]:
-        """c1 and c2 of the specification at step t, in double precision."""
+    def corrections(self) -> tuple[float, ...]:
+        """c1 and c2 of the specification at step t, in double precision, and what else `update` is given."""
         raise NotImplementedError
 
-    def update(self, grads: list[Tensor], lr: Tensor, c1: Tensor, c2: Tensor) -> None:
-        """One step; the scalars are 0-dimensional tensors."""
+    def update(self, grads: list[Tensor], norms: Tensor | None, *scalars: Tensor) -> None:
+        """One step; norms are of the gradients, [parameters], if known, and scalars 0-dimensional, all in float32."""
         raise NotImplementedError
 
     def diagnostics(self) -> dict[str, dict[str, float]]:

@@ -32,22 +32,19 @@ class KBeta(Optimizer):
         if keeps_v_max(config):
             self.add_slot("v_max")
 
-    def corrections(self) -> tuple[float, float]:
-        """c1 and c2; "exact" takes its c2 from the product of the beta2 used, on the device."""
-        c = self.config
-        return (1.0, 1.0) if c.bias_correction == "none" else (1 - c.beta1**self.t, 1 - c.beta2_max**self.t)
+    def corrections(self) -> tuple[float, ...]:
+        """c1, c2, and 1 while beta2 is held; "exact" takes its c2 from the product of the beta2 used, on the device."""
+        c, warming_up = self.config, float(self.t <= self.config.warmup_steps)
+        if c.bias_correction == "none":
+            return 1.0, 1.0, warming_up
+        return 1 - c.beta1**self.t, 1 - c.beta2_max**self.t, warming_up
 
-    def step(self, grads: list[Tensor], lr: float) -> None:
-        """Update the parameters with gradients in the order of the table."""
-        # A flag rather than the step itself: a compiled update is then compiled twice, not at every step.
-        self.warming_up = self.t < self.config.warmup_steps
-        super().step(grads, lr)
-
-    def update(self, grads: list[Tensor], lr: Tensor, c1: Tensor, c2: Tensor) -> None:
+    def update(self, grads: list[Tensor], norms: Tensor | None, *scalars: Tensor) -> None:
         """One step."""
+        lr, c1, c2, warming_up = scalars
         c, m, v = self.config, self.slots["m"], self.slots["v"]
         self.decay_weights(lr)
-        self._adapt_beta2(grads)
+        self._adapt_beta2(torch.stack(torch._foreach_norm(grads)) if norms is None else norms, warming_up > 0)
         beta2 = self.beta2.unbind()
         torch._foreach_lerp_(m, grads, 1 - c.beta1)
         torch._foreach_lerp_(v, torch._foreach_mul(grads, grads), [1 - beta2[i] for i in self.bucket_index])
@@ -69,19 +66,15 @@ class KBeta(Optimizer):
         torch._foreach_mul_(delta, lr)
         torch._foreach_sub_(self.params, delta)
 
-    def _adapt_beta2(self, grads: list[Tensor]) -> None:
+    def _adapt_beta2(self, norms: Tensor, warming_up: Tensor) -> None:
         """The bucket's gradient norm against its average decides the bucket's beta2."""
         c = self.config
-        squares = torch.stack(torch._foreach_norm(grads)).square()
-        norm = (self.membership @ squares).sqrt()
+        norm = (self.membership @ norms.square()).sqrt()
         self.grad_ema.lerp_(norm, 1 - c.alpha)
-        if self.warming_up:
-            self.sunspike.zero_()
-            self.beta2.fill_((c.beta2_min + c.beta2_max) / 2)
-        else:
-            ratio = norm / (self.grad_ema + c.tiny_spike)
-            self.sunspike.copy_(ratio / (1 + ratio))
-            self.beta2.copy_(c.beta2_max - (c.beta2_max - c.beta2_min) * self.sunspike)
+        ratio = norm / (self.grad_ema + c.tiny_spike)
+        self.sunspike.copy_(torch.where(warming_up, 0.0, ratio / (1 + ratio)))
+        adapted = c.beta2_max - (c.beta2_max - c.beta2_min) * self.sunspike
+        self.beta2.copy_(torch.where(warming_up, (c.beta2_min + c.beta2_max) / 2, adapted))
         self.beta2_product.mul_(self.beta2)
 
     def _running_max(self, v: list[Tensor]) -> list[Tensor]:

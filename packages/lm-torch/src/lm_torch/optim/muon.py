@@ -43,23 +43,29 @@ class Muon(Optimizer):
         for i, p in enumerate(self.params):
             self.by_shape.setdefault(p.shape, []).append(i)
 
-    def compile(self) -> None:
+    def compile(self, options: dict[str, Any] | None = None) -> None:
         """Both updates."""
-        super().compile()
-        self.rest.compile()
+        super().compile(options)
+        self.rest.compile(options)
 
-    def step(self, grads: list[Tensor], lr: float) -> None:
-        """Update the parameters with gradients in the order of the table."""
+    def next_scalars(self, lr: float) -> Tensor:
+        """Count a step; the rate of the matrices, then what the rest is given."""
+        self.t += 1
+        matrices = torch.tensor([lr * self.config.lr_factor], dtype=torch.float64)
+        return torch.cat([matrices, self.rest.next_scalars(lr)])
+
+    @torch.no_grad()
+    def apply(
+        self, grads: list[Tensor], scalars: Tensor, scale: Tensor | None = None, norms: Tensor | None = None
+    ) -> None:
+        """A step on the device alone."""
         pairs = list(zip(grads, self.is_matrix, strict=True))
-        self.rest.step([g for g, is_matrix in pairs if not is_matrix], lr)
-        super().step([g for g, is_matrix in pairs if is_matrix], lr * self.config.lr_factor)
+        self.rest.apply([g for g, is_matrix in pairs if not is_matrix], scalars[1:], scale)
+        super().apply([g for g, is_matrix in pairs if is_matrix], scalars[:1], scale)
 
-    def corrections(self) -> tuple[float, float]:
-        """The matrices' step has none."""
-        return 1.0, 1.0
-
-    def update(self, grads: list[Tensor], lr: Tensor, c1: Tensor, c2: Tensor) -> None:
+    def update(self, grads: list[Tensor], norms: Tensor | None, *scalars: Tensor) -> None:
         """One step of the matrices."""
+        (lr,) = scalars
         c, m = self.config, self.slots["m"]
         self.decay_weights(lr)
         torch._foreach_lerp_(m, grads, 1 - c.momentum)

@@ -1,0 +1,142 @@
+"""Settings of torch that decide bits, what a GPU cannot do, and how the backend says it."""
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lm_core.config import StepConfig
+from lm_core.errors import UserError
+from lm_core.model.parameters import parameter_table
+from lm_core.testing import ADAMW, MODELS, rough_arrays, some_batches
+from lm_torch import fitting
+from lm_torch.attention import Attention, projected_together
+from lm_torch.backend import TorchBackend, pick_device
+from lm_torch.layers import Linear
+from lm_torch.numerics import Numerics
+from lm_torch.optim import make_optimizer
+from lm_torch.step import TorchTrainer
+
+CPU = torch.device("cpu")
+
+
+def settings() -> tuple[Any, ...]:
+    return (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.utils.deterministic.fill_uninitialized_memory,
+        torch.get_float32_matmul_precision(),
+    )
+
+
+def test_settings_hold_while_a_trainer_computes_and_are_put_back() -> None:
+    before = settings()
+    config = MODELS["testbed-d"]
+    step = StepConfig(device="cpu", deterministic=True)
+    trainer = TorchTrainer(config, ADAMW, step, rough_arrays(config), 0, CPU)
+    inside: list[tuple[Any, ...]] = []
+    loss = trainer.loss
+    trainer.loss = lambda *args: (inside.append(settings()), loss(*args))[1]
+    trainer.step(some_batches(config).batch(1), 1e-3)
+    trainer.gradients(some_batches(config).batch(1))
+    assert [deterministic for deterministic, *_ in inside] == [True, True]
+    assert not any(filled for _, filled, _ in inside)
+    assert settings() == before
+    with pytest.raises(ZeroDivisionError), trainer.numerics():
+        raise ZeroDivisionError
+    assert settings() == before
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_deterministic_step_is_the_usual_one(name: str) -> None:
+    """Every operation of the model has an algorithm that adds up in a fixed order."""
+    config = MODELS[name].model_copy(update={"dropout": 0.1})
+    losses = []
+    for deterministic in (False, True):
+        step = StepConfig(device="cpu", deterministic=deterministic, grad_clip=1.0)
+        trainer = TorchTrainer(config, ADAMW, step, rough_arrays(config), 0, CPU)
+        losses.append([float(trainer.step(some_batches(config).batch(i), 1e-3)["loss_nats"]) for i in (1, 2)])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+
+
+def test_the_compiler_knows_what_makes_its_choices_repeatable() -> None:
+    assert Numerics(StepConfig(), CPU).compiler_options() is None
+    assert Numerics(StepConfig(deterministic=True), CPU).compiler_options() == {"deterministic": True}
+
+
+def test_results_say_what_they_were_computed_with() -> None:
+    assert "TF32" not in TorchBackend().describe(StepConfig(device="cpu", matmul_precision="high"))
+    assert TorchBackend().describe(StepConfig(device="cpu", deterministic=True)).endswith("threads, deterministic")
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_projections_together_are_the_projections(bias: bool) -> None:
+    """Values and gradients, with fewer key heads than query heads."""
+    torch.manual_seed(0)
+    attention = Attention(32, 4, 2, bias)
+    x = torch.randn(2, 5, 32, requires_grad=True)
+    layers = [layer for layer in attention.children() if isinstance(layer, Linear)][:3]
+    weights = [torch.randn(2, 5, len(layer.weight)) for layer in layers]
+
+    def results(outputs: list[Tensor]) -> list[Tensor]:
+        loss = sum(((y * w).sum() for y, w in zip(outputs, weights, strict=True)), torch.zeros(()))
+        return [*outputs, *torch.autograd.grad(loss, [x, *(p for layer in layers for p in layer.parameters())])]
+
+    apart = results([layer(x) for layer in layers])
+    for one, other in zip(apart, results(projected_together(x, *layers)), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_scaling_in_the_update_is_scaling_before_it(fused: bool) -> None:
+    torch.manual_seed(0)
+    table = parameter_table(MODELS["bare"])
+    start = {name: torch.randn(p.shape) for name, p in table.items()}
+    grads = [torch.randn(p.shape) for p in table.values()]
+    ends = []
+    for scale in (None, torch.tensor(0.25)):
+        params = {name: p.clone() for name, p in start.items()}
+        optimizer = make_optimizer(ADAMW, table, params, fused)
+        given = [g.clone() if scale is not None else g * 0.25 for g in grads]
+        optimizer.apply(given, optimizer.next_scalars(1e-2), scale)
+        ends.append(params)
+    assert all(torch.equal(p, ends[1][name]) for name, p in ends[0].items())
+
+
+@pytest.mark.parametrize(
+    ("config", "rows", "advice"),
+    [
+        (StepConfig(), 8, "a step on 8 rows does not fit: set grad_accum_steps = 2, which"),
+        (StepConfig(grad_accum_steps=2), 8, "8 rows in 2 parts does not fit: set grad_accum_steps = 4, which"),
+        (StepConfig(gradient_checkpointing=True, dtype="bfloat16"), 5, "fit: lower the batch size to 2, which halves"),
+    ],
+)
+def test_memory_that_does_not_suffice_is_one_line_with_what_to_lower(
+    config: StepConfig, rows: int, advice: str
+) -> None:
+    with pytest.raises(UserError) as error, fitting.fitting(rows, config):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+    assert advice in str(error.value)
+    assert ("gradient_checkpointing" in str(error.value)) != config.gradient_checkpointing
+    assert "\n" not in str(error.value)
+
+
+def test_a_card_without_bfloat16_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    fitting.check_dtype("bfloat16", CPU)
+    fitting.check_dtype("float32", torch.device("cuda"))
+    with pytest.raises(UserError, match=r"Tesla T4 .* float32"):
+        fitting.check_dtype("bfloat16", torch.device("cuda"))
+
+
+def test_a_gpu_that_is_asked_for_and_not_there_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unavailable() -> bool:
+        warnings.warn("CUDA initialization: The NVIDIA driver on your system is too old\nmore", stacklevel=1)
+        return False
+
+    monkeypatch.setattr(torch.cuda, "is_available", unavailable)
+    with pytest.raises(UserError, match=r"no CUDA device here \(CUDA initialization: .* too old\); use device cpu"):
+        pick_device("gpu")
+    assert pick_device("auto") == CPU
