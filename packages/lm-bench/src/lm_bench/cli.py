@@ -167,7 +167,7 @@ def gpu(argv: Sequence[str]) -> None:
         def emit(row: GpuRow) -> None:
             say(row_line(row))
             if lines:
-                lines.write(json.dumps(asdict(row)) + "\n")
+                lines.write(json.dumps(asdict(row), default=dict) + "\n")
 
         results = measure_gpu(flags, peak.device_type(flags.device), say, emit)
     if flags.output == "json":
@@ -293,7 +293,7 @@ def _print_json(command: str, flags: Config, environment: Environment, results: 
         "environment": asdict(environment),
         "results": results,
     }
-    put(json.dumps(record, indent=2))
+    put(json.dumps(record, indent=2, default=dict))
 
 
 COMMANDS: Mapping[str, tuple[Callable[[Sequence[str]], int | None], str]] = {

@@ -1,7 +1,7 @@
 """One job in a process of its own: `python -m lm_bench.gpu.child JOB`, the job as JSON.
 
-It says that it is ready by one line on stdout, works a block for every line on stdin and answers with one line, and
-ends with stdin.
+It says that it is ready by one line on stdout, works a block for every line on stdin (under a profiler, if the line is
+"profile") and answers with one line, and ends with stdin.
 """
 
 import json
@@ -11,7 +11,7 @@ import traceback
 
 from lm_bench.gpu.jobs import Job
 from lm_bench.gpu.sides import LAST_LINES, Report
-from lm_bench.gpu.work import Block, Sample, peak_gib, prepare, tf32
+from lm_bench.gpu.work import Block, Sample, peak_gib, prepare, profile, tf32
 from lm_bench.peak import device_type
 
 
@@ -24,7 +24,7 @@ def start(job: Job) -> Block:
 
 def report(job: Job, sample: Sample) -> Report:
     """What a block found, and what the process knows besides."""
-    return Report(**sample.model_dump(), peak_gib=peak_gib(device_type(job.step.device)), tf32=tf32())
+    return Report(**sample.model_dump(), peak_gib=peak_gib(device_type(job.step.device)), tf32=tf32(job))
 
 
 def main() -> None:
@@ -35,8 +35,8 @@ def main() -> None:
         job = Job.model_validate_json(sys.argv[1])
         block = start(job)
         answers.write('{"ready": true}\n')
-        for _ in sys.stdin:
-            answers.write(report(job, block()).model_dump_json() + "\n")
+        for line in sys.stdin:
+            answers.write((profile(block) if line == "profile\n" else report(job, block())).model_dump_json() + "\n")
     except Exception:
         lines = traceback.format_exc().strip().splitlines()
         answers.write(json.dumps({"error": " | ".join(line.strip() for line in lines[-LAST_LINES:])}) + "\n")

@@ -3,17 +3,18 @@
 So compiling, which takes most of the time, is done on all cores at once, and what is timed has card and cores alone.
 """
 
+import contextlib
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from lm_bench.agreement import TOLERANCE_NATS
 from lm_bench.environment import core_count
 from lm_bench.flags import GpuFlags, GpuPart
 from lm_bench.gpu.jobs import Group, Job, groups_of
-from lm_bench.gpu.sides import Local, Process, Report, Side, SideError
+from lm_bench.gpu.sides import Kernel, Local, Process, Report, Side, SideError
 from lm_bench.infer.measurement import common_start
 from lm_bench.rounds import interleaved, ratios
 from lm_bench.statistics import Quartiles
@@ -22,6 +23,7 @@ from lm_core.model.flops import flops_per_token
 READY_SECONDS = 200.0
 """For all sides of a wave together: a compiler that hangs may not take the whole time."""
 BLOCK_SECONDS = 60.0
+PROFILE_SECONDS = 20.0
 LEAST_SECONDS = 45.0
 """A wave is not begun with less time than this."""
 NOT_MEASURED = "not measured"
@@ -44,6 +46,8 @@ class Row:
     """Operations that the model needs, per second."""
     tf32: bool = False
     note: str = ""
+    kernels: tuple[Kernel, ...] = ()
+    """Of one block of the group's first side, on a card: where its time goes."""
 
 
 @dataclass
@@ -146,8 +150,16 @@ def _measure_group(
     for place, side in enumerate(sides):
         if side in failures or not any(reports[place]):
             yield _missing(group, side.job, failures.get(side, "no time was left"))
-        else:
-            yield _row(group, side.job, reports[place], reports[0] if place else None)
+            continue
+        row = _row(group, side.job, reports[place], reports[0] if place else None)
+        yield row if place or once else replace(row, kernels=_kernels(side, until))
+
+
+def _kernels(side: Side, until: float) -> tuple[Kernel, ...]:
+    """Where its time goes; nothing where the profiler fails."""
+    with contextlib.suppress(SideError):
+        return side.profile(max(1.0, min(until - time.monotonic(), PROFILE_SECONDS))).kernels
+    return ()
 
 
 def _missing(group: Group, job: Job, why: str) -> Row:

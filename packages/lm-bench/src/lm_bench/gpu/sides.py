@@ -37,6 +37,20 @@ class Report(Config):
     tf32: bool
 
 
+class Kernel(Config):
+    """What the card ran in a block under one name."""
+
+    name: str
+    calls: int
+    microseconds: float
+
+
+class Profile(Config):
+    """The kernels of a block that take the most time, the longest first."""
+
+    kernels: tuple[Kernel, ...]
+
+
 class Side(Protocol):
     """One job, wherever it runs. All methods raise `SideError`."""
 
@@ -47,6 +61,9 @@ class Side(Protocol):
 
     def block(self, patience: float) -> Report:
         """Let it work."""
+
+    def profile(self, patience: float) -> Profile:
+        """Let it work once more, and say which kernels it ran."""
 
     def end(self) -> None:
         """Let go of what it holds."""
@@ -70,6 +87,10 @@ class Local:
         """See `Side`."""
         with failing():
             return self.report(self.job, self.work())
+
+    def profile(self, patience: float) -> Profile:
+        """See `Side`."""
+        return Profile(kernels=())
 
     def end(self) -> None:
         """See `Side`."""
@@ -106,11 +127,11 @@ class Process:
 
     def block(self, patience: float) -> Report:
         """See `Side`."""
-        assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it has ended: its answer says why
-            self.process.stdin.write(b"block\n")
-            self.process.stdin.flush()
-        return Report.model_validate_json(self._answer(patience))
+        return Report.model_validate_json(self._ask("block", patience))
+
+    def profile(self, patience: float) -> Profile:
+        """See `Side`."""
+        return Profile.model_validate_json(self._ask("profile", patience))
 
     def end(self) -> None:
         """See `Side`."""
@@ -120,6 +141,13 @@ class Process:
             if stream is not None:
                 with contextlib.suppress(BrokenPipeError):
                     stream.close()
+
+    def _ask(self, what: str, patience: float) -> str:
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it has ended: its answer says why
+            self.process.stdin.write(f"{what}\n".encode())
+            self.process.stdin.flush()
+        return self._answer(patience)
 
     def _answer(self, patience: float) -> str:
         """The next line that it writes."""

@@ -13,6 +13,7 @@ import torch
 from lm_bench import peak
 from lm_bench.cases import SEED, Case
 from lm_bench.gpu.jobs import Job
+from lm_bench.gpu.sides import Kernel, Profile
 from lm_bench.infer.sides import Decoded, Ours, Side, Theirs
 from lm_bench.infer.workload import prompts_of
 from lm_bench.train.sides import make_side, our_trainer
@@ -22,6 +23,8 @@ from lm_core.errors import UserError
 from lm_core.model.init import initial_arrays
 
 WARMUP_STEPS = 3
+KERNELS = 24
+"""How many of a profile are kept."""
 PATIENCE = 30
 """How often a job that found no memory tries again: others hold it while they compile."""
 _FULL = re.compile("out of memory|ALLOC_FAILED", re.IGNORECASE)
@@ -199,9 +202,22 @@ def _relative(found: Any, expected: Any) -> float:
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
-def tf32() -> bool:
-    """Whether float32 products of this process go through TF32."""
-    return torch.get_float32_matmul_precision() != "highest"
+def profile(block: Block) -> Profile:
+    """Run a block under torch's profiler."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+        block()
+    events = sorted(profiler.key_averages(), key=lambda event: -event.self_device_time_total)[:KERNELS]
+    return Profile(
+        kernels=tuple(
+            Kernel(name=event.key[:80], calls=event.count, microseconds=event.self_device_time_total)
+            for event in events
+        )
+    )
+
+
+def tf32(job: Job) -> bool:
+    """Whether float32 products go through TF32."""
+    return job.tf32 or torch.get_float32_matmul_precision() != "highest"
 
 
 def peak_gib(device: str) -> float | None:
