@@ -177,7 +177,7 @@ def make_decoder(
     model: LanguageModel, step: StepConfig, rows: int, vocab_size: int | None, compile_step: bool = False
 ) -> TorchDecoder:
     """The decoder that suits the device: by a graph on a GPU, as it goes on a CPU unless the step is compiled."""
-    graph = model.embed.weight.device.type == "cuda" and getattr(step, "cuda_graph", "auto") != "off"
+    graph = model.embed.weight.device.type == "cuda" and step.cuda_graph != "off"
     if graph or compile_step:
         return StaticDecoder(model, rows, vocab_size, compile_step, graph)
     return TorchDecoder(model, rows, vocab_size)

@@ -35,9 +35,6 @@ class Job(Config):
     steps: int = 1
     """In a block; ids of each row, where it decodes."""
     lr: float = 6e-5
-    tf32: bool = False
-    """Float32 products by TF32."""
-    deterministic: bool = False
 
 
 @dataclass(frozen=True)
@@ -171,7 +168,7 @@ def _train(sizes: Sizes, device: str) -> list[Group]:
             jobs += [
                 _with(ours, "ours, gradient checkpointing", gradient_checkpointing=True),
                 _with(ours, "ours, 4 micro-batches", grad_accum_steps=4),
-                ours.model_copy(update={"side": "ours, deterministic", "deterministic": True}),
+                _with(ours, "ours, deterministic", deterministic=True),
             ]
         groups.append(Group("train", f"124 M, {rows} x {sizes.gpt.seq_len}", tuple(jobs)))
     return groups
@@ -217,7 +214,9 @@ def _decode(sizes: Sizes, rows: int, device: str) -> Group:
             who=who,
             how=how,
             model=sizes.decoded,
-            step=_step(device, sizes.dtype, how == "compiled" and sizes.compile),
+            step=_step(
+                device, sizes.dtype, how == "compiled" and sizes.compile, cuda_graph="off" if how == "eager" else "auto"
+            ),
             rows=rows,
             length=sizes.prompt,
             steps=sizes.tokens,
@@ -229,11 +228,11 @@ def _decode(sizes: Sizes, rows: int, device: str) -> Group:
 
 def _testbed_d(sizes: Sizes, device: str) -> Group:
     rows, steps = sizes.testbed_rows
-    precisions: tuple[tuple[str, Dtype, bool, bool], ...] = (
-        ("bfloat16", "bfloat16", False, True),
-        ("TF32", "float32", True, True),
-        ("float32", "float32", False, True),
-        ("float32, eager", "float32", False, False),
+    precisions: tuple[tuple[str, Dtype, str, bool], ...] = (
+        ("bfloat16", "bfloat16", "highest", True),
+        ("TF32", "float32", "high", True),
+        ("float32", "float32", "highest", True),
+        ("float32, eager", "float32", "highest", False),
     )
     optimizers: tuple[tuple[str, OptimizerConfig], ...] = (("K-beta", KBETA), ("Adam", AdamWConfig()))
     jobs = tuple(
@@ -243,15 +242,14 @@ def _testbed_d(sizes: Sizes, device: str) -> Group:
             unit="steps/s",
             model=sizes.testbed,
             optimizer=optimizer,
-            step=_step(device, dtype, compiled and sizes.compile),
+            step=_step(device, dtype, compiled and sizes.compile, matmul_precision=products),
             rows=rows,
             length=sizes.testbed.seq_len,
             steps=steps,
             lr=1e-3,
-            tf32=tf32,
         )
         for name, optimizer in optimizers
-        for precision, dtype, tf32, compiled in precisions
+        for precision, dtype, products, compiled in precisions
     )
     c = sizes.testbed
     return Group("testbed", f"Testbed D, d {c.d_model} x {c.n_layers}, {rows} x {c.seq_len}", jobs)
@@ -272,7 +270,7 @@ def _bits(sizes: Sizes, device: str) -> Group:
         lr=1e-3,
     )
     compiled = _with(job, "compiled", compile=sizes.compile)
-    sure = compiled.model_copy(update={"side": "compiled, deterministic", "deterministic": True})
+    sure = _with(compiled, "compiled, deterministic", deterministic=True)
     return Group("bits", f"{job.steps} steps twice, and stopped and resumed", (job, compiled, sure))
 
 

@@ -87,8 +87,6 @@ def process(job: Job, together: int) -> Process:
     """A process that shares the cores with the others that compile."""
     threads = max(1, core_count() // together)
     environment = {"TORCHINDUCTOR_COMPILE_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
-    if job.deterministic:
-        environment["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     return Process(job, environment)
 
 

@@ -18,7 +18,7 @@ from lm_bench.infer.sides import Decoded, Ours, Side, Theirs
 from lm_bench.infer.workload import prompts_of
 from lm_bench.train.sides import make_side, our_trainer
 from lm_core.backend import Trainer
-from lm_core.config import Config, StepConfig
+from lm_core.config import Config
 from lm_core.errors import UserError
 from lm_core.model.init import initial_arrays
 
@@ -52,29 +52,12 @@ def prepare(job: Job) -> Block:
         return lambda: Sample(figure=peak.matrix_flops(device) / 1e12)
     if job.kind == "copy":
         return lambda: Sample(figure=peak.copy_bandwidth(device) / 1e12)
-    job = job.model_copy(update={"step": executed(job)})
     if job.kind == "train":
         return Training(job, device).block
     if job.kind == "decode":
         return Decoding(job, device).block
     found = (bits if job.kind == "bits" else gradients)(job)
     return lambda: found
-
-
-def executed(job: Job) -> StepConfig:
-    """The step config with what a job asks of the device; where the config has no key for it, torch is told."""
-    changes: dict[str, Any] = {}
-    if "matmul_precision" in StepConfig.model_fields:
-        changes["matmul_precision"] = "high" if job.tf32 else "highest"
-    else:
-        torch.set_float32_matmul_precision("high" if job.tf32 else "highest")
-    if "deterministic" in StepConfig.model_fields:
-        changes["deterministic"] = job.deterministic
-    elif job.deterministic:
-        torch.use_deterministic_algorithms(True)
-    if job.how == "eager" and "cuda_graph" in StepConfig.model_fields:
-        changes["cuda_graph"] = "off"
-    return job.step.model_copy(update=changes)
 
 
 def case_of(job: Job) -> Case:
@@ -217,7 +200,7 @@ def profile(block: Block) -> Profile:
 
 def tf32(job: Job) -> bool:
     """Whether float32 products go through TF32."""
-    return job.tf32 or torch.get_float32_matmul_precision() != "highest"
+    return job.step.matmul_precision != "highest" or torch.get_float32_matmul_precision() != "highest"
 
 
 def peak_gib(device: str) -> float | None:

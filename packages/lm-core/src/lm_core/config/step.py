@@ -26,7 +26,8 @@ class StepConfig(Config):
     """Let the framework compile the step."""
     cuda_graph: Literal["auto", "on", "off"] = "auto"
     """Replay the training step as one CUDA graph for each shape of a batch: auto where launching kernels is what takes
-    the time, which is where models and batches are small. MLX has no such thing, and ignores this."""
+    the time, which is where models and batches are small. Decoding is a graph unless it is off. MLX has no such thing,
+    and ignores this."""
     varying_length: bool = False
     """Sequence lengths differ from step to step: torch compiles once for all of them (MLX compiles for each)."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
