@@ -117,6 +117,7 @@ class StaticDecoder(TorchDecoder):
         """Take a step that changes nothing: what it writes to the caches lies where the next one writes again."""
         changed = [self.logits, self.positions, self.turn, *([] if self.seen is None else [self.seen])]
         before = [tensor.clone() for tensor in changed]
+        self.turn.zero_()  # else it may stand past the end
         try:
             step()
         finally:
