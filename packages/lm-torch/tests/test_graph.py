@@ -126,3 +126,28 @@ def test_what_cannot_be_recorded_is_called_and_said_once(
 def test_small_steps_are_recorded_by_themselves_and_large_ones_are_not() -> None:
     assert is_launch_bound(19_000_000, 4 * 512)  # Testbed D as published
     assert not is_launch_bound(124_000_000, 64 * 1024)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("name", ["adamw", "adamw-uncorrected", "kbeta-everything", "muon"])
+@pytest.mark.parametrize("model", ["gpt2", "llama", "testbed-d"])
+def test_narrow_copies_of_the_weights_change_no_bit(model: str, name: str, parts: int) -> None:
+    """Steps, an evaluation, gradients, a checkpoint that is loaded in the middle."""
+    config = MODELS[model].model_copy(update={"dropout": 0.1})
+    step = StepConfig(device="cpu", dtype="bfloat16", grad_accum_steps=parts, grad_clip=0.5, cuda_graph="on")
+    usual, narrow = (TorchTrainer(config, OPTIMIZERS[name], step, rough_arrays(config), 0, CPU) for _ in range(2))
+    narrow.keep_narrow()
+    assert {copy.dtype for copy in narrow.narrow.values()} == {torch.bfloat16}
+    given = RandomWindows(some_batches(config).tokens, 4, LengthRule(16, 16), 2)
+    for first in (1, 5):
+        for number in range(first, first + 4):
+            metrics = [one.step(given.batch(number), 1e-2) for one in (usual, narrow)]
+            assert float(metrics[0]["loss_nats"]) == float(metrics[1]["loss_nats"])
+            assert metrics[0]["grad_norms"].tolist() == pytest.approx(metrics[1]["grad_norms"].tolist(), rel=1e-6)
+        assert same_bits(usual.gradients(given.batch(9))[1], narrow.gradients(given.batch(9))[1])
+        assert float(usual.evaluate(given.batch(9))) == float(narrow.evaluate(given.batch(9)))
+        weights, state = usual.weights(), usual.optimizer_state()
+        assert same_bits(weights, narrow.weights())
+        assert same_bits(state, narrow.optimizer_state())
+        for one in (usual, narrow):
+            one.load({key: array * np.float32(1.01) for key, array in weights.items()}, state)

@@ -28,6 +28,7 @@ from lm_torch.host import Reading, upload
 from lm_torch.inputs import Inputs, Part
 from lm_torch.layers import KERNELS
 from lm_torch.model import LanguageModel
+from lm_torch.narrow import narrowed, wide_like
 from lm_torch.numerics import Numerics
 from lm_torch.optim import make_optimizer
 from lm_torch.snapshot import HostCopies
@@ -76,8 +77,11 @@ class TorchTrainer:
         table = parameter_table(model)
         assert named.keys() == table.keys(), "the model and the parameter table must agree"
         self.params = {name: named[name] for name in table}
+        self.narrow: dict[str, Tensor] = {}
         self.load(weights)
         self.optimizer = make_optimizer(optimizer, table, dict(self.params), step.kernels == "fused")
+        if device.type == "cuda" and step.dtype == "bfloat16":
+            self.keep_narrow()
         self.copies = HostCopies(), HostCopies()
         self.numerics = Numerics(step, device)
         self.loss = self.model.loss
@@ -88,6 +92,11 @@ class TorchTrainer:
             self.optimizer.compile(options)
         self.graphs = Graphs(device)
         self.size = sum(parameter.size for parameter in table.values())
+
+    def keep_narrow(self) -> None:
+        """Have the layers read copies of their weights in the type of the activations, which the optimizer writes."""
+        self.narrow = narrowed(self.model)
+        self.optimizer.keep_narrow(self.narrow)
 
     def step(self, batch: Batch, lr: float) -> Metrics:
         """One optimizer step, for which the host does not wait."""
@@ -117,16 +126,31 @@ class TorchTrainer:
         """Mean loss over the batch and its gradients in the table's order, added up over the micro-batches."""
         # Freed here rather than after the update: freed there, the heap would shrink and be faulted in again.
         self.model.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=self.device)
-        for part in inputs.parts(self.config.grad_accum_steps):
-            loss = self.loss(*part) / self.config.grad_accum_steps
+        total, sums, count = torch.zeros((), device=self.device), None, self.config.grad_accum_steps
+        for part in inputs.parts(count):
+            loss = self.loss(*part) / count
             loss.backward()
             total += loss.detach()
+            if self.narrow and count > 1:
+                sums = self._added_to(sums)
+        return total, self._gradients() if sums is None else sums
+
+    def _gradients(self) -> list[Tensor]:
         grads = []
-        for param in self.params.values():
-            assert param.grad is not None
-            grads.append(param.grad)
-        return total, grads
+        for name, param in self.params.items():
+            grad = self.narrow.get(name, param).grad
+            assert grad is not None
+            grads.append(grad)
+        return grads
+
+    def _added_to(self, sums: list[Tensor] | None) -> list[Tensor]:
+        """The gradients of a micro-batch on top of those before, in float32: `backward` would add narrow ones up."""
+        grads = wide_like(list(self.params.values()), self._gradients())
+        self.model.zero_grad(set_to_none=True)
+        if sums is None:
+            return grads
+        torch._foreach_add_(sums, grads)
+        return sums
 
     def _next_inputs(self, batch: Batch) -> Inputs:
         """On the host, with the dropout keys of the step that comes next."""
@@ -181,7 +205,7 @@ class TorchTrainer:
     def gradients(self, batch: Batch) -> tuple[float, dict[str, NDArray[np.float32]]]:
         """Loss and gradients of the next step, without taking it."""
         loss, grads = self._next_loss_and_gradients(batch)
-        return float(loss), {name: _numpy(grad) for name, grad in zip(self.params, grads, strict=True)}
+        return float(loss), {name: _numpy(grad.float()) for name, grad in zip(self.params, grads, strict=True)}
 
     def weights(self) -> dict[str, NDArray[np.float32]]:
         """A copy of every parameter."""
@@ -200,6 +224,8 @@ class TorchTrainer:
     def load(self, weights: NumpyArrays, optimizer_state: Mapping[str, NDArray[Any]] | None = None) -> None:
         """Replace the parameters and, if given, the optimizer's state."""
         load_weights(self.model, weights)
+        for name in self.narrow:
+            self.params[name].copy_(torch.from_numpy(np.ascontiguousarray(weights[name])))
         if optimizer_state is not None:
             self.optimizer.load(optimizer_state)
 

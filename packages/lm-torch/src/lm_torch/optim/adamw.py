@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lm_core.config import AdamWConfig
 from lm_core.model.parameters import Table
+from lm_torch.narrow import wide_like
 from lm_torch.optim.base import Optimizer
 
 
@@ -40,6 +41,7 @@ class AdamW(Optimizer):
         if not self.fused:
             super().apply(grads, scalars, scale)
             return
+        grads = wide_like(self.params, grads)
         on_cpu = self.device.type == "cpu"
         if on_cpu and scale is not None:
             torch._foreach_mul_(grads, scale)
@@ -55,6 +57,7 @@ class AdamW(Optimizer):
                 # It divides by this one where it reads a gradient.
                 grad_scale=None if on_cpu or scale is None else 1 / scale,
             )  # fmt: skip
+        self.narrow.update()
 
     def corrections(self) -> tuple[float, float]:
         """1 - beta^t, or 1."""

@@ -18,6 +18,7 @@ from lm_core.config import OptimizerConfig
 from lm_core.model.parameters import Table
 from lm_core.optim import decayed
 from lm_torch.host import upload
+from lm_torch.narrow import Narrow, wide_like
 
 
 class Optimizer:
@@ -37,10 +38,15 @@ class Optimizer:
         for kind in self.slot_kinds:
             self.add_slot(kind)
         self.compiled: Callable[..., None] | None = None
+        self.narrow = Narrow({}, {})
 
     def add_slot(self, kind: str) -> None:
         """State of the parameters' shapes, zero at first."""
         self.slots[kind] = [torch.zeros_like(p, requires_grad=False) for p in self.params]
+
+    def keep_narrow(self, copies: Mapping[str, Tensor]) -> None:
+        """From now on, write `copies` of parameters too, which are in a narrower type, as their gradients may be."""
+        self.narrow = Narrow(dict(zip(self.names, self.params, strict=True)), copies)
 
     def compile(self, options: dict[str, Any] | None = None) -> None:
         """Let torch fuse the update into few kernels, where launching kernels is what costs: not on the CPU."""
@@ -48,6 +54,7 @@ class Optimizer:
             self.compiled = torch.compile(self._scaled_update, options=options)
 
     def _scaled_update(self, grads: list[Tensor], scale: Tensor | None, norms: Tensor | None, *scalars: Tensor) -> None:
+        grads = wide_like(self.params, grads)
         if scale is not None:
             # A compiler scales where a gradient is read; otherwise another set of gradients would have to be held.
             if torch.compiler.is_compiling():
@@ -57,6 +64,7 @@ class Optimizer:
             # Rounded once more than the norms of what is scaled, which costs a pass over it: not much on a CPU.
             norms = None if norms is None or self.device.type == "cpu" else norms * scale
         self.update(grads, norms, *scalars)
+        self.narrow.update()
 
     def step(self, grads: list[Tensor], lr: float) -> None:
         """Update the parameters with gradients in the order of the table."""

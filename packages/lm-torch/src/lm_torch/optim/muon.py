@@ -43,6 +43,11 @@ class Muon(Optimizer):
         for i, p in enumerate(self.params):
             self.by_shape.setdefault(p.shape, []).append(i)
 
+    def keep_narrow(self, copies: Mapping[str, Tensor]) -> None:
+        """Those of both."""
+        super().keep_narrow(copies)
+        self.rest.keep_narrow(copies)
+
     def compile(self, options: dict[str, Any] | None = None) -> None:
         """Both updates."""
         super().compile(options)
