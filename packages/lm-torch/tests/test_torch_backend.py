@@ -59,11 +59,11 @@ def test_a_compiled_decoder_draws_the_same_ids(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("again", [False, True], ids=["", "checkpointed"])
-@pytest.mark.parametrize("name", ["testbed-d", "llama"])
-def test_compiling_changes_only_the_rounding_of_packed_documents(name: str, again: bool) -> None:
+@pytest.mark.parametrize("again", [False, True], ids=["kept", "checkpointed"])
+def test_compiling_changes_only_the_rounding_of_packed_documents(again: bool) -> None:
     """With weights, dropout and lengths that vary; a batch without either in between."""
-    config = MODELS[name].model_copy(update={"dropout": 0.1})
+    torch._dynamo.reset()  # what other tests compiled counts towards the limit from which on nothing is compiled
+    config = MODELS["llama"].model_copy(update={"dropout": 0.1})
     plain, compiled = (
         TorchBackend().build(
             config,
