@@ -69,7 +69,7 @@ def check_all(ours: Any, oracle: Any, tensors: list[Tensor]) -> None:
 
 SHAPES = {  # B, N, K, T, H
     "one token": (1, 1, 1, 1, 16),
-    "a head of 20": (1, 4, 2, 70, 20),
+    "a head of 20": (1, 2, 1, 70, 20),
     **({"whole": (1, 1, 1, 64, 32)} if INTERPRETED else {"uneven": (2, 4, 2, 777, 64), "whole": (2, 3, 3, 1024, 64)}),
     **({} if INTERPRETED else {"wide": (1, 2, 1, 300, 128)}),
 }
@@ -100,8 +100,8 @@ def test_flash_attention(shape: str, rate: float, dtype: torch.dtype) -> None:
 
 @both
 def test_attention_within_segments(dtype: torch.dtype) -> None:
-    drop, (q, k, v) = dropping(0.1), heads((2, 2, 1, 100, 16), dtype)
-    segments = torch.from_numpy(np.random.default_rng(0).integers(0, 2, (2, 100)).cumsum(axis=1) // 20).to(DEVICE)
+    drop, (q, k, v) = dropping(0.1), heads((2, 2, 1, 70, 16), dtype)
+    segments = torch.from_numpy(np.random.default_rng(0).integers(0, 2, (2, 70)).cumsum(axis=1) // 20).to(DEVICE)
     seen = (segments[:, :, None] == segments[:, None])[:, None]
     check_all(
         lambda q, k, v: flash.attention(q, k, v, drop, segments),
