@@ -143,6 +143,20 @@ def test_softmax_and_the_nonlinearities(kernels: ModuleType, name: str, shape: t
 
 
 @both
+@pytest.mark.parametrize("tanh", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+def test_linear_and_gelu(kernels: ModuleType, bias: bool, tanh: bool) -> None:
+    theirs, oracle = ELEMENTWISE["gelu_tanh" if tanh else "gelu"]
+    arrays = [draw(2, 3, 5), draw(4, 5), draw(4)][: 3 if bias else 2]
+    check(
+        lambda x, w, b=None: kernels.linear_gelu(x, w, b, tanh),
+        lambda x, w, b=0.0: theirs(x @ w.T + b),
+        lambda x, w, b=0.0: oracle(x @ w.T + b),
+        arrays,
+    )
+
+
+@both
 @pytest.mark.parametrize("name", ["silu", "gelu", "gelu_tanh"])
 def test_the_nonlinearities_are_0_and_the_identity_far_out(kernels: ModuleType, name: str) -> None:
     x = torch.tensor([-1e4, -100.0, 0.0, 100.0, 1e4], requires_grad=True)

@@ -17,6 +17,7 @@ from lm_core.testing import MODELS, rough_arrays
 from lm_torch import fused, kernels, scratch
 from lm_torch.dropout import Dropping
 from lm_torch.kernels import attention as flash
+from lm_torch.kernels import gelu
 from lm_torch.kernels.attention import Blocks
 from lm_torch.kernels.cross_entropy import softmax_cross_entropy_
 from lm_torch.model import LanguageModel
@@ -148,10 +149,11 @@ def test_fused_attention_takes_the_kernel_where_it_runs(dtype: torch.dtype, monk
     assert len(calls) == 1
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # of torch 2.11's compiler
 @pytest.mark.parametrize("backend", ["aot_eager"] if INTERPRETED else ["inductor"])
 @pytest.mark.parametrize("recompute", [False] if INTERPRETED else [False, True])
 def test_a_model_with_dropout_is_its_scratch_twin_compiled_too(backend: str, recompute: bool) -> None:
-    config = MODELS["llama"].model_copy(update={"dropout": 0.2, "n_layers": 1})
+    config = MODELS["llama" if recompute else "testbed-d"].model_copy(update={"dropout": 0.2, "n_layers": 1})
     ids = torch.from_numpy(np.random.default_rng(0).integers(0, 31, (2, config.seq_len))).to(DEVICE)
     key, found = torch.tensor(77, device=DEVICE), []
     for kind in (scratch, fused):
@@ -213,6 +215,35 @@ def test_a_chunk_of_rows_of_a_larger_tensor_is_changed_alone() -> None:
     assert changed[:, 1].max() == 39
     with pytest.raises(ValueError, match="contiguous along the vocabulary"):
         softmax_cross_entropy_(whole.t(), torch.zeros(50, dtype=torch.int64, device=DEVICE))
+
+
+# GELU
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered")  # far out, by numpy
+@both
+@pytest.mark.parametrize("tanh", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("shape", [(1, 8), (2, 30, 300)], ids=str)
+def test_gelu_of_a_biased_product(
+    shape: tuple[int, ...], bias: bool, tanh: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gelu, "PROGRAMS", 3)
+    twin = scratch.gelu_tanh if tanh else scratch.gelu
+    tensors = [draw(*shape, dtype=dtype), draw(shape[-1], dtype=dtype)][: 2 if bias else 1]
+    check_all(lambda x, b=None: gelu.bias_gelu(x, b, tanh), lambda x, b=None: twin(x if b is None else x + b), tensors)
+    far = torch.tensor([[-1e4, -100.0, 0.0, 100.0, 1e4]], device=DEVICE, dtype=dtype, requires_grad=True)
+    y = gelu.bias_gelu(far, None, tanh)
+    y.sum().backward()
+    assert y[0].tolist() == far.clamp(min=0)[0].tolist()
+    assert far.grad[0].tolist() == [0, 0, 0.5, 1, 1]
+
+
+def test_a_second_derivative_is_refused_by_name() -> None:
+    q, k, v = heads((1, 1, 1, 3, 16), torch.float32)
+    for y in (flash.attention(q, k, v, dropping(0.1)), gelu.bias_gelu(q, None, True)):
+        with pytest.raises(NotImplementedError, match="kernels = scratch"):
+            torch.autograd.grad(y.sum(), q, create_graph=True)
 
 
 # Bits

@@ -23,6 +23,12 @@ def linear(x: mx.array, weight: mx.array, bias: mx.array | None = None) -> mx.ar
     return x @ weight.T if bias is None else mx.addmm(bias, x, weight.T)
 
 
+def linear_gelu(x: mx.array, weight: mx.array, bias: mx.array | None, tanh: bool) -> mx.array:
+    """See `scratch.linear_gelu`."""
+    y = linear(x, weight, bias)
+    return gelu_tanh(y) if tanh else gelu(y)
+
+
 def softmax(x: mx.array, axis: int = -1) -> mx.array:
     """See `scratch.softmax`."""
     return mx.softmax(scratch.widened(x), axis=axis)

@@ -113,13 +113,16 @@ class MLP(nn.Module):
         dtype: mx.Dtype = mx.float32,
     ):
         super().__init__()
-        self.activation = kernels.gelu if activation == "gelu" else kernels.gelu_tanh
+        self.kernels, self.tanh = kernels, activation == "gelu_tanh"
+        self.activation = kernels.gelu_tanh if self.tanh else kernels.gelu
         self.up_proj = Linear(d_model, d_ff, bias, kernels, dtype)
         self.down_proj = Linear(d_ff, d_model, bias, kernels, dtype)
 
     def __call__(self, x: mx.array) -> mx.array:
         """[..., D] -> [..., D]."""
-        return self.down_proj(self.activation(self.up_proj(x)))
+        up = self.up_proj
+        bias = up.bias.astype(x.dtype) if "bias" in up else None
+        return self.down_proj(self.kernels.linear_gelu(x, up.weight.astype(x.dtype), bias, self.tanh))
 
 
 class SwiGLU(nn.Module):

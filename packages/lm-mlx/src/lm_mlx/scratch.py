@@ -52,6 +52,12 @@ def gelu_tanh(x: mx.array) -> mx.array:
     return 0.5 * x * (1 + mx.tanh(math.sqrt(2 / math.pi) * x * (1 + 0.044715 * (x * x))))
 
 
+def linear_gelu(x: mx.array, weight: mx.array, bias: mx.array | None, tanh: bool) -> mx.array:
+    """`linear` and then `gelu`, or `gelu_tanh`: the first half of an MLP."""
+    y = linear(x, weight, bias)
+    return gelu_tanh(y) if tanh else gelu(y)
+
+
 def rms_norm(x: mx.array, weight: mx.array, eps: float) -> mx.array:
     """x / sqrt(mean x^2 + eps) * weight over the last axis (Zhang and Sennrich 2019)."""
     wide = widened(x)

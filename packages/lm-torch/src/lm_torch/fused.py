@@ -11,6 +11,7 @@ from lm_torch import kernels, onednn, scratch
 from lm_torch.dropout import Dropping
 from lm_torch.kernels import attention as flash
 from lm_torch.kernels.cross_entropy import softmax_cross_entropy_
+from lm_torch.kernels.gelu import bias_gelu
 from lm_torch.products import add_product_
 
 LOGITS_BYTES = 1 << 26
@@ -42,6 +43,14 @@ gelu = F.gelu
 def gelu_tanh(x: Tensor) -> Tensor:
     """See `scratch.gelu_tanh`."""
     return F.gelu(x, approximate="tanh")
+
+
+def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None, tanh: bool) -> Tensor:
+    """See `scratch.linear_gelu`; on a GPU the bias and its gradient go with the nonlinearity, in one pass each way."""
+    if kernels.usable(x):
+        return bias_gelu(linear(x, weight), bias, tanh)
+    y = linear(x, weight, bias)
+    return gelu_tanh(y) if tanh else gelu(y)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

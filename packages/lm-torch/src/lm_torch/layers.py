@@ -118,13 +118,16 @@ class MLP(nn.Module):
         dtype: torch.dtype = torch.float32,
     ):
         super().__init__()
-        self.activation = kernels.gelu if activation == "gelu" else kernels.gelu_tanh
+        self.kernels, self.tanh = kernels, activation == "gelu_tanh"
+        self.activation = kernels.gelu_tanh if self.tanh else kernels.gelu
         self.up_proj = Linear(d_model, d_ff, bias, kernels, dtype)
         self.down_proj = Linear(d_ff, d_model, bias, kernels, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., D]."""
-        return self.down_proj(self.activation(self.up_proj(x)))
+        up = self.up_proj
+        bias = None if up.bias is None else cast(up.bias, x)
+        return self.down_proj(self.kernels.linear_gelu(x, cast(up.weight, x), bias, self.tanh))
 
 
 class SwiGLU(nn.Module):

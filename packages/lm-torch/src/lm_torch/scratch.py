@@ -52,6 +52,12 @@ def gelu_tanh(x: Tensor) -> Tensor:
     return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
 
 
+def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None, tanh: bool) -> Tensor:
+    """`linear` and then `gelu`, or `gelu_tanh`: the first half of an MLP."""
+    y = linear(x, weight, bias)
+    return gelu_tanh(y) if tanh else gelu(y)
+
+
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean x^2 + eps) * weight over the last axis (Zhang and Sennrich 2019)."""
     wide = widened(x)

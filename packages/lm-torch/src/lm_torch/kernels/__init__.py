@@ -1,6 +1,6 @@
 """Kernels of this project's own, in Triton, for what torch has no fast operation.
 
-    fused --usable?--> kernels.attention, .cross_entropy      operators that autograd and the compiler know
+    fused --usable?--> kernels.attention, .cross_entropy, .gelu      operators that autograd and the compiler know
     static_decode --usable?--> kernels.decode                 a decoding step of a few rows
                                     '--first call--> kernels.programs      the Triton programs
 
@@ -27,6 +27,18 @@ INSTALLED = importlib.util.find_spec("triton") is not None and any(
 """Whether Triton is there, and a C compiler, with which it builds what launches a program."""
 
 DTYPES = (torch.float32, torch.bfloat16)
+
+
+def refuse_second_derivative() -> None:
+    """For the backward pass of an operator, which has no gradient of its own.
+
+    Raises:
+        NotImplementedError: if that pass is itself recorded (create_graph).
+    """
+    if torch.is_grad_enabled():
+        raise NotImplementedError(
+            "the Triton kernels have no gradient of their gradient (create_graph): use kernels = scratch"
+        )
 
 
 def usable(x: Tensor) -> bool:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lm_core.rng import threshold
 from lm_torch.dropout import Dropping
+from lm_torch.kernels import refuse_second_derivative
 
 WIDEST = 256
 """Elements of a head up to which a block of them fits on the chip."""
@@ -159,6 +160,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 
 def _gradients(ctx: Any, dout: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    refuse_second_derivative()
     gradients = torch.ops.lm_torch.attention_backward(dout, *ctx.saved_tensors, ctx.rate)
     return (*gradients, None, None, None)
 
