@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lm_core.config import SamplingConfig, StepConfig
+from lm_core.config import ModelConfig, SamplingConfig, StepConfig
 from lm_core.sampling import Generation, generate
 from lm_core.testing import MODELS, rough_arrays
 from lm_torch import kernels
@@ -35,12 +35,21 @@ def _run_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "DEVICES", {DEVICE})
     monkeypatch.setattr(decode, "CHUNK", 8)  # three of them make the 24 positions of the models
     if INTERPRETED:  # which takes as long for a small tile as for a large one
-        monkeypatch.setattr(decode, "PROGRAMS", 2)
+        monkeypatch.setattr(decode, "MOST_OUTS", 64)
+        monkeypatch.setattr(decode, "WARP_WIDE", 16)  # so that vectors have several parts
+        monkeypatch.setattr(decode, "WARP_COLUMNS", 64)
+
+
+WIDE = ModelConfig(vocab_size=300, seq_len=24, d_model=384, n_layers=1, n_heads=6, d_ff=2304, tie_embeddings=True)
+"""Vectors of several parts, one of them so long that four warps hold it."""
+CONFIGS = {**MODELS, "wide": WIDE}
+WIDES = ("wide", "float32"), ("wide", "bfloat16")
+"""In minutes where it is interpreted, which has narrower parts instead."""
 
 
 def model(name: str, dtype: Any = "float32") -> Any:
-    built = make_model(MODELS[name], StepConfig(dtype=dtype), torch.device(DEVICE))
-    load_weights(built, rough_arrays(MODELS[name]))
+    built = make_model(CONFIGS[name], StepConfig(dtype=dtype), torch.device(DEVICE))
+    load_weights(built, rough_arrays(CONFIGS[name]))
     return built
 
 
@@ -55,7 +64,13 @@ def caches(inference: InferenceModel, rows: int) -> list[KVCache]:
 
 
 @pytest.mark.parametrize(
-    ("name", "dtype"), [*((name, "float32") for name in MODELS), ("llama", "bfloat16"), ("gpt2", "bfloat16")]
+    ("name", "dtype"),
+    [
+        *((name, "float32") for name in MODELS),
+        ("llama", "bfloat16"),
+        ("gpt2", "bfloat16"),
+        *(() if INTERPRETED else WIDES),
+    ],
 )
 def test_logits_and_caches_are_those_of_the_plain_operations(name: str, dtype: str) -> None:
     """Rows at the first position, at the first of a chunk, at the last, and past it."""
@@ -101,6 +116,12 @@ def test_kernels_that_cannot_be_built_are_done_without(
     both = [list(generate(decoder, [1, 2], 6, 24, 0, SamplingConfig())) for decoder in (own, plain)]
     assert both[0] == both[1]
     assert capsys.readouterr().err.count("this project's cannot be built (no C compiler)") == 1
+
+
+def test_the_largest_is_the_first_of_several() -> None:
+    inference = InferenceModel(model("bare"), 31)
+    logits = torch.randint(-5, 5, (2, 31), generator=torch.Generator().manual_seed(0)).float().to(DEVICE)
+    assert FewRows(inference, 2).largest(logits).tolist() == [row.tolist().index(row.max()) for row in logits]
 
 
 @pytest.mark.skipif(INTERPRETED, reason="a CPU starts nothing early")

@@ -28,6 +28,8 @@ WARMUP_STEPS = 2
 """Before a capture: libraries make their workspaces, and the compiler its kernels, at the first call."""
 
 Step = Callable[[], None]
+Steps = Callable[[int], None]
+"""Takes so many of them."""
 
 
 class StaticDecoder(TorchDecoder):
@@ -69,7 +71,7 @@ class StaticDecoder(TorchDecoder):
         self.own_kernels = own_kernels and not compile_step
         self.few_rows: dict[int, FewRows] = {}
         """By number of rows, where this project's kernels do the step."""
-        self.captured: dict[tuple[int, bool, SamplingConfig], Step] = {}
+        self.captured: dict[tuple[int, bool, SamplingConfig], Steps] = {}
         """By number of rows, whether ids seen are noted, and how is sampled: all that decides which kernels run."""
 
     @torch.inference_mode()
@@ -82,20 +84,19 @@ class StaticDecoder(TorchDecoder):
     def next_ids(self, uniforms: Sequence[Sequence[float]], sampling: SamplingConfig) -> list[list[int]]:
         """Draw the next ids of every row, and read each where there is room."""
         active, ids = len(self.lengths), []
-        step = self._step(min(self.rows, 1 << (active - 1).bit_length()), sampling)
+        take = self._steps(min(self.rows, 1 << (active - 1).bit_length()), sampling)
         for start in range(0, len(uniforms), self.ids_per_call):
             part = uniforms[start : start + self.ids_per_call]
             if sampling.temperature:
                 self.uniforms[: len(part), :active] = torch.tensor(part, dtype=torch.float64).to(self.device)
             self.turn.zero_()
-            for _ in part:
-                step()
+            take(len(part))
             ids += self.drawn[: len(part), :active].tolist()
         self.lengths = [min(length + len(uniforms), self.seq_len) for length in self.lengths]
         return ids
 
-    def _step(self, size: int, sampling: SamplingConfig) -> Step:
-        """The step of the first `size` rows."""
+    def _steps(self, size: int, sampling: SamplingConfig) -> Steps:
+        """Steps of the first `size` rows."""
         key = size, self.seen is not None, sampling
         if key not in self.captured:
 
@@ -110,7 +111,7 @@ class StaticDecoder(TorchDecoder):
                     say(f"decoding by torch's kernels: this project's cannot be built ({_first_line(error)})")
                     self.own_kernels = False
                     self.few_rows.clear()
-            self.captured[key] = self._capture(step) if self.graph else step
+            self.captured[key] = self._capture(step) if self.graph else _repeated(step)
         return self.captured[key]
 
     def _try(self, step: Step) -> None:
@@ -128,11 +129,15 @@ class StaticDecoder(TorchDecoder):
         """Draw an id of each of the first `size` rows and read it; nothing waits for the host."""
         seen, positions = None if self.seen is None else self.seen[:size], self.positions[:size]
         uniforms = self.uniforms[:, :size].index_select(0, self.turn)[0] if sampling.temperature else self.uniforms[0]
-        chosen = chosen_ids(self.logits[:size], uniforms, sampling, seen)
+        few_rows = self.few_rows.get(size)
+        if few_rows and sampling.temperature == 0 and seen is None:
+            chosen = few_rows.largest(self.logits[:size])
+        else:
+            chosen = chosen_ids(self.logits[:size], uniforms, sampling, seen)
         caches = [KVCache(cache.k[:size], cache.v[:size]) for cache in self.caches]
-        if size in self.few_rows:
-            self.few_rows[size].logits(chosen, caches, positions, self.logits[:size])
-            self.few_rows[size].note(chosen, self.drawn, self.turn, positions)
+        if few_rows:
+            few_rows.logits(chosen, caches, positions, self.logits[:size])
+            few_rows.note(chosen, self.drawn, self.turn, positions)
             return
         self.drawn[:, :size].index_copy_(0, self.turn, chosen[None])
         self.turn += 1
@@ -143,22 +148,33 @@ class StaticDecoder(TorchDecoder):
     def _forward(self, ids: Tensor, caches: list[KVCache], offsets: Tensor, logits: Tensor) -> None:
         logits.copy_(self.model.logits(ids, caches, offsets))
 
-    def _capture(self, step: Step) -> Step:
-        """The step as a graph to be replayed; as it is, said once, where that cannot be done."""
-        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    def _capture(self, step: Step) -> Steps:
+        """Steps as graphs to be replayed: one of one step, one of as many as are asked for at once.
+
+        Where that cannot be done, as they are, which is said.
+        """
+        one, all_at_once, stream = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph(), torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         try:
             with torch.cuda.stream(stream):
                 for _ in range(WARMUP_STEPS):
                     self._try(step)
             torch.cuda.current_stream().wait_stream(stream)
-            with torch.cuda.graph(graph):
-                step()
+            for graph, count in ((one, 1), (all_at_once, self.ids_per_call)):
+                with torch.cuda.graph(graph):
+                    _repeated(step)(count)
         except RuntimeError as error:
             say(f"decoding without a CUDA graph: it cannot be captured ({_first_line(error)})")
             self.graph = False
-            return step
-        return graph.replay
+            return _repeated(step)
+
+        def take(count: int) -> None:
+            if count == self.ids_per_call:
+                all_at_once.replay()
+            else:
+                _repeated(one.replay)(count)
+
+        return take
 
     @torch.inference_mode()
     def keep(self, rows: Sequence[int]) -> None:
@@ -168,6 +184,14 @@ class StaticDecoder(TorchDecoder):
         for tensor in [*moved, *(half for cache in self.caches for half in (cache.k, cache.v))]:
             tensor[:count] = tensor[kept]
         self.lengths = [self.lengths[row] for row in rows]
+
+
+def _repeated(step: Step) -> Steps:
+    def take(count: int) -> None:
+        for _ in range(count):
+            step()
+
+    return take
 
 
 def _first_line(error: Exception) -> str:

@@ -16,14 +16,20 @@ from lm_torch.inference import InferenceModel, KVCache, Norm, Projection
 
 MOST_ROWS = 8
 """From here on the matrix units, which take 16 rows at least, are worth more than one kernel less."""
-PROGRAMS = 132
-"""Multiprocessors of an H100, none of which should go without: a smaller matrix is cut into narrower tiles."""
-TILE_BYTES = 32768
-"""Of a matrix that a program holds in registers: four programs fit on a multiprocessor of an H100."""
+MOST_OUTS = 4
+"""Rows of a matrix that a program holds: with more, small matrices would leave multiprocessors without a program."""
+WARP_BYTES = 8192
+"""Of a matrix in the registers of a warp: two kernels' programs fit on a multiprocessor at once."""
+WARP_WIDE = 256
+"""Neighbours in a vector that a warp takes, eight a thread."""
+WARP_COLUMNS = 2048
+"""Elements of a vector for which one warp will do. Its sums need no barrier."""
 WIDEST = 16384
-"""Columns that fit into one tile."""
+"""Elements of a vector that four warps hold."""
 CHUNK = 128
 """Keys that a program of `attend` goes over: 1,024 of them keep 96 programs busy with 12 heads."""
+VOCABULARY_BLOCK = 16384
+"""Logits that the one program of `largest` has on their way at once."""
 ACTIVATIONS = {"gelu": 1, "gelu_tanh": 2, "swiglu": 3}
 
 
@@ -65,6 +71,7 @@ class FewRows:
         self.qkv = empty((c.n_heads + 2 * c.kv_heads) * c.head_dim)
         self.mixed = empty(c.n_heads, self.chunks, c.head_dim)
         self.sums = empty(c.n_heads, self.chunks, 2)
+        self.chosen = torch.empty(rows, dtype=torch.int64, device=device)
         times = torch.arange(c.seq_len if c.positions == "rope" else 1, device=device)
         self.cosines, self.sines = angles_at(times, max(1, c.head_dim // 2), c.rope_theta)
 
@@ -74,7 +81,7 @@ class FewRows:
         place = m.embed if m.pos_embed is None else m.pos_embed
         self.programs.embed[(self.rows,)](
             ids, m.embed, place, positions, self.x, c.d_model, c.seq_len - 1,
-            PLACED=m.pos_embed is not None, COLUMNS=_power(c.d_model), EARLY=self.early, **self.launch,
+            PLACED=m.pos_embed is not None, COLUMNS=_power(c.d_model),
         )  # fmt: skip
         for block, cache in zip(m.blocks, caches, strict=True):
             self._normed_linear(self.x, block.attn_norm, block.qkv_proj, self.qkv)
@@ -83,6 +90,14 @@ class FewRows:
             self._normed_linear(self.x, block.mlp_norm, block.up_proj, self.hidden, ACTIVATIONS[c.mlp], block.gated)
             self._linear(self.hidden, block.down_proj)
         self._normed_linear(self.x, m.norm, m.head, out)
+
+    def largest(self, logits: Tensor) -> Tensor:
+        """The id [R] of the largest of logits [R, V], the first of several."""
+        self.programs.largest[(self.rows,)](
+            logits, self.chosen, logits.shape[1], logits.stride(0),
+            BLOCK=min(_power(logits.shape[1]), VOCABULARY_BLOCK), EARLY=self.early, num_warps=32, **self.launch,
+        )  # fmt: skip
+        return self.chosen
 
     def note(self, chosen: Tensor, drawn: Tensor, turn: Tensor, positions: Tensor) -> None:
         """drawn[turn, :R] = chosen [R]; turn and the positions [R] go on by one."""
@@ -95,7 +110,7 @@ class FewRows:
         self, x: Tensor, norm: Norm, projection: Projection, y: Tensor, activation: int = 0, gated: bool = False
     ) -> None:
         outs = y.shape[1]
-        tile = _tile(projection.weight, outs, 2 if gated else 1)
+        tile = _tile(projection.weight, *_parts(x.shape[1]), tiles=2 if gated else 1)
         self.programs.normed_linear[(-(-outs // tile["OUTS"]),)](
             x, norm.weight, _given(norm.bias, x), projection.weight, _given(projection.bias, x), y,
             x.shape[1], outs, norm.eps,
@@ -113,7 +128,8 @@ class FewRows:
         )  # fmt: skip
 
     def _mixed_linear(self, projection: Projection, positions: Tensor) -> None:
-        c, tile = self.model.config, _tile(projection.weight, self.x.shape[1])
+        c = self.model.config
+        tile = _tile(projection.weight, _power(c.n_heads), _power(c.head_dim), narrow=True)
         self.programs.mixed_linear[(-(-c.d_model // tile["OUTS"]),)](
             self.mixed, self.sums, positions, projection.weight, _given(projection.bias, self.x), self.x,
             c.n_heads, c.seq_len - 1, self.chunks,
@@ -123,7 +139,7 @@ class FewRows:
 
     def _linear(self, hidden: Tensor, projection: Projection) -> None:
         outs = self.x.shape[1]
-        tile = _tile(projection.weight, outs)
+        tile = _tile(projection.weight, *_parts(hidden.shape[1]))
         self.programs.linear[(-(-outs // tile["OUTS"]),)](
             hidden, projection.weight, _given(projection.bias, self.x), self.x, hidden.shape[1], outs,
             BIASED=projection.bias is not None, ROWS=self.rows, EARLY=self.early, **tile, **self.launch,
@@ -135,11 +151,23 @@ def _power(count: int) -> int:
     return 1 << (count - 1).bit_length()
 
 
-def _tile(weight: Tensor, outs: int, tiles: int = 1) -> dict[str, Any]:
-    """Rows and columns of the part of a matrix that a program holds, where it holds so many of them."""
-    columns = _power(weight.shape[1])
-    rows = min(16, TILE_BYTES // (columns * weight.element_size() * tiles), _power(outs // PROGRAMS + 1) // 2)
-    return {"OUTS": max(1, rows), "COLUMNS": columns}
+def _parts(width: int) -> tuple[int, int]:
+    """Shape of a vector in registers, PARTS and WIDE."""
+    wide = min(_power(width), WARP_WIDE * _warps(_power(width)))
+    return _power(width) // wide, wide
+
+
+def _warps(columns: int) -> int:
+    return 1 if columns <= WARP_COLUMNS else 4
+
+
+def _tile(weight: Tensor, parts: int, wide: int, tiles: int = 1, narrow: bool = False) -> dict[str, Any]:
+    """The part of a matrix that a program holds, where it holds so many of them."""
+    warps = _warps(parts * wide)
+    outs = min(
+        MOST_OUTS // 2 if narrow else MOST_OUTS, WARP_BYTES * warps // (parts * wide * weight.element_size() * tiles)
+    )
+    return {"OUTS": max(1, outs), "PARTS": parts, "WIDE": wide, "num_warps": warps}
 
 
 def _given(tensor: Tensor | None, instead: Tensor) -> Tensor:

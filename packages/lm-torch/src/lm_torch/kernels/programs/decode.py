@@ -1,13 +1,17 @@
 """The step of decoding for a few rows: products of a matrix with a vector or some, and what stands between them.
 
-    embed -> n_layers x [ normed_linear -> attend -> mixed_linear -> normed_linear -> linear ] -> normed_linear
+    largest -> embed -> n_layers x layer -> normed_linear -> note
+    layer:  normed_linear -> attend -> mixed_linear -> normed_linear -> linear
 
-What a step takes is reading the weights once. So a program holds some rows of a matrix, which it loads before anything
-else, and goes over the rows of text with them; norms, the activation, the sums of attention and the residual stream are
-made on the way, in float32, by every program for itself: a vector is read faster than a kernel is started.
+What a step takes is reading the weights once, and waiting: of each kernel, for the one in front of it. So a program
+holds some rows of a matrix, which it loads before anything else, and goes over the rows of text with them; norms, the
+activation, the sums of attention and the residual stream are made on the way, in float32, by every program for itself.
 
 EARLY (programmatic dependent launch, from compute capability 9.0 on): a kernel begins before the one in front of it has
-ended, loads its weights, and waits for it only then.
+ended, loads its weights, and waits for it only then. `embed` alone begins late: when all before it has ended. So what a
+step before has written, cache and positions, may be loaded early too.
+
+A vector of D or F is [PARTS, WIDE], so that neighbours lie in neighbouring threads and most sums stay in a thread.
 
 Axes: R rows, D model, F feed-forward, N heads, K kv heads, H head, S cached time, C chunks of it.
 """
@@ -19,31 +23,28 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 @triton.jit
 def _begin(EARLY: tl.constexpr):
-    """What is loaded before does not depend on the kernel in front; what is loaded after may."""
+    """What is loaded before does not depend on the kernels in front; what is loaded after may."""
     if EARLY:
         gdc_launch_dependents()
         gdc_wait()
 
 
 @triton.jit
-def _tile(weight, outs, n, columns, width, N: tl.constexpr):
-    """[n, columns] of a matrix of `outs` rows; 0 outside."""
-    inside = (n < outs)[:, None] & (columns < width)[None, :]
-    return tl.load(weight + n.to(tl.int64)[:, None] * width + columns[None, :], mask=inside, other=0.0)
+def _tile(weight, n, columns, kept, inside, width):
+    """[PARTS, n, WIDE] of a matrix; 0 outside."""
+    at = n.to(tl.int64)[None, :, None] * width + columns[:, None, :]
+    return tl.load(weight + at, mask=kept[None, :, None] & inside[:, None, :], other=0.0)
 
 
 @triton.jit
 def _times(tile, x):
-    """The tile times a vector, in float32."""
-    return tl.sum(tile.to(tl.float32) * x[None, :], 1)
+    """The tile times a vector [PARTS, WIDE], in float32."""
+    return tl.sum(tl.sum(tile.to(tl.float32) * x[:, None, :], 0), 1)
 
 
 @triton.jit
-def _normed(x, gain, shift, inside, width, eps, CENTRED: tl.constexpr):
-    """LayerNorm (CENTRED) or RMSNorm of a vector."""
-    if CENTRED:
-        x = tl.where(inside, x - tl.sum(x, 0) / width, 0.0)
-    return x * tl.rsqrt(tl.sum(x * x, 0) / width + eps) * gain + shift
+def _total(x):
+    return tl.sum(tl.sum(x, 0), 0)
 
 
 @triton.jit
@@ -60,14 +61,29 @@ def _activated(x, ACTIVATION: tl.constexpr):
 
 
 @triton.jit
+def largest(logits, chosen, vocabulary, stride, BLOCK: tl.constexpr, EARLY: tl.constexpr):
+    """The id [R] of the largest of logits [R, V], the first of several. Grid: (R,)."""
+    row, block = tl.program_id(0), tl.arange(0, BLOCK)
+    logits += row * stride
+    _begin(EARLY)
+    most = tl.full((BLOCK,), float("-inf"), tl.float32)
+    ids = tl.zeros((BLOCK,), tl.int32)
+    for start in range(0, vocabulary, BLOCK):
+        x = tl.load(logits + start + block, mask=start + block < vocabulary, other=float("-inf"))
+        ids = tl.where(x > most, start + block, ids)
+        most = tl.maximum(most, x)
+    first = tl.min(tl.where(most == tl.max(most, 0), ids, vocabulary), 0)
+    tl.store(chosen + row, first.to(tl.int64))
+
+
+@triton.jit
 def embed(
     ids, table, position_table, positions, x, width, most,
-    PLACED: tl.constexpr, COLUMNS: tl.constexpr, EARLY: tl.constexpr,
+    PLACED: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """x [R, D] = table[ids] (+ position_table[positions], if PLACED; `most` is the last of them). Grid: (R,)."""
     row, columns = tl.program_id(0), tl.arange(0, COLUMNS)
     inside = columns < width
-    _begin(EARLY)
     chosen = tl.load(ids + row)
     value = tl.load(table + chosen * width + columns, mask=inside, other=0.0).to(tl.float32)
     if PLACED:
@@ -92,20 +108,21 @@ def note(chosen, drawn, turn, positions, stride, ROWS: tl.constexpr, LANES: tl.c
 def normed_linear(
     x, gain, shift, weight, bias, y, width, outs, eps,
     CENTRED: tl.constexpr, SHIFTED: tl.constexpr, BIASED: tl.constexpr, ACTIVATION: tl.constexpr, GATED: tl.constexpr,
-    ROWS: tl.constexpr, OUTS: tl.constexpr, COLUMNS: tl.constexpr, EARLY: tl.constexpr,
+    ROWS: tl.constexpr, OUTS: tl.constexpr, PARTS: tl.constexpr, WIDE: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """y [R, outs] = activation(norm(x) W^T + b), x [R, D]. GATED: W has the gate's rows, then as many of the other's.
 
     Grid: (ceil(outs / OUTS),).
     """
-    n, columns = tl.program_id(0) * OUTS + tl.arange(0, OUTS), tl.arange(0, COLUMNS)
+    n = tl.program_id(0) * OUTS + tl.arange(0, OUTS)
+    columns = tl.arange(0, PARTS)[:, None] * WIDE + tl.arange(0, WIDE)[None, :]
     inside, kept = columns < width, n < outs
-    tile = _tile(weight, outs, n, columns, width, OUTS)
+    tile = _tile(weight, n, columns, kept, inside, width)
     other = tile
     if GATED:
-        other = _tile(weight + outs.to(tl.int64) * width, outs, n, columns, width, OUTS)
+        other = _tile(weight + outs.to(tl.int64) * width, n, columns, kept, inside, width)
     gains = tl.load(gain + columns, mask=inside, other=0.0).to(tl.float32)
-    shifts = tl.zeros((COLUMNS,), tl.float32)
+    shifts = tl.zeros((PARTS, WIDE), tl.float32)
     if SHIFTED:
         shifts = tl.load(shift + columns, mask=inside, other=0.0).to(tl.float32)
     added = tl.zeros((OUTS,), tl.float32)
@@ -115,9 +132,14 @@ def normed_linear(
         if GATED:
             added_other = tl.load(bias + outs + n, mask=kept, other=0.0).to(tl.float32)
     _begin(EARLY)
+    next_one = tl.load(x + columns, mask=inside, other=0.0)
     for row in tl.static_range(ROWS):
-        vector = tl.load(x + row * width + columns, mask=inside, other=0.0)
-        vector = _normed(vector, gains, shifts, inside, width, eps, CENTRED)
+        vector = next_one
+        if row + 1 < ROWS:  # on its way while this one is worked on
+            next_one = tl.load(x + (row + 1) * width + columns, mask=inside, other=0.0)
+        if CENTRED:
+            vector = tl.where(inside, vector - _total(vector) / width, 0.0)
+        vector = vector * tl.rsqrt(_total(vector * vector) / width + eps) * gains + shifts
         out = _activated(_times(tile, vector) + added, ACTIVATION)
         if GATED:
             out *= _times(other, vector) + added_other
@@ -125,16 +147,12 @@ def normed_linear(
 
 
 @triton.jit
-def _turned(first, h, half, cosines, sines, at, WIDTH: tl.constexpr, ROPE: tl.constexpr):
-    """The head of WIDTH elements at `first`; with ROPE its element i turned with i + H/2 by the angles `at`."""
-    inside = h < WIDTH
-    own = tl.load(first + h, mask=inside, other=0.0)
+def _turned(first, h, half, cos, sin, WIDTH: tl.constexpr, ROPE: tl.constexpr):
+    """The head of WIDTH elements at `first`; with ROPE its element i turned with i + H/2."""
+    own = tl.load(first + h, mask=h < WIDTH, other=0.0)
     if ROPE:
         low = h < half
-        pair = tl.load(first + tl.where(low, h + half, h - half), mask=inside, other=0.0)
-        place = at * half + tl.where(low, h, h - half)
-        cos = tl.load(cosines + place, mask=inside, other=0.0)
-        sin = tl.load(sines + place, mask=inside, other=0.0)
+        pair = tl.load(first + tl.where(low, h + half, h - half), mask=h < WIDTH, other=0.0)
         own = own * cos + tl.where(low, -pair, pair) * sin
     return own
 
@@ -153,69 +171,79 @@ def attend(
     """
     pair, chunk, h = tl.program_id(0), tl.program_id(1), tl.arange(0, HIGH)
     row, head = pair // kv_heads, pair % kv_heads
-    _begin(EARLY)
     position = tl.minimum(tl.load(positions + row), most).to(tl.int32)
-    first = chunk * CHUNK
+    first, inside, half = chunk * CHUNK, h < WIDTH, WIDTH // 2
+    times = first + tl.arange(0, CHUNK)
+    cache = pair.to(tl.int64) * (most + 1) * WIDTH
+    at = cache + times[:, None] * WIDTH + h[None, :]
+    before = (times < position)[:, None] & inside[None, :]
+    old_keys = tl.load(keys + at, mask=before, other=0.0)
+    old_values = tl.load(values + at, mask=before, other=0.0)
+    cos, sin = tl.zeros((HIGH,), tl.float32), tl.zeros((HIGH,), tl.float32)
+    if ROPE:
+        place = position * half + tl.where(h < half, h, h - half)
+        cos = tl.load(cosines + place, mask=inside, other=0.0)
+        sin = tl.load(sines + place, mask=inside, other=0.0)
+    _begin(EARLY)
     if first <= position:
-        times, inside = first + tl.arange(0, CHUNK), h < WIDTH
         qkv += row * (heads + 2 * kv_heads) * WIDTH
-        cache = pair.to(tl.int64) * (most + 1) * WIDTH
-        at = cache + times[:, None] * WIDTH + h[None, :]
-        before = (times < position)[:, None] & inside[None, :]
         element = keys.dtype.element_ty
-        new_key = _turned(qkv + (heads + head) * WIDTH, h, WIDTH // 2, cosines, sines, position, WIDTH, ROPE).to(
-            element
-        )
+        new_key = _turned(qkv + (heads + head) * WIDTH, h, half, cos, sin, WIDTH, ROPE).to(element)
         new_value = tl.load(qkv + (heads + kv_heads + head) * WIDTH + h, mask=inside, other=0.0).to(element)
         is_new = (times == position)[:, None]
-        k = tl.where(is_new, new_key[None, :], tl.load(keys + at, mask=before, other=0.0)).to(tl.float32)
-        v = tl.where(is_new, new_value[None, :], tl.load(values + at, mask=before, other=0.0)).to(tl.float32)
+        k = tl.where(is_new, new_key[None, :], old_keys).to(tl.float32)
+        v = tl.where(is_new, new_value[None, :], old_values).to(tl.float32)
         if position < first + CHUNK:
             tl.store(keys + cache + position * WIDTH + h, new_key, mask=inside)
             tl.store(values + cache + position * WIDTH + h, new_value, mask=inside)
         for i in tl.static_range(GROUP):
             query = head * GROUP + i
-            q = _turned(qkv + query * WIDTH, h, WIDTH // 2, cosines, sines, position, WIDTH, ROPE)
+            q = _turned(qkv + query * WIDTH, h, half, cos, sin, WIDTH, ROPE)
             scores = tl.where(times <= position, tl.sum(q[None, :] * k, 1) * scale, float("-inf"))
-            largest = tl.max(scores, 0)
-            weights = tl.exp(scores - largest)
-            place = (row * heads + query) * chunks + chunk
-            tl.store(mixed + place * WIDTH + h, tl.sum(weights[:, None] * v, 0), mask=inside)
-            tl.store(sums + 2 * place, largest)
-            tl.store(sums + 2 * place + 1, tl.sum(weights, 0))
+            highest = tl.max(scores, 0)
+            weights = tl.exp(scores - highest)
+            where = (row * heads + query) * chunks + chunk
+            tl.store(mixed + where * WIDTH + h, tl.sum(weights[:, None] * v, 0), mask=inside)
+            tl.store(sums + 2 * where, highest)
+            tl.store(sums + 2 * where + 1, tl.sum(weights, 0))
 
 
 @triton.jit
 def mixed_linear(
     mixed, sums, positions, weight, bias, x, heads, most, chunks,
     BIASED: tl.constexpr, WIDTH: tl.constexpr, CHUNK: tl.constexpr,
-    ROWS: tl.constexpr, OUTS: tl.constexpr, COLUMNS: tl.constexpr, EARLY: tl.constexpr,
+    ROWS: tl.constexpr, OUTS: tl.constexpr, PARTS: tl.constexpr, WIDE: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    """x [R, D] += attention W^T + b, from what `attend` left of each chunk. Grid: (ceil(D / OUTS),)."""
+    """x [R, D] += attention W^T + b, from what `attend` left of each chunk; a part is a head.
+
+    Grid: (ceil(D / OUTS),).
+    """
     width = heads * WIDTH
-    n, columns = tl.program_id(0) * OUTS + tl.arange(0, OUTS), tl.arange(0, COLUMNS)
-    inside, kept = columns < width, n < width
-    tile = _tile(weight, width, n, columns, width, OUTS)
+    n, head, h = tl.program_id(0) * OUTS + tl.arange(0, OUTS), tl.arange(0, PARTS), tl.arange(0, WIDE)
+    present, kept = head < heads, n < width
+    inside = present[:, None] & (h < WIDTH)[None, :]
+    tile = _tile(weight, n, head[:, None] * WIDTH + h[None, :], kept, inside, width)
     added = tl.zeros((OUTS,), tl.float32)
     if BIASED:
         added = tl.load(bias + n, mask=kept, other=0.0).to(tl.float32)
-    head, h = columns // WIDTH, columns % WIDTH
     _begin(EARLY)
     for row in tl.static_range(ROWS):
         position = tl.minimum(tl.load(positions + row), most).to(tl.int32)
         place = (row * heads + head) * chunks
-        largest = tl.load(sums + 2 * place, mask=inside, other=0.0)
-        total = tl.load(sums + 2 * place + 1, mask=inside, other=1.0)
-        vector = tl.load(mixed + place * WIDTH + h, mask=inside, other=0.0)
+        highest = tl.load(sums + 2 * place, mask=present, other=0.0)
+        total = tl.load(sums + 2 * place + 1, mask=present, other=1.0)
+        vector = tl.load(mixed + place[:, None] * WIDTH + h[None, :], mask=inside, other=0.0)
         for _ in range(1, position // CHUNK + 1):
             place += 1
-            score = tl.load(sums + 2 * place, mask=inside, other=0.0)
-            larger = tl.maximum(largest, score)
-            old, new = tl.exp(largest - larger), tl.exp(score - larger)
-            total = total * old + new * tl.load(sums + 2 * place + 1, mask=inside, other=1.0)
-            vector = vector * old + new * tl.load(mixed + place * WIDTH + h, mask=inside, other=0.0)
-            largest = larger
-        out = _times(tile, vector / total) + added
+            score = tl.load(sums + 2 * place, mask=present, other=0.0)
+            share = tl.load(sums + 2 * place + 1, mask=present, other=1.0)
+            part = tl.load(mixed + place[:, None] * WIDTH + h[None, :], mask=inside, other=0.0)
+            higher = tl.maximum(highest, score)
+            old, new = tl.exp(highest - higher), tl.exp(score - higher)
+            total = total * old + share * new
+            vector = vector * old[:, None] + part * new[:, None]
+            highest = higher
+        out = _times(tile, vector / total[:, None]) + added
         out += tl.load(x + row * width + n, mask=kept, other=0.0)
         tl.store(x + row * width + n, out, mask=kept)
 
@@ -223,17 +251,23 @@ def mixed_linear(
 @triton.jit
 def linear(
     hidden, weight, bias, x, width, outs,
-    BIASED: tl.constexpr, ROWS: tl.constexpr, OUTS: tl.constexpr, COLUMNS: tl.constexpr, EARLY: tl.constexpr,
+    BIASED: tl.constexpr,
+    ROWS: tl.constexpr, OUTS: tl.constexpr, PARTS: tl.constexpr, WIDE: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """x [R, outs] += hidden W^T + b, hidden [R, width]. Grid: (ceil(outs / OUTS),)."""
-    n, columns = tl.program_id(0) * OUTS + tl.arange(0, OUTS), tl.arange(0, COLUMNS)
+    n = tl.program_id(0) * OUTS + tl.arange(0, OUTS)
+    columns = tl.arange(0, PARTS)[:, None] * WIDE + tl.arange(0, WIDE)[None, :]
     inside, kept = columns < width, n < outs
-    tile = _tile(weight, outs, n, columns, width, OUTS)
+    tile = _tile(weight, n, columns, kept, inside, width)
     added = tl.zeros((OUTS,), tl.float32)
     if BIASED:
         added = tl.load(bias + n, mask=kept, other=0.0).to(tl.float32)
     _begin(EARLY)
+    next_one = tl.load(hidden + columns, mask=inside, other=0.0)
     for row in tl.static_range(ROWS):
-        out = _times(tile, tl.load(hidden + row * width + columns, mask=inside, other=0.0)) + added
+        vector = next_one
+        if row + 1 < ROWS:
+            next_one = tl.load(hidden + (row + 1) * width + columns, mask=inside, other=0.0)
+        out = _times(tile, vector) + added
         out += tl.load(x + row * outs + n, mask=kept, other=0.0)
         tl.store(x + row * outs + n, out, mask=kept)
