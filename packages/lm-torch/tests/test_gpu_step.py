@@ -1,5 +1,6 @@
 """The training step on a CUDA device: it waits for nothing, replays itself, and repeats its bits."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -51,8 +52,10 @@ def assert_same_bits(one: TorchTrainer, other: TorchTrainer) -> None:
 @contextmanager
 def no_waiting() -> Iterator[None]:
     torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that this mode is a prototype
+            torch.cuda.set_sync_debug_mode("error")
         yield
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -25,9 +25,9 @@ WARM_UP = 2
 """Calls of a shape before it is recorded: the first compiles, the second meets nothing new."""
 MOST_GRAPHS = 64
 """Shapes that are recorded; each graph holds some megabytes."""
-WORTH_IT = 1e13
-"""Floating-point operations of a step below which `auto` records it: about 20 ms of a Hopper card in bfloat16, in which
-the host launches the kernels of a dozen blocks one by one."""
+WORTH_IT = 2e13
+"""Floating-point operations of a step below which `auto` records it: about 40 ms of a Hopper card in bfloat16. The host
+launches the kernels of a dozen blocks in a few milliseconds, but the gaps between them still show."""
 
 Given = Sequence[Tensor | None]
 """Tensors on the host."""

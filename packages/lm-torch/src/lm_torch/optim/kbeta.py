@@ -47,7 +47,7 @@ class KBeta(Optimizer):
         self._adapt_beta2(torch.stack(torch._foreach_norm(grads)) if norms is None else norms, warming_up > 0)
         beta2 = self.beta2.unbind()
         torch._foreach_lerp_(m, grads, 1 - c.beta1)
-        torch._foreach_lerp_(v, torch._foreach_mul(grads, grads), [1 - beta2[i] for i in self.bucket_index])
+        _lerp_each_(v, torch._foreach_mul(grads, grads), [1 - beta2[i] for i in self.bucket_index])
         w = self._running_max(v) if keeps_v_max(c) else v
         denominator = torch._foreach_sqrt(w)
         if c.bias_correction == "exact":
@@ -103,3 +103,13 @@ class KBeta(Optimizer):
         super().load(arrays)
         for kind, vector in (("grad_ema", self.grad_ema), ("beta2_product", self.beta2_product)):
             vector.copy_(torch.tensor([float(arrays[f"{kind}.{bucket}"]) for bucket in self.buckets]))
+
+
+def _lerp_each_(starts: list[Tensor], ends: tuple[Tensor, ...], weights: list[Tensor]) -> None:
+    """start + weight (end - start), in place; weights are 0-dimensional."""
+    if not torch.compiler.is_compiling():
+        torch._foreach_lerp_(starts, ends, weights)
+        return
+    # The compiler does not know this one, and would call it apart, tensor by tensor.
+    differences = torch._foreach_sub(ends, starts)
+    torch._foreach_add_(starts, torch._foreach_mul(differences, weights))
