@@ -36,6 +36,7 @@ def _run_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decode, "CHUNK", 8)  # three of them make the 24 positions of the models
     if INTERPRETED:  # which takes as long for a small tile as for a large one
         monkeypatch.setattr(decode, "MOST_OUTS", 64)
+        monkeypatch.setattr(decode, "TOGETHER", 2)
         monkeypatch.setattr(decode, "WARP_WIDE", 16)  # so that vectors have several parts
         monkeypatch.setattr(decode, "WARP_COLUMNS", 64)
 

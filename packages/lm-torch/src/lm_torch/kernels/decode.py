@@ -16,6 +16,8 @@ from lm_torch.inference import InferenceModel, KVCache, Norm, Projection
 
 MOST_ROWS = 8
 """From here on the matrix units, which take 16 rows at least, are worth more than one kernel less."""
+TOGETHER = 4
+"""Rows that a program goes over; others take the same part of a matrix to further rows, at the same time."""
 MOST_OUTS = 4
 """Rows of a matrix that a program holds: with more, small matrices would leave multiprocessors without a program."""
 WARP_BYTES = 8192
@@ -59,6 +61,7 @@ class FewRows:
 
         c, device = model.config, model.embed.device
         self.model, self.rows, self.programs = model, rows, programs
+        self.together = max(count for count in range(1, TOGETHER + 1) if rows % count == 0)
         able = device.type == "cuda" and torch.cuda.get_device_properties(device).major >= 9
         self.early = able if early is None else early
         self.launch = {"launch_pdl": True} if self.early else {}
@@ -111,11 +114,11 @@ class FewRows:
     ) -> None:
         outs = y.shape[1]
         tile = _tile(projection.weight, *_parts(x.shape[1]), tiles=2 if gated else 1)
-        self.programs.normed_linear[(-(-outs // tile["OUTS"]),)](
+        self.programs.normed_linear[(self.rows // self.together, -(-outs // tile["OUTS"]))](
             x, norm.weight, _given(norm.bias, x), projection.weight, _given(projection.bias, x), y,
             x.shape[1], outs, norm.eps,
             CENTRED=norm.centred, SHIFTED=norm.bias is not None, BIASED=projection.bias is not None,
-            ACTIVATION=activation, GATED=gated, ROWS=self.rows, EARLY=self.early, **tile, **self.launch,
+            ACTIVATION=activation, GATED=gated, ROWS=self.together, EARLY=self.early, **tile, **self.launch,
         )  # fmt: skip
 
     def _attend(self, cache: KVCache, positions: Tensor) -> None:
@@ -129,20 +132,20 @@ class FewRows:
 
     def _mixed_linear(self, projection: Projection, positions: Tensor) -> None:
         c = self.model.config
-        tile = _tile(projection.weight, _power(c.n_heads), _power(c.head_dim), narrow=True)
-        self.programs.mixed_linear[(-(-c.d_model // tile["OUTS"]),)](
+        tile = _tile(projection.weight, _power(c.n_heads), _power(c.head_dim))
+        self.programs.mixed_linear[(self.rows, -(-c.d_model // tile["OUTS"]))](
             self.mixed, self.sums, positions, projection.weight, _given(projection.bias, self.x), self.x,
             c.n_heads, c.seq_len - 1, self.chunks,
             BIASED=projection.bias is not None, WIDTH=c.head_dim, CHUNK=CHUNK,
-            ROWS=self.rows, EARLY=self.early, **tile, **self.launch,
+            EARLY=self.early, **tile, **self.launch,
         )  # fmt: skip
 
     def _linear(self, hidden: Tensor, projection: Projection) -> None:
         outs = self.x.shape[1]
         tile = _tile(projection.weight, *_parts(hidden.shape[1]))
-        self.programs.linear[(-(-outs // tile["OUTS"]),)](
+        self.programs.linear[(self.rows // self.together, -(-outs // tile["OUTS"]))](
             hidden, projection.weight, _given(projection.bias, self.x), self.x, hidden.shape[1], outs,
-            BIASED=projection.bias is not None, ROWS=self.rows, EARLY=self.early, **tile, **self.launch,
+            BIASED=projection.bias is not None, ROWS=self.together, EARLY=self.early, **tile, **self.launch,
         )  # fmt: skip
 
 
@@ -161,12 +164,10 @@ def _warps(columns: int) -> int:
     return 1 if columns <= WARP_COLUMNS else 4
 
 
-def _tile(weight: Tensor, parts: int, wide: int, tiles: int = 1, narrow: bool = False) -> dict[str, Any]:
+def _tile(weight: Tensor, parts: int, wide: int, tiles: int = 1) -> dict[str, Any]:
     """The part of a matrix that a program holds, where it holds so many of them."""
     warps = _warps(parts * wide)
-    outs = min(
-        MOST_OUTS // 2 if narrow else MOST_OUTS, WARP_BYTES * warps // (parts * wide * weight.element_size() * tiles)
-    )
+    outs = min(MOST_OUTS, WARP_BYTES * warps // (parts * wide * weight.element_size() * tiles))
     return {"OUTS": max(1, outs), "PARTS": parts, "WIDE": wide, "num_warps": warps}
 
 

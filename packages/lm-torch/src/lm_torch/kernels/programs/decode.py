@@ -112,9 +112,11 @@ def normed_linear(
 ):  # fmt: skip
     """y [R, outs] = activation(norm(x) W^T + b), x [R, D]. GATED: W has the gate's rows, then as many of the other's.
 
-    Grid: (ceil(outs / OUTS),).
+    Grid: (R / ROWS, ceil(outs / OUTS)).
     """
-    n = tl.program_id(0) * OUTS + tl.arange(0, OUTS)
+    n = tl.program_id(1) * OUTS + tl.arange(0, OUTS)
+    x += tl.program_id(0) * ROWS * width
+    y += (tl.program_id(0) * ROWS).to(tl.int64) * outs
     columns = tl.arange(0, PARTS)[:, None] * WIDE + tl.arange(0, WIDE)[None, :]
     inside, kept = columns < width, n < outs
     tile = _tile(weight, n, columns, kept, inside, width)
@@ -212,40 +214,40 @@ def attend(
 def mixed_linear(
     mixed, sums, positions, weight, bias, x, heads, most, chunks,
     BIASED: tl.constexpr, WIDTH: tl.constexpr, CHUNK: tl.constexpr,
-    ROWS: tl.constexpr, OUTS: tl.constexpr, PARTS: tl.constexpr, WIDE: tl.constexpr, EARLY: tl.constexpr,
+    OUTS: tl.constexpr, PARTS: tl.constexpr, WIDE: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """x [R, D] += attention W^T + b, from what `attend` left of each chunk; a part is a head.
 
-    Grid: (ceil(D / OUTS),).
+    Grid: (R, ceil(D / OUTS)).
     """
     width = heads * WIDTH
-    n, head, h = tl.program_id(0) * OUTS + tl.arange(0, OUTS), tl.arange(0, PARTS), tl.arange(0, WIDE)
+    row, n = tl.program_id(0), tl.program_id(1) * OUTS + tl.arange(0, OUTS)
+    head, h = tl.arange(0, PARTS), tl.arange(0, WIDE)
     present, kept = head < heads, n < width
     inside = present[:, None] & (h < WIDTH)[None, :]
     tile = _tile(weight, n, head[:, None] * WIDTH + h[None, :], kept, inside, width)
     added = tl.zeros((OUTS,), tl.float32)
     if BIASED:
         added = tl.load(bias + n, mask=kept, other=0.0).to(tl.float32)
+    position = tl.minimum(tl.load(positions + row), most).to(tl.int32)
     _begin(EARLY)
-    for row in tl.static_range(ROWS):
-        position = tl.minimum(tl.load(positions + row), most).to(tl.int32)
-        place = (row * heads + head) * chunks
-        highest = tl.load(sums + 2 * place, mask=present, other=0.0)
-        total = tl.load(sums + 2 * place + 1, mask=present, other=1.0)
-        vector = tl.load(mixed + place[:, None] * WIDTH + h[None, :], mask=inside, other=0.0)
-        for _ in range(1, position // CHUNK + 1):
-            place += 1
-            score = tl.load(sums + 2 * place, mask=present, other=0.0)
-            share = tl.load(sums + 2 * place + 1, mask=present, other=1.0)
-            part = tl.load(mixed + place[:, None] * WIDTH + h[None, :], mask=inside, other=0.0)
-            higher = tl.maximum(highest, score)
-            old, new = tl.exp(highest - higher), tl.exp(score - higher)
-            total = total * old + share * new
-            vector = vector * old[:, None] + part * new[:, None]
-            highest = higher
-        out = _times(tile, vector / total[:, None]) + added
-        out += tl.load(x + row * width + n, mask=kept, other=0.0)
-        tl.store(x + row * width + n, out, mask=kept)
+    place = (row * heads + head) * chunks
+    highest = tl.load(sums + 2 * place, mask=present, other=0.0)
+    total = tl.load(sums + 2 * place + 1, mask=present, other=1.0)
+    vector = tl.load(mixed + place[:, None] * WIDTH + h[None, :], mask=inside, other=0.0)
+    for _ in range(1, position // CHUNK + 1):
+        place += 1
+        score = tl.load(sums + 2 * place, mask=present, other=0.0)
+        share = tl.load(sums + 2 * place + 1, mask=present, other=1.0)
+        part = tl.load(mixed + place[:, None] * WIDTH + h[None, :], mask=inside, other=0.0)
+        higher = tl.maximum(highest, score)
+        old, new = tl.exp(highest - higher), tl.exp(score - higher)
+        total = total * old + share * new
+        vector = vector * old[:, None] + part * new[:, None]
+        highest = higher
+    out = _times(tile, vector / total[:, None]) + added
+    out += tl.load(x + row * width + n, mask=kept, other=0.0)
+    tl.store(x + row * width + n, out, mask=kept)
 
 
 @triton.jit
@@ -254,8 +256,10 @@ def linear(
     BIASED: tl.constexpr,
     ROWS: tl.constexpr, OUTS: tl.constexpr, PARTS: tl.constexpr, WIDE: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    """x [R, outs] += hidden W^T + b, hidden [R, width]. Grid: (ceil(outs / OUTS),)."""
-    n = tl.program_id(0) * OUTS + tl.arange(0, OUTS)
+    """x [R, outs] += hidden W^T + b, hidden [R, width]. Grid: (R / ROWS, ceil(outs / OUTS))."""
+    n = tl.program_id(1) * OUTS + tl.arange(0, OUTS)
+    hidden += tl.program_id(0) * ROWS * width
+    x += tl.program_id(0) * ROWS * outs
     columns = tl.arange(0, PARTS)[:, None] * WIDE + tl.arange(0, WIDE)[None, :]
     inside, kept = columns < width, n < outs
     tile = _tile(weight, n, columns, kept, inside, width)
