@@ -14,21 +14,22 @@ from lm_core.config import Config, ModelConfig
 from lm_core.interchange.folder import architecture_of
 from lm_core.model.parameters import parameter_count
 from lm_core.run.seeds import for_each_seed
+from lm_pipeline.commands.export import ExportConfig
+from lm_pipeline.commands.sweep import SweepConfig
+from lm_pipeline.commands.train_config import TrainConfig
+from lm_pipeline.commands.train_tokenizer import TrainTokenizerConfig
+from lm_pipeline.generation.config import InferConfig
+from lm_pipeline.program import ProgramConfig
+from lm_pipeline.tokens.config import MakeDataConfig
+from lm_pipeline.trials.config import read_sweep, trials_of
 from testbed_d.flags import Flags
 from testbed_d.workload import plan
-from transformerlm.export import ExportConfig
-from transformerlm.infer_config import InferConfig
-from transformerlm.make_data_config import MakeDataConfig
-from transformerlm.program import ProgramConfig
-from transformerlm.sweep import SweepConfig
-from transformerlm.sweep_config import read_sweep, trials_of
-from transformerlm.train_config import TrainConfig
-from transformerlm.train_tokenizer import TrainTokenizerConfig
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DOCUMENTS = [
     REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md")),
-    *(REPOSITORY / "apps" / app / "README.md" for app in ("transformerlm", "transformer_lm")),
+    REPOSITORY / "packages" / "lm-pipeline" / "README.md",
+    REPOSITORY / "apps" / "transformer_lm" / "README.md",
 ]  # fmt: skip
 APPS: dict[str, type[Config]] = {
     "uv run apps/testbed_d": Flags,

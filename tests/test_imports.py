@@ -9,29 +9,28 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-SIBLINGS = {"lm_core", "lm_torch", "lm_mlx", "lm_bench", "lm_tokenizer", "testbed_d", "transformerlm", "transformer_lm"}
+SIBLINGS = {"lm_core", "lm_torch", "lm_mlx", "lm_bench", "lm_tokenizer", "lm_pipeline", "testbed_d", "transformer_lm"}
 FRAMEWORKS = {"torch", "mlx", "kbeta"}
 FORBIDDEN = {
     "lm_core": (SIBLINGS | FRAMEWORKS) - {"lm_core"},
     "lm_torch": (SIBLINGS | {"mlx", "kbeta"}) - {"lm_core", "lm_torch"},
     "lm_mlx": (SIBLINGS | {"torch"}) - {"lm_core", "lm_mlx"},
     "lm_tokenizer": (SIBLINGS | FRAMEWORKS) - {"lm_tokenizer"},
-    "lm_bench": {"lm_torch", "lm_mlx", "testbed_d", "transformerlm", "transformer_lm"},
-    "testbed_d": (SIBLINGS | FRAMEWORKS) - {"lm_core", "lm_tokenizer", "testbed_d"},
-    "transformerlm": (SIBLINGS | FRAMEWORKS) - {"lm_core", "lm_tokenizer", "transformerlm"},
-    "transformer_lm": (SIBLINGS | FRAMEWORKS) - {"lm_core", "lm_tokenizer", "transformer_lm"},
+    "lm_pipeline": (SIBLINGS | FRAMEWORKS) - {"lm_core", "lm_tokenizer", "lm_pipeline"},
+    "lm_bench": {"lm_torch", "lm_mlx", "testbed_d", "transformer_lm"},
+    "testbed_d": (SIBLINGS | FRAMEWORKS) - {"lm_core", "lm_tokenizer", "lm_pipeline", "testbed_d"},
+    "transformer_lm": (SIBLINGS | FRAMEWORKS) - {"lm_core", "lm_tokenizer", "lm_pipeline", "transformer_lm"},
 }
 CORE_ORDER = [
     "terminal", "errors", "file_names", "disk.untrusted", "disk.files", "disk.lock", "rng", "machine",
     "config.complaint", "config.base", "config.model", "config.optimizer", "config.step", "config.schedule",
     "config.loop", "config.sampling", "mistakes", "cli",
     "schedules", "sampling", "stop_strings", "continuation",
-    "data.vocabulary", "data.formats", "data.token_ids", "data.token_file", "data.bare_tokens", "data.corpus",
-    "data.permutation", "data.batches", "model.parameters", "model.positions", "model.init", "model.flops", "optim",
+    "data.token_ids", "data.token_file", "data.bare_tokens", "data.permutation", "data.batches",
+    "model.parameters", "model.positions", "model.init", "model.flops", "optim",
     "model.memory", "backend",
     "reference.model", "reference.dropout", "reference.optim",
-    "data.archive", "data.download", "data.datasets.table", "data.datasets.files", "data.datasets.layouts",
-    "data.datasets.parquet", "data.datasets.find", "run.folder", "run.tensors", "run.about",
+    "run.folder", "run.tensors", "run.about",
     "run.checkpoint", "run.writer", "run.interrupts", "run.seeds", "run.sinks.sink", "run.sinks.console",
     "run.sinks.tensorboard", "run.sinks.wandb", "run.log", "run.resume", "run.state", "run.evaluation", "run.norms",
     "run.loop",

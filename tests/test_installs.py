@@ -66,7 +66,7 @@ def test_no_command_takes_a_sibling_from_an_index() -> None:
         ("pip install ./packages/lm-torch", ["lm-torch needs ./lm-core"]),
         ("pip install ./packages/lm-core ./packages/lm-torch", []),
         ("python3 -m pip install -q uv && uv run pytest", []),
-        ("uv tool install transformerlm", ["transformerlm is a name in an index"]),
+        ("uv tool install lm-pipeline", ["lm-pipeline is a name in an index"]),
     ],
 )
 def test_the_guard_notices(text: str, said: list[str]) -> None:

@@ -20,12 +20,12 @@ from lm_core.config import (
     StepConfig,
 )
 from lm_core.data.batches import LengthRule, RandomWindows
-from lm_core.data.corpus import standard_library_text
-from lm_core.data.vocabulary import CharVocabulary
 from lm_core.model.init import initial_arrays
 from lm_core.sampling import Generation, generate
 from lm_core.schedules import learning_rate
 from lm_core.testing import MODELS, packed_batch, rough_arrays, some_batches, without_key_biases
+from lm_pipeline.text.characters import CharVocabulary
+from lm_pipeline.text.one_file import standard_library_text
 
 pytest.importorskip("mlx.core")
 

@@ -7,8 +7,8 @@ import pytest
 
 import transformer_lm.cli
 from lm_core.run.seeds import for_each_seed
+from lm_pipeline.commands import train
 from testbed_d import cli
-from transformerlm import train
 
 TIMES = ("seconds", "tokens_per_second")
 FLAGS = [

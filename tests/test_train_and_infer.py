@@ -13,8 +13,8 @@ import pytest
 
 from lm_core.run.checkpoint import Checkpoint, Checkpoints
 from lm_core.run.log import TIMING_FIELDS
+from lm_pipeline.commands import export, infer, make_data, sweep, train, train_tokenizer
 from lm_tokenizer import Tokenizer
-from transformerlm import export, infer, make_data, sweep, train, train_tokenizer
 
 BACKENDS = ["torch", "mlx"]
 END = "<|endoftext|>"
@@ -52,7 +52,7 @@ sample_tokens = 20
 KILLED_AT_37 = """
 import os, signal, sys
 from lm_core.run.log import RunLog
-from transformerlm import train
+from lm_pipeline.commands import train
 record = RunLog.record
 def and_die(self, kind, step, values):
     record(self, kind, step, values)
@@ -322,7 +322,7 @@ parameters:
         """A trial without the start of an interpreter."""
 
         def __init__(self, command: list[str], **_: Any) -> None:
-            assert command[1:3] == ["-m", "transformerlm.train"]
+            assert command[1:3] == ["-m", "lm_pipeline.commands.train"]
             self.flags = command[3:]
 
         def wait(self) -> int:

@@ -15,9 +15,9 @@ from lm_core.optim import state_shapes
 from lm_core.run.checkpoint import Checkpoint, Checkpoints
 from lm_core.run.folder import RunFolder
 from lm_core.run.state import RunState
+from lm_pipeline.tokens.named import Corpus
 from lm_tokenizer.adapters import train_tokenizer
 from transformer_lm import cli
-from transformer_lm.corpus import Corpus
 from transformer_lm.flags import Flags
 from transformer_lm.save_folder import Found
 from transformer_lm.workload import Workload, plan, resumed

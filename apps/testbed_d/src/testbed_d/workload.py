@@ -20,12 +20,12 @@ from lm_core.config import (
     parse_piecewise,
 )
 from lm_core.data.batches import Batch, LengthRule, RandomWindows, frozen_batch
-from lm_core.data.corpus import read_text, split, standard_library_text
-from lm_core.data.vocabulary import CharVocabulary
 from lm_core.errors import UserError
 from lm_core.model.memory import Memory, training_memory
 from lm_core.run.folder import RunFolder, new_run, newest_run
 from lm_core.terminal import say
+from lm_pipeline.text.characters import CharVocabulary
+from lm_pipeline.text.one_file import read_text, split, standard_library_text
 from testbed_d.flags import Flags
 
 EVAL_LENGTH = 256

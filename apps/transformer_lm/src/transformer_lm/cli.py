@@ -19,7 +19,6 @@ from lm_core.backend import Backend, Trainer, load_backend
 from lm_core.cli import parse_flags
 from lm_core.config import SamplingConfig
 from lm_core.continuation import Ending, continue_rows
-from lm_core.data.datasets import dataset_named
 from lm_core.disk.files import make_folder, optional
 from lm_core.disk.untrusted import append_regular
 from lm_core.errors import UserError, exit_code_of
@@ -40,16 +39,18 @@ from lm_core.run.state import RunState, is_complete
 from lm_core.sampling import Generation
 from lm_core.schedules import learning_rate
 from lm_core.terminal import say
+from lm_pipeline.generation.prompt_loop import run_prompts
+from lm_pipeline.generation.settings import Settings
+from lm_pipeline.generation.writer import Model
+from lm_pipeline.text.named import dataset_named
+from lm_pipeline.tokens.named import load_corpus
 from lm_tokenizer.adapters import TextTokenizer, load_tokenizer
 from lm_tokenizer.errors import TokenizerError
 from lm_tokenizer.pieces import pieces_of
-from transformer_lm.corpus import load_corpus
 from transformer_lm.flags import Flags
-from transformer_lm.prompt_loop import run_prompts
 from transformer_lm.records import line
 from transformer_lm.resume_policy import FIXED, POLICY, SHAPE
 from transformer_lm.save_folder import Found, SaveFolder, copy_into, default_folder
-from transformer_lm.settings import Settings
 from transformer_lm.workload import (
     Workload,
     check_checkpoint,
@@ -60,7 +61,6 @@ from transformer_lm.workload import (
     resumed,
     step_of,
 )
-from transformer_lm.writer import Model
 
 PROGRAM = "transformer_lm"
 COMMAND = "uv run apps/transformer_lm"

@@ -8,7 +8,6 @@ import numpy as np
 
 from lm_core.config import AdamWConfig, LoopConfig, ModelConfig, ScheduleConfig, StepConfig
 from lm_core.data.batches import Batch, Origin, SequentialWindows, ShuffledWindows
-from lm_core.data.datasets import Split
 from lm_core.errors import UserError
 from lm_core.model.memory import Memory, training_memory
 from lm_core.model.parameters import check_fit, parameter_table
@@ -16,9 +15,10 @@ from lm_core.optim import state_shapes
 from lm_core.run.checkpoint import Checkpoint
 from lm_core.run.evaluation import BytesOf
 from lm_core.run.resume import History, changes_of, rate_change, values_of
+from lm_pipeline.text.named import Split
+from lm_pipeline.tokens.named import Corpus
 from lm_tokenizer.adapters import TextTokenizer
 from lm_tokenizer.errors import TokenizerError
-from transformer_lm.corpus import Corpus
 from transformer_lm.flags import Flags
 from transformer_lm.resume_policy import POLICY
 

@@ -17,10 +17,10 @@ from lm_bench.train.sides import Side, SideName, make_side, step_config
 from lm_bench.train.workload import workload
 from lm_core.config import ScheduleConfig
 from lm_core.data.batches import Batch, LengthRule, RandomWindows, windows
-from lm_core.data.corpus import read_text, split
-from lm_core.data.vocabulary import CharVocabulary
 from lm_core.errors import UserError
 from lm_core.schedules import learning_rate
+from lm_pipeline.text.characters import CharVocabulary
+from lm_pipeline.text.one_file import read_text, split
 
 VALIDATION_PART = 0.1
 VALIDATION_ROWS = 64

@@ -1,0 +1,11 @@
+"""From text to tokens, to a trained model, and back to text.
+
+    text        where text comes from: files, folders, JSONL, parquet, archives, the named data sets
+    tokens      text -> token files, resumable, in parallel
+    saved_model a run folder or a Hugging Face folder -> model and tokenizer
+    generation  prompt -> text: streams, the prompt loop, its settings
+    trials      grids and sweeps of runs
+    commands    transformerlm-{train-tokenizer, make-data, train, infer, export, sweep}
+
+It stands on `lm_core` and `lm_tokenizer`; apps stand on it.
+"""

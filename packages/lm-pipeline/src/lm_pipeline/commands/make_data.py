@@ -1,0 +1,233 @@
+"""`transformerlm-make-data`: text -> token files.
+
+    config --plan--> job --encode_units--> .parts/ --join--> train.npy, validation.npy, each with its sidecar
+
+The parts are removed when the token files are on disk, and not before: killed at any moment and run again, it goes on
+and ends with the same bytes. The sidecars of a pair name it, so one that is replaced only in half is noticed.
+"""
+
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import get_args
+
+from tqdm import tqdm
+
+from lm_core.data.token_file import Facts, TokenFile, read_sidecar, sidecar_of
+from lm_core.disk.files import write_whole
+from lm_core.disk.untrusted import may_pass, read_regular
+from lm_core.errors import UnreadableError, UserError
+from lm_core.file_names import toml_bytes
+from lm_core.terminal import put, say
+from lm_pipeline.program import run_program
+from lm_pipeline.tokens.config import MakeDataConfig
+from lm_pipeline.tokens.encoding import Encoder, encode_units
+from lm_pipeline.tokens.job import Job, Split, no_documents, plan
+from lm_pipeline.tokens.tokenizers import load_tokenizer
+from lm_pipeline.tokens.units import Parts, Progress
+from lm_tokenizer.errors import TokenizerError
+
+PROGRAM = "transformerlm-make-data"
+CONFIG_NAME = "make_data.toml"
+LONGEST_CONFIG = 1 << 20
+COPIED_AT_ONCE = 1 << 22
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+def main() -> int:
+    """The program; returns its exit code."""
+    return run_program(MakeDataConfig, PROGRAM, make_data)
+
+
+def make_data(config: MakeDataConfig) -> None:
+    """Write the token files that the config describes, or say that they are there.
+
+    Raises:
+        UserError: for a mistake in config or corpus, and when the output cannot be written.
+    """
+    for key in ("tokenizer", "output"):
+        if not getattr(config, key):
+            raise UserError(f"{key}: give a path")
+    tokenizer = load_tokenizer(config.tokenizer)
+    job = plan(config, tokenizer)
+    encoder = Encoder(tokenizer, job, config.special_tokens, config.eos_between_documents, config.threads or None)
+    output = Path(config.output)
+    try:
+        with made_folder(output), locked(output):
+            _make(config, encoder, output)
+    except TokenizerError as error:  # those about the corpus have become UserErrors: this one is about writing
+        raise UserError(f"{error}; what is finished is kept: run again to go on") from error
+    except OSError as error:
+        raise UserError(f"cannot write to output {error.filename or output}: {error.strerror}") from error
+
+
+def _make(config: MakeDataConfig, encoder: Encoder, output: Path) -> None:
+    parts = Parts(output / ".parts", encoder.job.fingerprint)
+    made = finished(encoder.job, output)
+    if made:
+        say(f"nothing to do: {output} was made from this config and these inputs")
+    else:
+        _check_replaceable(output, config)
+        parts.open()
+        if parts.units:
+            say(f"going on after {len(parts.units)} finished units")
+        for line in encoder.job.left_out:
+            say(line)
+        try:
+            with _bar(encoder.job, parts.progress) as show:
+                encode_units(encoder, parts, config.shard_bytes, show)
+            made = join(encoder, parts, output, config.resolved())
+        except Exception:
+            if not parts.units:  # nothing in them to go on with
+                parts.remove()
+            raise
+    parts.remove()
+    for line in parts.flaws(encoder.job.files).lines():
+        say(line)
+    for split, facts in made.items():
+        put(
+            f"{output / split}.npy: {facts.tokens:,} tokens, {facts.documents:,} documents, {facts.bytes:,} bytes"
+            f" ({facts.bytes / facts.tokens:.2f} a token)"
+        )
+
+
+def finished(job: Job, output: Path) -> dict[Split, Facts]:
+    """What the sidecars of the job's token files say, if all are there and whole; else nothing.
+
+    Raises:
+        UnreadableError: when one cannot be read just now, which is no reason to rebuild them.
+    """
+    try:
+        found = {split: TokenFile.open(output / f"{split}.npy").facts for split in job.splits}
+    except UnreadableError:
+        raise
+    except UserError:
+        return {}
+    return found if all(facts.source == job.fingerprint for facts in found.values()) else {}
+
+
+def join(encoder: Encoder, parts: Parts, output: Path, config: str) -> dict[Split, Facts]:
+    """Make the token files of the parts, and write the config beside them.
+
+    Raises:
+        UserError: when a split would be empty, or a part is damaged.
+    """
+    job = encoder.job
+    with ExitStack() as stack:
+        files = {split: stack.enter_context(encoder.writer(output / f"{split}.npy")) for split in job.splits}
+        for split, file in files.items():
+            for part in parts.token_files(split):
+                for start in range(0, len(part), COPIED_AT_ONCE):
+                    file.write(part.tokens[start : start + COPIED_AT_ONCE])
+                file.write(part.tokens[:0], part.facts.bytes, part.facts.documents)
+        if not all(file.tokens for file in files.values()):
+            raise UserError(no_documents(job, parts.progress.documents, [*parts.flaws(job.files).lines()]))
+        for file in files.values():
+            file.finish()  # all are on the disk before the first replaces an old one
+        write_whole(output / CONFIG_NAME, toml_bytes(config))
+        for split in set(get_args(Split)) - set(files):  # else it would seem to belong to the new ones
+            (output / f"{split}.npy").unlink(missing_ok=True)
+            sidecar_of(output / f"{split}.npy").unlink(missing_ok=True)
+    return {split: read_sidecar(file.path) for split, file in files.items()}
+
+
+def _check_replaceable(output: Path, config: MakeDataConfig) -> None:
+    """Token files of another config are replaced, and that is said; what is no token file is not touched."""
+    there = [path for split in get_args(Split) if (path := output / f"{split}.npy").exists()]
+    for path in there:
+        try:
+            read_sidecar(path)
+        except UnreadableError:
+            raise
+        except UserError:
+            raise UserError(
+                f"{path} is there and is not a whole token file: remove it, or give another output"
+            ) from None
+    for split in get_args(Split):
+        _check_sidecar(sidecar_of(output / f"{split}.npy"))
+    _check_config_file(output / CONFIG_NAME, config, replaced=bool(there))
+    if there:
+        say(f"the token files in {output} are of another config or other inputs, and will be replaced")
+
+
+def _check_sidecar(path: Path) -> None:
+    """One without its token file is of a call that was killed, or no sidecar at all."""
+    if not os.path.lexists(path):
+        return
+    with suppress(ValueError, TypeError, RecursionError):
+        if "sidecar_sha256" in json.loads(_held(path)):
+            return
+    raise UserError(f"{path} is there and is not of a token file: move it, or give another output")
+
+
+def _check_config_file(path: Path, config: MakeDataConfig, *, replaced: bool) -> None:
+    """The config beside token files goes with them; one without token files is somebody's own."""
+    if not path.is_symlink() and (replaced or not path.exists()):
+        return
+    if _held(path) == toml_bytes(config.resolved()):  # of a call that was killed
+        return
+    raise UserError(f"{path} is there without token files, so it is not make-data's: move it, or give another output")
+
+
+def _held(path: Path) -> bytes:
+    """What a small file holds; nothing where there is no such file, or it is another thing."""
+    try:
+        return read_regular(path, LONGEST_CONFIG)
+    except OSError as error:
+        if may_pass(error):
+            raise UnreadableError(f"cannot read {path}: {error.strerror}; try again") from None
+        return b""
+
+
+@contextmanager
+def made_folder(folder: Path) -> Iterator[None]:
+    """Make a folder and those above it; what fails and leaves the new ones empty leaves none of them."""
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # one that holds something, and so do those above it
+            for path in new:
+                path.rmdir()
+        raise
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder against another process; a process that dies lets go of it. A file system without locks has none.
+
+    Raises:
+        UserError: when another process holds it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"output {folder} is being written by another process: wait for it") from None
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _bar(job: Job, start: Progress):  # type: ignore[no-untyped-def]
+    """A progress bar over the bytes of all files, on a terminal; yields what moves it."""
+    before = [0]
+    for file in job.files:
+        before.append(before[-1] + file.size)
+    with tqdm(total=job.size, unit="B", unit_scale=True, desc="encoding", disable=None) as bar:
+
+        def show(progress: Progress) -> None:
+            bar.update(before[progress.file] + min(progress.offset, job.files[progress.file].size) - bar.n)
+
+        show(start)
+        yield show

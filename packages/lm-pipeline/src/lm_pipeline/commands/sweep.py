@@ -1,0 +1,210 @@
+"""`transformerlm-sweep`: the trials of a sweep file, one after another, without Weights & Biases.
+
+    sweep.yaml --trials_of--> trials --transformerlm-train, a process each--> run folders --result.json--> sweep.csv
+
+A trial's folder is named by its flags: killed and started again, a sweep goes on with the trial that it was in, and
+runs none again that has come to its end.
+"""
+
+import csv
+import difflib
+import io
+import json
+import signal
+import subprocess
+import sys
+from operator import attrgetter
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from pydantic import Field
+
+from lm_core.disk.files import write_whole
+from lm_core.disk.untrusted import open_regular, read_regular
+from lm_core.errors import NonFiniteError, UserError
+from lm_core.run.folder import RunFolder
+from lm_core.run.interrupts import stop_signals
+from lm_core.run.state import RunState
+from lm_core.terminal import put, say
+from lm_pipeline.commands.train import RESULT, parse_train, result_of
+from lm_pipeline.commands.train_config import TrainConfig
+from lm_pipeline.commands.train_plan import folder_of, plan_run
+from lm_pipeline.program import ProgramConfig, run_program
+from lm_pipeline.trials.config import SweepFile, Trial, read_sweep, trials_of
+
+PROGRAM = "transformerlm-sweep"
+TABLE = "sweep.csv"
+_LARGEST_RESULT = 1 << 16
+
+
+class SweepConfig(ProgramConfig):
+    """Train with every combination, or with draws, of what a sweep file lists, and compare."""
+
+    sweep: str = ""
+    """Sweep file in the format of Weights & Biases: method grid or random, metric, parameters with dotted keys."""
+    count: int = Field(0, ge=0)
+    """Most trials, 1000 at most; 0: all of a grid, the file's run_cap or 10 of random."""
+    seed: int = Field(0, ge=0)
+    """Of the draws; it is not the seed of the runs."""
+    save_dir: str = ""
+    """Folder of the trials and of sweep.csv; runs/sweeps/<name of the sweep file> when empty."""
+
+
+def main() -> int:
+    """The program; returns its exit code."""
+    return run_program(SweepConfig, PROGRAM, sweep)
+
+
+def sweep(config: SweepConfig) -> None:
+    """Run what has not been run, and print the table.
+
+    Raises:
+        UserError: for a mistake in the sweep file or in the flags of any trial, before the first one runs.
+    """
+    if not config.sweep:
+        raise UserError("sweep: give a sweep file, such as configs/sweep.yaml")
+    file = read_sweep(config.sweep)
+    folder = Path(config.save_dir) if config.save_dir else Path("runs") / "sweeps" / Path(config.sweep).stem
+    _check_table(folder / TABLE)
+    _check_metric(file.metric.name)
+    trials = trials_of(file, config.count, config.seed)
+    for trial in trials:
+        _check(trial, folder)
+    for note in file.notes():
+        say(f"note: {note}")
+    for number, trial in enumerate(trials, 1):
+        if _result(folder / trial.name) is None:
+            say(f"trial {number} of {len(trials)}, {trial.name}: {_in_words(trial)}")
+            _run(trial, folder / trial.name)
+        _write_table(file, trials, folder)
+        if file.metric.reached((_result(folder / trial.name) or {}).get(file.metric.name)):
+            say(f"trial {trial.name} has reached metric.target {file.metric.target}")
+            break
+    put(_table(file, trials, folder), end="")
+    say(f"table: {folder / TABLE}")
+
+
+def _check_table(path: Path) -> None:
+    """A table of that name that no sweep wrote is somebody's."""
+    start = b"trial,"
+    try:
+        with open_regular(path) as file:
+            own = file.read(len(start)) == start
+    except FileNotFoundError:
+        return
+    except OSError:
+        own = False
+    if not own:
+        raise UserError(f"{path} was not written by a sweep: move it away, or give another save_dir")
+
+
+def _check(trial: Trial, folder: Path) -> None:
+    """Find a mistake in a trial's flags now, and not after hours of others."""
+    try:
+        if not (folder / trial.name).exists():
+            config = parse_train(TrainConfig, PROGRAM, _flags(trial, folder / trial.name))
+            _check_nulls(trial, config)
+            plan_run(config, folder_of(config))
+    except UserError as error:
+        raise UserError(f"trial {_in_words(trial)}: {error}") from None
+
+
+def _flags(trial: Trial, folder: Path) -> list[str]:
+    """Those of the trial, and its folder; W&B, which a sweep file may name, would want an account."""
+    return [*trial.words, "--save_dir", str(folder), "--logging.backend", "console"]
+
+
+def _run(trial: Trial, folder: Path) -> None:
+    """One trial to its end. That it diverges is a result; any other failure ends the sweep.
+
+    Raises:
+        UserError: when it fails otherwise.
+        KeyboardInterrupt: when it is interrupted; it has saved by then.
+    """
+    resume = ["--resume"] if RunFolder(folder).holds_run() else []
+    command = [sys.executable, "-m", "lm_pipeline.commands.train", *_flags(trial, folder), *resume]
+    before = {number: signal.signal(number, _interrupt) for number in stop_signals()}
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        process.send_signal(signal.SIGTERM)  # saves, and ends
+        process.wait()
+        say("the sweep goes on where it was when it is started again")
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if code not in (0, NonFiniteError.exit_code):
+        raise UserError(f"trial {folder.name} ended with exit code {code}; what was finished is kept")
+
+
+def _check_metric(name: str) -> None:
+    """Say that there is no such metric before the first trial, and not after the last."""
+    known = list(result_of(RunState()))
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        what = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+        raise UserError(f"metric.name: a run has no {name!r} to be compared by; {what}")
+
+
+def _check_nulls(trial: Trial, config: TrainConfig) -> None:
+    """A null is for flags that may be without a value; of a text it would be the word None."""
+    for name in (name for name, value in trial.values.items() if value is None):
+        if attrgetter(name)(config) is not None:
+            raise UserError(f"{name} is never null: leave it out for its default")
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _result(folder: Path) -> dict[str, Any] | None:
+    """What a finished trial came to."""
+    try:
+        said = json.loads(read_regular(folder / RESULT, _LARGEST_RESULT))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return said if isinstance(said, dict) else None
+
+
+def _in_words(trial: Trial) -> str:
+    return ", ".join(f"{name} {value}" for name, value in trial.values.items())
+
+
+def _rows(file: SweepFile, trials: list[Trial], folder: Path) -> list[list[str]]:
+    """A heading, then the trials from the best to the worst, those without a result last."""
+    names, metric = list(file.parameters), file.metric.name
+    others = [key for key in ("metrics.val_loss", "metrics.best_val_loss", "step", "metrics.seconds") if key != metric]
+    sign = 1 if file.metric.goal == "minimize" else -1
+    found = [(trial, _result(folder / trial.name) or {}) for trial in trials]
+    found.sort(key=lambda pair: (pair[1].get(metric) is None, sign * (pair[1].get(metric) or 0)))
+    rows = [["trial", metric, *others, *names]]
+    for trial, result in found:
+        figures = [str(result.get(key, "")) for key in (metric, *others)]
+        rows.append([trial.name, *figures, *(str(trial.values[name]) for name in names)])
+    return rows
+
+
+def _write_table(file: SweepFile, trials: list[Trial], folder: Path) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(_rows(file, trials, folder))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / TABLE, text.getvalue().encode())
+    except OSError as error:
+        raise UserError(f"cannot write {folder / TABLE}: {error.strerror}") from None
+
+
+def _table(file: SweepFile, trials: list[Trial], folder: Path) -> str:
+    rows = [[_short(cell) for cell in row] for row in _rows(file, trials, folder)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "".join("  ".join(map(str.ljust, row, widths)).rstrip() + "\n" for row in rows)
+
+
+def _short(cell: str) -> str:
+    try:
+        return f"{float(cell):.6g}"
+    except ValueError:
+        return cell

@@ -1,0 +1,143 @@
+"""What a resumed training run may change, key by key, and how it goes on from where it was (`lm_core.run.resume`).
+
+checkpoint + config --resume_over--> History, notes, where in the data, and the schedule past its old end
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from lm_core.config import DECAYING, ScheduleConfig
+from lm_core.data.batches import Origin
+from lm_core.errors import UserError
+from lm_core.run.checkpoint import Checkpoint
+from lm_core.run.folder import RunFolder
+from lm_core.run.resume import (
+    History,
+    Policy,
+    changes_of,
+    compare_config_file,
+    config_of,
+    rate_change,
+    recorded_config,
+    values_of,
+)
+from lm_core.schedules import extended
+from lm_pipeline.commands.train_config import TrainConfig
+
+POLICY = Policy(
+    # The weights, the optimizer's state, the order of the data, and what the validation losses are measured on.
+    refused="""
+        seed init_from
+        model.vocab_size model.seq_len model.d_model model.n_layers model.n_heads model.n_kv_heads model.d_ff model.norm
+        model.norm_eps model.mlp model.positions model.rope_theta model.bias model.head_bias model.tie_embeddings
+        model.init_std model.depth_scaled_init
+        optimizer.name optimizer.buckets optimizer.decay optimizer.max_ratio
+        data.validation data.tokenizer data.eval_tokens data.pad_vocab_to
+    """,
+    # Token files count by what they hold, not by where they are.
+    recorded="""
+        data.train data.order model.dropout
+        optimizer.beta1 optimizer.beta2 optimizer.eps optimizer.bias_correction optimizer.weight_decay
+        optimizer.decay_groups optimizer.beta2_max optimizer.beta2_min optimizer.alpha optimizer.tiny_spike
+        optimizer.tiny_denom optimizer.adaptive_tiny optimizer.warmup_steps optimizer.momentum optimizer.nesterov
+        optimizer.ns_steps optimizer.scale optimizer.lr_factor
+        schedule.kind schedule.peak_lr schedule.warmup_steps schedule.max_steps schedule.min_factor schedule.decay_steps
+        schedule.start_step schedule.points
+        training.max_steps training.batch_size training.eval_every training.eval_ends training.early_stop_patience
+        training.early_stop_min_delta training.early_stop_warmup
+        backend step.dtype step.matmul_precision step.deterministic step.kernels step.compile step.device
+        step.grad_clip step.grad_accum_steps
+    """,
+    no_effect="""
+        step.cuda_graph step.varying_length step.gradient_checkpointing step.barrier_every
+        training.log_every training.log_norms training.save_every training.save_best training.keep
+        training.sample_tokens training.sample_prompt
+        logging.backend logging.run_name logging.architecture logging.dataset wandb.entity wandb.project
+    """,
+    call="config print_config resume save_dir schedule.on_resume",
+)
+ADVICE = "this is fixed for a run: leave it out, or start another run (init_from takes this one's weights)"
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """What a run is resumed as."""
+
+    checkpoint: Checkpoint
+    before: TrainConfig
+    """The config that the checkpoint was saved with."""
+    doubt: str | None
+    """What config.toml says that is not so."""
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, folder: RunFolder) -> "Resumed":
+        """A checkpoint with its config: from before that was recorded, the one of config.toml."""
+        known = config_of(TrainConfig, checkpoint.facts)
+        if known is None:
+            return cls(checkpoint, TrainConfig.load(folder.config), None)
+        base = recorded_config(TrainConfig, folder, checkpoint.facts)
+        return cls(checkpoint, TrainConfig.parse(known), compare_config_file(POLICY, TrainConfig, folder, base))
+
+    def extend(self, config: TrainConfig) -> TrainConfig:
+        """The config with the schedule that `schedule.on_resume` asks for.
+
+        Raises:
+            UserError: when it cannot be had.
+        """
+        how, last, step = config.schedule.on_resume, config.training.max_steps, self.checkpoint.step
+        if how is None:
+            return config
+        so_far = schedule_of(self.before)
+        typed = {**config.schedule.model_dump(exclude={"on_resume"}), "max_steps": so_far.max_steps}
+        extended(so_far.model_copy(update=typed), how, step, last)
+        end = so_far.max_steps if how == "floor" else 0
+        start = step if how == "warmup" else config.schedule.start_step
+        chosen = config.schedule.model_copy(update={"on_resume": None, "max_steps": end, "start_step": start})
+        return config.model_copy(update={"schedule": chosen})
+
+    def history(self, config: TrainConfig, data: dict[str, str]) -> History:
+        """What changes; `data` is a digest of each token file.
+
+        Raises:
+            UserError: when a key differs that must not.
+        """
+        facts = self.checkpoint.facts
+        known = facts.get("data") or {}
+        claims = [
+            {**values_of(each), **{f"data.{split}": str(sha)[:12] for split, sha in content.items()}}
+            for each, content in ((self.before, known), (config, data))
+        ]
+        try:
+            return changes_of(POLICY, claims[0], claims[1], facts, ADVICE)
+        except UserError as error:
+            raise UserError(f"--resume: {error}") from None
+
+    def notes(self, config: TrainConfig, schedule: ScheduleConfig, history: History) -> list[str]:
+        """What there is to say of the changes."""
+        notes = list(history.lines())
+        changed = {change.key for change in history.changes}
+        if "data.train" in changed:
+            notes.append("note: data.train is not the token file that this run began with")
+        step, last = self.checkpoint.step, config.training.max_steps
+        bend = rate_change(schedule_of(self.before), schedule, step, last) if changed else None
+        if bend and schedule.kind in DECAYING and "training.max_steps" in changed:
+            bend += "; --schedule.on_resume stretch, floor or warmup chooses how the decay goes on"
+        return [*notes, bend] if bend else notes
+
+    def origin(self, config: TrainConfig, data: dict[str, str], per_epoch: int | None) -> Origin:
+        """From where windows are counted; `per_epoch` is the number of windows in an epoch, where there are epochs."""
+        facts = self.checkpoint.facts
+        place = facts.get("origin") or {}
+        other = (facts.get("data") or {}).get("train") != data["train"]
+        sizes = self.before.training.batch_size, config.training.batch_size
+        return Origin(**place).moved(self.checkpoint.step, *sizes, per_epoch if other else None)
+
+
+def schedule_of(config: TrainConfig) -> ScheduleConfig:
+    """The learning rate over the run, which ends with it unless another end is given.
+
+    Raises:
+        UserError: when the keys contradict each other.
+    """
+    values: dict[str, Any] = config.schedule.model_dump(mode="json", exclude={"on_resume"})
+    return ScheduleConfig.parse({**values, "max_steps": values["max_steps"] or config.training.max_steps}, "schedule")

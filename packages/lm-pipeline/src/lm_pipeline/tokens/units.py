@@ -1,0 +1,186 @@
+"""Finished work units on disk, so that a killed make-data goes on where it was.
+
+    <output>/.parts/job                      the fingerprint of the job that they belong to
+    <output>/.parts/000003.train.npy(.json)  the ids of the unit's documents, for each split that has any: token files
+    <output>/.parts/000003.json              where the next unit begins
+
+The record of a unit is written last: a unit is whole once it exists.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from pydantic import Field
+
+from lm_core.config import Config
+from lm_core.data.token_file import TokenFile
+from lm_core.disk.files import write_whole
+from lm_core.disk.untrusted import may_pass
+from lm_core.errors import UnreadableError, UserError
+from lm_pipeline.text.documents import Place
+from lm_pipeline.text.flaws import Flaws
+from lm_pipeline.text.inputs import InputFile
+from lm_pipeline.tokens.job import Split
+
+_OWN = re.compile(r"\.?(job|\d{6,}(\.(train|validation)\.npy)?(\.json)?)(\.[0-9a-f]{16})?(\.new)?")
+"""What a file of this folder is called, one that a killed process left half-written included."""
+
+
+class Progress(Config):
+    """A place in the whole corpus: between two pieces."""
+
+    file: int = Field(0, ge=0)
+    """Number of the file."""
+    offset: int = Field(0, ge=0)
+    """The place in it, as in `Place`."""
+    record: int = Field(0, ge=0)
+    """The place in it, as in `Place`."""
+    inside: bool = False
+    """The place in it, as in `Place`."""
+    documents: int = Field(0, ge=0)
+    """Documents that have ended before."""
+
+    @property
+    def place(self) -> Place:
+        """The place in the file."""
+        return Place(self.offset, self.record, self.inside)
+
+
+class FlawCount(Config):
+    """What was skipped or replaced in a file for one reason."""
+
+    file: int = Field(ge=0)
+    """Number of the file."""
+    reason: str
+    count: int = Field(ge=0)
+    first: str
+    """Where the first one is."""
+
+
+class Unit(Config):
+    """What the record of a finished unit says."""
+
+    splits: tuple[Split, ...]
+    """Those that it has ids for."""
+    after: Progress
+    """Where the next unit begins."""
+    flaws: tuple[FlawCount, ...] = ()
+    """What was skipped or replaced on the way."""
+
+
+class Parts:
+    """The finished units of one job."""
+
+    def __init__(self, folder: Path, job: str) -> None:
+        self.folder, self.job = folder, job
+        self.units: list[Unit] = []
+
+    @property
+    def progress(self) -> Progress:
+        """How far the finished units reach."""
+        return self.units[-1].after if self.units else Progress()
+
+    def flaws(self, files: Sequence[InputFile]) -> Flaws:
+        """What was skipped or replaced in all of them."""
+        flaws = Flaws()
+        for flaw in (flaw for unit in self.units for flaw in unit.flaws):
+            flaws.include(flaw.reason, str(files[flaw.file].path), flaw.count, flaw.first)
+        return flaws
+
+    def open(self) -> None:
+        """Take up what an earlier call of the same job left whole, and remove what it, or another job, left besides.
+
+        Raises:
+            UserError: when something lies there that no job wrote.
+        """
+        self._refuse_others()
+        mark = self.folder / "job"
+        if not mark.is_file() or mark.read_bytes() != self.job.encode():
+            self.remove()
+            self.folder.mkdir(parents=True)
+            write_whole(mark, self.job.encode())
+        while unit := self._read(len(self.units)):
+            self.units.append(unit)
+        known = {"job", *(path.name for i, unit in enumerate(self.units) for path in self._files(i, unit))}
+        for path in self.folder.iterdir():
+            if path.name not in known:
+                path.unlink()
+
+    def path(self, split: Split) -> Path:
+        """The token file that the next unit writes for a split."""
+        return self.folder / f"{len(self.units):06d}.{split}.npy"
+
+    def add(self, unit: Unit) -> None:
+        """Record that the next unit's token files are whole."""
+        write_whole(self._record(len(self.units)), unit.model_dump_json().encode())
+        self.units.append(unit)
+
+    def token_files(self, split: Split) -> Iterator[TokenFile]:
+        """What the units have for a split, in order.
+
+        Raises:
+            UserError: when one is damaged.
+        """
+        for i, unit in enumerate(self.units):
+            if split in unit.splits:
+                yield self._open(i, split)
+
+    def remove(self) -> None:
+        """Remove what a job wrote, and the folder unless something else lies in it."""
+        if self.folder.is_symlink() or not self.folder.is_dir():
+            return
+        for path in self.folder.iterdir():
+            if _is_own(path):
+                path.unlink()
+        with suppress(OSError):
+            self.folder.rmdir()
+
+    def _refuse_others(self) -> None:
+        if self.folder.is_symlink() or (self.folder.exists() and not self.folder.is_dir()):
+            raise UserError(f"{self.folder} is not a folder of make-data's: move it away, or give another output")
+        for path in self.folder.iterdir() if self.folder.exists() else ():
+            if not _is_own(path):
+                raise UserError(f"{path} was not written by make-data: move it away, or give another output")
+
+    def _read(self, number: int) -> Unit | None:
+        """The unit of that number, if it is whole.
+
+        Raises:
+            UnreadableError: when it cannot be read just now; a unit that is not whole is removed.
+        """
+        record = self._record(number)
+        try:
+            unit = Unit.parse(json.loads(record.read_bytes()), str(record))
+            for split in unit.splits:
+                self._open(number, split)
+        except UnreadableError:
+            raise
+        except OSError as error:
+            if may_pass(error):
+                raise UnreadableError(f"cannot read {record}: {error.strerror}; try again") from None
+            return None
+        except (ValueError, UserError):
+            return None
+        return unit
+
+    def _open(self, number: int, split: Split) -> TokenFile:
+        file = TokenFile.open(self.folder / f"{number:06d}.{split}.npy")
+        if file.facts.source != self.job:
+            raise UserError(f"{file.path} belongs to another job: remove {self.folder} and run again")
+        return file
+
+    def _record(self, number: int) -> Path:
+        return self.folder / f"{number:06d}.json"
+
+    def _files(self, number: int, unit: Unit) -> Iterator[Path]:
+        yield self._record(number)
+        for split in unit.splits:
+            path = self.folder / f"{number:06d}.{split}.npy"
+            yield from (path, path.with_name(path.name + ".json"))
+
+
+def _is_own(path: Path) -> bool:
+    return bool(_OWN.fullmatch(path.name)) and path.is_file() and not path.is_symlink()

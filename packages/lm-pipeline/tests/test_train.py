@@ -1,0 +1,325 @@
+"""What transformerlm-train says before a framework is loaded: configs, plans, and every mistake."""
+
+import json
+import shutil
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lm_core.data.batches import Batch
+from lm_core.errors import UserError
+from lm_core.model.init import initial_arrays
+from lm_core.model.parameters import parameter_table
+from lm_core.optim import state_shapes
+from lm_core.run.state import RunState
+from lm_pipeline.commands import train
+from lm_pipeline.commands.train_config import TrainConfig
+from lm_pipeline.commands.train_plan import RunPlan, folder_of, plan_run
+from lm_tokenizer import Tokenizer
+
+Run = Callable[..., int]
+
+TABLES: dict[str, Any] = {
+    "data": {"train": "tokens/train.npy", "validation": "tokens/validation.npy", "tokenizer": "tok"},
+    "model": {"seq_len": 16, "d_model": 16, "n_layers": 1, "n_heads": 2},
+    "training": {"batch_size": 4, "max_steps": 10},
+}
+TOML = """
+[data]
+train = "tokens/train.npy"
+validation = "tokens/validation.npy"
+tokenizer = "tok"
+[model]
+seq_len = 16
+d_model = 16
+n_layers = 1
+n_heads = 2
+[training]
+batch_size = 4
+max_steps = 10
+"""
+
+
+def plan_of(config: TrainConfig) -> RunPlan:
+    return plan_run(config, folder_of(config))
+
+
+@pytest.fixture(autouse=True)
+def no_framework(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_backend(name: str) -> None:
+        pytest.fail("a framework is asked for")
+
+    monkeypatch.setattr(train, "load_backend", load_backend)
+
+
+def config(**tables: Any) -> TrainConfig:
+    values = {
+        **TABLES,
+        **{key: {**TABLES.get(key, {}), **value} for key, value in tables.items() if isinstance(value, dict)},
+    }
+    return TrainConfig.parse({**values, **{key: value for key, value in tables.items() if not isinstance(value, dict)}})
+
+
+def everything(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*"))
+
+
+@pytest.fixture
+def refusal(run_train: Run, workplace: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """What is said to flags over the small config: one line, exit code 2, and nothing written."""
+
+    def refused(*flags: str, toml: str = TOML) -> str:
+        (workplace / "train.toml").write_text(toml)
+        before = everything(workplace)
+        assert run_train("--config", "train.toml", *flags) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert everything(workplace) == before
+        assert err.startswith("transformerlm-train: error: ")
+        assert err.count("\n") == 1
+        return err.removeprefix("transformerlm-train: error: ").strip()
+
+    return refused
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--data.train none.npy", "data.train: there is no token file none.npy"),
+        ("--data.train=", "data.train: name a token file of transformerlm-make-data"),
+        ("--data.validation=", "data.validation: name a token file of transformerlm-make-data, which --validation_"),
+        ("--data.validation tok/vocab.json", "data.validation: token file tok/vocab.json has no sidecar"),
+        ("--data.tokenizer=", "data.tokenizer: name the tokenizer"),
+        ("--data.tokenizer none", "data.tokenizer: there is no tokenizer 'none'"),
+        ("--data.order sorted", "--data.order"),
+        ("--data.eval_tokens -1", "--data.eval_tokens: Input should be greater than or equal to 0"),
+        ("--model.vocab_size 100", "model.vocab_size 100 is below the tokenizer's 300"),
+        ("--model.n_heads 3", "--model: n_heads 3 does not divide d_model 16"),
+        ("--model.seq_len 100000", "data.train: tokens/train.npy: "),
+        ("--model.n_layer 3", "did you mean --model.n_layers?"),
+        ("--step.grad_accum_steps 3", "training.batch_size 4 is not a multiple of step.grad_accum_steps 3"),
+        ("--step.dtype float16", "('float32', 'bfloat16')"),
+        ("--schedule.kind cosine --schedule.warmup_steps 10", "schedule: warmup_steps 10 leaves no room"),
+        ("--optimizer.name sgd", "--optimizer.name: 'sgd' is not one of 'adamw', 'kbeta', 'muon'"),
+        ("--optimizer.beta1 1", "--optimizer.beta1: Input should be less than 1"),
+        ("--optimizer.momentum 0.9", "--optimizer.momentum"),
+        ("--training.max_steps 0", "--training.max_steps: Input should be greater than 0"),
+        ("--logging.backend consol", "('console', 'wandb', 'tensorboard')"),
+        ("--init_from none", "init_from: there is no folder none"),
+        ("--init_from tok", "init_from: tok is neither a run folder"),
+        ("--resume", "--resume: there is no run under runs/transformerlm"),
+        ("--resume --save_dir tok", "--resume: tok holds no run"),
+        ("--save_dir", "--save_dir"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_the_key_and_nothing_is_written(
+    refusal: Callable[..., str], flags: str, said: str
+) -> None:
+    assert said in refusal(*flags.split())
+
+
+@pytest.mark.parametrize(
+    ("toml", "said"),
+    [
+        ("[training]\nmax_step = 3", "train.toml: unknown key 'training.max_step'; did you mean 'max_steps'?"),
+        ("[trainin]\nmax_steps = 3", "train.toml: unknown key 'trainin'; did you mean 'training'?"),
+        ("[training]\nmax_steps = '3'", "train.toml: training.max_steps: Input should be a valid integer"),
+        ("[optimizer]\nname = 'adamw'\nbeta1 = 1.0", "train.toml: optimizer.beta1: Input should be less than 1"),
+        ("[optimizer]\nbeta1 = 0.9", "train.toml: optimizer.name is missing: it is one of 'adamw', 'kbeta', 'muon'"),
+        ("[optimizer]\nname = 'kbeta'\nbeta2 = 0.9", "'optimizer.beta2'; it belongs to name = 'adamw'"),
+        ("[data]\norder = 'sorted'", "train.toml: data.order: Input should be 'shuffled' or 'random'"),
+        ("[logging]\nbackend = ['x']", "logging.backend.0: Input should be 'console', 'wandb' or 'tensorboard'"),
+        ("model = 3", "train.toml: model: this is a table of keys, not a value"),
+        ("[model", "train.toml is not valid TOML"),
+    ],
+)
+def test_a_wrong_file_names_the_key_with_its_table(refusal: Callable[..., str], toml: str, said: str) -> None:
+    assert said in refusal(toml=toml)
+
+
+def test_token_files_of_another_tokenizer_are_refused(refusal: Callable[..., str], workplace: Path) -> None:
+    Tokenizer.train(["other words " * 50], 270, ["<|endoftext|>"], progress=False).save(workplace / "other")
+    assert "data.train: token file tokens/train.npy was made by another" in refusal("--data.tokenizer", "other")
+
+
+def test_a_damaged_token_file_is_refused(refusal: Callable[..., str], workplace: Path) -> None:
+    shutil.copytree(workplace / "tokens", workplace / "copy")
+    data = bytearray((workplace / "copy/train.npy").read_bytes())
+    data[200:202] = b"\xff\xff"  # an id beyond the vocabulary
+    (workplace / "copy/train.npy").write_bytes(data)
+    assert "data.train: token file copy/train.npy holds id 65535" in refusal("--data.train", "copy/train.npy")
+
+
+def test_a_backend_of_the_log_that_is_not_installed(
+    refusal: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("wandb", "tensorboard"):
+        monkeypatch.setitem(sys.modules, name, None)
+        said = refusal("--logging.backend", "console", name)
+        assert said == f"logging.backend: {name} is not installed: pip install {name}, or leave it out"
+
+
+def test_a_sample_that_the_tokenizer_has_no_ids_for(refusal: Callable[..., str]) -> None:
+    assert "training.sample_prompt: the text holds the lone surrogate" in refusal("--training.sample_prompt", "a\ud800")
+
+
+def test_a_folder_that_holds_a_run_is_left_alone(refusal: Callable[..., str], workplace: Path) -> None:
+    (workplace / "run").mkdir()
+    (workplace / "run/config.toml").write_text("")
+    assert "run already holds a run: go on with it by --resume" in refusal("--save_dir", "run")
+
+
+# What a config means
+
+
+def test_print_config_prints_what_comes_back_and_does_nothing_else(
+    run_train: Run, workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (workplace / "train.toml").write_text(TOML)
+    before = everything(workplace)
+    assert run_train("--config", "train.toml", "--optimizer.name", "muon", "--print_config") == 0
+    said = tomllib.loads(capsys.readouterr().out)
+    assert everything(workplace) == before
+    assert said["optimizer"]["name"] == "muon"
+    assert TrainConfig.parse(said) == config(optimizer={"name": "muon"})
+
+
+def test_the_vocabulary_is_the_tokenizers_rounded_up(workplace: Path) -> None:
+    assert plan_of(config()).model.vocab_size == 300
+    assert plan_of(config(data={"pad_vocab_to": 64})).model.vocab_size == 320
+    assert plan_of(config(model={"vocab_size": 512})).model.vocab_size == 512
+
+
+def test_the_schedule_ends_with_the_run_unless_told_otherwise(workplace: Path) -> None:
+    assert plan_of(config()).schedule.max_steps == 10
+    assert plan_of(config(schedule={"max_steps": 30})).schedule.max_steps == 30
+
+
+@pytest.mark.parametrize("order", ["shuffled", "random"])
+def test_the_order_of_windows_and_the_part_of_validation_are_chosen(workplace: Path, order: str) -> None:
+    plan = plan_of(config(data={"order": order, "eval_tokens": 50}))
+    assert type(plan.batches).__name__ == f"{order.title()}Windows"
+    assert plan.batches.batch(1).inputs.shape == (4, 16)
+    assert plan.evaluation.targets == 50
+
+
+def test_the_config_of_the_run_folder_holds_from_any_folder(
+    workplace: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = tomllib.loads(plan_of(config(save_dir="run")).config.resolved())
+    assert kept["logging"]["run_name"] == "run"
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    assert plan_of(TrainConfig.parse(kept)).model.vocab_size == 300
+
+
+def test_bytes_of_targets_are_those_of_the_text_without_special_tokens(tokenizer: Tokenizer) -> None:
+    ids = np.array([[*tokenizer.encode("naïve 東京"), tokenizer.eos_id]], dtype=np.int32)
+    assert train.bytes_of_targets(tokenizer)(Batch(ids, ids)) == len("naïve 東京".encode())
+
+
+# Going on
+
+
+@pytest.fixture
+def begun(workplace: Path) -> RunPlan:
+    """A run in the folder `run` that has saved its first step."""
+    plan = plan_of(config(save_dir="run"))
+    train.prepare(plan, 0)
+    shapes = state_shapes(plan.config.optimizer, parameter_table(plan.model))
+    state = {name: np.ones(shape, np.int64 if name == "step" else np.float32) for name, shape in shapes.items()}
+    facts = {**plan.facts, "step": 1, "val_loss": 5.0, "state": {**vars(RunState()), "step": 1}}
+    plan.checkpoints.save(initial_arrays(plan.model, 0), state, facts)
+    return plan
+
+
+def resumed(*flags: str) -> RunPlan:
+    return plan_of(train.parse_train(TrainConfig, "train", ["--resume", "--save_dir", "run", *flags]))
+
+
+def test_a_run_goes_on_from_its_folder_alone(begun: RunPlan, workplace: Path) -> None:
+    (workplace / "tok").unlink()
+    plan = resumed("--training.max_steps", "20")
+    assert plan.checkpoint is not None
+    assert plan.checkpoint.step == 1
+    assert plan.config == begun.config.model_copy(update={"training": plan.config.training})
+    assert (plan.config.training.max_steps, plan.schedule.max_steps) == (20, 20)
+    assert plan.tokenizer.fingerprint == begun.tokenizer.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--model.n_layers 2 --model.bias", "--resume: model.n_layers is 1 in the run and 2 here"),
+        (
+            "--model.n_layers 2 --model.no_bias",
+            "model.n_layers is 1 in the run and 2 here; model.bias is True in the run",
+        ),
+        ("--optimizer.name muon", "unknown key 'optimizer.bias_correction'; it belongs to name = 'adamw'"),
+    ],
+)
+def test_what_does_not_fit_the_run_is_named(begun: RunPlan, flags: str, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        resumed(*flags.split())
+    assert said in str(caught.value)
+
+
+def test_the_state_of_another_optimizer_is_refused(begun: RunPlan, workplace: Path) -> None:
+    """Also where the checkpoint is of before configs were recorded, and config.toml says another one."""
+    [path] = (workplace / "run/checkpoints").glob("*.metadata")
+    old = begun.checkpoints.read(path)
+    facts = {key: value for key, value in old.facts.items() if key not in ("config", "weights")}
+    begun.checkpoints.save(old.weights, old.optimizer_state, facts)
+    path = workplace / "run/config.toml"
+    kept = tomllib.loads(path.read_text())
+    path.write_text(TrainConfig.parse({**kept, "optimizer": {"name": "kbeta"}}).resolved())
+    with pytest.raises(UserError, match="the optimizer state in the run, of adamw, does not fit"):
+        resumed()
+
+
+def test_other_token_files_are_said(begun: RunPlan) -> None:
+    notes = resumed("--data.train", "tokens/validation.npy").notes
+    assert "note: data.train is not the token file that this run began with" in notes
+
+
+@pytest.mark.parametrize("damage", ["other", "gone"])
+def test_the_tokenizer_in_the_folder_must_be_the_checkpoints(begun: RunPlan, workplace: Path, damage: str) -> None:
+    shutil.rmtree(workplace / "run/tokenizer")
+    if damage == "other":
+        Tokenizer.train(["other words " * 50], 270, [], progress=False).save(workplace / "run/tokenizer")
+    with pytest.raises(UserError, match=r"^--resume: .*run/tokenizer"):
+        resumed()
+
+
+def test_damaged_checkpoints_are_named(begun: RunPlan, workplace: Path) -> None:
+    [path] = (workplace / "run/checkpoints").glob("*.safetensors")
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError, match="no checkpoint in run/checkpoints is whole"):
+        resumed()
+
+
+def test_a_run_that_saved_nothing_begins_anew(begun: RunPlan, workplace: Path) -> None:
+    shutil.rmtree(workplace / "run/checkpoints")
+    plan = resumed()
+    assert plan.checkpoint is None
+    assert plan.model == begun.model
+
+
+def test_a_model_begins_with_the_weights_of_another_run(begun: RunPlan, workplace: Path) -> None:
+    plan = plan_of(config(save_dir="second", init_from="run", model={"n_layers": 3, "dropout": 0.5}))
+    assert plan.model == begun.model.model_copy(update={"dropout": 0.5})
+    assert plan.config.model.n_layers == 1
+    expected = initial_arrays(begun.model, 0)
+    assert all(np.array_equal(array, expected[name]) for name, array in plan.weights().items())
+    assert plan_of(config(init_from="run", data={"tokenizer": ""})).tokenizer.fingerprint == begun.tokenizer.fingerprint
+
+
+def test_the_result_of_a_run_is_json() -> None:
+    assert json.loads(json.dumps(train.result_of(RunState(step=3))))["step"] == 3
