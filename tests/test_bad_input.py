@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import lm_core.backend
+from lm_core.run import plan, session
 from testbed_d import cli
 
 GOOD = "0123456789 and some words to make it long enough\n" * 100
@@ -76,7 +77,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
 ) -> None:
     if has_gpu(flags):
         pytest.skip("no mistake here: there is a GPU")
-    monkeypatch.setattr(cli, "initial_arrays", lambda *_: pytest.fail("a model was about to be built"))
+    monkeypatch.setattr(plan, "initial_arrays", lambda *_: pytest.fail("a model was about to be built"))
     before = sorted(folder.rglob("*"))
     assert run(monkeypatch, flags) == 2
     said = capsys.readouterr().err.splitlines()
@@ -102,7 +103,7 @@ SMALL_RUN = "--text good.txt --steps 4 --d_model 16 --n_layer 1 --n_head 2 --bat
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--resume --save_dir run --text other.txt", "another vocabulary"),
+        ("--resume --save_dir run --text other.txt", "run was trained with another tokenizer"),
         ("--resume --save_dir run --d_model 32", "d_model is 16 in the run and 32 here"),
         ("--resume --save_dir run --opt adam", "opt is kbeta in the run and adam here"),
         ("--save_dir run --text good.txt", "run already holds a run: go on with it by --resume"),
@@ -123,15 +124,17 @@ def test_a_run_is_not_resumed_as_something_else(
 def test_a_run_that_is_stopped_before_its_first_step_says_how_to_go_on(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    class Asked(cli.Interrupts):
+    class Asked(session.Interrupts):
         def __enter__(self) -> "Asked":
             super().__enter__()
             self.requested = True
             return self
 
-    monkeypatch.setattr(cli, "Interrupts", Asked)
+    monkeypatch.setattr(session, "Interrupts", Asked)
     assert run(monkeypatch, SMALL_RUN + " --backend torch") == 0
-    assert "saved at step 0 of 4; to go on: uv run apps/testbed_d --save_dir run --resume" in capsys.readouterr().err
+    assert (
+        "nothing was trained yet; to resume: uv run apps/testbed_d --save_dir run --resume" in capsys.readouterr().err
+    )
     monkeypatch.undo()
     monkeypatch.chdir(folder)
     assert run(monkeypatch, "--save_dir run --resume") == 0

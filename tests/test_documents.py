@@ -13,6 +13,7 @@ from lm_core.cli import parse_flags
 from lm_core.config import Config, ModelConfig
 from lm_core.interchange.folder import architecture_of
 from lm_core.model.parameters import parameter_count
+from lm_core.run.folder import RunFolder
 from lm_core.run.seeds import for_each_seed
 from lm_pipeline.commands.export import ExportConfig
 from lm_pipeline.commands.sweep import SweepConfig
@@ -139,7 +140,7 @@ def test_the_config_of_testbed_d_makes_a_workload(tmp_path: Path) -> None:
     path, text = CONFIGS["testbed_d.toml"], tmp_path / "text.txt"
     text.write_text("some text that is long enough\n" * 1000)
     flags = Flags.load(path).model_copy(update={"text": str(text)})
-    assert plan(flags).model.d_model == tomllib.loads(path.read_text())["d_model"]
+    assert plan(flags, RunFolder(tmp_path / "run")).model.d_model == tomllib.loads(path.read_text())["d_model"]
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)

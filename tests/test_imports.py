@@ -31,11 +31,11 @@ CORE_ORDER = [
     "model.memory", "backend",
     "reference.model", "reference.dropout", "reference.optim",
     "run.folder", "run.tensors", "run.about",
-    "run.checkpoint", "run.writer", "run.interrupts", "run.seeds", "run.sinks.sink", "run.sinks.console",
+    "run.checkpoint", "run.writer", "run.interrupts", "run.seeds", "run.samples", "run.sinks.sink", "run.sinks.console",
     "run.sinks.tensorboard", "run.sinks.wandb", "run.log", "run.resume", "run.state", "run.evaluation", "run.norms",
-    "run.loop",
+    "run.plan", "run.loop",
     "interchange.ignored", "interchange.keys", "interchange.tensor_file", "interchange.architecture",
-    "interchange.gpt2", "interchange.llama", "interchange.tokenizer", "interchange.folder", "report",
+    "interchange.gpt2", "interchange.llama", "interchange.tokenizer", "interchange.folder", "report", "run.session",
     "testing.models", "testing.base", "testing.steps", "testing.batches", "testing.decoders",
 ]  # fmt: skip
 

@@ -14,8 +14,8 @@ from lm_core.run.checkpoint import Checkpoints
 from lm_core.run.interrupts import Interrupts
 from lm_core.run.log import RunLog
 from lm_core.run.loop import Run, train
+from lm_core.run.session import result_of
 from lm_core.run.state import RunState
-from lm_pipeline.commands.train import result_of
 
 TABLE = (Path(__file__).resolve().parents[1] / "docs" / "metrics.md").read_text(encoding="utf-8")
 LISTED = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", TABLE, re.MULTILINE))

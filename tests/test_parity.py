@@ -24,8 +24,8 @@ from lm_core.model.init import initial_arrays
 from lm_core.sampling import Generation, generate
 from lm_core.schedules import learning_rate
 from lm_core.testing import MODELS, packed_batch, rough_arrays, some_batches, without_key_biases
-from lm_pipeline.text.characters import CharVocabulary
 from lm_pipeline.text.one_file import standard_library_text
+from lm_tokenizer.adapters import train_tokenizer
 
 pytest.importorskip("mlx.core")
 
@@ -46,11 +46,11 @@ class Corpus:
 
     def __init__(self) -> None:
         text = standard_library_text(100_000)
-        self.vocabulary = CharVocabulary.of(text)
+        self.tokenizer = train_tokenizer("characters", [text])
         self.model = ModelConfig(
-            vocab_size=len(self.vocabulary), seq_len=64, d_model=64, n_layers=2, n_heads=4, head_bias=True
+            vocab_size=self.tokenizer.vocab_size, seq_len=64, d_model=64, n_layers=2, n_heads=4, head_bias=True
         )
-        self.batches = RandomWindows(self.vocabulary.encode(text), 4, LengthRule(16, 64, 16, 64), 0)
+        self.batches = RandomWindows(self.tokenizer.encode_array(text), 4, LengthRule(16, 64, 16, 64), 0)
 
 
 @pytest.fixture(scope="module")

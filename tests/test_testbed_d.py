@@ -141,7 +141,7 @@ def test_one_interrupt_saves_and_the_printed_command_goes_on(
     flags = ["--steps", "40", "--log_every", "1"]
     code, said = signalled(number, *flags, "--save_dir", "cut")
     assert code == 0, said
-    assert "to go on: uv run apps/testbed_d --save_dir cut --resume" in said
+    assert "to resume: uv run apps/testbed_d --save_dir cut --resume" in said
     assert (tmp_path / "cut" / "report.html").exists()
     assert 11 <= final(tmp_path / "cut").step < 40
     assert testbed("--save_dir", "cut", "--resume").returncode == 0

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from lm_core.run.checkpoint import Checkpoint, Checkpoints
-from lm_core.run.log import TIMING_FIELDS
+from lm_core.run.log import TIMING_FIELDS, RunLog
 from lm_pipeline.commands import export, infer, make_data, sweep, train, train_tokenizer
 from lm_tokenizer import Tokenizer
 
@@ -38,8 +38,10 @@ dropout = 0.1
 kind = "cosine"
 peak_lr = 1e-2
 warmup_steps = 5
-[step]
+[optimizer]
+name = "adamw"
 grad_clip = 1.0
+[step]
 grad_accum_steps = 2
 [training]
 batch_size = 4
@@ -209,7 +211,7 @@ def test_an_interrupt_saves_and_names_the_command_that_goes_on(
     call: Program, workplace: Path, whole: Callable[[str], Path],
     capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    record = train.RunLog.record
+    record = RunLog.record
 
     def and_interrupt(self: Any, kind: str, step: int, values: Any) -> None:
         record(self, kind, step, values)
@@ -217,10 +219,11 @@ def test_an_interrupt_saves_and_names_the_command_that_goes_on(
             signal.raise_signal(signal.SIGINT)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train.RunLog, "record", and_interrupt)
+        patch.setattr(RunLog, "record", and_interrupt)
         assert call(train, "--config", "train.toml", "--save_dir", "cut", "--backend", "torch") == 0
     assert (
-        "saved at step 23 of 60; to go on: uv run transformerlm-train --save_dir cut --resume" in capfd.readouterr().err
+        "saved at step 23 of 60; to resume: uv run transformerlm-train --save_dir cut --resume"
+        in capfd.readouterr().err
     )
     assert newest(workplace / "cut").step == 23
     assert not (workplace / "cut/result.json").exists()
@@ -243,7 +246,7 @@ def test_the_optimizer_is_switched_by_a_flag_and_the_backends_agree(
     assert ours[0]["activation_rms"].keys() >= {"blocks.0", "blocks.1"}
 
 
-def test_the_console_prints_flat_metrics_unless_it_is_left_out(
+def test_the_console_prints_the_records_unless_it_is_left_out(
     call: Program, workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = [
@@ -258,8 +261,8 @@ def test_the_console_prints_flat_metrics_unless_it_is_left_out(
     ]
     assert call(train, *flags, "--save_dir", "a") == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
-    assert {"metrics.loss", "metrics.lr", "metrics.grad_l2_norm", "metrics.tokens_per_second"} <= lines[0].keys()
-    assert {"metrics.val_loss", "metrics.val_perplexity", "metrics.val_bits_per_byte"} <= lines[1].keys()
+    assert {"loss_nats", "lr", "grad_norm", "tokens_per_second"} <= lines[0].keys()
+    assert {"loss_nats", "perplexity", "bits_per_byte"} <= lines[1].keys()
     assert call(train, *flags, "--save_dir", "b", "--logging.backend", "tensorboard") == 0
     assert not [line for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
     assert list((workplace / "b/tensorboard").iterdir())

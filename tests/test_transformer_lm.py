@@ -20,6 +20,7 @@ import pytest
 
 from lm_core.disk.lock import Lock
 from lm_core.errors import exit_code_of
+from lm_core.run import session
 from lm_core.run.checkpoint import Checkpoint, Checkpoints
 from lm_core.run.interrupts import Interrupts
 from lm_core.run.log import TIMING_FIELDS
@@ -71,7 +72,7 @@ def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     """The program, in this process and an empty folder; flushing and drawing are tested elsewhere."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "fsync", lambda _: None)
-    monkeypatch.setattr(cli, "write_report", lambda folder: folder / "report.html")
+    monkeypatch.setattr(session, "write_report", lambda folder: folder / "report.html")
 
     def call(*words: object) -> Done:
         capsys.readouterr()
@@ -134,7 +135,7 @@ def test_a_run_on_either_backend_goes_on_on_the_other_and_all_agree(app: App, da
         assert app(*flags, "--save_dir", first, "--num_iters", 10, "--backend", first).code == 0
         done = app("--save_dir", first, "--num_iters", 15, "--backend", second)
         assert done.code == 0, done.err
-        assert "going on with checkpoint" in done.err
+        assert "resuming " in done.err
     ours, theirs = (Path(backend) / f"001-{dataset}" for backend in BACKENDS)
     assert [(record["kind"], record["step"]) for record in records(ours)] == [
         (kind, step) for step in range(1, 16) for kind in ("train", "eval") if kind == "train" or step % 5 == 0
@@ -143,8 +144,8 @@ def test_a_run_on_either_backend_goes_on_on_the_other_and_all_agree(app: App, da
     assert all(figure in record for record in records(ours) if record["kind"] == "eval")
     np.testing.assert_allclose(losses(ours), losses(theirs), rtol=0, atol=1e-4)
     samples = (ours / "samples.txt").read_bytes()
-    assert samples.startswith(b"--- iteration 10\n")
-    assert b"--- iteration 15\n" in samples
+    assert samples.startswith(b"--- step 10, ")
+    assert b"--- step 15, " in samples
     assert samples == (theirs / "samples.txt").read_bytes()
 
 
@@ -180,8 +181,7 @@ def test_the_test_split_is_measured_when_training_has_ended_or_afterwards(train:
     runs = Path("runs/transformer-lm")
     assert "test loss" not in train("--num_iters", 5).out
     said = train("--num_iters", 5, "--eval_test")
-    assert "is complete: --num_iters above 5 trains on" in said.err
-    assert "iteration 5: test loss" in said.out
+    assert '"kind": "test", "step": 5' in said.out
     assert records(runs / "001-ptb")[-1]["kind"] == "test"
     train("--num_iters", 6)
     assert records(runs / "001-ptb")[-1]["kind"] == "train", "--eval_test is of one call"
@@ -242,9 +242,9 @@ def test_a_run_stopped_anyhow_goes_on_to_the_same_bits(
     assert process.returncode == code, said
     again = ["--save_dir", "cut"]
     if code == 0:
-        [line] = [line for line in said.splitlines() if "; to go on: " in line]
-        assert line.startswith(f"saved at iteration {newest(run).step} of 100,000; ")
-        again = shlex.split(line.partition("to go on: uv run apps/transformer_lm ")[2])
+        [line] = [line for line in said.splitlines() if "; to resume: " in line]
+        assert line.startswith(f"saved at step {newest(run).step} of 100,000; ")
+        again = shlex.split(line.partition("to resume: uv run apps/transformer_lm ")[2])
     end = ["--num_iters", newest(run).step + 15, "--sample_tokens", 0]
     done = app(*again, *end)
     assert done.code == 0, done.err
@@ -264,10 +264,10 @@ def test_a_run_killed_before_its_first_save_is_passed_over_and_begins_again_wher
     assert app("--inference", "--save_dir", "s").code == 0
     said = train("--save_dir", "s").err
     assert "note: 002-ptb is newer and has no checkpoint: passed over" in said
-    assert "of s/001-ptb (iteration 5) is complete" in said
+    assert "s/001-ptb is complete at step 5" in said
     shutil.rmtree("s/001-ptb/checkpoints")
     said = train("--save_dir", "s").err
-    assert "s/002-ptb has no checkpoint: beginning again at iteration 0 in s/003-ptb" in said
+    assert "run s/002-ptb, which has no checkpoint: starting again at step 0, as a new run" in said
     assert records(second)[: len(whole)] == whole
     assert records(Path("s/003-ptb"))[: len(whole)] == whole
 
@@ -278,15 +278,15 @@ def test_a_stop_before_the_first_iteration_says_so(train: App, monkeypatch: pyte
             super().__init__()
             self.requested = True
 
-    monkeypatch.setattr(cli, "Interrupts", Asked)
-    assert "nothing was trained yet; to go on: uv run apps/transformer_lm --save_dir" in train().err
+    monkeypatch.setattr(session, "Interrupts", Asked)
+    assert "nothing was trained yet; to resume: uv run apps/transformer_lm --save_dir" in train().err
 
 
 def test_a_full_disk_holds_up_neither_training_nor_the_last_word(train: App, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_: Path) -> Path:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cli, "write_report", full)
+    monkeypatch.setattr(session, "write_report", full)
     train("--num_iters", 2)
     run = Path("runs/transformer-lm/001-ptb")
     (run / "samples.txt").unlink()
@@ -303,15 +303,18 @@ def test_a_full_disk_holds_up_neither_training_nor_the_last_word(train: App, mon
 def test_the_newest_run_goes_on_unless_a_new_one_is_asked_for(train: App) -> None:
     train("--num_iters", 3, "--save_dir", "s")
     before = content(Path("s/001-ptb"))
-    assert "new model in s/002-ptb" in train("--num_iters", 3, "--save_dir", "s", "--new_model", "--dim", 32).err
+    assert "run folder s/002-ptb" in train("--num_iters", 3, "--save_dir", "s", "--new_model", "--dim", 32).err
     assert content(Path("s/001-ptb")) == before
     for path in Path("s/002-ptb").rglob("*"):
         os.utime(path, (0, 0))  # whatever the clock says
     said = train("--num_iters", 5, "--save_dir", "s", "--dim", 32).err
-    assert "of s/002-ptb (iteration 3) to iteration 5" in said
+    assert "resuming s/002-ptb at step 3 of 5" in said
     assert newest(Path("s/002-ptb")).facts["parent"]
     assert newest(Path("s/002-ptb")).step == 5
-    assert "is complete: --num_iters above 5 trains on" in train("--num_iters", 5, "--save_dir", "s", "--dim", 32).err
+    assert (
+        "s/002-ptb is complete at step 5; nothing was changed"
+        in train("--num_iters", 5, "--save_dir", "s", "--dim", 32).err
+    )
     assert content(Path("s/001-ptb")) == before
 
 
@@ -321,17 +324,17 @@ def test_an_older_checkpoint_begins_a_run_with_the_records_up_to_there(train: Ap
     before = content(first)
     [older] = [path for path in first.glob("checkpoints/*.metadata") if path != newest(first).path]
     done = train("--identifier", older.stem[:6].upper(), "--num_iters", 10, "--save_dir", "s", "--learning_rate", 0.01)
-    assert f"going on with checkpoint {older.stem[:12]} of s/001-ptb (iteration 5) to iteration 10" in done.err
-    assert "as a new run in s/002-ptb" in done.err
+    assert f"starting a new run from checkpoint {older.stem[:12]} of s/001-ptb (step 5)" in done.err
+    assert "run folder s/002-ptb" in done.err
     assert content(first) == before
     second = Path("s/002-ptb")
     assert records(second)[:6] == records(first)[:6]
     assert records(second)[6]["loss_nats"] == records(first)[6]["loss_nats"], "the loss before a step of another size"
     assert losses(second)[7:] != losses(first)[7:]
-    assert "of s/002-ptb (iteration 10)" in app("--save_dir", "s", "--num_iters", 12).err
+    assert "resuming s/002-ptb at step 10 of 12" in app("--save_dir", "s", "--num_iters", 12).err
     named = newest(second).path.stem
     said = train("--save_dir", "s", "--identifier", named, "--num_iters", 13).err
-    assert "of s/002-ptb (iteration 12) to iteration 13" in said, "the newest of all: the run itself goes on"
+    assert "resuming s/002-ptb at step 12 of 13" in said, "the newest of all: the run itself goes on"
     assert not Path("s/003-ptb").exists()
 
 
@@ -345,9 +348,9 @@ def test_a_run_begun_from_another_and_killed_at_once_does_not_begin_at_0(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(cli, "_loop", killed)
+        patch.setattr(session, "train", killed)
         assert app("--save_dir", "s", "--identifier", older.stem).code == 130
-    assert "of s/002-ptb (iteration 5) to iteration 10" in train("--save_dir", "s", "--num_iters", 10).err
+    assert "resuming s/002-ptb at step 5 of 10" in train("--save_dir", "s", "--num_iters", 10).err
     assert records(Path("s/002-ptb")) == records(Path("s/001-ptb"))
 
 
@@ -357,7 +360,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_used(train: App
     last.with_suffix(".safetensors").write_bytes(b"torn")
     said = train("--save_dir", "s", "--num_iters", 10).err
     assert f"checkpoint skipped: {last.stem}.safetensors is malformed" in said
-    assert "(iteration 5) to iteration 10" in said
+    assert "at step 5 of 10" in said
     assert newest(Path("s/001-ptb")).path == last, "the same bits again"
     for path in Path("s/001-ptb/checkpoints").glob("*.safetensors"):
         path.write_bytes(b"torn")
@@ -374,14 +377,17 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_used(train: App
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--dim", 32], "(iteration 3) has --dim 16, not 32: leave these flags out, or give --new_model"),
-        (["--dataset", "wikitext2", "--num_blocks", 2], "has --dataset ptb, not wikitext2 and --num_blocks 1, not 2"),
-        (["--tokenizer", "tiktoken:gpt2"], "has --tokenizer none, not tiktoken:gpt2"),
+        (["--dim", 32], "dim is 16 in the run and 32 here: "),
+        (
+            ["--dataset", "wikitext2", "--num_blocks", 2],
+            "dataset is ptb in the run and wikitext2 here; num_blocks is 1 in the run and 2 here: ",
+        ),
+        (["--tokenizer", "tiktoken:gpt2"], "tokenizer is none in the run and tiktoken:gpt2 here: "),
         (["--identifier", "ffff"], "--identifier ffff: no checkpoint in s has this name; there is: "),
         (["--identifier", "fff"], "--identifier fff: give 4 letters or more"),
         (["--identifier", "ffff", "--new_model"], "--new_model and --identifier contradict each other"),
         (["--inference", "--new_model"], "--new_model and --inference contradict each other"),
-        (["--context_size", 9, "--inference"], "has --context_size 8, not 9"),
+        (["--context_size", 9, "--inference"], "context_size is 8 in the run and 9 here: "),
     ],
 )
 def test_what_does_not_fit_the_run_is_one_line_and_changes_nothing(
@@ -406,7 +412,7 @@ def test_a_vocabulary_from_elsewhere_is_refused(train: App, app: App) -> None:
     for words in ([], ["--inference"]):
         done = app("--save_dir", "s", *words)
         assert done.code == 2
-        assert "the vocabulary in s/001-ptb/tokenizer is not the one that the checkpoint was trained with" in done.err
+        assert "the tokenizer in s/001-ptb/tokenizer is not the one that the checkpoint was made with" in done.err
 
 
 def test_a_second_process_is_refused_but_may_ask_the_model(
@@ -426,7 +432,7 @@ def test_the_identifier_of_a_complete_run_makes_no_new_one(train: App, app: App)
     named = newest(Path("s/001-ptb")).path.stem
     train("--num_iters", 5, "--save_dir", "s", "--new_model", "--seed", 7)
     said = train("--num_iters", 5, "--save_dir", "s", "--identifier", named).err
-    assert "is complete: --num_iters above 5 trains on, as a new run" in said
+    assert "is complete: --num_iters above 5 starts a new run there" in said
     assert not Path("s/003-ptb").exists()
 
 

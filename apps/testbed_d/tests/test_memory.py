@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from lm_core.errors import UserError
+from lm_core.run import session
 from testbed_d import cli
 
 
@@ -21,7 +22,7 @@ class Small:
 
 def test_a_model_that_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "load_backend", lambda _: Small())
+    monkeypatch.setattr(session, "load_backend", lambda _: Small())
     (tmp_path / "text.txt").write_text("some words of a text\n" * 200)
     flags = ["--text", "text.txt", "--steps", "1", "--batch", "100000", "--lmin", "32", "--lmax", "32", "--ctx", "32"]
     with pytest.raises(UserError, match=r"training needs at least .* lower the batch size or the sequence length"):

@@ -7,9 +7,13 @@ import pytest
 
 from lm_core.config import AdamWConfig, KBetaConfig
 from lm_core.errors import UserError
+from lm_core.run.folder import RunFolder
+from lm_core.run.plan import Plan
 from lm_core.schedules import learning_rate
+from lm_tokenizer.adapters import train_tokenizer
+from testbed_d.cli import run_folder
 from testbed_d.flags import Flags
-from testbed_d.workload import Workload, plan, run_folder
+from testbed_d.workload import plan
 
 
 @pytest.fixture
@@ -19,8 +23,8 @@ def text(tmp_path: Path) -> str:
     return str(path)
 
 
-def workload(text: str, **flags: object) -> Workload:
-    return plan(Flags.parse({"text": text, **flags}))
+def workload(text: str, **flags: object) -> Plan:
+    return plan(Flags.parse({"text": text, **flags}), RunFolder(Path(text).parent / "run"))
 
 
 def test_the_defaults_are_the_published_model_and_k_beta(text: str) -> None:
@@ -69,13 +73,13 @@ def test_deterministic_fixes_the_length_and_gives_every_array_a_bucket(text: str
 def test_lengths_are_rounded_up_and_capped_at_the_context(text: str) -> None:
     made = workload(text, lmin=10, lmax=300, ctx=100, len_bucket=32)
     assert {made.batches.batch(step).inputs.shape[1] for step in range(1, 200)} == {32, 64, 96, 100}
-    assert made.eval_batch.inputs.shape == (128, 100)
+    assert made.evaluation[0].inputs.shape == (128, 100)
     assert "windows are capped at 100" in made.notes[0]
 
 
 def test_the_validation_batch_depends_on_its_own_seed_alone(text: str) -> None:
     first, second = workload(text, seed=0, batch=3), workload(text, seed=1)
-    assert first.eval_batch.inputs.tobytes() == second.eval_batch.inputs.tobytes()
+    assert first.evaluation[0].inputs.tobytes() == second.evaluation[0].inputs.tobytes()
     assert first.batches.batch(1).inputs.tobytes() != second.batches.batch(1).inputs[:3].tobytes()
 
 
@@ -83,9 +87,9 @@ def test_the_held_out_part_is_never_trained_on(tmp_path: Path) -> None:
     path = tmp_path / "two.txt"
     path.write_text("a" * 9000 + "b" * 1000)
     made = workload(str(path))
-    b = made.vocabulary.encode("b")[0]
+    b = train_tokenizer("characters", ["ab"]).encode("b")[0]
     assert not any((made.batches.batch(step).targets == b).any() for step in range(1, 50))
-    assert (made.eval_batch.inputs == b).all()
+    assert (made.evaluation[0].inputs == b).all()
 
 
 def test_resume_takes_the_newest_run_that_has_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -95,8 +99,8 @@ def test_resume_takes_the_newest_run_that_has_a_checkpoint(tmp_path: Path, capsy
         if age:
             (tmp_path / name / "checkpoints" / f"{'a' * 40}.metadata").touch()
         os.utime(tmp_path / name / "config.toml", (1e9 - age, 1e9 - age))
-    assert run_folder(Flags.parse({"resume": True}), tmp_path, "now").path.name == "b-newest"
+    assert run_folder(Flags.parse({"resume": True}), tmp_path).path.name == "b-newest"
     assert "failed-to-start is newer and has no checkpoint" in capsys.readouterr().err
-    assert [run_folder(Flags(), tmp_path, "now").path.name for _ in range(2)] == ["now", "now-2"]
+    assert len({run_folder(Flags(), tmp_path).path for _ in range(2)}) == 2
     with pytest.raises(UserError, match="there is no run under"):
-        run_folder(Flags.parse({"resume": True}), tmp_path / "none", "now")
+        run_folder(Flags.parse({"resume": True}), tmp_path / "none")

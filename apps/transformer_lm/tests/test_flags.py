@@ -6,8 +6,8 @@ import pytest
 
 from lm_core.errors import UserError
 from transformer_lm.flags import Flags
-from transformer_lm.resume_policy import POLICY, SHAPE
-from transformer_lm.workload import check_same, model_of, step_of
+from transformer_lm.resume_policy import ADVICE, POLICY, SHAPE
+from transformer_lm.workload import model_of, step_of
 
 
 def test_a_run_keeps_no_flag_of_one_call_and_paths_that_hold_from_anywhere(
@@ -32,9 +32,10 @@ def test_the_flags_of_the_step_reach_it() -> None:
 
 
 def test_what_differs_is_named_and_what_may_change_is_not() -> None:
-    check_same(Flags(learning_rate=1.0, batch_size=1, backend="mlx"), Flags(), "it", SHAPE)
-    with pytest.raises(UserError, match="it has --num_heads 8, not 4: leave these flags out"):
-        check_same(Flags(num_heads=4), Flags(), "it", SHAPE)
+    POLICY.check(Flags(), Flags(learning_rate=1.0, batch_size=1, backend="mlx"), ADVICE)
+    POLICY.check(Flags(), Flags(seed=0), ADVICE, SHAPE)
+    with pytest.raises(UserError, match="num_heads is 8 in the run and 4 here: leave these flags out"):
+        POLICY.check(Flags(), Flags(num_heads=4), ADVICE, SHAPE)
 
 
 def test_the_model_has_the_shape_of_the_flags() -> None:
@@ -45,5 +46,5 @@ def test_the_model_has_the_shape_of_the_flags() -> None:
 
 def test_every_flag_has_a_decision_on_what_a_run_that_goes_on_may_change() -> None:
     assert POLICY.problems(Flags) == []
-    with pytest.raises(UserError, match="it has --seed 42, not 0: leave these flags out"):
-        check_same(Flags(seed=0), Flags(), "it", [key for key, what in POLICY.decisions if what == "refused"])
+    with pytest.raises(UserError, match="seed is 42 in the run and 0 here: leave these flags out"):
+        POLICY.check(Flags(), Flags(seed=0), ADVICE)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from lm_core.errors import UserError, exit_code_of
+from lm_core.run import session
 from lm_core.run.folder import RunFolder
 from transformer_lm import cli
 
@@ -27,7 +28,8 @@ def refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     """The line that a command is answered with, in a folder with the dataset `ptb` and no run."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "fsync", lambda _: None)
-    monkeypatch.setattr(cli, "load_backend", no_backend)
+    for module in (cli, session):
+        monkeypatch.setattr(module, "load_backend", no_backend)
     Path("ptb").mkdir()
     for split in ("train", "valid", "test"):
         Path(f"ptb/ptb.{split}.txt").write_bytes(TEXT)
@@ -123,7 +125,7 @@ class Elsewhere:
 def test_a_model_that_does_not_fit_the_memory_is_refused_before_anything_is_written(
     refusal: Refusal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli, "load_backend", lambda _: Elsewhere())
+    monkeypatch.setattr(session, "load_backend", lambda _: Elsewhere())
     monkeypatch.setattr(Elsewhere, "memory", lambda self, step: 1 << 20)
     said = refusal("--dim", "1024")
     assert "training needs at least" in said
@@ -142,6 +144,6 @@ def test_a_run_that_cannot_be_written_leaves_nothing(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cli, "load_backend", lambda _: Elsewhere())
+    monkeypatch.setattr(session, "load_backend", lambda _: Elsewhere())
     monkeypatch.setattr(*at, full)
     assert refusal("--dim", "16").endswith("cannot write to s: No space left on device")

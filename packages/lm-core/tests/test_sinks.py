@@ -12,7 +12,7 @@ import pytest
 
 from lm_core.errors import UserError
 from lm_core.run.log import RunLog, read_records
-from lm_core.run.sinks.console import metrics_line
+from lm_core.run.sinks.console import short_line
 from lm_core.run.sinks.sink import flat_metrics
 from lm_core.run.sinks.tensorboard import TensorBoardSink
 from lm_core.run.sinks.wandb import WandbSink
@@ -73,15 +73,21 @@ def test_a_record_becomes_flat_under_one_set_of_names() -> None:
     assert flat_metrics("eval", {"text": "words", "none": None, "many": [1]}) == {}
 
 
-def test_the_console_can_print_flat_lines_while_the_file_keeps_the_records(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with RunLog(tmp_path / "metrics.jsonl", 0, 10, line=metrics_line) as log:
+def test_the_console_prints_the_records_of_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with RunLog(tmp_path / "metrics.jsonl", 0, 10) as log:
         log.record("train", 1, TRAIN)
         log.record("eval", 1, EVAL)
-    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert printed == [{"step": 1, "kind": "train", **FLAT_TRAIN}, {"step": 1, "kind": "eval", **FLAT_EVAL}]
+    assert capsys.readouterr().out == (tmp_path / "metrics.jsonl").read_text()
     assert read_records(tmp_path / "metrics.jsonl")[0] == {"kind": "train", "step": 1, **TRAIN}
+
+
+def test_on_a_terminal_a_record_is_one_short_line() -> None:
+    line = short_line("train", 1200, {"loss_nats": 1.25, "lr": 3e-4, "grad_norm": 1.0, "tokens_per_second": 12345.6})
+    assert line == "step   1,200  train  loss 1.2500  lr 3.00e-04  12,346 tokens/s"
+    assert (
+        short_line("test", 7, {"loss_nats": 1.0, "perplexity": 2.718})
+        == "step       7  test   loss 1.0000  perplexity 2.72"
+    )
 
 
 @pytest.mark.parametrize("failed", [False, True])

@@ -5,9 +5,19 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from lm_core.model.init import initial_arrays
+from lm_core.model.parameters import parameter_table
+from lm_core.optim import state_shapes
+from lm_core.run import session
+from lm_core.run.checkpoint import Checkpoints
+from lm_core.run.folder import RunFolder
+from lm_core.run.plan import Plan
+from lm_core.run.state import RunState
 from lm_pipeline.commands import infer, make_data, train, train_tokenizer
+from lm_pipeline.commands.train_config import TrainConfig
 from lm_pipeline.tokens.config import MakeDataConfig
 from lm_tokenizer import Tokenizer
 
@@ -94,3 +104,37 @@ def run_train(monkeypatch: pytest.MonkeyPatch) -> Run:
 @pytest.fixture
 def run_infer(monkeypatch: pytest.MonkeyPatch) -> Run:
     return program(infer.main, monkeypatch)
+
+
+@pytest.fixture
+def planned() -> Callable[..., Plan]:
+    """What a command line of transformerlm-train comes to, up to the framework: nothing is trained or prepared."""
+
+    def plan(*flags: str) -> Plan:
+        plans = list[Plan]()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(session, "run", lambda plan, _folder: plans.append(plan))
+            train.train(train.parse_train(TrainConfig, "train", flags))
+        plans[0].check_fits()
+        return plans[0]
+
+    return plan
+
+
+@pytest.fixture
+def save_run() -> Callable[..., Checkpoints]:
+    """What a run of a plan leaves that has come to a step, in the folder `run`."""
+
+    def save(plan: Plan, step: int, **facts: object) -> Checkpoints:
+        folder = RunFolder(Path("run"))
+        if not plan.has_tokenizer:
+            plan.tokenizer.save(folder.tokenizer)
+        folder.prepare(plan.config_toml())
+        shapes = state_shapes(plan.optimizer, parameter_table(plan.model))
+        state = {name: np.ones(shape, np.int64 if name == "step" else np.float32) for name, shape in shapes.items()}
+        of_loop = {"step": step, "val_loss": 5.0, "state": {**vars(RunState()), "step": step}}
+        checkpoints = Checkpoints(folder.checkpoints, plan.keep)
+        checkpoints.save(initial_arrays(plan.model, step), state, {**plan.facts(), **of_loop, **facts})
+        return checkpoints
+
+    return save

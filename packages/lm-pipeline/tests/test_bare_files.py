@@ -7,12 +7,13 @@ import pytest
 
 from lm_core.data.token_file import TokenFile
 from lm_core.errors import UserError
+from lm_core.run.plan import Plan
 from lm_pipeline.commands.train_config import TrainConfig
-from lm_pipeline.commands.train_plan import RunPlan, folder_of, plan_run
+from lm_pipeline.commands.train_plan import folder_of, plan_run
 from lm_tokenizer import Tokenizer
 
 
-def plan(train: str, validation: str, tokenizer: str = "tok") -> RunPlan:
+def plan(train: str, validation: str, tokenizer: str = "tok") -> Plan:
     values = {
         "data": {"train": train, "validation": validation, "tokenizer": tokenizer},
         "model": {"seq_len": 16, "d_model": 16, "n_layers": 1, "n_heads": 2},

@@ -105,11 +105,8 @@ def test_a_prompt_and_its_continuation_are_printed_and_logged(
     assert record["metrics.tokens_per_second"] > 0
     said = {key: record[key] for key in ("params.temperature", "params.p", "params.eos_token_id")}
     assert said == {"params.temperature": 0.5, "params.p": 0.9, "params.eos_token_id": tokenizer.eos_id}
-    assert (record["text.prompt"], record["text.output"], record["text.end"]) == (
-        "a fox",
-        " over the dog",
-        "end_of_text",
-    )
+    texts = [record[f"text.{key}"] for key in ("prompt", "output", "end")]
+    assert texts == ["a fox", " over the dog", "end_of_text"]
     assert told.read == [tokenizer.encode("a fox")]
     assert run_infer(*flags, "--logging.file", "logs/infer.jsonl") == 0
     assert len((folder / "logs/infer.jsonl").read_text().splitlines()) == 2
@@ -210,15 +207,7 @@ def test_top_k_above_the_vocabulary_is_clamped_and_that_is_said_once(
 def test_temperature_0_is_greedy_and_the_end_of_text_can_be_passed_over(
     told: Told, run_infer: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = [
-        "--sampling.temperature",
-        "0",
-        "--ignore_eos",
-        "--output",
-        "json",
-        "--max_new_tokens",
-        str(told.ids.index(5)),
-    ]
+    flags = ["--sampling.temperature", 0, "--ignore_eos", "--output", "json", "--max_new_tokens", told.ids.index(5)]
     assert run_infer("--checkpoint", "run", "--prompt", "a", *flags) == 0
     assert told.sampling == SamplingConfig(temperature=0)
     [record] = printed(capsys)

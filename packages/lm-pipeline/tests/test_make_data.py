@@ -14,7 +14,7 @@ import pytest
 
 from lm_core.data.token_file import TokenFile
 from lm_pipeline.commands import make_data
-from lm_pipeline.text import text as text_module
+from lm_pipeline.text import plain
 from lm_pipeline.tokens import encoding
 from lm_pipeline.tokens import units as parts
 from lm_pipeline.tokens.config import MakeDataConfig
@@ -95,7 +95,7 @@ def test_without_ends_a_file_comes_back_as_it_is(folder: Path, run_make_data: Ru
 def test_a_long_document_is_encoded_in_pieces_to_the_same_ids(
     folder: Path, run_make_data: Run, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(text_module, "BLOCK", 300)
+    monkeypatch.setattr(plain, "BLOCK", 300)
     monkeypatch.setattr(parts.Parts, "remove", lambda self: None)
     text = " ".join(DOCUMENTS)
     (folder / "a.txt").write_text(text)

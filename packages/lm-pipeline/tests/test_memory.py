@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lm_pipeline.commands import train
+from lm_core.run import session
 
 
 class Small:
@@ -22,7 +22,7 @@ class Small:
 def test_a_run_that_does_not_fit_is_refused(
     run_train: Callable[..., int], workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(train, "load_backend", lambda _: Small())
+    monkeypatch.setattr(session, "load_backend", lambda _: Small())
     data = ["--data.train", "tokens/train.npy", "--data.validation", "tokens/validation.npy"]
     sizes = ["--model.d_model", "512", "--model.seq_len", "16", "--training.batch_size", "2"]
     before = sorted(workplace.rglob("*"))

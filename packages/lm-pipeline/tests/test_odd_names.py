@@ -52,11 +52,12 @@ def test_every_program_takes_them_and_its_config_comes_back(
         "save_dir": f"{ODD}/run",
     }
     config = TrainConfig.parse(values)
-    plan = plan_run(config, folder_of(config))
-    plan.folder.prepare(plan.config.resolved())
+    folder = folder_of(config)
+    plan = plan_run(config, folder)
+    folder.prepare(plan.config_toml())
     kept = read_toml(f"{ODD}/run/config.toml")
     assert kept["data"]["train"] == str((place / "out/train.npy").resolve())
-    assert TrainConfig.parse(kept).data == plan.config.data
+    assert TrainConfig.parse(kept).data.model_dump() == plan.kept_config["data"]
     assert json.loads(json_text({"params.checkpoint": f"{ODD}/run"})) == {"params.checkpoint": f"{ODD}/run"}
 
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lm_core.errors import UserError
-from lm_pipeline.text import text as text_module
+from lm_pipeline.text import plain
 from lm_pipeline.text.documents import Piece, Place, Rules
 from lm_pipeline.text.inputs import InputFile
 from lm_pipeline.text.read import read_file
@@ -73,7 +73,7 @@ def test_a_text_is_cut_at_separators_wherever_the_blocks_end_and_can_be_taken_up
     path = tmp_path_factory.getbasetemp() / "text.txt"
     path.write_bytes(text.encode("utf-8-sig" if mark else "utf-8"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(text_module, "BLOCK", block)
+        patch.setattr(plain, "BLOCK", block)
         rules: Any = {"separator": separator, "cut": after_a_space if cut else None, "long": 3}
         either = re.escape(separator.decode().replace("\r\n", "\n")).replace("\\\n", "\r?\n")
         parts = re.split(either, text) if separator else [text]
@@ -95,8 +95,8 @@ def test_a_long_document_is_held_in_pieces(tmp_path: Path) -> None:
 
 
 def test_what_never_ends_and_cannot_be_cut_is_refused_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text_module, "BLOCK", 100)
-    monkeypatch.setattr(text_module, "MOST_HELD", 1000)
+    monkeypatch.setattr(plain, "BLOCK", 100)
+    monkeypatch.setattr(plain, "MOST_HELD", 1000)
     path = tmp_path / "zeros.txt.gz"
     path.write_bytes(gzip.compress(b"one|" + bytes(10_000)))
     assert "has 1,096 bytes in one stretch from byte 4 on, without a place to cut" in refusal(path, separator=b"|")

@@ -1,28 +1,27 @@
 """What transformerlm-train says before a framework is loaded: configs, plans, and every mistake."""
 
-import json
 import shutil
 import sys
 import tomllib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from lm_core.data.batches import Batch
 from lm_core.errors import UserError
 from lm_core.model.init import initial_arrays
-from lm_core.model.parameters import parameter_table
-from lm_core.optim import state_shapes
-from lm_core.run.state import RunState
-from lm_pipeline.commands import train
+from lm_core.run import session
+from lm_core.run.checkpoint import Checkpoints
+from lm_core.run.plan import Plan
 from lm_pipeline.commands.train_config import TrainConfig
-from lm_pipeline.commands.train_plan import RunPlan, folder_of, plan_run
+from lm_pipeline.commands.train_plan import folder_of, plan_run
 from lm_tokenizer import Tokenizer
 
 Run = Callable[..., int]
+Planned = Callable[..., Plan]
 
 TABLES: dict[str, Any] = {
     "data": {"train": "tokens/train.npy", "validation": "tokens/validation.npy", "tokenizer": "tok"},
@@ -45,7 +44,7 @@ max_steps = 10
 """
 
 
-def plan_of(config: TrainConfig) -> RunPlan:
+def plan_of(config: TrainConfig) -> Plan:
     return plan_run(config, folder_of(config))
 
 
@@ -54,7 +53,7 @@ def no_framework(monkeypatch: pytest.MonkeyPatch) -> None:
     def load_backend(name: str) -> None:
         pytest.fail("a framework is asked for")
 
-    monkeypatch.setattr(train, "load_backend", load_backend)
+    monkeypatch.setattr(session, "load_backend", load_backend)
 
 
 def config(**tables: Any) -> TrainConfig:
@@ -208,56 +207,49 @@ def test_the_order_of_windows_and_the_part_of_validation_are_chosen(workplace: P
     plan = plan_of(config(data={"order": order, "eval_tokens": 50}))
     assert type(plan.batches).__name__ == f"{order.title()}Windows"
     assert plan.batches.batch(1).inputs.shape == (4, 16)
-    assert plan.evaluation.targets == 50
+    assert sum(batch.tokens for batch in plan.evaluation) == 50
 
 
 def test_the_config_of_the_run_folder_holds_from_any_folder(
     workplace: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = tomllib.loads(plan_of(config(save_dir="run")).config.resolved())
+    kept = tomllib.loads(plan_of(config(save_dir="run")).config_toml())
     assert kept["logging"]["run_name"] == "run"
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     assert plan_of(TrainConfig.parse(kept)).model.vocab_size == 300
 
 
-def test_bytes_of_targets_are_those_of_the_text_without_special_tokens(tokenizer: Tokenizer) -> None:
-    ids = np.array([[*tokenizer.encode("naïve 東京"), tokenizer.eos_id]], dtype=np.int32)
-    assert train.bytes_of_targets(tokenizer)(Batch(ids, ids)) == len("naïve 東京".encode())
-
-
-# Going on
+# Resuming
 
 
 @pytest.fixture
-def begun(workplace: Path) -> RunPlan:
+def begun(workplace: Path, save_run: Callable[..., Checkpoints]) -> Plan:
     """A run in the folder `run` that has saved its first step."""
     plan = plan_of(config(save_dir="run"))
-    train.prepare(plan, 0)
-    shapes = state_shapes(plan.config.optimizer, parameter_table(plan.model))
-    state = {name: np.ones(shape, np.int64 if name == "step" else np.float32) for name, shape in shapes.items()}
-    facts = {**plan.facts, "step": 1, "val_loss": 5.0, "state": {**vars(RunState()), "step": 1}}
-    plan.checkpoints.save(initial_arrays(plan.model, 0), state, facts)
+    save_run(plan, 1)
     return plan
 
 
-def resumed(*flags: str) -> RunPlan:
-    return plan_of(train.parse_train(TrainConfig, "train", ["--resume", "--save_dir", "run", *flags]))
+@pytest.fixture
+def resumed(planned: Planned) -> Planned:
+    return partial(planned, "--resume", "--save_dir", "run")
 
 
-def test_a_run_goes_on_from_its_folder_alone(begun: RunPlan, workplace: Path) -> None:
+def test_a_run_is_resumed_from_its_folder_alone(begun: Plan, resumed: Planned, workplace: Path) -> None:
     (workplace / "tok").unlink()
     plan = resumed("--training.max_steps", "20")
     assert plan.checkpoint is not None
     assert plan.checkpoint.step == 1
-    assert plan.config == begun.config.model_copy(update={"training": plan.config.training})
-    assert (plan.config.training.max_steps, plan.schedule.max_steps) == (20, 20)
+    assert plan.kept_config == {**begun.kept_config, "training": {**begun.kept_config["training"], "max_steps": 20}}
+    assert (plan.loop.max_steps, plan.schedule.max_steps) == (20, 20)
     assert plan.tokenizer.fingerprint == begun.tokenizer.fingerprint
+    assert plan.has_tokenizer
 
 
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ("--model.n_layers 2 --model.bias", "--resume: model.n_layers is 1 in the run and 2 here"),
+        ("--model.n_layers 2 --model.bias", "model.n_layers is 1 in the run and 2 here: this is fixed for a run"),
         (
             "--model.n_layers 2 --model.no_bias",
             "model.n_layers is 1 in the run and 2 here; model.bias is True in the run",
@@ -265,32 +257,34 @@ def test_a_run_goes_on_from_its_folder_alone(begun: RunPlan, workplace: Path) ->
         ("--optimizer.name muon", "unknown key 'optimizer.bias_correction'; it belongs to name = 'adamw'"),
     ],
 )
-def test_what_does_not_fit_the_run_is_named(begun: RunPlan, flags: str, said: str) -> None:
+def test_what_does_not_fit_the_run_is_named(begun: Plan, resumed: Planned, flags: str, said: str) -> None:
     with pytest.raises(UserError) as caught:
         resumed(*flags.split())
     assert said in str(caught.value)
 
 
-def test_the_state_of_another_optimizer_is_refused(begun: RunPlan, workplace: Path) -> None:
+def test_the_state_of_another_optimizer_is_refused(
+    begun: Plan, resumed: Planned, save_run: Callable[..., Checkpoints], workplace: Path
+) -> None:
     """Also where the checkpoint is of before configs were recorded, and config.toml says another one."""
-    [path] = (workplace / "run/checkpoints").glob("*.metadata")
-    old = begun.checkpoints.read(path)
-    facts = {key: value for key, value in old.facts.items() if key not in ("config", "weights")}
-    begun.checkpoints.save(old.weights, old.optimizer_state, facts)
+    shutil.rmtree(workplace / "run/checkpoints")
+    save_run(begun, 1, config=None)
     path = workplace / "run/config.toml"
     kept = tomllib.loads(path.read_text())
     path.write_text(TrainConfig.parse({**kept, "optimizer": {"name": "kbeta"}}).resolved())
-    with pytest.raises(UserError, match="the optimizer state in the run, of adamw, does not fit"):
+    with pytest.raises(UserError, match="its optimizer state, of adamw, does not fit the optimizer kbeta"):
         resumed()
 
 
-def test_other_token_files_are_said(begun: RunPlan) -> None:
+def test_other_token_files_are_said(begun: Plan, resumed: Planned) -> None:
     notes = resumed("--data.train", "tokens/validation.npy").notes
-    assert "note: data.train is not the token file that this run began with" in notes
+    assert "note: data.train is not the token file that this run started with" in notes
 
 
 @pytest.mark.parametrize("damage", ["other", "gone"])
-def test_the_tokenizer_in_the_folder_must_be_the_checkpoints(begun: RunPlan, workplace: Path, damage: str) -> None:
+def test_the_tokenizer_in_the_folder_must_be_the_checkpoints(
+    begun: Plan, resumed: Planned, workplace: Path, damage: str
+) -> None:
     shutil.rmtree(workplace / "run/tokenizer")
     if damage == "other":
         Tokenizer.train(["other words " * 50], 270, [], progress=False).save(workplace / "run/tokenizer")
@@ -298,28 +292,24 @@ def test_the_tokenizer_in_the_folder_must_be_the_checkpoints(begun: RunPlan, wor
         resumed()
 
 
-def test_damaged_checkpoints_are_named(begun: RunPlan, workplace: Path) -> None:
+def test_damaged_checkpoints_are_named(begun: Plan, resumed: Planned, workplace: Path) -> None:
     [path] = (workplace / "run/checkpoints").glob("*.safetensors")
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(UserError, match="no checkpoint in run/checkpoints is whole"):
         resumed()
 
 
-def test_a_run_that_saved_nothing_begins_anew(begun: RunPlan, workplace: Path) -> None:
+def test_a_run_that_saved_nothing_starts_anew(begun: Plan, resumed: Planned, workplace: Path) -> None:
     shutil.rmtree(workplace / "run/checkpoints")
     plan = resumed()
     assert plan.checkpoint is None
     assert plan.model == begun.model
 
 
-def test_a_model_begins_with_the_weights_of_another_run(begun: RunPlan, workplace: Path) -> None:
+def test_a_model_starts_with_the_weights_of_another_run(begun: Plan) -> None:
     plan = plan_of(config(save_dir="second", init_from="run", model={"n_layers": 3, "dropout": 0.5}))
     assert plan.model == begun.model.model_copy(update={"dropout": 0.5})
-    assert plan.config.model.n_layers == 1
-    expected = initial_arrays(begun.model, 0)
-    assert all(np.array_equal(array, expected[name]) for name, array in plan.weights().items())
+    assert plan.kept_config["model"]["n_layers"] == 1
+    expected = initial_arrays(begun.model, 1)
+    assert all(np.array_equal(array, expected[name]) for name, array in plan.initial_weights().items())
     assert plan_of(config(init_from="run", data={"tokenizer": ""})).tokenizer.fingerprint == begun.tokenizer.fingerprint
-
-
-def test_the_result_of_a_run_is_json() -> None:
-    assert json.loads(json.dumps(train.result_of(RunState(step=3))))["step"] == 3

@@ -27,8 +27,11 @@ CALM = ADAMW.model_copy(update={"eps": 1e-3})
 """With the usual eps, elements whose gradient is rounding noise would take full steps."""
 
 
-def trainer(optimizer: OptimizerConfig = CALM, config: ModelConfig = SMALL, **step: Any) -> TorchTrainer:
-    built = TorchBackend().build(config, optimizer, StepConfig(device="gpu", **step), rough_arrays(config), 0)
+def trainer(
+    optimizer: OptimizerConfig = CALM, config: ModelConfig = SMALL, grad_clip: float = 0.0, **step: Any
+) -> TorchTrainer:
+    clipped = optimizer.model_copy(update={"grad_clip": grad_clip})
+    built = TorchBackend().build(config, clipped, StepConfig(device="gpu", **step), rough_arrays(config), 0)
     assert isinstance(built, TorchTrainer)
     return built
 
@@ -90,9 +93,8 @@ def test_replayed_steps_are_the_steps(name: str, dtype: str) -> None:
 @pytest.mark.parametrize("graph", ["off", "on"])
 def test_clipping_in_the_update_is_the_cpu_s(graph: str) -> None:
     gpu = trainer(config=MODELS["llama"], cuda_graph=graph, grad_clip=0.05)
-    cpu = TorchBackend().build(
-        MODELS["llama"], CALM, StepConfig(device="cpu", grad_clip=0.05), rough_arrays(MODELS["llama"]), 0
-    )
+    clipped = CALM.model_copy(update={"grad_clip": 0.05})
+    cpu = TorchBackend().build(MODELS["llama"], clipped, StepConfig(device="cpu"), rough_arrays(MODELS["llama"]), 0)
     batches = some_batches(MODELS["llama"])
     for step in range(1, 6):
         norms = [float(one.step(batches.batch(step), 1e-2)["grad_norm"]) for one in (gpu, cpu)]

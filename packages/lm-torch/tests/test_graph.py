@@ -18,8 +18,9 @@ CPU = torch.device("cpu")
 CONFIG = MODELS["testbed-d"].model_copy(update={"dropout": 0.1})
 
 
-def trainer(optimizer: OptimizerConfig, **step: Any) -> TorchTrainer:
-    return TorchTrainer(CONFIG, optimizer, StepConfig(device="cpu", **step), rough_arrays(CONFIG), 0, CPU)
+def trainer(optimizer: OptimizerConfig, grad_clip: float = 0.0, **step: Any) -> TorchTrainer:
+    clipped = optimizer.model_copy(update={"grad_clip": grad_clip})
+    return TorchTrainer(CONFIG, clipped, StepConfig(device="cpu", **step), rough_arrays(CONFIG), 0, CPU)
 
 
 def batches() -> RandomWindows:
@@ -134,8 +135,9 @@ def test_small_steps_are_recorded_by_themselves_and_large_ones_are_not() -> None
 def test_narrow_copies_of_the_weights_change_no_bit(model: str, name: str, parts: int) -> None:
     """Steps, an evaluation, gradients, a checkpoint that is loaded in the middle."""
     config = MODELS[model].model_copy(update={"dropout": 0.1})
-    step = StepConfig(device="cpu", dtype="bfloat16", grad_accum_steps=parts, grad_clip=0.5, cuda_graph="on")
-    usual, narrow = (TorchTrainer(config, OPTIMIZERS[name], step, rough_arrays(config), 0, CPU) for _ in range(2))
+    step = StepConfig(device="cpu", dtype="bfloat16", grad_accum_steps=parts, cuda_graph="on")
+    clipped = OPTIMIZERS[name].model_copy(update={"grad_clip": 0.5})
+    usual, narrow = (TorchTrainer(config, clipped, step, rough_arrays(config), 0, CPU) for _ in range(2))
     narrow.keep_narrow()
     assert {copy.dtype for copy in narrow.narrow.values()} == {torch.bfloat16}
     given = RandomWindows(some_batches(config).tokens, 4, LengthRule(16, 16), 2)

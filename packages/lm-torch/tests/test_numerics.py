@@ -54,8 +54,8 @@ def test_a_deterministic_step_is_the_usual_one(name: str) -> None:
     config = MODELS[name].model_copy(update={"dropout": 0.1})
     losses = []
     for deterministic in (False, True):
-        step = StepConfig(device="cpu", deterministic=deterministic, grad_clip=1.0)
-        trainer = TorchTrainer(config, ADAMW, step, rough_arrays(config), 0, CPU)
+        step = StepConfig(device="cpu", deterministic=deterministic)
+        trainer = TorchTrainer(config, ADAMW.model_copy(update={"grad_clip": 1.0}), step, rough_arrays(config), 0, CPU)
         losses.append([float(trainer.step(some_batches(config).batch(i), 1e-3)["loss_nats"]) for i in (1, 2)])
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
 

@@ -18,4 +18,3 @@ POLICY = Policy(
     no_effect="save_every log_every sample barrier_every",
     call="save_dir resume config",
 )
-ADVICE = "this is fixed for a run: leave it out, or start another run"

@@ -1,12 +1,13 @@
 """What the flags mean: text, model, optimizer, schedule, batches. Mistakes show here, before any model is built.
 
-Flags -> text -> vocabulary -> ids -> (train, validation) -> batches
+Flags -> text -> tokenizer -> ids -> (train, validation) -> batches -> Plan
 """
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from shlex import join
 
 from lm_core.config import (
     AdamWConfig,
@@ -19,59 +20,24 @@ from lm_core.config import (
     StepConfig,
     parse_piecewise,
 )
-from lm_core.data.batches import Batch, LengthRule, RandomWindows, frozen_batch
+from lm_core.data.batches import LengthRule, RandomWindows, frozen_batch
 from lm_core.errors import UserError
-from lm_core.model.memory import Memory, training_memory
-from lm_core.run.folder import RunFolder, new_run, newest_run
-from lm_core.terminal import say
-from lm_pipeline.text.characters import CharVocabulary
+from lm_core.run.about import command_line
+from lm_core.run.checkpoint import Checkpoint
+from lm_core.run.folder import RunFolder
+from lm_core.run.plan import Plan
 from lm_pipeline.text.one_file import read_text, split, standard_library_text
+from lm_pipeline.training import has_tokenizer, next_steps, sample_of
+from lm_tokenizer.adapters import train_tokenizer
 from testbed_d.flags import Flags
+from testbed_d.resume_policy import POLICY
 
+COMMAND = "uv run apps/testbed_d"
 EVAL_LENGTH = 256
-FLAG_OF = {"seq_len": "ctx", "n_heads": "n_head", "n_layers": "n_layer"}
-"""The flags whose names are not those of the model's config."""
 
 
-@dataclass(frozen=True)
-class Workload:
-    """One run, decided to the last detail."""
-
-    vocabulary: CharVocabulary
-    model: ModelConfig
-    optimizer: OptimizerConfig
-    step: StepConfig
-    schedule: ScheduleConfig
-    loop: LoopConfig
-    batches: RandomWindows
-    eval_batch: Batch
-    prompt: str
-    text_sha1: str
-    """Tells whether a run is resumed on the text it began with."""
-    data: str
-    """The text, in words."""
-    notes: tuple[str, ...]
-    """What the user should know before the run starts."""
-
-    @property
-    def memory(self) -> Memory:
-        """The least that training needs, at the shortest windows that there may be."""
-        rows, length = self.batches.batch_size, self.batches.lengths.shortest
-        return training_memory(self.model, self.optimizer, self.step, rows, length)
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What a checkpoint says of the run."""
-        return {
-            "model": self.model.model_dump(mode="json"),
-            "optimizer": self.optimizer.model_dump(mode="json"),
-            "vocabulary": self.vocabulary.characters,
-            "text": self.text_sha1,
-        }
-
-
-def plan(flags: Flags) -> Workload:
-    """Decide a run.
+def plan(flags: Flags, folder: RunFolder, argv: Sequence[str] = ()) -> Plan:
+    """Decide a run in a folder; `argv` is what was typed, for the report.
 
     Raises:
         UserError: when flags contradict each other or the text, saying which.
@@ -79,19 +45,24 @@ def plan(flags: Flags) -> Workload:
     _check(flags)
     schedule = schedule_of(flags)
     text = read_text(flags.text) if flags.text else standard_library_text()
-    vocabulary = CharVocabulary.of(text)
+    tokenizer = train_tokenizer("characters", [text])
     train, validation = split(text, flags.val_frac)
-    eval_length = min(EVAL_LENGTH, flags.ctx)
-    lengths = _lengths(flags)
+    eval_length, lengths = min(EVAL_LENGTH, flags.ctx), _lengths(flags)
     for name, part, need in (("training", train, lengths.largest + 1), ("validation", validation, eval_length + 1)):
         if len(part) < need:
             raise UserError(
                 f"text {flags.text or 'of the standard library'} is too short: its {name} part has {len(part)}"
                 f" characters, a window needs {need}; give a longer text or a smaller ctx and lmax"
             )
-    return Workload(
-        vocabulary=vocabulary,
-        model=_model(flags, len(vocabulary)),
+    prompt = "\n" if "\n" in text else train[0]
+    return Plan(
+        config=flags.model_copy(update={"text": str(Path(flags.text).resolve()) if flags.text else ""}),
+        policy=POLICY,
+        command=command_line(COMMAND, argv),
+        resume_command=join([*COMMAND.split(), "--save_dir", str(folder.path), "--resume"]),
+        backend=flags.backend,
+        seed=flags.seed,
+        model=_model(flags, tokenizer.vocab_size),
         optimizer=_optimizer(flags),
         step=StepConfig(
             dtype=flags.dtype,
@@ -110,13 +81,34 @@ def plan(flags: Flags) -> Workload:
             early_stop_min_delta=flags.early_stop_min_delta,
             early_stop_warmup=flags.early_stop_warmup,
         ),
-        batches=RandomWindows(vocabulary.encode(train), flags.batch, lengths, flags.seed),
-        eval_batch=frozen_batch(vocabulary.encode(validation), flags.eval_bs, eval_length, flags.fixed_eval_seed),
-        prompt="\n" if "\n" in vocabulary.characters else train[0],
-        text_sha1=hashlib.sha1(text.encode()).hexdigest(),
+        batches=RandomWindows(tokenizer.encode_array(train), flags.batch, lengths, flags.seed),
+        evaluation=[
+            frozen_batch(tokenizer.encode_array(validation), flags.eval_bs, eval_length, flags.fixed_eval_seed)
+        ],
         data=f"{Path(flags.text).name if flags.text else 'standard library'}, {len(text):,} characters",
+        training_tokens=len(train),
+        metadata={"text": hashlib.sha1(text.encode()).hexdigest()},
+        tokenizer=tokenizer,
+        has_tokenizer=has_tokenizer(folder, tokenizer),
         notes=_notes(flags, len(text)),
+        bits_name="bits_per_char",
+        sample=sample_of(
+            tokenizer, flags.ctx, tokenizer.encode(prompt), flags.sample, lambda _: flags.seed, text=prompt
+        ),
+        next_steps=next_steps,
     )
+
+
+def resumed(made: Plan, before: Flags, checkpoint: Checkpoint) -> Plan:
+    """The plan of a run that is resumed from a checkpoint, which was saved with other flags or the same.
+
+    Raises:
+        UserError: when a flag differs that must not.
+    """
+    was, now = checkpoint.facts["text"], made.metadata["text"]
+    of_run = made.resumed(checkpoint, before, schedule_of(before), ({"text": was[:12]}, {"text": now[:12]}))
+    other = ["note: the text is not the one this run began with"] if was != now else []
+    return replace(of_run, notes=[*other, *of_run.notes])
 
 
 def _check(flags: Flags) -> None:
@@ -191,19 +183,3 @@ def schedule_of(flags: Flags) -> ScheduleConfig:
         return ScheduleConfig(peak_lr=flags.lr, warmup_steps=flags.lr_warmup)
     points = parse_piecewise(flags.lr_schedule)
     return ScheduleConfig(kind="piecewise", points=points, warmup_steps=flags.lr_warmup)
-
-
-def run_folder(flags: Flags, root: Path, now: str) -> RunFolder:
-    """The run folder: the one given, the newest under `root` to resume, or a new one named by the time.
-
-    Raises:
-        UserError: when there is nothing to resume.
-    """
-    if flags.save_dir:
-        return RunFolder(Path(flags.save_dir))
-    if not flags.resume:
-        return new_run(root, now)
-    newest = newest_run(root, say)
-    if newest is None:
-        raise UserError(f"--resume: there is no run under {root}; name one with --save_dir")
-    return newest

@@ -13,7 +13,6 @@ POLICY = Policy(
     no_effect="checkpoint top_k temperature sample_tokens steps_per_report steps_per_eval steps_per_save keep",
     call="save_dir new_model identifier inference eval_test config",
 )
-FIXED = tuple(key for key, decision in POLICY.decisions if decision == "refused")
-"""With another one of these it is another run."""
-SHAPE = tuple(key for key in FIXED if key != "seed")
+ADVICE = "leave these flags out, or give --new_model to start another model"
+SHAPE = ("dataset", "tokenizer", "context_size", "num_blocks", "dim", "num_heads")
 """With another one of these it is another model; of a prompt, the seed may be any."""

@@ -46,6 +46,14 @@ class Found:
     """Whether it is the last thing that was saved, so that the run itself goes on."""
 
     @property
+    def name(self) -> str:
+        """What it is, in words."""
+        if self.checkpoint is None:
+            return f"run {self.run.path}, which has no checkpoint"
+        name, step = self.checkpoint.path.stem[:12], self.checkpoint.step
+        return f"checkpoint {name} of {self.run.path} (step {step:,})"
+
+    @property
     def goes_on(self) -> bool:
         """Whether the run itself goes on. One without a checkpoint, or elsewhere by a link, is left as it is."""
         return self.newest and self.checkpoint is not None and not self.run.path.is_symlink()

@@ -1,90 +1,27 @@
-"""What the flags mean: model, optimizer, schedule, batches. Mistakes show here, before any model is built."""
+"""What the flags mean: model, optimizer, schedule, batches. Mistakes show here, before any model is built.
+
+Flags, Corpus --plan--> Plan --resumed--> Plan of a run that goes on
+"""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import replace
+from shlex import join
 
-import numpy as np
-
-from lm_core.config import AdamWConfig, LoopConfig, ModelConfig, ScheduleConfig, StepConfig
-from lm_core.data.batches import Batch, Origin, SequentialWindows, ShuffledWindows
+from lm_core.config import AdamWConfig, LoopConfig, ModelConfig, SamplingConfig, ScheduleConfig, StepConfig
+from lm_core.data.batches import Origin, SequentialWindows, ShuffledWindows
 from lm_core.errors import UserError
-from lm_core.model.memory import Memory, training_memory
-from lm_core.model.parameters import check_fit, parameter_table
-from lm_core.optim import state_shapes
+from lm_core.run.about import command_line
 from lm_core.run.checkpoint import Checkpoint
-from lm_core.run.evaluation import BytesOf
-from lm_core.run.resume import History, changes_of, rate_change, values_of
-from lm_pipeline.text.named import Split
+from lm_core.run.plan import Plan
 from lm_pipeline.tokens.named import Corpus
-from lm_tokenizer.adapters import TextTokenizer
+from lm_pipeline.training import bytes_of_targets, next_steps, sample_of
 from lm_tokenizer.errors import TokenizerError
 from transformer_lm.flags import Flags
-from transformer_lm.resume_policy import POLICY
+from transformer_lm.resume_policy import ADVICE, POLICY
 
+COMMAND = "uv run apps/transformer_lm"
 _EVAL_TOKENS = 2048
 """Least size of a validation batch, which has no gradients to hold."""
-
-
-@dataclass(frozen=True)
-class Workload:
-    """One run, decided to the last detail."""
-
-    flags: Flags
-    corpus: Corpus
-    model: ModelConfig
-    optimizer: AdamWConfig
-    step: StepConfig
-    schedule: ScheduleConfig
-    loop: LoopConfig
-    batches: ShuffledWindows
-    evaluation: dict[Split, SequentialWindows]
-    """Validation and test."""
-    prompt: list[int]
-    """What samples go on from: the end of a line."""
-    history: History = field(default_factory=History)
-    """What was changed of the run when it went on."""
-
-    @property
-    def tokenizer(self) -> TextTokenizer:
-        """That of the corpus."""
-        return self.corpus.tokenizer
-
-    @property
-    def of_words(self) -> bool:
-        """Whether a token is a word, so that perplexity is that of a word."""
-        return self.tokenizer.name == "words"
-
-    @property
-    def memory(self) -> Memory:
-        """The least that training needs."""
-        return training_memory(self.model, self.optimizer, self.step, self.flags.batch_size, self.model.seq_len)
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What a checkpoint says of the run. Its place in the data follows from its step, `batches` and `origin`."""
-        return {
-            "model": self.model.model_dump(mode="json"),
-            "optimizer": self.optimizer.model_dump(mode="json"),
-            "tokenizer": {"kind": self.tokenizer.name, "fingerprint": self.tokenizer.fingerprint},
-            "data": {"name": self.flags.dataset, "text": self.corpus.text},
-            "batches": {"seed": self.flags.seed, "batch_size": self.flags.batch_size, "seq_len": self.model.seq_len},
-            "origin": asdict(self.batches.origin),
-            "config": self.flags.of_run.model_dump(mode="json"),
-            "history": self.history.facts,
-        }
-
-    def bytes_of(self) -> BytesOf | None:
-        """How many bytes of text the targets of a batch stand for; of words nobody asks."""
-        if self.of_words:
-            return None
-        lengths = np.array(self.tokenizer.byte_lengths)
-        lengths[list(self.tokenizer.special_tokens.values())] = 0
-
-        def count(batch: Batch) -> int:
-            return int(lengths[batch.targets].sum())
-
-        return count
 
 
 def model_of(flags: Flags, vocab_size: int) -> ModelConfig:
@@ -120,13 +57,13 @@ def schedule_of(flags: Flags) -> ScheduleConfig:
     return ScheduleConfig(peak_lr=flags.learning_rate, warmup_steps=flags.lr_warmup)
 
 
-def plan(flags: Flags, corpus: Corpus) -> Workload:
-    """Decide a run.
+def plan(flags: Flags, corpus: Corpus, save_dir: str, argv: Sequence[str] = ()) -> Plan:
+    """Decide a run in a save folder; `argv` is what was typed, for the report.
 
     Raises:
         UserError: when flags contradict each other or the dataset, saying which.
     """
-    length = flags.context_size
+    length, tokenizer, training = flags.context_size, corpus.tokenizer, corpus.splits["train"]
     for split, file in corpus.splits.items():
         if len(file) <= length:
             raise UserError(
@@ -134,13 +71,18 @@ def plan(flags: Flags, corpus: Corpus) -> Workload:
                 " tokens"
             )
     rows = max(flags.batch_size, _EVAL_TOKENS // length)
-    evaluation: dict[Split, SequentialWindows] = {
-        split: SequentialWindows(corpus.splits[split].tokens, rows, length) for split in ("validation", "test")
-    }
-    return Workload(
-        flags=flags,
-        corpus=corpus,
-        model=model_of(flags, corpus.tokenizer.vocab_size),
+    validation, test = (
+        SequentialWindows(corpus.splits[split].tokens, rows, length) for split in ("validation", "test")
+    )
+    of_words = tokenizer.name == "words"  # a token is a word then, and perplexity that of a word
+    return Plan(
+        config=flags.of_run,
+        policy=POLICY,
+        command=command_line(COMMAND, argv),
+        resume_command=join([*COMMAND.split(), "--save_dir", save_dir]),
+        backend=flags.backend,
+        seed=flags.seed,
+        model=model_of(flags, tokenizer.vocab_size),
         optimizer=AdamWConfig(weight_decay=flags.weight_decay),
         step=step_of(flags),
         schedule=schedule_of(flags),
@@ -151,9 +93,30 @@ def plan(flags: Flags, corpus: Corpus) -> Workload:
             eval_ends=False,  # a few iterations on a laptop are not to take minutes
             save_every=flags.steps_per_save,
         ),
-        batches=ShuffledWindows(corpus.splits["train"].tokens, flags.batch_size, length, flags.seed),
-        evaluation=evaluation,
-        prompt=_line_end(corpus),
+        keep=flags.keep,
+        batches=ShuffledWindows(training.tokens, flags.batch_size, length, flags.seed),
+        evaluation=validation,
+        test=test if flags.eval_test else (),
+        data=f"{flags.dataset}, {len(training):,} training tokens",
+        training_tokens=len(training),
+        metadata={
+            "data": {"name": flags.dataset, "text": corpus.text},
+            "batches": {"seed": flags.seed, "batch_size": flags.batch_size, "seq_len": length},
+        },
+        tokenizer=tokenizer,
+        has_tokenizer=True,  # a run's folder appears with it, or never
+        bytes_of=None if of_words else bytes_of_targets(tokenizer),
+        perplexity=of_words,
+        sample=sample_of(
+            tokenizer,
+            length,
+            _line_end(corpus),
+            flags.sample_tokens,
+            lambda step: flags.seed + step,
+            sampling=SamplingConfig(top_k=flags.top_k, temperature=flags.temperature),
+            at_saves=True,
+        ),
+        next_steps=next_steps,
     )
 
 
@@ -166,74 +129,19 @@ def _line_end(corpus: Corpus) -> list[int]:
     return ids or [int(corpus.splits["train"].tokens[0])]
 
 
-def check_same(flags: Flags, of_run: Flags, what: str, keys: Sequence[str]) -> None:
-    """What is gone on with must be what the flags describe, in these keys.
+def resumed(made: Plan, flags: Flags, before: Flags, checkpoint: Checkpoint) -> Plan:
+    """The plan of a run that goes on from a checkpoint, which was saved with the flags `before`.
 
     Raises:
-        UserError: saying which flags differ.
+        UserError: when a flag differs that must not.
     """
-    different = [
-        f"--{name} {_or_none(getattr(of_run, name))}, not {_or_none(getattr(flags, name))}"
-        for name in keys
-        if getattr(flags, name) != getattr(of_run, name)
-    ]
-    if different:
-        raise UserError(
-            f"{what} has {' and '.join(different)}: leave these flags out, or give --new_model to begin another"
-        )
-
-
-def _or_none(value: object) -> object:
-    return "none" if value == "" else value
-
-
-def resumed(workload: Workload, checkpoint: Checkpoint, before: Flags) -> tuple[Workload, list[str]]:
-    """The workload of a run that goes on from a checkpoint, and what there is to say of what has changed.
-
-    Args:
-        workload: that of the flags.
-        checkpoint: what it goes on from.
-        before: the flags that the checkpoint was saved with.
-    """
-    facts, flags, text = checkpoint.facts, workload.flags, workload.corpus.text
-    known = facts["data"]["text"]
-    claims = {**values_of(before.of_run), "data_dir": str(known)[:12]}
-    now = {**values_of(flags.of_run), "data_dir": text[:12]}
-    history = changes_of(POLICY, claims, now, facts, "give --new_model to begin another")
+    facts, known, text = checkpoint.facts, checkpoint.facts["data"]["text"], made.metadata["data"]["text"]
+    content = {"data_dir": str(known)[:12]}, {"data_dir": text[:12]}
+    run = made.resumed(checkpoint, before.of_run, schedule_of(before), content, ADVICE)
+    assert isinstance(run.batches, ShuffledWindows)
     # The checkpoints of before have the batch size, and not the flags.
     size = before.batch_size if "config" in facts else facts.get("batches", {}).get("batch_size", before.batch_size)
-    per_epoch = workload.batches.per_epoch if known != text else None
+    per_epoch = run.batches.per_epoch if known != text else None
     origin = Origin(**facts.get("origin", {})).moved(checkpoint.step, size, flags.batch_size, per_epoch)
-    notes = [f"note: {flags.dataset} is another text than the one that this run began with"] * (known != text)
-    rate = rate_change(schedule_of(before), workload.schedule, checkpoint.step, flags.num_iters)
-    notes += [*history.lines(), *([rate] if rate else [])]
-    return replace(workload, batches=replace(workload.batches, origin=origin), history=history), notes
-
-
-def check_weights(model: ModelConfig, checkpoint: Checkpoint, what: str) -> None:
-    """A checkpoint must hold the model's weights, whatever config.toml says.
-
-    Raises:
-        UserError: when it does not.
-    """
-    theirs, ours = checkpoint.facts.get("model") or {}, model.model_dump(mode="json")
-    different = [key for key in ours if key != "dropout" and theirs.get(key) != ours[key]]
-    if different:
-        said = ", ".join(f"{key} {theirs.get(key)} and not {ours[key]}" for key in different)
-        raise UserError(f"{what} is of another model than its config.toml says: {said}")
-    try:
-        check_fit(parameter_table(model), checkpoint.weights)
-    except ValueError as error:
-        raise UserError(f"{what}: {error}") from None
-
-
-def check_checkpoint(checkpoint: Checkpoint, workload: Workload, what: str) -> None:
-    """A checkpoint must hold the weights and the optimizer's state of a run.
-
-    Raises:
-        UserError: when it does not.
-    """
-    check_weights(workload.model, checkpoint, what)
-    expected = state_shapes(workload.optimizer, parameter_table(workload.model))
-    if {name: array.shape for name, array in checkpoint.optimizer_state.items()} != expected:
-        raise UserError(f"{what} does not hold the state of AdamW for this model")
+    other = [f"note: {flags.dataset} is another text than the one that this run started with"] * (known != text)
+    return replace(run, batches=replace(run.batches, origin=origin), notes=[*other, *run.notes])

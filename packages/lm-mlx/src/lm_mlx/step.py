@@ -47,7 +47,7 @@ class MlxTrainer:
         self, model: ModelConfig, optimizer: OptimizerConfig, step: StepConfig, weights: NumpyArrays, seed: int
     ):
         self.config, self.seed = step, seed
-        self.dropout = model.dropout
+        self.dropout, self.grad_clip = model.dropout, optimizer.grad_clip
         self.model = make_model(model, step)
         table = parameter_table(model)
         self.names = list(table)
@@ -74,7 +74,7 @@ class MlxTrainer:
     def _update(self, parts: list[Part], scalars: mx.array) -> tuple[mx.array, mx.array, mx.array]:
         """Change the model's and the optimizer's state; returns loss, gradient norm and that of each parameter."""
         loss, grads = self._loss_and_gradients(parts)
-        grads, norm, norms = clip_by_global_norm(grads, self.config.grad_clip)
+        grads, norm, norms = clip_by_global_norm(grads, self.grad_clip)
         params = self.optimizer.update(self._params(), grads, scalars)
         self.model.update(tree_unflatten(list(params.items())))
         return loss, norm, norms

@@ -20,6 +20,7 @@ from lm_core.run.checkpoint import Checkpoint, Checkpoints
 from lm_core.run.folder import RunFolder
 from lm_core.run.folder import newest_run as find_newest
 from lm_core.terminal import say
+from lm_pipeline.generation.ending import eos_ids
 from lm_tokenizer.adapters import TextTokenizer, load_tokenizer, tokenizer_file_in
 from lm_tokenizer.errors import TokenizerError
 
@@ -44,8 +45,7 @@ class SavedModel:
     @property
     def eos_ids(self) -> tuple[int, ...]:
         """The ids at any of which a text ends."""
-        of_tokenizer = () if self.tokenizer.eos_id is None else (self.tokenizer.eos_id,)
-        return self.own_eos_ids or of_tokenizer
+        return self.own_eos_ids or eos_ids(self.tokenizer)
 
 
 def load_model(path: str, which: Which = "best", tokenizer: str = "", key: str = "checkpoint") -> SavedModel:

@@ -71,7 +71,7 @@ class TorchTrainer:
         device: torch.device,
     ):
         self.config, self.seed, self.device = step, seed, device
-        self.dropout = model.dropout
+        self.dropout, self.grad_clip = model.dropout, optimizer.grad_clip
         self.model = make_model(model, step, device)
         named = dict(self.model.named_parameters())
         table = parameter_table(model)
@@ -118,7 +118,7 @@ class TorchTrainer:
     def _step(self, scalars: Tensor, *inputs: Any) -> Tensor:
         """Take a step from what is on the device; returns loss, gradient norm, and that of each parameter."""
         loss, grads = self._loss_and_gradients(Inputs(*inputs))
-        norm, norms, scale = clip_by_global_norm(grads, self.config.grad_clip)
+        norm, norms, scale = clip_by_global_norm(grads, self.grad_clip)
         self.optimizer.apply(grads, scalars, scale, norms)
         return torch.cat([loss[None], norm[None], norms])
 

@@ -170,4 +170,4 @@ def _run_on_damaged(bench: Bench, row: Row) -> None:
         path.write_bytes(_flipped(path.read_bytes(), int(draw.integers(path.stat().st_size * 8))))
         what = f"--only damage --seed {bench.seed}: run {i} of step {newest.step} with a damaged {path.suffix}"
         row.trials += 1
-        bench.resume(row, trial, what, said=(newest.path.stem, f"going on from step {newest.step - trial.save_every}"))
+        bench.resume(row, trial, what, said=(newest.path.stem, f"at step {newest.step - trial.save_every} of"))

@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import itertools
 import os
 import resource
 import signal
@@ -10,18 +11,20 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lm_bench.faults.trial import Trial
-from lm_core.backend import Metrics, Trainer
+from lm_core.backend import Backend, Metrics, Trainer
 from lm_core.data.batches import Batch, Batches
 from lm_core.disk.files import Buffer
-from lm_core.run import checkpoint, folder, log
+from lm_core.run import checkpoint, folder, log, session
 from lm_core.run.log import RunLog
+from lm_core.run.loop import Run
 
 GRADIENT = "gradient of "
 _CAPABILITY_VERSION_3 = 0x20080522
@@ -37,6 +40,9 @@ def prepare(trial: Trial) -> None:
     elif trial.careless:
         for module in (checkpoint, folder, log):
             setattr(module, "write_whole", _written_carelessly)  # noqa: B010
+    setattr(session, "Run", partial(Run, retry_seconds=(0.02,)))  # noqa: B010
+    if trial.stop_at_save:
+        _stop_at_save(trial)
     if trial.stall:
         _stall(trial.stall)
     if not trial.folder_flush:
@@ -75,25 +81,6 @@ class Announcing:
         """Nothing is open."""
 
 
-class StoppingLog(RunLog):
-    """A log whose flush, the first thing that a save does in its thread, may stop the process."""
-
-    saves = 0
-
-    def flush(self) -> None:
-        """Stop before the save that the trial says."""
-        self.saves += 1
-        if self.saves == self.trial.stop_at_save:
-            _note(self.trial.announced, f"thread {threading.get_native_id()}")
-            _stop()
-        super().flush()
-
-    def watched(self, trial: Trial) -> Self:
-        """This log, told what to do."""
-        self.trial = trial
-        return self
-
-
 class WatchedBatches:
     """Batches with what happens at the beginning of a step."""
 
@@ -110,9 +97,19 @@ class WatchedBatches:
         return self.batches.batch(step, rank, world)
 
 
-def put_poison(trainer: Trainer, trial: Trial) -> Trainer:
-    """A trainer with something that is not finite in it at the trial's step."""
-    return cast("Trainer", _Poisoned(trainer, trial)) if trial.poison else trainer
+class Poisoning:
+    """A backend whose trainers get something that is not finite at the trial's step."""
+
+    def __init__(self, backend: Backend, trial: Trial):
+        self.backend, self.trial = backend, trial
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.backend, name)
+
+    def build(self, *arguments: Any) -> Trainer:
+        """The backend's trainer, poisoned where the trial says so."""
+        trainer = self.backend.build(*arguments)
+        return cast("Trainer", _Poisoned(trainer, self.trial)) if self.trial.poison else trainer
 
 
 class _Poisoned:
@@ -164,6 +161,19 @@ def _note(path: str, line: str) -> None:
 
 def _stop() -> None:
     os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def _stop_at_save(trial: Trial) -> None:
+    """Stop where a save begins: in its thread, when it has the log on the disk."""
+    flush, saves = RunLog.flush, itertools.count(1)
+
+    def stopping(log: RunLog) -> None:
+        if next(saves) == trial.stop_at_save:
+            _note(trial.announced, f"thread {threading.get_native_id()}")
+            _stop()
+        flush(log)
+
+    setattr(RunLog, "flush", stopping)  # noqa: B010
 
 
 def _allow_tracer() -> None:

@@ -151,7 +151,7 @@ def wrong_clock(bench: Bench, row: Row, i: int) -> None:
     shifted = trial.model_copy(update={"die_at": DIED_AT + SAVE_EVERY, "clock": direction * A_YEAR})
     bench.finish(bench.start(shifted))
     row.trials += 1
-    if f"going on from step {found.step}" not in bench.said(trial, None):
+    if f"at step {found.step} of" not in bench.said(trial, None):
         row.violations.append(f"{what}: step {found.step} is not what it went on from")
     bench.check_kept(row, trial, what)
     bench.resume(row, trial, what)

@@ -15,16 +15,16 @@ from lm_core.run.interrupts import Interrupts
 
 def main(trial: Trial) -> int:
     """Writes a JSON line to `trial.announced` for each step: the step, and in what the resumed run differs."""
-    with Interrupts(echo=0) as interrupts:
-        return exit_code_of(lambda: _run(trial, interrupts), "steps")
+    with Interrupts(echo=0):
+        return exit_code_of(lambda: _run(trial), "steps")
 
 
-def _run(trial: Trial, interrupts: Interrupts) -> None:
+def _run(trial: Trial) -> None:
     root = Path(trial.folder)
     whole = trial.model_copy(
         update={"folder": str(root / "whole"), "save_every": 1, "keep": trial.steps, "announced": ""}
     )
-    child.run(whole, interrupts)
+    child.run(whole)
     expected = Outcome.of(Path(whole.folder))
     checkpoints = Checkpoints(RunFolder(Path(whole.folder)).checkpoints)
     stems = {checkpoints.read(path).step: path.stem for path in checkpoints.folder.glob("*.metadata")}
@@ -32,7 +32,7 @@ def _run(trial: Trial, interrupts: Interrupts) -> None:
         for step in range(1, trial.steps):
             folder = root / str(step)
             _fork_off(Path(whole.folder), folder, stems[step])
-            child.run(whole.model_copy(update={"folder": str(folder), "save_every": 0}), interrupts)
+            child.run(whole.model_copy(update={"folder": str(folder), "save_every": 0}))
             results.write(json.dumps([step, differences(Outcome.of(folder), expected)]) + "\n")
             shutil.rmtree(folder)
 

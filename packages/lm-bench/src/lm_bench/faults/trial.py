@@ -1,7 +1,6 @@
 """One training run of a campaign, and what is done to it while it runs."""
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -9,7 +8,7 @@ import numpy as np
 from lm_bench.sides import BackendName
 from lm_core.config import AdamWConfig, Config, ModelConfig, ScheduleConfig, StepConfig
 from lm_core.data.batches import Batch, SequentialWindows, ShuffledWindows
-from lm_core.schedules import learning_rate
+from lm_tokenizer.adapters.characters import CharacterTokenizer
 
 STEPS, SHORT_STEPS, SAVE_EVERY, KEEP = 40, 20, 4, 2
 DIED_AT = 14
@@ -17,9 +16,10 @@ DIED_AT = 14
 SEED = 0
 BATCH_SIZE, VOCABULARY = 4, 29
 MODEL = ModelConfig(vocab_size=VOCABULARY, seq_len=16, d_model=16, n_layers=2, n_heads=2, dropout=0.1)
-OPTIMIZER = AdamWConfig(beta2=0.99, weight_decay=0.1)
-STEP = StepConfig(device="cpu", grad_clip=1.0, grad_accum_steps=2)
-RATE = partial(learning_rate, ScheduleConfig(peak_lr=1e-2, warmup_steps=5))
+OPTIMIZER = AdamWConfig(beta2=0.99, weight_decay=0.1, grad_clip=1.0)
+STEP = StepConfig(device="cpu", grad_accum_steps=2)
+SCHEDULE = ScheduleConfig(peak_lr=1e-2, warmup_steps=5)
+TOKENIZER = CharacterTokenizer("abcdefghijklmnopqrstuvwxyz .,")
 
 
 class Trial(Config):

@@ -121,7 +121,7 @@ class Loop:
             fused=fused or None,
         )
         self.forward = torch.compile(self.model) if step.compile else self.model
-        self.half, self.grad_clip = step.dtype == "bfloat16", step.grad_clip
+        self.half, self.grad_clip = step.dtype == "bfloat16", optimizer.grad_clip
 
     def _loss(self, batch: Batch) -> Tensor:
         ids = torch.from_numpy(batch.inputs).to(self.device, torch.int64)

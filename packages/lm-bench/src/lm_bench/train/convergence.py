@@ -19,8 +19,8 @@ from lm_core.config import ScheduleConfig
 from lm_core.data.batches import Batch, LengthRule, RandomWindows, windows
 from lm_core.errors import UserError
 from lm_core.schedules import learning_rate
-from lm_pipeline.text.characters import CharVocabulary
 from lm_pipeline.text.one_file import read_text, split
+from lm_tokenizer.adapters import train_tokenizer
 
 VALIDATION_PART = 0.1
 VALIDATION_ROWS = 64
@@ -65,12 +65,13 @@ def read(path: str, device: str) -> Text:
     if not path:
         raise UserError("convergence needs a text: --text FILE")
     text = read_text(path)
-    vocabulary = CharVocabulary.of(text)
-    train, validation = (vocabulary.encode(part) for part in split(text, VALIDATION_PART))
+    tokenizer = train_tokenizer("characters", [text])
+    train, validation = (tokenizer.encode_array(part) for part in split(text, VALIDATION_PART))
     case = workload("nanogpt-char", device)
     if len(validation) <= case.length:
         raise UserError(f"text {path} is too short: its last tenth has {len(validation)} characters")
-    return Text(replace(case, model=case.model.model_copy(update={"vocab_size": len(vocabulary)})), train, validation)
+    model = case.model.model_copy(update={"vocab_size": tokenizer.vocab_size})
+    return Text(replace(case, model=model), train, validation)
 
 
 def schedule(case: Case, iterations: int) -> ScheduleConfig:

@@ -6,7 +6,6 @@ from typing import Literal, Protocol, SupportsFloat
 
 from lm_bench.cases import SEED, Case
 from lm_bench.flags import TrainPeer
-from lm_bench.train.workload import GRAD_CLIP
 from lm_core.backend import Trainer, load_backend
 from lm_core.config import AdamWConfig, Dtype, StepConfig
 from lm_core.data.batches import Batch
@@ -62,8 +61,8 @@ def side_names(peers: tuple[TrainPeer, ...], dtype: Dtype) -> tuple[list[SideNam
 
 
 def step_config(dtype: Dtype, compiled: bool, device: Literal["auto", "cpu", "gpu"]) -> StepConfig:
-    """How a side executes; all clip, as nanoGPT does."""
-    return StepConfig(dtype=dtype, compile=compiled, device=device, grad_clip=GRAD_CLIP)
+    """How a side executes."""
+    return StepConfig(dtype=dtype, compile=compiled, device=device)
 
 
 class Ours:

@@ -25,7 +25,7 @@ PADDED_VOCAB = 50304
 
 def nanogpt_adamw(beta2: float) -> AdamWConfig:
     """nanoGPT decays what has two axes, the embeddings with them."""
-    return AdamWConfig(beta2=beta2, weight_decay=WEIGHT_DECAY, decay_groups=("matrix", "embed"))
+    return AdamWConfig(beta2=beta2, weight_decay=WEIGHT_DECAY, decay_groups=("matrix", "embed"), grad_clip=GRAD_CLIP)
 
 
 def workload(name: str, device: str, batch_size: int = 0, length: int = 0) -> Case:

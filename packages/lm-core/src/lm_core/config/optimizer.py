@@ -9,7 +9,18 @@ from lm_core.config.base import Config
 DecayGroup = Literal["matrix", "embed", "bias", "norm"]
 
 
-class AdamWConfig(Config):
+class _Common(Config):
+    """What every optimizer has."""
+
+    weight_decay: float = Field(0.0, ge=0)
+    """Decoupled: p <- p (1 - lr weight_decay) before the update, with the rate of the parameter."""
+    decay_groups: tuple[DecayGroup, ...] = ("matrix",)
+    """Which parameter groups decay."""
+    grad_clip: float = Field(0.0, ge=0)
+    """Largest global gradient norm: larger gradients are scaled down to it; 0 does not clip."""
+
+
+class AdamWConfig(_Common):
     """Adam with bias correction and decoupled weight decay; the equations are in `lm_core.optim`."""
 
     name: Literal["adamw"] = "adamw"
@@ -22,13 +33,9 @@ class AdamWConfig(Config):
     """Added to the root of the second moment."""
     bias_correction: bool = True
     """Divide the averages by 1 - beta^t."""
-    weight_decay: float = Field(0.0, ge=0)
-    """Decoupled: p <- p (1 - lr weight_decay) before the update."""
-    decay_groups: tuple[DecayGroup, ...] = ("matrix",)
-    """Which parameter groups decay."""
 
 
-class KBetaConfig(Config):
+class KBetaConfig(_Common):
     """Kourkoutas-beta (arXiv 2508.12996): Adam whose beta2 follows the gradient norm of each bucket."""
 
     name: Literal["kbeta"] = "kbeta"
@@ -59,10 +66,6 @@ class KBetaConfig(Config):
     """Steps during which beta2 is held at the middle of its range (this does not warm up the learning rate)."""
     buckets: Literal["global", "shape", "per-array"] = "global"
     """Which parameters share a gradient norm and a beta2."""
-    weight_decay: float = Field(0.0, ge=0)
-    """Decoupled: p <- p (1 - lr weight_decay) before the update."""
-    decay_groups: tuple[DecayGroup, ...] = ("matrix",)
-    """Which parameter groups decay."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -71,7 +74,7 @@ class KBetaConfig(Config):
         return self
 
 
-class MuonConfig(Config):
+class MuonConfig(_Common):
     """Muon (Jordan et al. 2024) for the matrices of the blocks, AdamW for everything else."""
 
     name: Literal["muon"] = "muon"
@@ -92,10 +95,6 @@ class MuonConfig(Config):
     """AdamW's decay of the squared-gradient average."""
     eps: float = Field(1e-8, gt=0)
     """AdamW's addition to the root of the second moment."""
-    weight_decay: float = Field(0.0, ge=0)
-    """Decoupled: p <- p (1 - rate weight_decay) before the update, with the rate of the parameter."""
-    decay_groups: tuple[DecayGroup, ...] = ("matrix",)
-    """Which parameter groups decay."""
 
 
 OptimizerConfig = AdamWConfig | KBetaConfig | MuonConfig

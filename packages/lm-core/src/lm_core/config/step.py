@@ -32,8 +32,6 @@ class StepConfig(Config):
     """Sequence lengths differ from step to step: torch compiles once for all of them (MLX compiles for each)."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """Where it runs: auto takes CUDA (torch) or Metal (MLX) if there is one."""
-    grad_clip: float = Field(0.0, ge=0)
-    """Largest global gradient norm; 0 does not clip."""
     grad_accum_steps: int = Field(1, gt=0)
     """Micro-batches that one step adds up; the rows of a batch are divided among them."""
     gradient_checkpointing: bool = False

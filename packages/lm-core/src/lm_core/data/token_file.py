@@ -112,8 +112,8 @@ def check_pair(train: TokenFile, validation: TokenFile) -> None:
     if same_folder and stated and train.facts.pair != validation.facts.pair:
         raise UserError(
             f"token files {train.path} and {validation.path} were not made together, so validation text may be in the"
-            " training text: make them anew (an interrupted transformerlm-make-data is finished by running it again),"
-            " or move one to another folder if it is meant"
+            " training text: make them again together (what was interrupted is finished by running it again), or"
+            " move one to another folder if it is meant"
         )
 
 
@@ -130,7 +130,7 @@ def read_sidecar(path: str | Path) -> Facts:
     """
     sidecar = sidecar_of(path)
     if not Path(path).is_file():
-        raise UserError(f"there is no token file {path}: make it with transformerlm-make-data")
+        raise UserError(f"there is no token file {path}")
     try:
         data = read_regular(sidecar, _LONGEST_SIDECAR)
     except FileNotFoundError:

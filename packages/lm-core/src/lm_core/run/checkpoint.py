@@ -40,7 +40,7 @@ from lm_core.errors import UnreadableError
 from lm_core.machine import machine_memory
 from lm_core.run.tensors import Arrays, bytes_of, contiguous, read_header, safetensors_parts
 
-FORMAT = 1
+FORMAT = 2
 """Version of what a checkpoint's two files hold; it grows when an older program would misread a newer checkpoint."""
 _MALFORMED = (
     SafetensorError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError,

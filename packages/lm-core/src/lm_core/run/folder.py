@@ -4,14 +4,16 @@ import contextlib
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
+from lm_core.config import Config, read_toml
 from lm_core.disk.files import checkpoint_files, make_folder, write_whole
 from lm_core.disk.lock import Lock
 from lm_core.disk.untrusted import check_inside, read_regular
 from lm_core.errors import UserError
 from lm_core.file_names import toml_bytes
 
-FORMAT = 1
+FORMAT = 2
 """Version of the layout of a run folder, which the first line of config.toml names; it grows when an older program
 would misread a newer folder. Folders from before there were versions are of the first."""
 _FIRST_LINE = "# run folder, format {}\n"
@@ -20,20 +22,35 @@ _LARGEST_CONFIG = 1 << 20
 _MOST_OF_A_NAME = 10_000
 _SUBFOLDERS = ("checkpoints", "tokenizer", "tensorboard", "wandb")
 
-
 _WRITTEN = ("metrics.jsonl", "samples.txt", "report.html", "result.json")
+
+
+C = TypeVar("C", bound=Config)
+
+
+def upgraded(config: dict[str, Any], written: int) -> dict[str, Any]:
+    """The tables of a run's config of an older format, under the keys of this one.
+
+    2: clipping is part of the optimizer (before: of the step).
+    """
+    step = config.get("step")
+    if written < 2 and isinstance(step, dict) and "grad_clip" in step:
+        rest = {key: value for key, value in step.items() if key != "grad_clip"}
+        return {**config, "step": rest, "optimizer": {**config.get("optimizer", {}), "grad_clip": step["grad_clip"]}}
+    return config
 
 
 class RunFolder:
     """The files of one run.
 
-    config.toml  metrics.jsonl  checkpoints/  samples.txt  report.html  lock
+    config.toml  tokenizer/  metrics.jsonl  checkpoints/  samples.txt  report.html  result.json  lock
     """
 
     def __init__(self, path: Path, made: Sequence[Path] = ()):
         self.path, self.made = path, made
         self.config, self.metrics = path / "config.toml", path / "metrics.jsonl"
-        self.checkpoints, self.samples = path / "checkpoints", path / "samples.txt"
+        self.checkpoints, self.tokenizer = path / "checkpoints", path / "tokenizer"
+        self.samples, self.result = path / "samples.txt", path / "result.json"
 
     def holds_run(self) -> bool:
         """Whether a run has begun here."""
@@ -81,15 +98,29 @@ class RunFolder:
         Raises:
             UserError: naming the version.
         """
+        stated = self._stated_format()
+        if stated > FORMAT:
+            raise UserError(
+                f"{self.path} is a run folder of format {stated}, made by a newer version of this project; this"
+                f" version reads formats up to {FORMAT}: update it"
+            )
+
+    def read_config(self, cls: type[C]) -> C:
+        """The run's config, of this format or an older one.
+
+        Raises:
+            UserError: when it is missing, malformed, not one of the app, or of a newer format.
+        """
+        self.check_format()
+        return cls.parse(upgraded(read_toml(self.config), self._stated_format()), str(self.config))
+
+    def _stated_format(self) -> int:
+        """What config.toml names; 1 where it names none, or cannot be read: whoever needs it says what is wrong."""
         try:
             found = _STATED.match(read_regular(self.config, _LARGEST_CONFIG))
         except OSError:
-            return  # whoever needs the config says what is wrong with it
-        if found and int(found[1]) > FORMAT:
-            raise UserError(
-                f"{self.path} is a run folder of format {int(found[1])}, made by a newer version of this project; this"
-                f" version reads formats up to {FORMAT}: update it"
-            )
+            return 1
+        return int(found[1]) if found else 1
 
     def prepare(self, config_toml: str) -> None:
         """Make the folder and write the config.

@@ -16,7 +16,7 @@ from typing import Any, Self
 from lm_core.disk.files import flush_file, write_whole
 from lm_core.disk.untrusted import open_inside
 from lm_core.errors import UserError
-from lm_core.run.sinks.console import Console, LineFormat, record_line
+from lm_core.run.sinks.console import Console
 from lm_core.run.sinks.sink import Sink
 
 LONGEST_LINE = 1 << 24
@@ -148,12 +148,9 @@ class RunLog:
         start: the step from which the run goes on; records of later steps, left by a killed run, are dropped.
         total: the last step of the run, for the time left.
         sinks: where else records go, beside the console; they are closed with the log.
-        line: how the console prints a record.
     """
 
-    def __init__(
-        self, path: Path, start: int, total: int, sinks: Sequence[Sink] = (), *, line: LineFormat = record_line
-    ):
+    def __init__(self, path: Path, start: int, total: int, sinks: Sequence[Sink] = ()):
         records, others = list[dict[str, Any]](), 0
         try:
             with contextlib.suppress(FileNotFoundError):
@@ -164,7 +161,7 @@ class RunLog:
             self._digest = Digest.of(kept)
         except OSError as error:
             raise UserError(f"cannot write {path}: {error.strerror}") from None
-        self.console = Console(start, total, line)
+        self.console = Console(start, total)
         self.sinks: list[Sink] = [self.console, *sinks]
         self.failing: list[Sink] = []
         if others:

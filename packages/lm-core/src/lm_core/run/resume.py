@@ -1,6 +1,6 @@
 """What a resume may change of a run, and the history of what it did change.
 
-    checkpoint's config --recorded_config--> base --typed flags--> config --changes_of, by Policy--> refused, or History
+    checkpoint's config --recorded--> base --typed flags--> config --resumed_as, by Policy--> refused, or History
     History --> the next checkpoints, and a record of kind "resume" in metrics.jsonl, which the report reads
 
 A run is what its checkpoint says. config.toml is for people: it is compared, never believed. A change that no
@@ -9,13 +9,14 @@ checkpoint has yet, because the run was killed before it saved again, is taken f
 Checkpoints from before this was recorded have no config: then that of config.toml has to do.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 from lm_core.config import DECAYING, Config, ScheduleConfig, members_of
 from lm_core.errors import UserError
-from lm_core.run.folder import RunFolder
+from lm_core.run.checkpoint import Checkpoint
+from lm_core.run.folder import RunFolder, upgraded
 from lm_core.run.log import RESUME, RunLog, read_records
 from lm_core.schedules import learning_rate
 
@@ -25,6 +26,7 @@ Values = Mapping[str, Any]
 Entry = dict[str, Any]
 """One change in a history: `step`, `key`, `from`, `to`."""
 _MOST = 5
+C = TypeVar("C", bound=Config)
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,32 @@ class Policy:
     def of(self, key: str) -> Decision:
         """What is decided for a key; what nobody decided on is refused."""
         return self._by_key.get(key, "refused")
+
+    def check(self, before: Config, now: Config, advice: str, only: Collection[str] = ()) -> None:
+        """Refuse a config in which a key differs that must not, before anything that it names is read.
+
+        Args:
+            before: the config of the run.
+            now: that of the resumed run.
+            advice: what to do about a refusal.
+            only: the keys that count; all that are refused when not given.
+
+        Raises:
+            UserError: naming all that differ.
+        """
+        changes = differences(values_of(before), values_of(now))
+        _refuse([c for c in changes if self.of(c.key) == "refused" and (not only or c.key in only)], advice)
+
+    def kept(self, config: Config) -> dict[str, Any]:
+        """The config as tables, without what is about one call and what is not set."""
+        return self._kept(config.model_dump(mode="json", exclude_none=True), "")
+
+    def _kept(self, table: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+        return {
+            key: self._kept(value, f"{prefix}{key}.") if isinstance(value, dict) else value
+            for key, value in table.items()
+            if self.of(prefix + key) != "call"
+        }
 
     def problems(self, cls: type[Config]) -> list[str]:
         """Keys of a config without a decision, or with two, and decisions without a key: for a test."""
@@ -131,39 +159,58 @@ class History:
         log.resumed(self.step, {"changed": changed, "settings": settings})
 
 
-def changes_of(policy: Policy, before: Values, now: Values, facts: Mapping[str, Any], advice: str) -> History:
-    """The history of a run that a checkpoint with `facts` is resumed as.
+def resumed_as(
+    policy: Policy,
+    before: Config,
+    now: Config,
+    checkpoint: Checkpoint,
+    advice: str,
+    content: tuple[Values, Values] = ({}, {}),
+) -> History:
+    """The history of a run that is resumed from a checkpoint with another config.
 
     Args:
         policy: what may change.
-        before: the claims of the run: its config as the checkpoint knows it, and hashes for what its paths name.
-        now: the claims of the resumed run.
-        facts: the checkpoint's.
+        before: the config that the checkpoint was saved with.
+        now: that of the resumed run.
+        checkpoint: what is resumed.
         advice: what to do about a refusal.
+        content: hashes of what the configs' paths name, before and now, by key: a file counts by what it holds.
 
     Raises:
         UserError: when a key differs that must not, naming all that do.
     """
     by: dict[Decision, list[Change]] = {"refused": [], "recorded": [], "no effect": [], "call": []}
-    for change in differences(before, now):
+    for change in differences({**values_of(before), **content[0]}, {**values_of(now), **content[1]}):
         by[policy.of(change.key)].append(change)
-    if by["refused"]:
-        said = "; ".join(f"{c.key} is {_shown(c.old)} in the run and {_shown(c.new)} here" for c in by["refused"])
-        raise UserError(f"{said}: {advice}")
-    earlier = tuple(facts.get("history") or ())
-    return History(int(facts["step"]), earlier, tuple(by["recorded"]), tuple(by["no effect"]))
+    _refuse(by["refused"], advice)
+    earlier = tuple(checkpoint.facts.get("history") or ())
+    return History(checkpoint.step, earlier, tuple(by["recorded"]), tuple(by["no effect"]))
 
 
-def recorded_config(
-    cls: type[Config], folder: RunFolder, facts: Mapping[str, Any] | None, *, goes_on: bool = True
-) -> dict[str, Any]:
-    """The config that a run is resumed with, as tables: the checkpoint's, with the changes that it lacks.
+@dataclass(frozen=True)
+class Recorded(Generic[C]):
+    """The config of a run that is resumed."""
+
+    base: dict[str, Any]
+    """What flags are put over, as tables: the checkpoint's, with the changes that it lacks."""
+    before: C
+    """What the checkpoint was saved with."""
+    doubt: str | None
+    """What config.toml says that is not so, in a line."""
+
+
+def recorded(
+    cls: type[C], policy: Policy, folder: RunFolder, facts: Mapping[str, Any] | None, *, goes_on: bool = True
+) -> Recorded[C]:
+    """The config that a run is resumed with.
 
     Args:
         cls: the app's config.
+        policy: what a resume may change of it.
         folder: the run.
-        facts: of the checkpoint to resume; None where there is none.
-        goes_on: whether it is this run that goes on, and not one that begins from a checkpoint of it.
+        facts: of the checkpoint that is resumed; None where nothing was saved.
+        goes_on: whether it is this run that goes on, and not one that starts from a checkpoint of it.
 
     Raises:
         UserError: when there is no config, it is not one of this app, or the folder is of a newer format.
@@ -171,14 +218,17 @@ def recorded_config(
     folder.check_format()
     known = config_of(cls, facts)
     if known is None:
-        return cls.load(folder.config).model_dump(mode="json")
+        only = folder.read_config(cls)
+        return Recorded(only.model_dump(mode="json"), only, None)
+    before = cls.parse(known)
     for key, value in (_unsaved_in(folder, int(facts["step"])) if facts and goes_on else {}).items():
         *tables, name = key.split(".")
         place = known
         for table in tables:
             place = place.setdefault(table, {})
         place[name] = value
-    return cls.parse(known, "the config of the run").model_dump(mode="json")
+    base = cls.parse(known, "the config of the run").model_dump(mode="json")
+    return Recorded(base, before, compare_config_file(policy, cls, folder, base) if goes_on else None)
 
 
 def config_of(cls: type[Config], facts: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -188,13 +238,16 @@ def config_of(cls: type[Config], facts: Mapping[str, Any] | None) -> dict[str, A
         UserError: when it is not one of this app.
     """
     known = facts.get("config") if facts else None
-    return cls.parse(known, "the config in the checkpoint").model_dump(mode="json") if known else None
+    if not facts or not known:
+        return None
+    today = upgraded(known, int(facts.get("format", 1)))
+    return cls.parse(today, "the config in the checkpoint").model_dump(mode="json")
 
 
 def compare_config_file(policy: Policy, cls: type[Config], folder: RunFolder, config: Mapping[str, Any]) -> str | None:
     """What config.toml says that is not so, in a line; `config` is what is, as `recorded_config` gives it."""
     try:
-        said = values_of(cls.load(folder.config))
+        said = values_of(folder.read_config(cls))
     except UserError as error:
         return f"{error}; the config in the checkpoint is used"
     wrong = [c for c in differences(flat(config), said) if policy.of(c.key) != "call"]
@@ -235,6 +288,12 @@ def _unsaved_in(folder: RunFolder, step: int) -> dict[str, Any]:
         return unsaved(read_records(folder.metrics), step)
     except OSError:  # there is none, or whoever writes to it says what is wrong
         return {}
+
+
+def _refuse(changes: Sequence[Change], advice: str) -> None:
+    if changes:
+        said = "; ".join(f"{c.key} is {_shown(c.old)} in the run and {_shown(c.new)} here" for c in changes)
+        raise UserError(f"{said}: {advice}")
 
 
 def _shown(value: Any) -> str:

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from lm_core.backend import Trainer
-from lm_core.config import Dtype, KBetaConfig, StepConfig
+from lm_core.config import AdamWConfig, Dtype, KBetaConfig, StepConfig
 from lm_core.data.batches import LengthRule, RandomWindows
 from lm_core.model.init import initial_arrays
 from lm_core.model.parameters import parameter_table
@@ -158,7 +158,7 @@ class StepConformance(Conformance):
     def test_clipping_shortens_a_long_gradient(self) -> None:
         """The reference on clipped gradients; the metric is the norm before clipping."""
         config, optimizer = MODELS["testbed-d"], KBETA
-        trainer = self.build(config, optimizer, StepConfig(grad_clip=0.1))
+        trainer = self.build(config, optimizer.model_copy(update={"grad_clip": 0.1}))
         batch = some_batches(config).batch(1)
         _, grads = trainer.gradients(batch)
         norm = float(np.sqrt(sum(float((g.astype(np.float64) ** 2).sum()) for g in grads.values())))
@@ -173,7 +173,7 @@ class StepConformance(Conformance):
     def test_each_parameter_s_gradient_norm_is_told(self) -> None:
         """In the order of the table and before clipping; together they are `grad_norm`."""
         config = MODELS["testbed-d"]
-        trainer = self.build(config, step=StepConfig(grad_clip=0.1))
+        trainer = self.build(config, AdamWConfig(grad_clip=0.1))
         batch = some_batches(config).batch(1)
         _, grads = trainer.gradients(batch)
         metrics = trainer.step(batch, 1e-3)

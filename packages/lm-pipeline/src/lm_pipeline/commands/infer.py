@@ -46,7 +46,8 @@ def infer(config: InferConfig) -> int:
     prompts = read_prompts(config)
     if len(prompts) * config.n > MOST_TEXTS:
         raise UserError(f"n: {len(prompts) * config.n:,} texts are too many for one call: at most {MOST_TEXTS:,}")
-    ids = encode_prompts(prompts, model.tokenizer, model.config.seq_len, next(iter(model.eos_ids), None), say)
+    start = next(iter(model.eos_ids), model.tokenizer.eos_id)
+    ids = encode_prompts(prompts, model.tokenizer, model.config.seq_len, start, say)
     rows = [
         Row(prompt, of_it, number) for prompt, of_it in zip(prompts, ids, strict=True) for number in range(config.n)
     ]

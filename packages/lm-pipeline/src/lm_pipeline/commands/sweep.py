@@ -9,7 +9,6 @@ runs none again that has come to its end.
 import csv
 import difflib
 import io
-import json
 import signal
 import subprocess
 import sys
@@ -21,13 +20,14 @@ from typing import Any
 from pydantic import Field
 
 from lm_core.disk.files import write_whole
-from lm_core.disk.untrusted import open_regular, read_regular
+from lm_core.disk.untrusted import open_regular
 from lm_core.errors import NonFiniteError, UserError
 from lm_core.run.folder import RunFolder
 from lm_core.run.interrupts import stop_signals
+from lm_core.run.session import read_result, result_of
 from lm_core.run.state import RunState
 from lm_core.terminal import put, say
-from lm_pipeline.commands.train import RESULT, parse_train, result_of
+from lm_pipeline.commands.train import parse_train
 from lm_pipeline.commands.train_config import TrainConfig
 from lm_pipeline.commands.train_plan import folder_of, plan_run
 from lm_pipeline.program import ProgramConfig, run_program
@@ -35,7 +35,6 @@ from lm_pipeline.trials.config import SweepFile, Trial, read_sweep, trials_of
 
 PROGRAM = "transformerlm-sweep"
 TABLE = "sweep.csv"
-_LARGEST_RESULT = 1 << 16
 
 
 class SweepConfig(ProgramConfig):
@@ -162,11 +161,7 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 def _result(folder: Path) -> dict[str, Any] | None:
     """What a finished trial came to."""
-    try:
-        said = json.loads(read_regular(folder / RESULT, _LARGEST_RESULT))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return said if isinstance(said, dict) else None
+    return read_result(RunFolder(folder)) or None
 
 
 def _in_words(trial: Trial) -> str:

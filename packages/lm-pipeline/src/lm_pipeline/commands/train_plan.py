@@ -1,106 +1,50 @@
 """What a training config means: tokenizer, token files, model, batches. Mistakes show before a framework is loaded.
 
-config -> tokenizer -> token files -> batches
-       -> model shape, or that of init_from; on --resume the newest checkpoint, which must fit all of it
+config -> tokenizer -> token files -> batches -> Plan
+       -> model shape, or that of init_from; of a resumed run, that of its checkpoint
 """
 
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
 from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from shlex import join
 
-from numpy.typing import NDArray
-
-from lm_core.config import ModelConfig, ScheduleConfig
+from lm_core.config import ModelConfig
 from lm_core.data.bare_tokens import is_bare, open_bare
 from lm_core.data.batches import Batches, LengthRule, RandomWindows, SequentialWindows, ShuffledWindows
 from lm_core.data.token_file import TokenFile, check_pair
 from lm_core.errors import UserError
-from lm_core.model.init import initial_arrays
-from lm_core.model.memory import Memory, training_memory
-from lm_core.model.parameters import parameter_table
-from lm_core.optim import state_shapes
-from lm_core.run.checkpoint import Checkpoint, Checkpoints
+from lm_core.run.about import command_line
 from lm_core.run.folder import RunFolder, new_run
-from lm_core.run.resume import History
+from lm_core.run.plan import Plan, Sinks
+from lm_core.run.sinks.sink import Sink
+from lm_core.run.sinks.tensorboard import TensorBoardSink
+from lm_core.run.sinks.wandb import WandbSink
 from lm_core.terminal import say, show
 from lm_pipeline.commands.train_config import DataConfig, ShapeConfig, TrainConfig
-from lm_pipeline.commands.train_resume import Resumed, schedule_of
-from lm_pipeline.saved_model import ROOT, SavedModel, check_weights, load_model, load_tokenizer_of
+from lm_pipeline.commands.train_resume import POLICY, Resumed, schedule_of
+from lm_pipeline.saved_model import ROOT, SavedModel, load_model, load_tokenizer_of
+from lm_pipeline.training import bytes_of_targets, has_tokenizer, next_steps, sample_of
 from lm_tokenizer.adapters import TextTokenizer, load_tokenizer
 from lm_tokenizer.errors import TokenizerError
 
-Weights = dict[str, NDArray[Any]]
+PROGRAM = "transformerlm-train"
+COMMAND = f"uv run {PROGRAM}"
 _LONGEST_NAME = 200
 """Bytes; file systems take 255."""
-
-
-@dataclass(frozen=True)
-class RunPlan:
-    """One run, decided to the last detail."""
-
-    config: TrainConfig
-    """With what follows from the rest filled in: run_name, paths that hold from any folder, the model's shape."""
-    folder: RunFolder
-    checkpoints: Checkpoints
-    checkpoint: Checkpoint | None
-    """What is gone on from."""
-    tokenizer: TextTokenizer
-    model: ModelConfig
-    schedule: ScheduleConfig
-    train: TokenFile
-    validation: TokenFile
-    batches: Batches
-    evaluation: SequentialWindows
-    imported: Weights | None
-    """Those of init_from."""
-    prompt: list[int]
-    """What the sample at the end continues."""
-    history: History
-    """What this resume and those before have changed."""
-    notes: list[str]
-    """What there is to say of that."""
-
-    @property
-    def memory(self) -> Memory:
-        """The least that training needs."""
-        rows = self.config.training.batch_size
-        return training_memory(self.model, self.config.optimizer, self.config.step, rows, self.model.seq_len)
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What a checkpoint says of the run."""
-        return {
-            "model": self.model.model_dump(mode="json"),
-            "optimizer": self.config.optimizer.model_dump(mode="json"),
-            "tokenizer": {"kind": self.tokenizer.name, "fingerprint": self.tokenizer.fingerprint},
-            "data": _digests(self.train, self.validation),
-            "config": self.config.model_dump(mode="json", exclude={"config", "print_config"}),
-            "history": self.history.facts,
-            **({"origin": asdict(self.batches.origin)} if isinstance(self.batches, ShuffledWindows) else {}),
-        }
-
-    def weights(self) -> Weights:
-        """What the run begins or goes on with."""
-        if self.checkpoint:
-            return self.checkpoint.weights
-        return self.imported or initial_arrays(self.model, self.config.seed)
 
 
 def folder_of(config: TrainConfig) -> RunFolder:
     """Where the run is, or will be.
 
     Raises:
-        UserError: when a new run would be put over another one.
+        UserError: when the run's name cannot be that of a folder.
     """
     name = config.logging.run_name
     if not config.save_dir and not name:
         return new_run(ROOT, datetime.now().strftime("%Y%m%d-%H%M%S"))
-    folder = RunFolder(Path(config.save_dir) if config.save_dir else ROOT / _checked(name))
-    if not config.resume:
-        folder.check_new()
-    return folder
+    return RunFolder(Path(config.save_dir) if config.save_dir else ROOT / _checked(name))
 
 
 def _checked(name: str) -> str:
@@ -110,58 +54,77 @@ def _checked(name: str) -> str:
     return name
 
 
-def plan_run(config: TrainConfig, folder: RunFolder) -> RunPlan:
-    """Decide a run in a folder.
+def plan_run(config: TrainConfig, folder: RunFolder, resumed: Resumed | None = None, argv: Sequence[str] = ()) -> Plan:
+    """Decide a run in a folder; `argv` is what was typed, for the report.
 
     Raises:
         UserError: when the config contradicts itself or what it names, saying which key; nothing has been written then.
     """
     _check_logging(config)
     _check_batch(config)
-    checkpoints = Checkpoints(folder.checkpoints, config.training.keep)
-    checkpoint = _newest(checkpoints) if config.resume else None
-    resumed = Resumed.of(checkpoint, folder) if checkpoint else None
     if resumed:
-        if resumed.doubt:
-            say(resumed.doubt)
         config = resumed.extend(config)
     elif config.schedule.on_resume:
         raise UserError("schedule.on_resume: there is nothing to resume; leave it out")
     schedule = schedule_of(config)
-    source = load_model(config.init_from, key="init_from") if config.init_from and not checkpoint else None
-    tokenizer = _tokenizer(config.data, folder, checkpoint, source)
+    source = load_model(config.init_from, key="init_from") if config.init_from and not resumed else None
+    tokenizer = _tokenizer(config.data, folder, resumed, source)
     model = _model(config, tokenizer, source)
     train, validation = (_token_file(config.data, split, tokenizer) for split in ("train", "validation"))
     check_pair(train, validation)
-    filled, digests = _filled(config, folder, model), _digests(train, validation)
-    history = resumed.history(filled, digests) if resumed else History()
-    if checkpoint:
-        _check_fits(checkpoint, config, model)
-    batches = _batches(config, model, train)
-    if resumed and isinstance(batches, ShuffledWindows):
-        batches = replace(batches, origin=resumed.origin(config, digests, batches.per_epoch))
-    return RunPlan(
-        filled,
-        folder,
-        checkpoints,
-        checkpoint,
-        tokenizer,
-        model,
-        schedule,
-        train,
-        validation,
-        batches,
-        _evaluation(config, model, validation),
-        source.weights if source else None,
-        _prompt(config.training.sample_prompt, tokenizer, validation),
-        history,
-        resumed.notes(config, schedule, history) if resumed else [],
+    prompt = _prompt(config.training.sample_prompt, tokenizer, validation)
+    filled, name = _filled(config, folder, model), config.logging.dataset or Path(config.data.train).name
+    made = Plan(
+        config=filled,
+        policy=POLICY,
+        command=command_line(COMMAND, argv),
+        resume_command=join([*COMMAND.split(), "--save_dir", str(folder.path), "--resume"]),
+        backend=config.backend,
+        seed=config.seed,
+        model=model,
+        optimizer=config.optimizer,
+        step=config.step,
+        schedule=schedule,
+        loop=config.training,
+        keep=config.training.keep,
+        batches=_batches(config, model, train),
+        evaluation=_evaluation(config, model, validation),
+        data=f"{name}, {len(train):,} training tokens",
+        training_tokens=len(train),
+        # By which token files are told apart, wherever they are.
+        metadata={"data": {"train": train.facts.sha256, "validation": validation.facts.sha256}},
+        tokenizer=tokenizer,
+        has_tokenizer=has_tokenizer(folder, tokenizer),
+        weights=source.weights if source else None,
+        bytes_of=bytes_of_targets(tokenizer),
+        perplexity=True,
+        sample=sample_of(
+            tokenizer,
+            model.seq_len,
+            prompt,
+            config.training.sample_tokens,
+            lambda _: config.seed,
+            text=config.training.sample_prompt,
+        ),
+        sinks=_sinks(filled, folder),
+        console="console" in config.logging.backend,
+        next_steps=next_steps,
     )
+    return resumed.plan(made, config) if resumed else made
 
 
-def _digests(train: TokenFile, validation: TokenFile) -> dict[str, str]:
-    """By which token files are told apart, wherever they are."""
-    return {"train": train.facts.sha256, "validation": validation.facts.sha256}
+def _sinks(config: TrainConfig, run: RunFolder) -> Sinks:
+    def opened(folder: Path, start: int) -> list[Sink]:
+        sinks: list[Sink] = []
+        if "tensorboard" in config.logging.backend:
+            sinks.append(TensorBoardSink(folder, start))
+        if "wandb" in config.logging.backend:
+            said = config.model_dump(mode="json", exclude={"config", "print_config", "resume", "save_dir"})
+            name, wandb = config.logging.run_name, config.wandb
+            sinks.append(WandbSink(folder, wandb.project, said, wandb.entity or None, name, run.tokenizer))
+        return sinks
+
+    return opened
 
 
 def _check_logging(config: TrainConfig) -> None:
@@ -177,19 +140,12 @@ def _check_batch(config: TrainConfig) -> None:
         raise UserError(f"training.batch_size {rows} is not a multiple of step.grad_accum_steps {parts}")
 
 
-def _newest(checkpoints: Checkpoints) -> Checkpoint | None:
-    checkpoint = checkpoints.newest(say)
-    if checkpoint is None and checkpoints.files():
-        raise UserError(f"--resume: no checkpoint in {checkpoints.folder} is whole")
-    return checkpoint
-
-
 def _tokenizer(
-    data: DataConfig, folder: RunFolder, checkpoint: Checkpoint | None, source: SavedModel | None
+    data: DataConfig, folder: RunFolder, resumed: Resumed | None, source: SavedModel | None
 ) -> TextTokenizer:
     """The run's own, that of the config, or that of the model it begins with."""
-    if checkpoint:
-        return load_tokenizer_of(folder.path, checkpoint.facts, "--resume")
+    if resumed:
+        return load_tokenizer_of(folder.path, resumed.checkpoint.facts, "--resume")
     if data.tokenizer:
         try:
             return load_tokenizer(data.tokenizer)
@@ -224,6 +180,8 @@ def _token_file(data: DataConfig, split: str, tokenizer: TextTokenizer) -> Token
     if not path:
         advice = ", which --validation_fraction 0.1 makes of the training text" if split == "validation" else ""
         raise UserError(f"data.{split}: name a token file of transformerlm-make-data{advice}")
+    if not Path(path).is_file():
+        raise UserError(f"data.{split}: there is no token file {path}: make it with transformerlm-make-data")
     try:
         file = _bare_file(data, path, tokenizer) if is_bare(path) else TokenFile.open(path, tokenizer.fingerprint)
     except UserError as error:
@@ -283,30 +241,9 @@ def _filled(config: TrainConfig, folder: RunFolder, model: ModelConfig) -> Train
     paths = {key: absolute(getattr(config.data, key)) for key in ("train", "validation", "tokenizer")}
     return config.model_copy(
         update={
-            "resume": False,
-            "save_dir": "",
-            "config": "",
-            "print_config": False,
             "init_from": absolute(config.init_from),
             "data": config.data.model_copy(update=paths),
             "model": ShapeConfig(**model.model_dump()),
             "logging": config.logging.model_copy(update={"run_name": config.logging.run_name or folder.path.name}),
         }
     )
-
-
-def _check_fits(checkpoint: Checkpoint, config: TrainConfig, model: ModelConfig) -> None:
-    """The checkpoint must be of this model and optimizer, whatever its config says."""
-    theirs = checkpoint.facts.get("model") or {}
-    different = [
-        f"model.{key} is {theirs.get(key)} in the run and {ours} here"
-        for key, ours in model.model_dump(mode="json", exclude={"dropout"}).items()
-        if theirs.get(key) != ours
-    ]
-    if different:
-        raise UserError(f"--resume: {'; '.join(different)}")
-    check_weights(model, checkpoint.weights, f"--resume: {checkpoint.path.stem}.safetensors")
-    expected = state_shapes(config.optimizer, parameter_table(model))
-    if {name: array.shape for name, array in checkpoint.optimizer_state.items()} != expected:
-        was = (checkpoint.facts.get("optimizer") or {}).get("name")
-        raise UserError(f"--resume: the optimizer state in the run, of {was}, does not fit the config's optimizer")

@@ -1,26 +1,16 @@
 """What a resumed training run may change, key by key, and how it goes on from where it was (`lm_core.run.resume`).
 
-checkpoint + config --resume_over--> History, notes, where in the data, and the schedule past its old end
+checkpoint + config --Resumed.plan--> what changes, where in the data, and the schedule past its old end
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lm_core.config import DECAYING, ScheduleConfig
-from lm_core.data.batches import Origin
-from lm_core.errors import UserError
+from lm_core.data.batches import Origin, ShuffledWindows
 from lm_core.run.checkpoint import Checkpoint
-from lm_core.run.folder import RunFolder
-from lm_core.run.resume import (
-    History,
-    Policy,
-    changes_of,
-    compare_config_file,
-    config_of,
-    rate_change,
-    recorded_config,
-    values_of,
-)
+from lm_core.run.plan import Plan
+from lm_core.run.resume import Policy, rate_change
 from lm_core.schedules import extended
 from lm_pipeline.commands.train_config import TrainConfig
 
@@ -38,15 +28,15 @@ POLICY = Policy(
     recorded="""
         data.train data.order model.dropout
         optimizer.beta1 optimizer.beta2 optimizer.eps optimizer.bias_correction optimizer.weight_decay
-        optimizer.decay_groups optimizer.beta2_max optimizer.beta2_min optimizer.alpha optimizer.tiny_spike
-        optimizer.tiny_denom optimizer.adaptive_tiny optimizer.warmup_steps optimizer.momentum optimizer.nesterov
-        optimizer.ns_steps optimizer.scale optimizer.lr_factor
+        optimizer.decay_groups optimizer.grad_clip optimizer.beta2_max optimizer.beta2_min optimizer.alpha
+        optimizer.tiny_spike optimizer.tiny_denom optimizer.adaptive_tiny optimizer.warmup_steps optimizer.momentum
+        optimizer.nesterov optimizer.ns_steps optimizer.scale optimizer.lr_factor
         schedule.kind schedule.peak_lr schedule.warmup_steps schedule.max_steps schedule.min_factor schedule.decay_steps
         schedule.start_step schedule.points
         training.max_steps training.batch_size training.eval_every training.eval_ends training.early_stop_patience
         training.early_stop_min_delta training.early_stop_warmup
         backend step.dtype step.matmul_precision step.deterministic step.kernels step.compile step.device
-        step.grad_clip step.grad_accum_steps
+        step.grad_accum_steps
     """,
     no_effect="""
         step.cuda_graph step.varying_length step.gradient_checkpointing step.barrier_every
@@ -61,22 +51,11 @@ ADVICE = "this is fixed for a run: leave it out, or start another run (init_from
 
 @dataclass(frozen=True)
 class Resumed:
-    """What a run is resumed as."""
+    """What a run is resumed from."""
 
     checkpoint: Checkpoint
     before: TrainConfig
     """The config that the checkpoint was saved with."""
-    doubt: str | None
-    """What config.toml says that is not so."""
-
-    @classmethod
-    def of(cls, checkpoint: Checkpoint, folder: RunFolder) -> "Resumed":
-        """A checkpoint with its config: from before that was recorded, the one of config.toml."""
-        known = config_of(TrainConfig, checkpoint.facts)
-        if known is None:
-            return cls(checkpoint, TrainConfig.load(folder.config), None)
-        base = recorded_config(TrainConfig, folder, checkpoint.facts)
-        return cls(checkpoint, TrainConfig.parse(known), compare_config_file(POLICY, TrainConfig, folder, base))
 
     def extend(self, config: TrainConfig) -> TrainConfig:
         """The config with the schedule that `schedule.on_resume` asks for.
@@ -95,42 +74,31 @@ class Resumed:
         chosen = config.schedule.model_copy(update={"on_resume": None, "max_steps": end, "start_step": start})
         return config.model_copy(update={"schedule": chosen})
 
-    def history(self, config: TrainConfig, data: dict[str, str]) -> History:
-        """What changes; `data` is a digest of each token file.
+    def plan(self, made: Plan, config: TrainConfig) -> Plan:
+        """The plan of the resumed run: what changes, and from where windows are counted.
 
         Raises:
             UserError: when a key differs that must not.
         """
-        facts = self.checkpoint.facts
-        known = facts.get("data") or {}
-        claims = [
-            {**values_of(each), **{f"data.{split}": str(sha)[:12] for split, sha in content.items()}}
-            for each, content in ((self.before, known), (config, data))
-        ]
-        try:
-            return changes_of(POLICY, claims[0], claims[1], facts, ADVICE)
-        except UserError as error:
-            raise UserError(f"--resume: {error}") from None
-
-    def notes(self, config: TrainConfig, schedule: ScheduleConfig, history: History) -> list[str]:
-        """What there is to say of the changes."""
-        notes = list(history.lines())
-        changed = {change.key for change in history.changes}
+        known, data = self.checkpoint.facts.get("data") or {}, made.metadata["data"]
+        was, now = ({f"data.{split}": str(sha)[:12] for split, sha in each.items()} for each in (known, data))
+        so_far = schedule_of(self.before)
+        plan = made.resumed(self.checkpoint, self.before, so_far, (was, now), ADVICE)
+        changed = {change.key for change in plan.history.changes}
+        notes = list(plan.notes if changed else made.notes)  # that a decay is over is no news then
         if "data.train" in changed:
-            notes.append("note: data.train is not the token file that this run began with")
-        step, last = self.checkpoint.step, config.training.max_steps
-        bend = rate_change(schedule_of(self.before), schedule, step, last) if changed else None
-        if bend and schedule.kind in DECAYING and "training.max_steps" in changed:
-            bend += "; --schedule.on_resume stretch, floor or warmup chooses how the decay goes on"
-        return [*notes, bend] if bend else notes
-
-    def origin(self, config: TrainConfig, data: dict[str, str], per_epoch: int | None) -> Origin:
-        """From where windows are counted; `per_epoch` is the number of windows in an epoch, where there are epochs."""
-        facts = self.checkpoint.facts
-        place = facts.get("origin") or {}
-        other = (facts.get("data") or {}).get("train") != data["train"]
-        sizes = self.before.training.batch_size, config.training.batch_size
-        return Origin(**place).moved(self.checkpoint.step, *sizes, per_epoch if other else None)
+            notes.append("note: data.train is not the token file that this run started with")
+        bends = rate_change(so_far, plan.schedule, self.checkpoint.step, plan.loop.max_steps)
+        if bends and plan.schedule.kind in DECAYING and "training.max_steps" in changed:
+            notes.append("note: --schedule.on_resume stretch, floor or warmup chooses how the decay goes on")
+        batches = plan.batches
+        if isinstance(batches, ShuffledWindows):
+            other = known.get("train") != data["train"]
+            sizes = self.before.training.batch_size, config.training.batch_size
+            place = Origin(**(self.checkpoint.facts.get("origin") or {}))
+            moved = place.moved(self.checkpoint.step, *sizes, batches.per_epoch if other else None)
+            batches = replace(batches, origin=moved)
+        return replace(plan, batches=batches, notes=notes)
 
 
 def schedule_of(config: TrainConfig) -> ScheduleConfig:

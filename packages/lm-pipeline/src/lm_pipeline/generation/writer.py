@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from lm_core.config import ModelConfig
 from lm_core.continuation import Ending, Reason, continue_rows
 from lm_core.sampling import Decoder, Generation
+from lm_pipeline.generation.ending import eos_ids
 from lm_pipeline.generation.prompt import read_prompt
 from lm_pipeline.generation.settings import Settings
 from lm_tokenizer.adapters import TextTokenizer
@@ -41,9 +42,7 @@ class Writer:
         self, model: Model, settings: Settings, show: Callable[[str], None], note: Callable[[str], None]
     ) -> None:
         self.model, self.settings, self.show, self.note = model, settings, show, note
-        tokenizer = model.tokenizer
-        # The <eos> of a vocabulary of words is the end of a line (Penn Treebank, WikiText), and texts have many.
-        self._eos_ids = () if tokenizer.name == "words" or tokenizer.eos_id is None else (tokenizer.eos_id,)
+        self._eos_ids = eos_ids(model.tokenizer)
 
     def write(self, prompt: str) -> Reason:
         """Show the prompt and what follows it; returns why it ended, which is "interrupted" for Ctrl-C.

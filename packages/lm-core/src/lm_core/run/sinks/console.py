@@ -1,32 +1,41 @@
-"""The console: a line for each record, and on a terminal a progress bar.
+"""The console: a line for each record, and on a terminal a progress bar below them.
 
-On a terminal the bar shows the training records, so only the others are printed; in a file or a pipe there is no bar
-and every record is a line.
+On a terminal a record is a short line for a person; in a file or a pipe it is a line of JSON, as in `metrics.jsonl`.
 """
 
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from lm_core import terminal
-from lm_core.run.sinks.sink import flat_metrics
 
-LineFormat = Callable[[str, int, Mapping[str, Any]], str]
+_FIGURES = {
+    "loss_nats": "loss {:.4f}",
+    "bits_per_char": "{:.3f} bits/char",
+    "bits_per_token": "{:.3f} bits/token",
+    "bits_per_byte": "{:.3f} bits/byte",
+    "perplexity": "perplexity {:,.2f}",
+    "lr": "lr {:.2e}",
+    "tokens_per_second": "{:,.0f} tokens/s",
+    "mfu": "{:.0%} of peak",
+}
+_KINDS = {"train": "train", "eval": "valid", "test": "test"}
+
+
+def short_line(kind: str, step: int, values: Mapping[str, Any]) -> str:
+    """What a person reads of a record while the run goes on; the rest is in the file."""
+    figures = [form.format(values[name]) for name, form in _FIGURES.items() if name in values]
+    return "  ".join([f"step {step:>7,}  {_KINDS.get(kind, kind):<5}", *figures])
 
 
 def record_line(kind: str, step: int, values: Mapping[str, Any]) -> str:
     """The record as it stands in `metrics.jsonl`."""
     return json.dumps({"kind": kind, "step": step, **values}, allow_nan=False)
-
-
-def metrics_line(kind: str, step: int, values: Mapping[str, Any]) -> str:
-    """`step`, `kind` and the record's `flat_metrics`, as one JSON object without nesting."""
-    return json.dumps({"step": step, "kind": kind, **flat_metrics(kind, values)}, allow_nan=False)
 
 
 class Console:
@@ -35,26 +44,19 @@ class Console:
     Args:
         start: steps taken before.
         total: the last step of the run, for the time left.
-        line: how a record is printed.
     """
 
-    def __init__(self, start: int, total: int, line: LineFormat = record_line):
+    def __init__(self, start: int, total: int):
         on_terminal = terminal.is_terminal(sys.stderr)
-        self.line = line
-        self.prints_training = not (on_terminal and terminal.is_terminal(sys.stdout))
+        self.line = short_line if terminal.is_terminal(sys.stdout) else record_line
         # A slow average, because the lengths of the windows vary from step to step.
         self.bar = tqdm(
             total=total, initial=start, unit="step", disable=not on_terminal, smoothing=0.02, dynamic_ncols=True
         )
 
     def record(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
-        """Print a record, or show it in the bar."""
-        if kind == "train":
-            self.bar.set_postfix_str(
-                f"loss {values['loss_nats']:.3f}, {values['tokens_per_second']:,.0f} tokens/s", refresh=False
-            )
-        if kind != "train" or self.prints_training:
-            self.say(self.line(kind, step, values), sys.stdout)
+        """Print a record."""
+        self.say(self.line(kind, step, values), sys.stdout)
 
     def saved(self, metadata: Path, step: int, best: bool) -> None:
         """Nothing is said of what goes well."""

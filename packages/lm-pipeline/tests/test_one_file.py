@@ -1,4 +1,4 @@
-"""Text comes in whole or not at all, and the characters' ids are the same in every process."""
+"""Text comes in whole or not at all, and the standard library's is the same in every process."""
 
 import gzip
 import hashlib
@@ -7,54 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lm_core.errors import UserError
-from lm_pipeline.text.characters import CharVocabulary
 from lm_pipeline.text.one_file import read_text, split, standard_library_text
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
-
-
-@given(texts)
-def test_any_text_comes_back_from_its_ids(text: str) -> None:
-    vocabulary = CharVocabulary.of(text)
-    assert vocabulary.decode(vocabulary.encode(text)) == text
-
-
-@given(texts)
-def test_the_characters_are_those_of_the_text_in_code_point_order(text: str) -> None:
-    vocabulary = CharVocabulary.of(text)
-    assert vocabulary.characters == "".join(sorted(set(text)))
-    assert len(vocabulary) == len(set(text))
-
-
-@given(texts, texts)
-def test_an_unknown_character_is_named_with_its_position(known: str, text: str) -> None:
-    strangers = [(i, character) for i, character in enumerate(text) if character not in known]
-    assume(strangers)
-    position, character = strangers[0]
-    with pytest.raises(UserError) as caught:
-        CharVocabulary.of(known).encode(text)
-    assert f"character {character!r} at position {position} " in str(caught.value)
-
-
-def test_no_text_has_no_ids() -> None:
-    assert CharVocabulary.of("ab").encode("").tolist() == []
-
-
-@pytest.mark.parametrize(("size", "dtype"), [(2**16, np.uint16), (2**16 + 1, np.uint32)])
-def test_ids_take_two_bytes_as_long_as_they_fit(size: int, dtype: type) -> None:
-    characters = "".join(map(chr, [*range(0xD800), *range(0xE000, size + 0x800)]))
-    ids = CharVocabulary(characters).encode(characters)
-    assert ids.dtype == dtype
-    assert ids.tolist() == list(range(size))
-
-
-# Files
 
 
 def refusal(path: Path) -> str:
@@ -172,7 +132,7 @@ def test_the_standard_library_text_is_ascii_of_the_length_asked_for_and_a_shorte
     assert len(text) == 300_000
     assert text.isascii()
     assert text.startswith(standard_library_text(1000))
-    assert len(CharVocabulary.of(text)) < 100
+    assert len(set(text)) < 100
 
 
 def test_an_installation_without_a_standard_library_is_told_to_give_a_text(

@@ -1,0 +1,196 @@
+"""What a run is: decided to the last detail, and found good, before a framework is loaded.
+
+an app's config --its translation--> Plan --session.run--> run folder
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+from lm_core.backend import NumpyArrays, Trainer
+from lm_core.config import Config, LoopConfig, ModelConfig, OptimizerConfig, ScheduleConfig, StepConfig
+from lm_core.data.batches import Batch, Batches, ShuffledWindows
+from lm_core.errors import UserError
+from lm_core.file_names import toml_document
+from lm_core.model.init import initial_arrays
+from lm_core.model.memory import Memory, training_memory
+from lm_core.model.parameters import check_fit, parameter_table
+from lm_core.optim import state_shapes
+from lm_core.run.checkpoint import Checkpoint
+from lm_core.run.evaluation import BytesOf
+from lm_core.run.resume import History, Policy, Values, rate_change, resumed_as
+from lm_core.run.sinks.sink import Sink
+
+Sinks = Callable[[Path, int], list[Sink]]
+"""Opens where else records go: takes the run folder and the step that the run starts or is resumed from."""
+
+
+class RunTokenizer(Protocol):
+    """What a run folder keeps of a tokenizer: enough to read the run's ids."""
+
+    @property
+    def name(self) -> str:
+        """Its kind."""
+
+    @property
+    def fingerprint(self) -> str:
+        """By which tokenizers are told apart."""
+
+    def save(self, folder: Path) -> None:
+        """Write it to a folder."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The text that a run shows of itself."""
+
+    text: Callable[[Trainer, int], str]
+    """What the model writes at a step."""
+    heading: str
+    """How it was sampled, in words."""
+    at_saves: bool = False
+    """Whether at every save, not at the end alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """One run."""
+
+    config: Config
+    """The app's, with paths that hold from any folder."""
+    policy: Policy
+    """What a resume may change of it."""
+    command: str
+    """What was typed."""
+    resume_command: str
+    """What resumes the run."""
+    backend: str
+    seed: int
+    model: ModelConfig
+    optimizer: OptimizerConfig
+    step: StepConfig
+    loop: LoopConfig
+    schedule: ScheduleConfig
+    keep: int = 2
+    """How many checkpoints stay, beside the best."""
+    batches: Batches
+    evaluation: Sequence[Batch]
+    """What the validation loss is the mean over, by token."""
+    test: Sequence[Batch] = ()
+    """What the loss is measured on once, at the end."""
+    data: str
+    """The text, in words."""
+    training_tokens: int
+    """Tokens in the training text."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """What else a checkpoint says of the run."""
+    tokenizer: RunTokenizer
+    has_tokenizer: bool = False
+    """Whether the run folder holds the tokenizer already."""
+    checkpoint: Checkpoint | None = None
+    """What the run is resumed from, or starts from as another run."""
+    history: History = field(default_factory=History)
+    """What this resume and those before have changed."""
+    notes: Sequence[str] = ()
+    """What the user should know before the run starts."""
+    weights: NumpyArrays | None = None
+    """Those of another model that a new run starts from; drawn from the seed when not given."""
+    bits_name: str = "bits_per_token"
+    """What loss / ln 2 is called here."""
+    bytes_of: BytesOf | None = None
+    """UTF-8 bytes of a batch's targets; with it, records hold `bits_per_byte`."""
+    perplexity: bool = False
+    """Whether evaluations hold `perplexity`."""
+    sample: Sample | None = None
+    sinks: Sinks = lambda _folder, _start: []
+    console: bool = True
+    """Whether records are printed."""
+    next_steps: Callable[[Path], Sequence[str]] = lambda _folder: ()
+    """What to do with the finished run in a folder: a command a line."""
+
+    def resumed(
+        self,
+        checkpoint: Checkpoint,
+        before: Config,
+        schedule: ScheduleConfig,
+        content: tuple[Values, Values] = ({}, {}),
+        advice: str = "this is fixed for a run: leave it out, or start another run",
+    ) -> Self:
+        """The plan of a run that is resumed from a checkpoint, with what that changes.
+
+        Args:
+            checkpoint: what is resumed.
+            before: the config that it was saved with.
+            schedule: the learning rate over the run of that config.
+            content: see `resumed_as`.
+            advice: what to do about a change that is refused.
+
+        Raises:
+            UserError: when a key differs that must not.
+        """
+        history = resumed_as(self.policy, before, self.config, checkpoint, advice, content)
+        rate = rate_change(schedule, self.schedule, checkpoint.step, self.loop.max_steps)
+        notes = [*self.notes, *history.lines(), *([rate] if rate else [])]
+        return replace(self, checkpoint=checkpoint, history=history, notes=notes)
+
+    @property
+    def memory(self) -> Memory:
+        """The least that training needs: what its next step does."""
+        done = self.checkpoint.step if self.checkpoint else 0
+        return training_memory(self.model, self.optimizer, self.step, *self.batches.batch(done + 1).inputs.shape)
+
+    @property
+    def kept_config(self) -> dict[str, Any]:
+        """The config as the run folder and the checkpoints keep it: without what is about one call."""
+        return self.policy.kept(self.config)
+
+    def config_toml(self) -> str:
+        """The same as TOML."""
+        return toml_document(self.kept_config)
+
+    def facts(self) -> dict[str, Any]:
+        """What every checkpoint of the run says beside the loop's own state."""
+        return {
+            **self.metadata,
+            "model": self.model.model_dump(mode="json"),
+            "optimizer": self.optimizer.model_dump(mode="json"),
+            "tokenizer": {"kind": self.tokenizer.name, "fingerprint": self.tokenizer.fingerprint},
+            "config": self.kept_config,
+            "history": self.history.facts,
+            **({"origin": asdict(self.batches.origin)} if isinstance(self.batches, ShuffledWindows) else {}),
+        }
+
+    def initial_weights(self) -> NumpyArrays:
+        """What the trainer is built with."""
+        if self.checkpoint:
+            return self.checkpoint.weights
+        return initial_arrays(self.model, self.seed) if self.weights is None else self.weights
+
+    def check_fits(self) -> None:
+        """Refuse a checkpoint that is not of this model, optimizer and tokenizer, whatever its config says.
+
+        Raises:
+            UserError: saying what differs.
+        """
+        if self.checkpoint is None:
+            return
+        path, facts = self.checkpoint.path, self.checkpoint.facts
+        theirs, table = facts.get("model") or {}, parameter_table(self.model)
+        different = [
+            f"model.{key} is {theirs.get(key)} in the checkpoint and {ours} here"
+            for key, ours in self.model.model_dump(mode="json", exclude={"dropout"}).items()
+            if theirs.get(key) != ours
+        ]
+        if different:
+            raise UserError(f"{path}: {'; '.join(different)}")
+        try:
+            check_fit(table, self.checkpoint.weights)
+        except ValueError as error:
+            raise UserError(f"{path.with_suffix('.safetensors')}: {error}") from None
+        if {n: a.shape for n, a in self.checkpoint.optimizer_state.items()} != state_shapes(self.optimizer, table):
+            was = (facts.get("optimizer") or {}).get("name")
+            raise UserError(f"{path}: its optimizer state, of {was}, does not fit the optimizer {self.optimizer.name}")
+        known = (facts.get("tokenizer") or {}).get("fingerprint")
+        if known not in (None, self.tokenizer.fingerprint):
+            raise UserError(f"{path}: it was trained with another tokenizer")

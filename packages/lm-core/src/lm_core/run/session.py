@@ -1,0 +1,278 @@
+"""One run, from a plan to its folder: the only place that puts a run together.
+
+    opened: lock, new or resumed     plan -> trainer -> folder prepared -> loop -> test loss, sample, result, report
+
+    config.toml  tokenizer/  metrics.jsonl  checkpoints/  samples.txt  report.html  result.json
+
+result.json is there when the run has come to its end. What a failing disk refuses of the samples, the report and the
+result is one line: the run itself is in its checkpoints.
+"""
+
+import contextlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lm_core.backend import Backend, Trainer, load_backend
+from lm_core.disk.files import make_folder, optional, write_whole
+from lm_core.disk.untrusted import read_regular
+from lm_core.errors import UserError
+from lm_core.model.flops import flops_per_token
+from lm_core.model.memory import check_memory
+from lm_core.model.parameters import parameter_count
+from lm_core.report import write_report
+from lm_core.run.about import About, optimizer_line
+from lm_core.run.checkpoint import Checkpoint, Checkpoints
+from lm_core.run.evaluation import evaluate
+from lm_core.run.folder import RunFolder
+from lm_core.run.interrupts import Interrupts
+from lm_core.run.log import RunLog
+from lm_core.run.loop import Run, train
+from lm_core.run.plan import Plan
+from lm_core.run.samples import Samples
+from lm_core.run.sinks.sink import Sink
+from lm_core.run.state import RunState, is_complete
+from lm_core.schedules import learning_rate
+from lm_core.terminal import put, say
+
+_LARGEST_RESULT = 1 << 16
+
+
+@contextlib.contextmanager
+def opened(folder: RunFolder, *, resume: bool) -> Iterator[Checkpoint | None]:
+    """Hold a run folder, for a new run or one that is resumed; gives the newest whole checkpoint.
+
+    There is none for a new run, and where the run was killed before it saved any.
+
+    Raises:
+        UserError: when another process holds the folder, a new run would write over something, or there is nothing to
+            resume.
+    """
+    if not resume:
+        folder.check_new()
+    with folder.hold():
+        if not resume:
+            folder.check_new()  # again: another process may have started one before the lock was ours
+            yield None
+            return
+        if not folder.holds_run():
+            raise UserError(f"{folder.path} holds no run to resume")
+        yield newest_checkpoint(folder)
+
+
+def newest_checkpoint(folder: RunFolder) -> Checkpoint | None:
+    """The newest whole checkpoint of a run; None when it has saved none.
+
+    Raises:
+        UserError: when all are damaged, or the folder is of a newer format.
+    """
+    folder.check_format()
+    checkpoints = Checkpoints(folder.checkpoints)
+    checkpoint = checkpoints.newest(say)
+    if checkpoint is None and checkpoints.files():
+        raise UserError(f"no checkpoint in {checkpoints.folder} is whole")
+    return checkpoint
+
+
+def run(
+    plan: Plan,
+    place: RunFolder | Callable[[], RunFolder],
+    *,
+    backend: Backend | None = None,
+    interrupts: Interrupts | None = None,
+) -> RunState:
+    """Train as planned in a folder that the caller holds; returns where the run has come to.
+
+    Args:
+        plan: the run.
+        place: its folder, which is made where it is missing; or what makes the folder of a new run, which is asked
+            when nothing is left to fail.
+        backend: in place of the one that the plan names.
+        interrupts: in place of a new one.
+
+    Raises:
+        UserError: for what does not fit together or cannot be written; of a new run nothing has been written then.
+        NonFiniteError: when training diverges.
+    """
+    plan.check_fits()
+    state = RunState.from_facts(plan.checkpoint.facts) if plan.checkpoint else RunState()
+    complete = plan.checkpoint is not None and is_complete(plan.loop, state)
+    if complete and isinstance(place, RunFolder) and _is_finished(plan, place, state):
+        say(f"{place.path} is complete at step {state.step:,}; nothing was changed")
+        _last_words(plan, place, [])
+        return state
+    for note in plan.notes:
+        say(note)
+    backend = backend or load_backend(plan.backend)
+    say(backend.describe(plan.step))
+    check_memory(plan.memory, backend.memory(plan.step), "training")
+    trainer = backend.build(plan.model, plan.optimizer, plan.step, plan.initial_weights(), plan.seed)
+    folder = place if isinstance(place, RunFolder) else place()
+    if plan.checkpoint:
+        trainer.load(plan.checkpoint.weights, plan.checkpoint.optimizer_state)
+        say(f"resuming {folder.path} at step {state.step:,} of {plan.loop.max_steps:,}")
+    elif isinstance(place, RunFolder) and folder.holds_run():
+        say("nothing was saved yet: starting at step 0")
+    sinks = _prepare(plan, folder, state.step, complete=complete)  # what fails before this leaves no run
+    say(_summary(plan, folder, state))
+    samples = Samples(folder.samples, state.step)
+    with interrupts or Interrupts() as asked:
+        with RunLog(folder.metrics, state.step, plan.loop.max_steps, sinks) as log:
+            if not plan.console:
+                log.sinks.remove(log.console)  # the bar stays, where there is one
+            if not complete:
+                plan.history.record(log)
+            state = train(_loop(plan, folder, backend, trainer, samples, log), state, asked)
+            tested = _test(plan, trainer, state, log)
+        if asked.requested and not is_complete(plan.loop, state):
+            _stopped(plan, folder, state)
+            return state
+    _finish(plan, folder, trainer, samples, state, tested)
+    return state
+
+
+def _summary(plan: Plan, folder: RunFolder, state: RunState) -> str:
+    seen = plan.loop.max_steps * plan.batches.batch(state.step + 1).tokens
+    return (
+        f"{parameter_count(plan.model):,} parameters, {plan.training_tokens:,} training tokens of"
+        f" {plan.model.vocab_size:,} kinds, read {seen / plan.training_tokens:.1f} times, run folder {folder.path}"
+    )
+
+
+def _prepare(plan: Plan, folder: RunFolder, start: int, *, complete: bool) -> list[Sink]:
+    """Make the run folder: the tokenizer, the sinks, and then the config, by which a folder is told to hold a run.
+
+    Raises:
+        UserError: when it cannot be written; what was made is taken away again.
+    """
+    made = list[Path]()
+    try:
+        folder.check_links()
+        if not plan.has_tokenizer:
+            made = make_folder(folder.tokenizer)
+            plan.tokenizer.save(folder.tokenizer)
+        sinks = plan.sinks(folder.path, start)
+        folder.result.unlink(missing_ok=True)
+        if not complete:  # else the end alone is made up for, and the run stays what it was
+            folder.prepare(plan.config_toml())
+    except BaseException as error:
+        if made:  # else it is the user's, or an earlier call's
+            shutil.rmtree(folder.tokenizer, ignore_errors=True)
+        if isinstance(error, OSError | ValueError):  # a tokenizer has its own error for a disk that fails
+            raise UserError(f"cannot write to {folder.path}: {getattr(error, 'strerror', None) or error}") from None
+        raise
+    return sinks
+
+
+def _loop(plan: Plan, folder: RunFolder, backend: Backend, trainer: Trainer, samples: Samples, log: RunLog) -> Run:
+    about = About(
+        command=plan.command,
+        data=plan.data,
+        parameters=parameter_count(plan.model),
+        optimizer=optimizer_line(plan.optimizer),
+        backend=backend.name,
+        device=backend.describe(plan.step),
+        dtype=plan.step.dtype,
+        seed=plan.seed,
+    )
+
+    def show(state: RunState) -> None:
+        assert plan.sample
+        text = plan.sample.text(trainer, state.step)
+        log.say(_framed(text, state.step))
+        with optional(folder.samples.name, log.say):
+            samples.add(state.step, plan.sample.heading, text)
+
+    return Run(
+        trainer=trainer,
+        batches=plan.batches,
+        evaluation=plan.evaluation,
+        learning_rate=partial(learning_rate, plan.schedule),
+        config=plan.loop,
+        log=log,
+        checkpoints=Checkpoints(folder.checkpoints, plan.keep),
+        facts={**plan.facts(), "about": about.model_dump()},
+        bits_name=plan.bits_name,
+        bytes_of=plan.bytes_of,
+        perplexity=plan.perplexity,
+        flops_per_token=None if plan.step.varying_length else flops_per_token(plan.model, plan.model.seq_len),
+        peak_flops=backend.peak_flops(plan.step),
+        parent=plan.checkpoint.path.stem if plan.checkpoint else None,
+        after_save=show if plan.sample and plan.sample.at_saves else None,
+    )
+
+
+def _test(plan: Plan, trainer: Trainer, state: RunState, log: RunLog) -> dict[str, float]:
+    """The loss on the test text, once the run is complete: for the log and the result."""
+    if not plan.test or not is_complete(plan.loop, state):
+        return {}
+    score = evaluate(trainer, plan.test, plan.bytes_of)
+    perplexity = {"perplexity": score.perplexity()} if plan.perplexity else {}
+    log.record("test", state.step, {"loss_nats": score.loss_nats, **score.bits_per_byte(), **perplexity})
+    return {"metrics.test_loss": score.loss_nats}
+
+
+def _stopped(plan: Plan, folder: RunFolder, state: RunState) -> None:
+    if state.step:  # else nothing has been logged to report on
+        with optional("report.html"):
+            write_report(folder.path)
+    saved = f"saved at step {state.step:,} of {plan.loop.max_steps:,}" if state.step else "nothing was trained yet"
+    say(f"{saved}; to resume: {plan.resume_command}")
+
+
+def _finish(
+    plan: Plan, folder: RunFolder, trainer: Trainer, samples: Samples, state: RunState, tested: dict[str, float]
+) -> None:
+    """The sample, the result, the report, and the last words, which wait until all is written."""
+    words = []
+    if plan.sample and not samples.has(state.step):
+        text = plan.sample.text(trainer, state.step)
+        with optional(folder.samples.name):
+            samples.add(state.step, plan.sample.heading, text)
+        words.append(f"\n{_framed(text, state.step)}")
+    with optional(folder.result.name):
+        write_whole(folder.result, (json.dumps(result_of(state) | tested, indent=2) + "\n").encode())
+    if state.first_val_loss is not None:
+        first, last, best = state.first_val_loss, state.last_val_loss, state.best_val_loss
+        words.append(f"validation loss {first:.4f} -> {last:.4f} nats (best {best:.4f} at step {state.best_step:,})")
+    _last_words(plan, folder, words)
+
+
+def _framed(text: str, step: int) -> str:
+    return f"--- sample at step {step:,} ---\n{text.rstrip()}\n---"
+
+
+def _last_words(plan: Plan, folder: RunFolder, words: list[str]) -> None:
+    report = "not written"
+    with optional("report.html"):
+        report = str(write_report(folder.path))
+    put("\n".join([*words, f"report: {report}", *plan.next_steps(folder.path)]))
+
+
+def result_of(state: RunState) -> dict[str, Any]:
+    """What runs are compared by."""
+    return {
+        "step": state.step,
+        "metrics.val_loss": state.last_val_loss,
+        "metrics.best_val_loss": state.best_val_loss,
+        "best_step": state.best_step,
+        "metrics.seconds": round(state.seconds, 3),
+    }
+
+
+def read_result(folder: RunFolder) -> dict[str, Any]:
+    """The result of a run; empty where it has none, or one that cannot be read."""
+    try:
+        result = json.loads(read_regular(folder.result, _LARGEST_RESULT))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return result if isinstance(result, dict) else {}
+
+
+def _is_finished(plan: Plan, folder: RunFolder, state: RunState) -> bool:
+    """Whether nothing is left to do at the end of the run: its result is the last that is written."""
+    result = read_result(folder)
+    return result.get("step") == state.step and (not plan.test or "metrics.test_loss" in result)

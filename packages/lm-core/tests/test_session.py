@@ -1,0 +1,266 @@
+"""A session over a backend of plain numpy: what a run folder holds at each end of a run, and what is never lost."""
+
+import errno
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from lm_core.backend import Backend
+from lm_core.config import AdamWConfig, Config, LoopConfig, ModelConfig, ScheduleConfig, StepConfig
+from lm_core.data.batches import Batch, LengthRule, RandomWindows, frozen_batch
+from lm_core.errors import UserError
+from lm_core.model.parameters import parameter_table
+from lm_core.optim import state_shapes
+from lm_core.run import session
+from lm_core.run.checkpoint import Checkpoints
+from lm_core.run.folder import FORMAT, RunFolder, upgraded
+from lm_core.run.plan import Plan, Sample
+from lm_core.run.resume import Policy, recorded
+from lm_core.run.state import RunState
+
+MODEL = ModelConfig(vocab_size=7, seq_len=4, d_model=2, n_layers=1, n_heads=1)
+OPTIMIZER = AdamWConfig()
+TOKENS = np.arange(60) % 7
+POLICY = Policy(refused="seed", recorded="rate", no_effect="", call="resume")
+
+
+class AppConfig(Config):
+    seed: int = 0
+    rate: float = 0.1
+    resume: bool = False
+
+
+class Still:
+    """A trainer that counts its steps in its optimizer's state, and learns nothing else."""
+
+    def __init__(self, weights: Mapping[str, Any]):
+        self.arrays = dict(weights)
+        self.state = {name: np.zeros(shape, np.float32) for name, shape in state_shapes(OPTIMIZER, TABLE).items()}
+        self.taken = 0
+
+    def step(self, batch: Batch, lr: float) -> dict[str, Any]:
+        self.taken += 1
+        return {"loss_nats": 1 / self.taken, "grad_norm": 1.0, "grad_norms": np.ones(len(TABLE))}
+
+    def diagnostics(self) -> dict[str, Any]:
+        return {}
+
+    def evaluate(self, batch: Batch) -> float:
+        return 2.0
+
+    def snapshot(self) -> Callable[[], tuple[dict[str, Any], dict[str, Any]]]:
+        state = self.state | {"step": np.array(self.taken)} if "step" in self.state else self.state
+        return lambda: (self.arrays, state)
+
+    def load(self, weights: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+        self.arrays, self.state = dict(weights), dict(state)
+
+
+TABLE = parameter_table(MODEL)
+
+
+class Numpy:
+    name, room = "numpy", None
+
+    def build(self, model: Any, optimizer: Any, step: Any, weights: Mapping[str, Any], seed: int) -> Still:
+        return Still(weights)
+
+    def describe(self, step: Any) -> str:
+        return "numpy on paper"
+
+    def memory(self, step: Any) -> int | None:
+        return self.room
+
+    def peak_flops(self, step: Any) -> None:
+        return None
+
+
+class Letters:
+    name, fingerprint = "letters", "abc"
+
+    def save(self, folder: Path) -> None:
+        (folder / "letters.json").write_text("{}")
+
+
+def plan_of(config: AppConfig = AppConfig(), steps: int = 4, **more: Any) -> Plan:  # noqa: B008
+    kept: dict[str, Any] = {
+        "config": config,
+        "policy": POLICY,
+        "command": "app --steps 4",
+        "resume_command": "app --resume",
+        "backend": "numpy",
+        "seed": config.seed,
+        "model": MODEL,
+        "optimizer": OPTIMIZER,
+        "step": StepConfig(),
+        "schedule": ScheduleConfig(peak_lr=config.rate),
+        "loop": LoopConfig(max_steps=steps, save_every=2),
+        "batches": RandomWindows(TOKENS, 2, LengthRule(4, 4), config.seed),
+        "evaluation": [frozen_batch(TOKENS, 2, 4, 0)],
+        "data": "the letters",
+        "training_tokens": len(TOKENS),
+        "tokenizer": Letters(),
+        "sample": Sample(lambda _, step: f"text of {step}", "temperature 1", at_saves=True),
+        "next_steps": lambda folder: [f"sample: {folder}"],
+    }
+    return Plan(**kept | more)
+
+
+def run(plan: Plan, folder: RunFolder, *, resume: bool = False, backend: Any = None) -> RunState:
+    with session.opened(folder, resume=resume) as checkpoint:
+        if resume:
+            plan = replace(plan, checkpoint=checkpoint, has_tokenizer=True)
+        return session.run(plan, folder, backend=cast("Backend", backend or Numpy()))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return RunFolder(tmp_path / "run")
+
+
+def content(folder: RunFolder) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.path.rglob("*") if p.is_file() and p.name != "lock"}
+
+
+def test_a_run_leaves_everything_that_reads_a_run_looks_for(
+    folder: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(plan_of(), folder)
+    names = {path.name for path in folder.path.iterdir()}
+    assert names == {
+        "config.toml", "tokenizer", "metrics.jsonl", "checkpoints", "samples.txt", "report.html", "result.json", "lock",
+    }  # fmt: skip
+    facts = Checkpoints(folder.checkpoints).newest_facts()
+    assert (facts["config"], facts["tokenizer"]) == (
+        {"seed": 0, "rate": 0.1},
+        {"kind": "letters", "fingerprint": "abc"},
+    )
+    assert json.loads(folder.result.read_text())["step"] == 4
+    assert folder.samples.read_text() == (
+        "--- step 2, temperature 1 ---\ntext of 2\n--- step 4, temperature 1 ---\ntext of 4\n"
+    )
+    out = capsys.readouterr().out
+    assert "validation loss 2.0000 -> 2.0000 nats" in out
+    assert out.endswith(f"report: {folder.path / 'report.html'}\nsample: {folder.path}\n")
+
+
+def test_a_complete_run_stays_as_it_is_and_one_without_its_end_gets_that(folder: RunFolder) -> None:
+    run(plan_of(), folder)
+    whole = content(folder)
+    run(plan_of(), folder, resume=True)
+    assert content(folder) == whole
+    folder.result.unlink()
+    folder.samples.write_text("--- step 2, temperature 1 ---\ntext of 2\n")
+    run(plan_of(), folder, resume=True)
+    assert content(folder) == whole
+
+
+def test_samples_after_the_checkpoint_are_written_again(folder: RunFolder) -> None:
+    run(plan_of(), folder)
+    for path in Checkpoints(folder.checkpoints).files():
+        if Checkpoints(folder.checkpoints).read(path).step == 4:
+            path.unlink()
+    before = folder.samples.read_text()
+    run(plan_of(), folder, resume=True)
+    assert folder.samples.read_text() == before
+
+
+def test_the_test_loss_is_measured_once_and_made_up_for(folder: RunFolder) -> None:
+    run(plan_of(), folder)
+    assert "metrics.test_loss" not in session.read_result(folder)
+    run(plan_of(test=[frozen_batch(TOKENS, 2, 4, 1)]), folder, resume=True)
+    assert session.read_result(folder)["metrics.test_loss"] == 2.0
+    assert [json.loads(line)["kind"] for line in folder.metrics.read_text().splitlines()][-1] == "test"
+
+
+@pytest.mark.parametrize("name", ["samples.txt", "report.html", "result.json"])
+def test_a_disk_that_refuses_the_end_is_one_line_and_the_run_is_saved(
+    folder: RunFolder, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder.path.mkdir()
+    plan = plan_of()
+
+    def in_the_way(_trainer: Any, step: int) -> str:
+        (folder.path / name).mkdir(exist_ok=True)
+        return "text"
+
+    run(replace(plan, sample=Sample(in_the_way, "temperature 1", at_saves=True)), folder)
+    assert f"{name} is not written" in capsys.readouterr().err
+    assert Checkpoints(folder.checkpoints).newest_facts()["step"] == 4
+
+
+def test_what_fails_at_the_start_leaves_nothing(folder: RunFolder) -> None:
+    class Full(Letters):
+        def save(self, folder: Path) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(UserError, match=r"cannot write to .*: No space left on device"):
+        run(plan_of(tokenizer=Full()), folder)
+    assert not folder.path.exists()
+    small = Numpy()
+    small.room = 10
+    with pytest.raises(UserError, match="training needs at least"):
+        run(plan_of(), folder, backend=small)
+    assert not folder.path.exists()
+
+
+def test_a_new_run_takes_no_folder_that_holds_one_and_a_resumed_one_needs_it(folder: RunFolder) -> None:
+    with pytest.raises(UserError, match="holds no run"):
+        run(plan_of(), folder, resume=True)
+    run(plan_of(), folder)
+    before = content(folder)
+    with pytest.raises(UserError, match="already holds a run"):
+        run(plan_of(), folder)
+    assert content(folder) == before
+
+
+def test_a_checkpoint_of_another_model_optimizer_or_tokenizer_does_not_fit(folder: RunFolder) -> None:
+    run(plan_of(), folder)
+
+    class Others(Letters):
+        fingerprint = "xyz"
+
+    wider = plan_of(model=MODEL.model_copy(update={"d_ff": 99}))
+    for plan, said in (
+        (wider, "model.d_ff is None in the checkpoint and 99 here"),
+        (plan_of(tokenizer=Others()), "it was trained with another tokenizer"),
+    ):
+        with pytest.raises(UserError, match=said):
+            run(plan, folder, resume=True)
+
+
+def test_a_resume_says_and_records_what_it_changes(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    run(plan_of(), folder)
+    checkpoint = Checkpoints(folder.checkpoints).newest(print)
+    assert checkpoint
+    known = recorded(AppConfig, POLICY, folder, checkpoint.facts)
+    assert (known.before, known.doubt) == (AppConfig(), None)
+    changed = plan_of(AppConfig(rate=0.2, resume=True), steps=6).resumed(
+        checkpoint, known.before, ScheduleConfig(peak_lr=0.1)
+    )
+    assert list(changed.notes) == [
+        "changed from step 5 on: rate 0.1 -> 0.2",
+        "learning rate: 0.1 at step 4, 0.2 at step 5, 0.2 at step 6",
+    ]
+    with pytest.raises(UserError, match="seed is 0 in the run and 1 here"):
+        plan_of(AppConfig(seed=1)).resumed(checkpoint, known.before, ScheduleConfig())
+    with session.opened(folder, resume=True):
+        session.run(replace(changed, has_tokenizer=True), folder, backend=cast("Backend", Numpy()))
+    assert Checkpoints(folder.checkpoints).newest_facts()["history"] == [
+        {"step": 4, "key": "rate", "from": 0.1, "to": 0.2}
+    ]
+    assert "rate = 0.2" in folder.config.read_text()
+    assert "resume" not in folder.config.read_text().splitlines()[1]
+
+
+def test_the_config_of_an_older_format_is_read_under_today_s_keys() -> None:
+    old = {"step": {"grad_clip": 1.0, "dtype": "float32"}, "optimizer": {"name": "adamw"}}
+    new = {"step": {"dtype": "float32"}, "optimizer": {"name": "adamw", "grad_clip": 1.0}}
+    assert upgraded(old, 1) == new
+    assert upgraded(new, FORMAT) == new
+    assert upgraded({"lr": 0.1}, 1) == {"lr": 0.1}

@@ -1,0 +1,102 @@
+"""What a training run has of its tokenizer: samples, bytes of text, and what can be done with the run afterwards.
+
+These are the parts of a `lm_core.run.plan.Plan` that need a tokenizer; `lm_core.run.session` does the rest.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from shlex import quote
+
+import numpy as np
+
+from lm_core.backend import Trainer
+from lm_core.config import SamplingConfig
+from lm_core.continuation import Ending, continue_rows
+from lm_core.data.batches import Batch
+from lm_core.errors import UserError
+from lm_core.run.evaluation import BytesOf
+from lm_core.run.folder import RunFolder
+from lm_core.run.plan import Sample
+from lm_core.sampling import Generation
+from lm_pipeline.generation.ending import eos_ids
+from lm_pipeline.tokens.tokenizers import tokenizer_in
+from lm_tokenizer.adapters import TextTokenizer
+from lm_tokenizer.errors import TokenizerError
+from lm_tokenizer.pieces import pieces_of
+
+_PLAIN = SamplingConfig()
+
+
+def has_tokenizer(folder: RunFolder, tokenizer: TextTokenizer) -> bool:
+    """Whether a run folder holds the run's tokenizer already, as when it is resumed, or was named by that path.
+
+    Raises:
+        UserError: when it holds another one, which a run would replace.
+    """
+    advice = "which a run would replace: give another --save_dir"
+    try:
+        there = tokenizer_in(folder.tokenizer)
+    except TokenizerError as error:
+        raise UserError(f"{folder.tokenizer} holds a tokenizer that cannot be read, {advice} ({error})") from None
+    if there is not None and there.fingerprint != tokenizer.fingerprint:
+        if folder.holds_run():
+            raise UserError(f"{folder.path} was trained with another tokenizer: give the run's own text or tokenizer")
+        raise UserError(f"{folder.tokenizer} holds another tokenizer, {advice}")
+    return there is not None
+
+
+def bytes_of_targets(tokenizer: TextTokenizer) -> BytesOf:
+    """How many bytes of text the targets of a batch stand for; special tokens are none."""
+    lengths = np.array(tokenizer.byte_lengths)
+    lengths[list(tokenizer.special_tokens.values())] = 0
+
+    def count(batch: Batch) -> int:
+        return int(lengths[batch.targets].sum())
+
+    return count
+
+
+def sample_of(
+    tokenizer: TextTokenizer,
+    seq_len: int,
+    prompt: Sequence[int],
+    tokens: int,
+    seed: Callable[[int], int],
+    *,
+    sampling: SamplingConfig = _PLAIN,
+    text: str = "",
+    at_saves: bool = False,
+) -> Sample | None:
+    """The sample of a run; None where no tokens are asked for.
+
+    Args:
+        tokenizer: of the ids; only its own are drawn.
+        seq_len: the model's longest sequence.
+        prompt: the ids that it continues, one at least.
+        tokens: how many it adds at most; the end of a text ends it.
+        seed: of the sample at each step.
+        sampling: how ids are drawn; `top_k` may be above the vocabulary.
+        text: of the prompt, which is shown; "" where the ids stand for no text that is.
+        at_saves: whether there is one at every save.
+    """
+    chosen = sampling.model_copy(update={"top_k": min(sampling.top_k, tokenizer.vocab_size)})
+    ending = Ending(tokens, eos_ids(tokenizer))
+
+    def write(trainer: Trainer, step: int) -> str:
+        def begin() -> Generation:
+            return Generation(trainer.decoder(1, tokenizer.vocab_size), [prompt], seq_len, seed(step), chosen)
+
+        [written] = continue_rows(begin, [pieces_of(tokenizer, prompt, text)], ending)
+        return text + written.text
+
+    return Sample(write, f"temperature {chosen.temperature:g}", at_saves) if tokens else None
+
+
+def next_steps(folder: Path) -> list[str]:
+    """What can be done with a finished run, a command a line."""
+    path = quote(str(folder))
+    return [
+        f"sample:  uv run transformerlm-infer --checkpoint {path}",
+        f"export:  uv run transformerlm-export --checkpoint {path} --output FOLDER",
+        "compare: uv run lm-bench compare RUN RUN ...",
+    ]

@@ -1,0 +1,44 @@
+"""The app of docs/your_own_app.md: short, and all that the page says of it is so."""
+
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from lm_bench.verify import check_run
+from lm_core.run.checkpoint import Checkpoints
+from lm_pipeline.commands.infer import infer
+from lm_pipeline.generation.config import InferConfig
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "your_own_app.md"
+[SOURCE] = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+SMALL = "--text text.txt --batch 2 --width 8 --length 8"
+
+
+@pytest.fixture
+def app(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
+    pytest.importorskip("torch")
+    monkeypatch.chdir(tmp_path)
+    Path("text.txt").write_text("a short text, over and over\n" * 60)
+    module = ModuleType("my_app")
+    monkeypatch.setitem(sys.modules, "my_app", module)
+    exec(compile(SOURCE, "my_app.py", "exec"), module.__dict__)
+    return module
+
+
+def test_it_is_short() -> None:
+    assert len(SOURCE.splitlines()) < 120
+
+
+def test_its_runs_are_resumed_sampled_and_verified(app: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    app.run(f"{SMALL} --steps 20".split())
+    app.run(f"{SMALL} --steps 30 --resume".split())
+    assert Checkpoints(Path("my_run/checkpoints")).newest_facts()["step"] == 30
+    assert "changed from step 21 on: steps 20 -> 30" in capsys.readouterr().err
+    assert infer(InferConfig(checkpoint="my_run", prompt=("a ",), max_new_tokens=5)) == 0
+    assert capsys.readouterr().out.startswith("a ")
+    checked = check_run(Path("my_run"))
+    assert checked.sound, checked
+    assert "tokenizer" in {file.name for file in checked.files}
