@@ -104,3 +104,10 @@ def test_resume_takes_the_newest_run_that_has_a_checkpoint(tmp_path: Path, capsy
     assert len({run_folder(Flags(), tmp_path).path for _ in range(2)}) == 2
     with pytest.raises(UserError, match="there is no run under"):
         run_folder(Flags.parse({"resume": True}), tmp_path / "none")
+
+
+def test_how_products_are_rounded_and_summed_is_torch_s_to_promise(text: str) -> None:
+    made = workload(text, backend="torch", deterministic=True, matmul_precision="high").step
+    assert (made.deterministic, made.matmul_precision) == (True, "high")
+    assert not workload(text, backend="mlx", deterministic=True).step.deterministic
+    assert not workload(text, backend="torch").step.deterministic

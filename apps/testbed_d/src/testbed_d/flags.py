@@ -58,7 +58,7 @@ class Flags(Config):
     fixed_eval_seed: int = Field(1234, ge=0)
     """Seed of the validation batch."""
     deterministic: bool = False
-    """Every window has length lmax, and K-beta has one bucket per array."""
+    """Every window has length lmax, and K-beta has one bucket per array; torch adds up in a fixed order."""
     wd: float = Field(0.0, ge=0)
     """Decoupled weight decay, on matrices."""
     wd_bias: bool = False
@@ -79,6 +79,8 @@ class Flags(Config):
     """auto: CUDA (torch) or Metal (MLX) if there is one."""
     dtype: Dtype = "float32"
     """Type of activations and matrix products; parameters stay float32."""
+    matmul_precision: Literal["highest", "high"] = "highest"
+    """How torch multiplies float32 matrices on CUDA: in float32, or in TF32."""
     save_dir: str = ""
     """Run folder; a new one under runs/testbed_d when not given."""
     resume: bool = False

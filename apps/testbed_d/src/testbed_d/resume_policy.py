@@ -13,7 +13,7 @@ POLICY = Policy(
         text steps batch lmin lmax len_bucket
         lr lr_schedule lr_warmup warmup adam_beta2 kbeta_bias_correction wd wd_bias wd_norm wd_embed
         eval_every early_stop_patience early_stop_min_delta early_stop_warmup
-        backend device dtype compile
+        backend device dtype matmul_precision compile
     """,
     no_effect="save_every log_every sample barrier_every",
     call="save_dir resume config",

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from shlex import join
 
+from lm_core.backend import default_backend
 from lm_core.config import (
     AdamWConfig,
     DecayGroup,
@@ -66,6 +67,9 @@ def plan(flags: Flags, folder: RunFolder, argv: Sequence[str] = ()) -> Plan:
         optimizer=_optimizer(flags),
         step=StepConfig(
             dtype=flags.dtype,
+            matmul_precision=flags.matmul_precision,
+            # MLX promises it on the CPU alone; what else --deterministic means holds there too.
+            deterministic=flags.deterministic and _backend(flags) == "torch",
             compile=flags.compile,
             varying_length=lengths.shortest < lengths.longest,
             device=flags.device,
@@ -149,6 +153,10 @@ def _model(flags: Flags, vocab_size: int) -> ModelConfig:
         bias=True,
         head_bias=True,
     )
+
+
+def _backend(flags: Flags) -> str:
+    return default_backend() if flags.backend == "auto" else flags.backend
 
 
 def _optimizer(flags: Flags) -> OptimizerConfig:
