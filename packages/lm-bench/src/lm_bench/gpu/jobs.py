@@ -12,7 +12,7 @@ from lm_core.config import AdamWConfig, Config, Dtype, KBetaConfig, ModelConfig,
 
 Kind = Literal["product", "copy", "train", "decode", "bits", "gradients"]
 Who = Literal["ours", "plain", "plain-fused", "huggingface"]
-How = Literal["eager", "graph", "compiled"]
+How = Literal["eager", "graph", "sampled", "compiled"]
 
 
 class Job(Config):
@@ -25,7 +25,7 @@ class Job(Config):
     """Of its figure."""
     who: Who = "ours"
     how: How = "compiled"
-    """Decoding: as it goes, by a CUDA graph, or compiled; of Hugging Face's, compiled is its static cache."""
+    """Decoding: as it goes, by a graph, greedy or not, or compiled; of Hugging Face's, compiled is its static cache."""
     model: ModelConfig | None = None
     optimizer: OptimizerConfig = Field(AdamWConfig(), discriminator="name")
     step: StepConfig = StepConfig()
@@ -201,6 +201,7 @@ def _large(sizes: Sizes, device: str) -> Group:
 def _decode(sizes: Sizes, rows: int, device: str) -> Group:
     hows: tuple[tuple[Who, How, str], ...] = (
         ("ours", "graph", "ours, graph"),
+        ("ours", "sampled", "ours, graph, top-k 40 and top-p 0.9"),
         ("ours", "compiled", "ours, compiled, graph"),
         ("ours", "eager", "ours, eager"),
         ("huggingface", "eager", "HF generate"),

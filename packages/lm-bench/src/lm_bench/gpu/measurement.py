@@ -193,7 +193,7 @@ def _tflops(job: Job, figure: float) -> float | None:
 
 def _agreement(job: Job, pairs: Sequence[tuple[Report, Report]]) -> str:
     """Whether a side did what the first one of its group did."""
-    if pairs and job.kind == "decode":
+    if pairs and job.kind == "decode" and job.how != "sampled":
         agreeing = min(common_start(a.ids, b.ids) for a, b in pairs)
         return f"{agreeing} of {len(pairs[0][0].ids)} ids before the first that differs"
     if pairs and job.kind == "train" and job.unit == "tokens/s":

@@ -14,11 +14,11 @@ from lm_bench import peak
 from lm_bench.cases import SEED, Case
 from lm_bench.gpu.jobs import Job
 from lm_bench.gpu.sides import Kernel, Profile
-from lm_bench.infer.sides import Decoded, Ours, Side, Theirs
+from lm_bench.infer.sides import GREEDY, Decoded, Ours, Side, Theirs
 from lm_bench.infer.workload import prompts_of
 from lm_bench.train.sides import make_side, our_trainer
 from lm_core.backend import Trainer
-from lm_core.config import Config
+from lm_core.config import Config, SamplingConfig
 from lm_core.errors import UserError
 from lm_core.model.init import initial_arrays
 
@@ -107,8 +107,13 @@ class Training:
         return Sample(figure=of_step * self.job.steps / seconds, losses=values)
 
 
+def sampling_of(job: Job) -> SamplingConfig:
+    """How ids are chosen."""
+    return SamplingConfig(temperature=0.8, top_k=40, top_p=0.9) if job.how == "sampled" else GREEDY
+
+
 class Decoding:
-    """Greedy ids after prompts of one length."""
+    """Ids after prompts of one length."""
 
     def __init__(self, job: Job, device: str):
         assert job.model is not None
@@ -119,7 +124,7 @@ class Decoding:
         if job.who == "huggingface":
             self.side = Theirs(job.model, job.step, weights)
         else:
-            self.side = Ours(job.model, job.step, weights, job.rows, partial(peak.wait, device))
+            self.side = Ours(job.model, job.step, weights, job.rows, partial(peak.wait, device), sampling_of(job))
         again_if_full(self._decode)
 
     def _decode(self) -> Decoded:
@@ -150,10 +155,13 @@ def bits(job: Job) -> Sample:
         return trainer
 
     half = job.steps // 2
-    once, twice = (_digest(run(our_trainer(case, job.step), 0, job.steps)) for _ in range(2))
-    stopped, resumed = run(our_trainer(case, job.step), 0, half), our_trainer(case, job.step)
-    resumed.load(stopped.weights(), stopped.optimizer_state())
-    again = _digest(run(resumed, half, job.steps))
+    first, second = our_trainer(case, job.step), our_trainer(case, job.step)  # each compiles for itself
+    start = first.weights(), first.optimizer_state()
+    once, twice = _digest(run(first, 0, job.steps)), _digest(run(second, 0, job.steps))
+    first.load(*start)
+    run(first, 0, half)
+    second.load(first.weights(), first.optimizer_state())
+    again = _digest(run(second, half, job.steps))
     words = [
         f"twice: {'equal' if once == twice else 'NOT equal'}",
         f"resumed: {'equal' if once == again else 'NOT equal'}",

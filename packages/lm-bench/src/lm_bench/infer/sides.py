@@ -38,14 +38,22 @@ class Side(Protocol):
 class Ours:
     """A decoder of the backend, driven by `lm_core.sampling.Generation`, as every program of ours drives it."""
 
-    def __init__(self, model: ModelConfig, step: StepConfig, weights: NumpyArrays, rows: int, wait: Callable[[], None]):
+    def __init__(
+        self,
+        model: ModelConfig,
+        step: StepConfig,
+        weights: NumpyArrays,
+        rows: int,
+        wait: Callable[[], None],
+        sampling: SamplingConfig = GREEDY,
+    ):
         self.decoder = load_backend("torch").decoder(model, step, weights, rows)
-        self.seq_len, self.wait = model.seq_len, wait
+        self.seq_len, self.wait, self.sampling = model.seq_len, wait, sampling
 
     def decode(self, prompts: Sequence[Sequence[int]], count: int) -> Decoded:
         """See `Side`."""
         times = [time.perf_counter()]
-        generation = Generation(self.decoder, prompts, self.seq_len, SEED, GREEDY)
+        generation = Generation(self.decoder, prompts, self.seq_len, SEED, self.sampling)
         for _ in range(count):
             self.wait()
             times.append(time.perf_counter())
