@@ -190,17 +190,16 @@ def attend(
     if first <= position:
         qkv += row * (heads + 2 * kv_heads) * WIDTH
         element = keys.dtype.element_ty
+        next_query = _turned(qkv + head * GROUP * WIDTH, h, half, cos, sin, WIDTH, ROPE)
         new_key = _turned(qkv + (heads + head) * WIDTH, h, half, cos, sin, WIDTH, ROPE).to(element)
         new_value = tl.load(qkv + (heads + kv_heads + head) * WIDTH + h, mask=inside, other=0.0).to(element)
         is_new = (times == position)[:, None]
         k = tl.where(is_new, new_key[None, :], old_keys).to(tl.float32)
         v = tl.where(is_new, new_value[None, :], old_values).to(tl.float32)
-        if position < first + CHUNK:
-            tl.store(keys + cache + position * WIDTH + h, new_key, mask=inside)
-            tl.store(values + cache + position * WIDTH + h, new_value, mask=inside)
         for i in tl.static_range(GROUP):
-            query = head * GROUP + i
-            q = _turned(qkv + query * WIDTH, h, half, cos, sin, WIDTH, ROPE)
+            query, q = head * GROUP + i, next_query
+            if i + 1 < GROUP:  # on its way while this one is worked on
+                next_query = _turned(qkv + (query + 1) * WIDTH, h, half, cos, sin, WIDTH, ROPE)
             scores = tl.where(times <= position, tl.sum(q[None, :] * k, 1) * scale, float("-inf"))
             highest = tl.max(scores, 0)
             weights = tl.exp(scores - highest)
@@ -208,6 +207,9 @@ def attend(
             tl.store(mixed + where * WIDTH + h, tl.sum(weights[:, None] * v, 0), mask=inside)
             tl.store(sums + 2 * where, highest)
             tl.store(sums + 2 * where + 1, tl.sum(weights, 0))
+        if position < first + CHUNK:
+            tl.store(keys + cache + position * WIDTH + h, new_key, mask=inside)
+            tl.store(values + cache + position * WIDTH + h, new_value, mask=inside)
 
 
 @triton.jit
@@ -231,6 +233,7 @@ def mixed_linear(
         added = tl.load(bias + n, mask=kept, other=0.0).to(tl.float32)
     position = tl.minimum(tl.load(positions + row), most).to(tl.int32)
     _begin(EARLY)
+    before = tl.load(x + row * width + n, mask=kept, other=0.0)
     place = (row * heads + head) * chunks
     highest = tl.load(sums + 2 * place, mask=present, other=0.0)
     total = tl.load(sums + 2 * place + 1, mask=present, other=1.0)
@@ -245,9 +248,7 @@ def mixed_linear(
         total = total * old + share * new
         vector = vector * old[:, None] + part * new[:, None]
         highest = higher
-    out = _times(tile, vector / total[:, None]) + added
-    out += tl.load(x + row * width + n, mask=kept, other=0.0)
-    tl.store(x + row * width + n, out, mask=kept)
+    tl.store(x + row * width + n, before + _times(tile, vector / total[:, None]) + added, mask=kept)
 
 
 @triton.jit
@@ -268,10 +269,10 @@ def linear(
         added = tl.load(bias + n, mask=kept, other=0.0).to(tl.float32)
     _begin(EARLY)
     next_one = tl.load(hidden + columns, mask=inside, other=0.0)
+    next_before = tl.load(x + n, mask=kept, other=0.0)
     for row in tl.static_range(ROWS):
-        vector = next_one
+        vector, before = next_one, next_before
         if row + 1 < ROWS:
             next_one = tl.load(hidden + (row + 1) * width + columns, mask=inside, other=0.0)
-        out = _times(tile, vector) + added
-        out += tl.load(x + row * outs + n, mask=kept, other=0.0)
-        tl.store(x + row * outs + n, out, mask=kept)
+            next_before = tl.load(x + (row + 1) * outs + n, mask=kept, other=0.0)
+        tl.store(x + row * outs + n, before + _times(tile, vector) + added, mask=kept)
