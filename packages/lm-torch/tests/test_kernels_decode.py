@@ -19,6 +19,7 @@ from lm_torch.decode import TorchDecoder
 from lm_torch.inference import InferenceModel, KVCache
 from lm_torch.kernels import decode
 from lm_torch.kernels.decode import FewRows
+from lm_torch.sample import draw
 from lm_torch.static_decode import StaticDecoder
 from lm_torch.step import load_weights, make_model
 
@@ -123,6 +124,24 @@ def test_the_largest_is_the_first_of_several() -> None:
     inference = InferenceModel(model("bare"), 31)
     logits = torch.randint(-5, 5, (2, 31), generator=torch.Generator().manual_seed(0)).float().to(DEVICE)
     assert FewRows(inference, 2).largest(logits).tolist() == [row.tolist().index(row.max()) for row in logits]
+
+
+@pytest.mark.parametrize("top_k", [1, 7, 40])
+def test_what_is_picked_is_what_is_drawn(top_k: int) -> None:
+    """Many alike, limits that cut and limits that do not, uniforms at both ends: by the same rule."""
+    inference = InferenceModel(model("bare"), 31)
+    numbers = torch.Generator().manual_seed(top_k)
+    logits = torch.randint(-4, 5, (4, 60), generator=numbers).float().to(DEVICE)
+    own = FewRows(inference, 4)
+    for sampling in (
+        SamplingConfig(),
+        SamplingConfig(temperature=0.7, top_p=0.6),
+        SamplingConfig(top_p=0.8, min_p=0.2),
+    ):
+        sampling = sampling.model_copy(update={"top_k": top_k})
+        for ends in ([0.0, 0.25, 0.75, 1 - 2**-53], [0.1, 0.4, 0.6, 0.9]):
+            uniforms = torch.tensor(ends, dtype=torch.float64, device=DEVICE)
+            assert own.pick(logits, uniforms, sampling).tolist() == draw(logits, uniforms, sampling).tolist()
 
 
 @pytest.mark.skipif(INTERPRETED, reason="a CPU starts nothing early")

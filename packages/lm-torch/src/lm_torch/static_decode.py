@@ -130,8 +130,8 @@ class StaticDecoder(TorchDecoder):
         seen, positions = None if self.seen is None else self.seen[:size], self.positions[:size]
         uniforms = self.uniforms[:, :size].index_select(0, self.turn)[0] if sampling.temperature else self.uniforms[0]
         few_rows = self.few_rows.get(size)
-        if few_rows and sampling.temperature == 0 and seen is None:
-            chosen = few_rows.largest(self.logits[:size])
+        if few_rows and seen is None:
+            chosen = few_rows.pick(self.logits[:size], uniforms, sampling)
         else:
             chosen = chosen_ids(self.logits[:size], uniforms, sampling, seen)
         caches = [KVCache(cache.k[:size], cache.v[:size]) for cache in self.caches]

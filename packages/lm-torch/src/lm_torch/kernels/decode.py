@@ -10,9 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lm_core.config import SamplingConfig
+from lm_core.sampling import ROUNDING
 from lm_torch import fused, kernels
 from lm_torch.attention import angles_at
 from lm_torch.inference import InferenceModel, KVCache, Norm, Projection
+from lm_torch.sample import draw, largest
 
 MOST_ROWS = 8
 """From here on the matrix units, which take 16 rows at least, are worth more than one kernel less."""
@@ -30,6 +33,8 @@ WIDEST = 16384
 """Elements of a vector that four warps hold."""
 CHUNK = 128
 """Keys that a program of `attend` goes over: 1,024 of them keep 96 programs busy with 12 heads."""
+MOST_RANKED = 1024
+"""Ids that the one warp of `pick` filters and draws from."""
 VOCABULARY_BLOCK = 16384
 """Logits that the one program of `largest` has on their way at once."""
 ACTIVATIONS = {"gelu": 1, "gelu_tanh": 2, "swiglu": 3}
@@ -74,6 +79,7 @@ class FewRows:
         self.qkv = empty((c.n_heads + 2 * c.kv_heads) * c.head_dim)
         self.mixed = empty(c.n_heads, self.chunks, c.head_dim)
         self.sums = empty(c.n_heads, self.chunks, 2)
+        self.limits: dict[SamplingConfig, Tensor] = {}
         self.chosen = torch.empty(rows, dtype=torch.int64, device=device)
         times = torch.arange(c.seq_len if c.positions == "rope" else 1, device=device)
         self.cosines, self.sines = angles_at(times, max(1, c.head_dim // 2), c.rope_theta)
@@ -99,6 +105,22 @@ class FewRows:
         self.programs.largest[(self.rows,)](
             logits, self.chosen, logits.shape[1], logits.stride(0),
             BLOCK=min(_power(logits.shape[1]), VOCABULARY_BLOCK), EARLY=self.early, num_warps=32, **self.launch,
+        )  # fmt: skip
+        return self.chosen
+
+    def pick(self, logits: Tensor, uniforms: Tensor, sampling: SamplingConfig) -> Tensor:
+        """The id [R] drawn from logits [R, V] at `uniforms` [R]; see `sample.draw`."""
+        if sampling.temperature == 0:
+            return self.largest(logits)
+        if not 0 < sampling.top_k <= min(MOST_RANKED, logits.shape[1]):
+            return draw(logits, uniforms, sampling)
+        if sampling not in self.limits:
+            numbers = sampling.temperature, (1 - ROUNDING) * sampling.min_p, sampling.top_p - ROUNDING
+            self.limits[sampling] = torch.tensor(numbers, dtype=torch.float64, device=logits.device)
+        ranked, ids = largest(logits, sampling.top_k)
+        self.programs.pick[(self.rows,)](
+            ranked, ids, uniforms, self.limits[sampling], self.chosen, sampling.top_k,
+            CUT=sampling.top_p < 1, BLOCK=_power(sampling.top_k), EARLY=self.early, num_warps=1, **self.launch,
         )  # fmt: skip
         return self.chosen
 

@@ -77,6 +77,32 @@ def largest(logits, chosen, vocabulary, stride, BLOCK: tl.constexpr, EARLY: tl.c
 
 
 @triton.jit
+def pick(ranked, ids, uniforms, limits, chosen, count, CUT: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr):
+    """`sample.draw` behind its top-k: of ranked logits and their ids [R, count], the id [R] at the uniform [R].
+
+    limits [3] in float64, as all of it is: temperature, least share of the largest probability, and, if CUT, the
+    sum in front of an id at which it is not kept. Grid: (R,).
+    """
+    row, place = tl.program_id(0), tl.arange(0, BLOCK)
+    inside = place < count
+    _begin(EARLY)
+    first = tl.load(ranked + row * count).to(tl.float64)
+    x = tl.load(ranked + row * count + place, mask=inside, other=0.0).to(tl.float64)
+    weights = tl.where(inside, tl.exp((x - first) / tl.load(limits)), 0.0)
+    total = tl.sum(weights, 0)
+    p = weights / total
+    keep = p >= tl.load(limits + 1) / total
+    if CUT:
+        keep = keep & (tl.cumsum(p, 0) - p < tl.load(limits + 2))
+    kept = tl.where((keep | (place == 0)) & inside, p, 0.0)
+    kept = kept / tl.sum(kept, 0)
+    passed = (tl.cumsum(kept, 0) <= tl.load(uniforms + row)) & inside
+    last = tl.sum((kept > 0).to(tl.int32), 0) - 1
+    rank = tl.minimum(tl.sum(passed.to(tl.int32), 0), last)
+    tl.store(chosen + row, tl.load(ids + row * count + rank))
+
+
+@triton.jit
 def embed(
     ids, table, position_table, positions, x, width, most,
     PLACED: tl.constexpr, COLUMNS: tl.constexpr,
