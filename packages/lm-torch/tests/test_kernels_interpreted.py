@@ -1,5 +1,6 @@
 """The tests of the kernels on a CPU: Triton's interpreter has to be asked for before Triton is imported."""
 
+import importlib.metadata
 import importlib.util
 import os
 import subprocess
@@ -11,7 +12,17 @@ import pytest
 HERE = Path(__file__).parent
 
 
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+def triton_version() -> tuple[int, ...]:
+    """Of the Triton that is installed; (0,) without one."""
+    if importlib.util.find_spec("triton") is None:
+        return (0,)
+    return tuple(int(part) for part in importlib.metadata.version("triton").split("+")[0].split(".")[:2])
+
+
+# The interpreter of Triton 3.6, which torch 2.11 has, reads numbers out of arrays as numpy has given up doing.
+@pytest.mark.skipif(
+    triton_version() < (3, 7), reason="no Triton, or one whose interpreter does not work with numpy 2.4"
+)
 @pytest.mark.parametrize("tests", ["test_kernels.py", "test_kernels_decode.py"])
 def test_the_kernels_are_their_twins_in_triton_s_interpreter(tests: str) -> None:
     arguments = ["-q", "-n0", "-p", "no:cacheprovider", "-m", "", str(HERE / tests)]
