@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lm_core.backend import Trainer
-from lm_core.config import SamplingConfig
+from lm_core.config import ModelConfig, SamplingConfig
 from lm_core.data.batches import Batch
 from lm_pipeline.training import bytes_of_targets, next_steps, sample_of
 from lm_tokenizer import Tokenizer
@@ -21,6 +21,8 @@ PROMPT, REST = "the quick", " brown fox"
 class Saying:
     """A trainer whose model says certain ids, and keeps what it is asked with."""
 
+    ids_per_call = 1
+
     def __init__(self, ids: Sequence[int]) -> None:
         self.ids, self.asked = list(ids), dict[str, Any]()
 
@@ -31,10 +33,10 @@ class Saying:
     def prefill(self, row: int, ids: Sequence[int], seen: Collection[int]) -> None:
         self.asked |= {"prompt": list(ids)}
 
-    def next_ids(self, uniforms: Sequence[float], sampling: SamplingConfig) -> list[int]:
-        self.asked.setdefault("uniforms", []).extend(uniforms)
+    def next_ids(self, uniforms: Sequence[Sequence[float]], sampling: SamplingConfig) -> list[list[int]]:
+        self.asked.setdefault("uniforms", []).extend(uniforms[0])
         self.asked["top_k"] = sampling.top_k
-        return [self.ids.pop(0)]
+        return [[self.ids.pop(0)]]
 
     def room(self, row: int) -> int:
         return 1
@@ -88,7 +90,11 @@ def test_bytes_of_targets_are_those_of_the_text_without_special_tokens(tokenizer
     assert bytes_of_targets(tokenizer)(Batch(ids, ids)) == len("naïve 東京".encode())
 
 
-def test_the_next_steps_name_the_folder_as_a_shell_takes_it() -> None:
-    commands = [split(line.partition(":")[2]) for line in next_steps(Path("runs/it's mine"))]
+def test_the_next_steps_name_the_folder_as_a_shell_takes_it(tokenizer: Tokenizer) -> None:
+    model, folder = ModelConfig(vocab_size=300, seq_len=4), Path("runs/it's mine")
+    commands = [split(line.partition(":")[2]) for line in next_steps(model, tokenizer)(folder)]
     assert [words[2] for words in commands[:2]] == ["transformerlm-infer", "transformerlm-export"]
     assert all("runs/it's mine" in words for words in commands[:2])
+    biased, words = model.model_copy(update={"head_bias": True}), train_tokenizer("words", ["a b"])
+    for other, kept in ((biased, tokenizer), (model, words)):
+        assert not [line for line in next_steps(other, kept)(folder) if "export" in line], "nobody could read it"

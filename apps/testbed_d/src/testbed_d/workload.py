@@ -55,6 +55,7 @@ def plan(flags: Flags, folder: RunFolder, argv: Sequence[str] = ()) -> Plan:
                 f"text {flags.text or 'of the standard library'} is too short: its {name} part has {len(part)}"
                 f" characters, a window needs {need}; give a longer text or a smaller ctx and lmax"
             )
+    model = _model(flags, tokenizer.vocab_size)
     prompt = "\n" if "\n" in text else train[0]
     return Plan(
         config=flags.model_copy(update={"text": str(Path(flags.text).resolve()) if flags.text else ""}),
@@ -63,7 +64,7 @@ def plan(flags: Flags, folder: RunFolder, argv: Sequence[str] = ()) -> Plan:
         resume_command=join([*COMMAND.split(), "--save_dir", str(folder.path), "--resume"]),
         backend=flags.backend,
         seed=flags.seed,
-        model=_model(flags, tokenizer.vocab_size),
+        model=model,
         optimizer=_optimizer(flags),
         step=StepConfig(
             dtype=flags.dtype,
@@ -99,7 +100,7 @@ def plan(flags: Flags, folder: RunFolder, argv: Sequence[str] = ()) -> Plan:
         sample=sample_of(
             tokenizer, flags.ctx, tokenizer.encode(prompt), flags.sample, lambda _: flags.seed, text=prompt
         ),
-        next_steps=next_steps,
+        next_steps=next_steps(model, tokenizer),
     )
 
 

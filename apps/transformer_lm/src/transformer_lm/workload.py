@@ -75,6 +75,7 @@ def plan(flags: Flags, corpus: Corpus, save_dir: str, argv: Sequence[str] = ()) 
         SequentialWindows(corpus.splits[split].tokens, rows, length) for split in ("validation", "test")
     )
     of_words = tokenizer.name == "words"  # a token is a word then, and perplexity that of a word
+    model = model_of(flags, tokenizer.vocab_size)
     return Plan(
         config=flags.of_run,
         policy=POLICY,
@@ -82,7 +83,7 @@ def plan(flags: Flags, corpus: Corpus, save_dir: str, argv: Sequence[str] = ()) 
         resume_command=join([*COMMAND.split(), "--save_dir", save_dir]),
         backend=flags.backend,
         seed=flags.seed,
-        model=model_of(flags, tokenizer.vocab_size),
+        model=model,
         optimizer=AdamWConfig(weight_decay=flags.weight_decay),
         step=step_of(flags),
         schedule=schedule_of(flags),
@@ -116,7 +117,7 @@ def plan(flags: Flags, corpus: Corpus, save_dir: str, argv: Sequence[str] = ()) 
             sampling=SamplingConfig(top_k=flags.top_k, temperature=flags.temperature),
             at_saves=True,
         ),
-        next_steps=next_steps,
+        next_steps=next_steps(model, tokenizer),
     )
 
 

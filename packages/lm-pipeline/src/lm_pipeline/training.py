@@ -10,10 +10,11 @@ from shlex import quote
 import numpy as np
 
 from lm_core.backend import Trainer
-from lm_core.config import SamplingConfig
+from lm_core.config import ModelConfig, SamplingConfig
 from lm_core.continuation import Ending, continue_rows
 from lm_core.data.batches import Batch
 from lm_core.errors import UserError
+from lm_core.interchange.folder import architecture_of
 from lm_core.run.evaluation import BytesOf
 from lm_core.run.folder import RunFolder
 from lm_core.run.plan import Sample
@@ -25,6 +26,8 @@ from lm_tokenizer.errors import TokenizerError
 from lm_tokenizer.pieces import pieces_of
 
 _PLAIN = SamplingConfig()
+_EXPORTED = ("bpe", "hf", "characters")
+"""Kinds of tokenizers that can be written as `tokenizer.json`."""
 
 
 def has_tokenizer(folder: RunFolder, tokenizer: TextTokenizer) -> bool:
@@ -92,11 +95,21 @@ def sample_of(
     return Sample(write, f"temperature {chosen.temperature:g}", at_saves) if tokens else None
 
 
-def next_steps(folder: Path) -> list[str]:
-    """What can be done with a finished run, a command a line."""
-    path = quote(str(folder))
-    return [
-        f"sample:  uv run transformerlm-infer --checkpoint {path}",
-        f"export:  uv run transformerlm-export --checkpoint {path} --output FOLDER",
-        "compare: uv run lm-bench compare RUN RUN ...",
-    ]
+def next_steps(model: ModelConfig, tokenizer: TextTokenizer) -> Callable[[Path], list[str]]:
+    """What can be done with a finished run, a command a line, by its folder."""
+    try:
+        architecture_of(model)
+        is_exported = tokenizer.name in _EXPORTED
+    except UserError:  # no architecture of theirs has all that the model has
+        is_exported = False
+
+    def lines(folder: Path) -> list[str]:
+        path = quote(str(folder))
+        export = f"export:  uv run transformerlm-export --checkpoint {path} --output FOLDER"
+        return [
+            f"sample:  uv run transformerlm-infer --checkpoint {path}",
+            *([export] if is_exported else []),
+            "compare: uv run lm-bench compare RUN RUN ...",
+        ]
+
+    return lines

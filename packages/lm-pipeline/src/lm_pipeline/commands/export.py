@@ -10,6 +10,7 @@ from lm_core.interchange.folder import export_model
 from lm_core.terminal import put
 from lm_pipeline.program import ProgramConfig, run_program
 from lm_pipeline.saved_model import SavedModel, Which, load_model
+from lm_tokenizer.adapters.characters import CharacterTokenizer
 
 PROGRAM = "transformerlm-export"
 
@@ -65,6 +66,8 @@ def _tokenizer_files(model: SavedModel) -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as folder:
         model.tokenizer.save(Path(folder))
         files = {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.name in tokenizer_files.NAMES}
+    if isinstance(model.tokenizer, CharacterTokenizer):
+        files[tokenizer_files.TOKENIZER] = model.tokenizer.tokenizer_json()
     if tokenizer_files.TOKENIZER not in files:
         raise UserError(
             f"a tokenizer of the kind {model.tokenizer.name!r} has no {tokenizer_files.TOKENIZER} to export"

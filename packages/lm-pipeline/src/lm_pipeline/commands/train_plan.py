@@ -108,7 +108,7 @@ def plan_run(config: TrainConfig, folder: RunFolder, resumed: Resumed | None = N
         ),
         sinks=_sinks(filled, folder),
         console="console" in config.logging.backend,
-        next_steps=next_steps,
+        next_steps=next_steps(model, tokenizer),
     )
     return resumed.plan(made, config) if resumed else made
 

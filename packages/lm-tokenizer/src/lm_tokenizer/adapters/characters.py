@@ -89,6 +89,28 @@ class CharacterTokenizer(Adapter):
         """Write `characters.json` into a folder."""
         write_whole(Path(folder) / _FILE, self._content())
 
+    def tokenizer_json(self) -> bytes:
+        """The same as a `tokenizer.json`, for Hugging Face's libraries: an id a character, split by a pattern.
+
+        A special token in a text is that token there, which here the caller chooses.
+        """
+        plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+        added = [{"id": i, "content": text, "special": True, **plain} for text, i in self.special_tokens.items()]
+        each = {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": False}
+        vocab = {text: i for i, text in enumerate(self._texts)}
+        document = {
+            "version": "1.0",
+            "truncation": None,
+            "padding": None,
+            "added_tokens": added,
+            "normalizer": None,
+            "pre_tokenizer": each,
+            "post_processor": None,
+            "decoder": {"type": "Fuse"},
+            "model": {"type": "WordLevel", "vocab": vocab, "unk_token": _UNKNOWN},
+        }
+        return json.dumps(document, ensure_ascii=False).encode()
+
     def _encode(self, text: str) -> list[int]:
         points = _code_points(text)
         ids = np.minimum(np.searchsorted(self._points, points), len(self._points) - 1)
