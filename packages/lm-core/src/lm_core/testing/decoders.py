@@ -43,6 +43,20 @@ class DecoderConformance(Conformance):
             alone = generate(trainer.decoder(), prompt, 7 if row == 1 else 40, config.seq_len, 3 + row, sampling)
             assert generation.ids[row] == [*prompt, *alone], row
 
+    def test_several_ids_a_call_are_those_one_by_one(self) -> None:
+        """Two rows, past the window, one of them ended within a call."""
+        config, texts = MODELS["llama"], []
+        trainer = self.build(config)
+        for ids_per_call in (1, 5):
+            decoder = trainer.decoder(2)
+            decoder.ids_per_call = ids_per_call
+            generation = Generation(decoder, [[3, 1, 4], [1]], config.seq_len, 3, SamplingConfig(top_p=0.9))
+            for position in range(30):
+                generation.end({1} if position == 12 else set())
+                generation.step()
+            texts.append(generation.ids)
+        assert texts[0] == texts[1]
+
     def test_limits_that_meet_a_probability_are_the_reference_s(self) -> None:
         """Logits whose sums meet top-p and min-p but for rounding, many alike: the ids kept are the reference's."""
         config = ModelConfig(vocab_size=12, seq_len=4, d_model=2, n_layers=1, n_heads=1, head_bias=True)
