@@ -132,7 +132,7 @@ def groups_of(device: str, parts: tuple[GpuPart, ...]) -> list[Group]:
 
 def _step(device: str, dtype: Dtype, compiled: bool, **changes: object) -> StepConfig:
     where = "gpu" if device == "cuda" else "cpu"
-    return StepConfig(dtype=dtype, compile=compiled, device=where).model_copy(update=changes)
+    return StepConfig.parse({"dtype": dtype, "compile": compiled, "device": where, **changes})
 
 
 def _card(device: str) -> Group:
@@ -149,7 +149,7 @@ def _card(device: str) -> Group:
 def _train(sizes: Sizes, device: str) -> list[Group]:
     groups = []
     for place, (rows, steps) in enumerate(sizes.train):
-        step = _step(device, sizes.dtype, sizes.compile, grad_clip=GRAD_CLIP)
+        step = _step(device, sizes.dtype, sizes.compile)
         ours = Job(
             side="ours",
             kind="train",
@@ -190,7 +190,7 @@ def _large(sizes: Sizes, device: str) -> Group:
         unit="tokens/s",
         model=sizes.large,
         optimizer=nanogpt_adamw(0.95),
-        step=_step(device, sizes.dtype, sizes.compile, grad_clip=GRAD_CLIP),
+        step=_step(device, sizes.dtype, sizes.compile),
         rows=rows,
         length=sizes.large.seq_len,
         steps=steps,
@@ -263,8 +263,8 @@ def _bits(sizes: Sizes, device: str) -> Group:
         kind="bits",
         unit="equal",
         model=sizes.testbed.model_copy(update={"dropout": 0.1}),
-        optimizer=KBETA,
-        step=_step(device, sizes.dtype, False, grad_accum_steps=2, grad_clip=GRAD_CLIP),
+        optimizer=KBETA.model_copy(update={"grad_clip": GRAD_CLIP}),
+        step=_step(device, sizes.dtype, False, grad_accum_steps=2),
         rows=sizes.testbed_rows[0],
         length=sizes.testbed.seq_len,
         steps=30 if device == "cuda" else 4,
