@@ -15,7 +15,7 @@ MISTAKES = [
     ("--text empty.txt", "text empty.txt is empty"),
     ("--text short.txt", "too short: its training part has 90 characters, a window needs 257"),
     ("--text good.txt --val_frac 0.01", "too short: its validation part has 49 characters"),
-    ("--text latin1.txt", "byte 3 is no valid UTF-8"),
+    ("--text latin1.txt", "byte 3 is not valid UTF-8"),
     ("--text cut.txt", "it is cut inside a character"),
     ("--text .", "cannot read text .: Is a directory"),
     ("--text good.txt --n_head 3", "--n_head 3 does not divide --d_model 256"),
@@ -106,7 +106,7 @@ SMALL_RUN = "--text good.txt --steps 4 --d_model 16 --n_layer 1 --n_head 2 --bat
         ("--resume --save_dir run --text other.txt", "run was trained with another tokenizer"),
         ("--resume --save_dir run --d_model 32", "d_model is 16 in the run and 32 here"),
         ("--resume --save_dir run --opt adam", "opt is kbeta in the run and adam here"),
-        ("--save_dir run --text good.txt", "run already holds a run: go on with it by --resume"),
+        ("--save_dir run --text good.txt", "run already holds a run: resume it with --resume"),
     ],
 )
 def test_a_run_is_not_resumed_as_something_else(

@@ -234,7 +234,7 @@ def test_a_run_stopped_anyhow_goes_on_to_the_same_bits(
     process.send_signal(signals[0])
     for number in signals[1:]:
         for line in process.stderr:
-            if "stopping after what is in hand" in line:
+            if "finishing this step, then saving" in line:
                 time.sleep(0.3)  # longer than an echo
                 break
         process.send_signal(number)
@@ -263,7 +263,7 @@ def test_a_run_killed_before_its_first_save_is_passed_over_and_begins_again_wher
     monkeypatch.setattr(sys, "stdin", io.StringIO("w1\n"))
     assert app("--inference", "--save_dir", "s").code == 0
     said = train("--save_dir", "s").err
-    assert "note: 002-ptb is newer and has no checkpoint: passed over" in said
+    assert "note: 002-ptb is newer and has no checkpoint: skipped" in said
     assert "s/001-ptb is complete at step 5" in said
     shutil.rmtree("s/001-ptb/checkpoints")
     said = train("--save_dir", "s").err
@@ -292,8 +292,8 @@ def test_a_full_disk_holds_up_neither_training_nor_the_last_word(train: App, mon
     (run / "samples.txt").unlink()
     (run / "samples.txt").mkdir()
     said = train("--num_iters", 4, "--steps_per_save", 1).err
-    assert said.count("samples.txt is not written: Is a directory; the run itself is saved") == 2
-    assert "report.html is not written: No space left on device" in said
+    assert said.count("samples.txt not written: Is a directory; the run itself is saved") == 2
+    assert "report.html not written: No space left on device" in said
     assert newest(run).step == 4
 
 
@@ -367,7 +367,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_used(train: App
     before = content(Path("s"))
     done = app("--save_dir", "s")
     assert done.code == 2
-    assert "no checkpoint in s is whole: give --new_model to begin another model" in done.err
+    assert "no checkpoint in s is intact: give --new_model to start another model" in done.err
     done = app("--save_dir", "s", "--identifier", last.stem)
     assert done.code == 2
     assert f"--identifier {last.stem}: {last.stem}.safetensors is malformed" in done.err
@@ -442,7 +442,7 @@ def test_a_pipe_in_the_place_of_the_samples_holds_up_nothing(train: App) -> None
     os.mkfifo("s/001-ptb/samples.txt")
     done = train("--num_iters", 6, "--save_dir", "s")
     assert done.code == 0
-    assert "samples.txt is not written: it is no regular file" in done.err
+    assert "samples.txt not written: not a regular file" in done.err
 
 
 def test_a_run_whose_data_has_moved_says_how_to_go_on(train: App, app: App) -> None:

@@ -111,8 +111,8 @@ def test_an_edited_config_is_named_and_mended_and_not_believed(call: Call, edit:
     config.write_text(edit(right))
     code, said = call("--save_dir run --resume --steps 7")
     assert code == 0
-    assert "run/config.toml is not what the run was trained with, and is not used: it says" in said
-    assert ("lr 0.5 and not 0.0003" in said) or ("d_model 256 and not 8" in said)
+    assert "run/config.toml differs from what the run was trained with (" in said
+    assert ("lr 0.5 instead of 0.0003" in said) or ("d_model 256 instead of 8" in said)
     assert config.read_text() == right.replace("steps = 6", "steps = 7")
 
 

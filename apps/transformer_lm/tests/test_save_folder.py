@@ -118,10 +118,10 @@ def test_what_is_damaged_is_passed_over_and_named(folder: SaveFolder) -> None:
     assert found is not None
     assert (found.run.path, found.newest) == (first.path, False)
     assert name in said[0]
-    assert said[1] == "002-ptb: no checkpoint is whole"
+    assert said[1] == "002-ptb: no checkpoint is intact"
     for path in first.checkpoints.iterdir():
         path.write_bytes(b"")
-    with pytest.raises(UserError, match="is whole: give --new_model"):
+    with pytest.raises(UserError, match="is intact: give --new_model"):
         folder.find("", said.append)
 
 
@@ -139,7 +139,7 @@ def test_a_run_without_a_checkpoint_is_passed_over_for_the_newest_that_has_one(f
         found = folder.find(identifier, said.append)
         assert found is not None
         assert (found.run.path, found.goes_on) == (first.path, True)
-        assert said == (["note: 002-ptb is newer and has no checkpoint: passed over"] if not identifier else [])
+        assert said == (["note: 002-ptb is newer and has no checkpoint: skipped"] if not identifier else [])
 
 
 def test_a_link_among_unfinished_runs_is_not_followed(folder: SaveFolder, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from lm_core.errors import UnreadableError, UserError
 from lm_core.run import checkpoint
 from lm_core.run.checkpoint import FORMAT, Checkpoints, DamagedError
+from lm_core.run.folder import FORMAT as FOLDER_FORMAT
 from lm_core.run.folder import RunFolder
 from lm_core.run.tensors import safetensors_parts
 
@@ -148,7 +149,7 @@ def rewritten(path: Path, header_format: int | None, facts_format: int | None) -
 def test_a_checkpoint_without_a_version_is_of_the_first(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path)
     path = save(checkpoints, 2)
-    assert checkpoints.read(path).facts["format"] == FORMAT == 1
+    assert checkpoints.read(path).facts["format"] == FORMAT
     rewritten(path, None, None)
     found = checkpoints.newest(pytest.fail)
     assert found is not None
@@ -179,7 +180,7 @@ def test_a_run_folder_has_a_version_and_a_newer_one_is_refused_by_its_name(tmp_p
     run = RunFolder(tmp_path)
     run.check_format()  # nothing there is no mistake
     run.prepare("steps = 5\n")
-    assert run.config.read_text() == "# run folder, format 1\nsteps = 5\n"
+    assert run.config.read_text() == f"# run folder, format {FOLDER_FORMAT}\nsteps = 5\n"
     run.check_format()
     run.config.write_text("steps = 5\n")  # from before there were versions
     run.check_format()

@@ -226,7 +226,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         (["--steps", "five"], "--steps: 'five' is not a whole number"),
         (["--inner.depth", "1.5"], "--inner.depth: '1.5' is not a whole number"),
         (["--peak_lr=fast"], "--peak_lr: 'fast' is not a number"),
-        (["--steps", "9" * 5000], "--steps: a number of too many digits"),
+        (["--steps", "9" * 5000], "--steps: a number with too many digits"),
         (["--steps", "9" * 50], "--steps: it is beyond 9,223,372,036,854,775,807"),
     ],
 )

@@ -203,7 +203,7 @@ DEEP = "{a = " * 280 + "1" + "}" * 280
         (".".join(["a"] * 100_000) + " = 1", "is not valid TOML: line 1: a key of more than 32 parts"),
         ("\n[" + ".".join(["a"] * 3000) + "]", "is not valid TOML: line 2: a key of more than 32 parts"),
         ("x = {" + " \t. ".join(['"a b"', "'c'"] * 20) + " = 1}", "a key of more than 32 parts"),
-        (f"max_steps = {'9' * 5000}", "is not valid TOML: it has a number of too many digits"),
+        (f"max_steps = {'9' * 5000}", "is not valid TOML: it has a number with too many digits"),
         (f"max_steps = {'9' * 4000}", "max_steps: it is beyond 9,223,372,036,854,775,807"),
         (f"max_steps = 0x{'f' * 9000}", "a value is too long, or nested too deeply"),
         (f"max_steps = {'[' * 500}{']' * 500}", "is not valid TOML: it is nested too deeply"),

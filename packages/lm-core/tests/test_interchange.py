@@ -225,14 +225,14 @@ def test_the_tokenizer_lies_beside_with_its_end(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "eos_id", "word"),
     [
-        ({"tokenizer.json": TOKENIZER.replace(b'"id": 2', b'"id": 5')}, 3, "eos_id 3 is none of the tokens"),
+        ({"tokenizer.json": TOKENIZER.replace(b'"id": 2', b'"id": 5')}, 3, "eos_id 3 is not a token of"),
         ({"tokenizer.json": TOKENIZER}, 31, "outside the vocabulary"),
         ({"tokenizer.json": TOKENIZER}, -1, "outside the vocabulary"),
         ({"tokenizer.json": TOKENIZER.replace(b'"b": 1', b'"b": 31')}, None, "tokenizer has 32 ids"),
         ({"tokenizer.json": b"{}"}, None, "malformed"),
         ({"tokenizer.json": b"\xff"}, None, "malformed"),
-        ({"../tokenizer.json": TOKENIZER}, None, "no file of a tokenizer"),
-        ({CONFIG: b"{}"}, None, "no file of a tokenizer"),
+        ({"../tokenizer.json": TOKENIZER}, None, "is not a tokenizer file"),
+        ({CONFIG: b"{}"}, None, "is not a tokenizer file"),
     ],
 )
 def test_a_tokenizer_that_does_not_fit_is_refused(
@@ -385,7 +385,7 @@ def test_a_llama_setting_that_is_not_supported_is_refused(changes: dict[str, Any
         ({"model_type": ...}, "no key 'model_type'"),
         ({"model_type": "opt"}, "gpt2, llama, mistral"),
         ({"hidden_size": ...}, "no key 'hidden_size'"),
-        ({"rope_theta": 5e5}, "said twice"),
+        ({"rope_theta": 5e5}, "given twice"),
         ({"num_attention_heads": 3, "head_dim": ...}, "hidden_size / num_attention_heads = 32 / 3"),
         ({"num_key_value_heads": 3}, "n_kv_heads 3 does not divide"),
         ({"num_attention_heads": 32, "num_key_value_heads": 1, "head_dim": 1}, "even head size"),
@@ -420,11 +420,11 @@ def test_files_that_are_missing_are_named(tmp_path: Path, llama: Path) -> None:
     [
         ({}, [INDEX, "weight_map"]),
         ({"weight_map": {"a": "gone.safetensors"}}, ["gone.safetensors"]),
-        ({"weight_map": {"a": "../llama/part.safetensors"}}, [INDEX, "'a'", "no file name"]),
+        ({"weight_map": {"a": "../llama/part.safetensors"}}, [INDEX, "'a'", "not a file name"]),
         ({"weight_map": {"a": ""}}, ["cannot read"]),
         ({"weight_map": {"a": ".."}}, ["cannot read"]),
         ({"weight_map": {"a": "\0"}}, ["cannot read"]),
-        ({"weight_map": {"a": 1}}, [INDEX, "'a'", "no file name"]),
+        ({"weight_map": {"a": 1}}, [INDEX, "'a'", "not a file name"]),
         ({"weight_map": {"lm_head.bias": "part.safetensors"}}, ["part.safetensors", "'lm_head.bias'"]),
     ],
 )
@@ -438,11 +438,11 @@ def test_an_index_that_does_not_fit_is_refused(index: dict[str, Any], words: lis
     ("spoil", "words"),
     [
         (lambda data: data[:-1], ["cut"]),
-        (lambda data: data + b"\0", ["cut or is no"]),
+        (lambda data: data + b"\0", ["cut or not"]),
         (lambda data: data[:100], ["cut"]),
         (lambda data: b"", ["cut"]),
-        (lambda data: b"\xff" * 8 + data[8:], ["cut or is no"]),
-        (lambda data: data.replace(b'"shape"', b'"shabe"', 1), ["cut or is no"]),
+        (lambda data: b"\xff" * 8 + data[8:], ["cut or not"]),
+        (lambda data: data.replace(b'"shape"', b'"shabe"', 1), ["cut or not"]),
         (lambda data: data.replace(b"model.norm.weight", b"model.norm.weighs"), ["'norm.weight'", "missing"]),
         (lambda data: data.replace(b'"model.norm.weight"', b'      "norm.weight"'), []),
     ],
@@ -461,7 +461,7 @@ def test_tensors_that_are_not_the_config_s_are_named(gpt2: Path) -> None:
     arrays = tensors(gpt2)
     some = np.ones(3, np.float32)
     spoilt: list[tuple[Arrays, list[str]]] = [
-        ({**arrays, "h.2.ln_1.weight": some}, [WHOLE, "'h.2.ln_1.weight'", "none of the model"]),
+        ({**arrays, "h.2.ln_1.weight": some}, [WHOLE, "'h.2.ln_1.weight'", "is not part of the model"]),
         ({**arrays, "transformer.wpe.weight": some}, ["'wpe.weight'", "'transformer.wpe.weight'", "twice"]),
         ({**arrays, "lm_head.weight": -arrays["wte.weight"]}, ["tie_word_embeddings", "lm_head.weight"]),
         ({**arrays, "lm_head.weight": some}, ["lm_head.weight", "(3,)", "(31, 32)"]),

@@ -63,8 +63,8 @@ def test_the_first_signal_is_noted_and_the_second_ends_the_process_at_once(
         _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 128 + second
     assert said.split("\n")[1::2] == [
-        "stopping after what is in hand; once more to stop at once",
-        "stopped at once; the last saved checkpoint is intact",
+        "finishing this step, then saving; press Ctrl-C again to quit now",
+        "quit; the last checkpoint is intact",
     ]
     assert "Traceback" not in said
 
@@ -73,7 +73,7 @@ def test_a_process_that_is_busy_outside_of_python_answers_and_ends_too() -> None
     with start("busy") as process:
         assert process.stderr is not None
         process.send_signal(signal.SIGINT)
-        assert [process.stderr.readline() for _ in range(2)][1].startswith("stopping after what is in hand")
+        assert [process.stderr.readline() for _ in range(2)][1].startswith("finishing this step, then saving")
         time.sleep(0.3)
         process.send_signal(signal.SIGINT)
         process.wait(timeout=PATIENCE)

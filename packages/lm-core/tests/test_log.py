@@ -121,7 +121,7 @@ def on_a_terminal(program: str) -> str:
     return shown.decode()
 
 
-def test_a_terminal_shows_a_bar_with_the_training_figures_and_the_other_records_as_lines(tmp_path: Path) -> None:
+def test_a_terminal_shows_a_bar_below_a_short_line_for_each_record(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     shown = on_a_terminal(f"""
 from pathlib import Path
@@ -135,10 +135,10 @@ log.say("a word")
 log.close()
 """)
     assert '"kind": "train"' not in shown
-    assert '{"kind": "eval", "step": 5, "loss_nats": 2.5}\r\n' in shown
+    assert "step       5  valid  loss 2.5000\r\n" in shown
     assert "a word\r\n" in shown
     assert "5/5" in shown
-    assert "loss 1.235, 98,765 tokens/s" in shown
+    assert "loss 1.2346  98,765 tokens/s" in shown
     assert steps_in(path) == [3, 4, 5, 5], "the file has them all the same"
 
 
@@ -171,7 +171,7 @@ def test_a_line_that_is_no_record_is_left_out_and_that_is_said(
     path.write_text(lines(1) + line + "\n" + lines(3))
     assert steps_in(path) == [1, 3]
     record_all(path, 3)
-    assert "lines left out that are no records: 1" in capsys.readouterr().err
+    assert "lines skipped that are not records: 1" in capsys.readouterr().err
     assert path.read_text() == lines(1, 3)
 
 
@@ -194,7 +194,7 @@ def test_a_log_of_nothing_but_a_hole_takes_no_memory(tmp_path: Path) -> None:
 
 def test_a_pipe_in_the_place_of_the_log_is_one_line(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "metrics.jsonl")
-    with pytest.raises(UserError, match=r"cannot write .*metrics\.jsonl: it is no regular file"):
+    with pytest.raises(UserError, match=r"cannot write .*metrics\.jsonl: not a regular file"):
         RunLog(tmp_path / "metrics.jsonl", 0, 10)
 
 

@@ -325,7 +325,7 @@ def test_weights_that_are_not_finite_are_never_saved_though_every_loss_was(tmp_p
 def test_optimizer_state_that_is_not_finite_is_never_saved_either(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     bench.trainer.optimizer_state = lambda: {"m": np.array([np.inf])}  # type: ignore[method-assign]
-    with pytest.raises(NonFiniteError, match="step 10: m is not finite; nothing had been saved"):
+    with pytest.raises(NonFiniteError, match="step 10: m is not finite; no checkpoint was saved"):
         bench.go()
 
 
@@ -421,9 +421,7 @@ def test_a_last_save_that_failed_when_due_is_tried_again_and_its_failure_is_not_
     assert bench.at("save") == [5, 10]
     bench = Bench(tmp_path / "always")
     bench.saves.full_from, bench.extras = 10, {"retry_seconds": [0]}
-    with pytest.raises(
-        UserError, match=r"step 10 could not be saved: .*No space left.*; nothing had been saved before"
-    ):
+    with pytest.raises(UserError, match=r"step 10 could not be saved: .*No space left.*; no checkpoint was saved"):
         bench.go()
 
 
@@ -524,7 +522,7 @@ def test_what_is_saved_is_what_was_there_at_its_step(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("failure", "kept"), [(None, "the checkpoint of step 3 is kept"), (FULL, "nothing had been saved before")]
+    ("failure", "kept"), [(None, "the checkpoint of step 3 is kept"), (FULL, "no checkpoint was saved")]
 )
 def test_an_error_waits_for_the_save_in_hand_and_says_what_is_kept(
     tmp_path: Path, failure: OSError | None, kept: str, capsys: pytest.CaptureFixture[str]

@@ -52,4 +52,4 @@ def test_a_report_that_the_memory_does_not_hold_ends_nothing() -> None:
     said: list[str] = []
     with optional("report.html", said.append):
         raise MemoryError
-    assert said == ["report.html is not written: there is not enough memory; the run itself is saved"]
+    assert said == ["report.html not written: there is not enough memory; the run itself is saved"]

@@ -9,19 +9,20 @@ from pydantic import Field
 
 from lm_core.config import AdamWConfig, Config, MuonConfig, ScheduleConfig
 from lm_core.errors import UserError
+from lm_core.run.checkpoint import Checkpoint
 from lm_core.run.folder import RunFolder
 from lm_core.run.log import RunLog, read_records
 from lm_core.run.resume import (
     Change,
     History,
     Policy,
-    changes_of,
     compare_config_file,
     config_of,
     flat,
     keys_of,
     rate_change,
-    recorded_config,
+    recorded,
+    resumed_as,
     values_of,
 )
 
@@ -52,8 +53,16 @@ def facts(step: int = 7, **config: Any) -> dict[str, Any]:
 
 
 def history(before: dict[str, Any], now: dict[str, Any], step: int = 7) -> History:
-    old, new = (values_of(Whole.parse(values)) for values in (before, now))
-    return changes_of(POLICY, old, new, facts(step, **before), "leave it out")
+    return resumed(before, now, facts(step, **before))
+
+
+def resumed(before: dict[str, Any], now: dict[str, Any], known: dict[str, Any]) -> History:
+    checkpoint = Checkpoint(Path("x"), {}, {}, known)
+    return resumed_as(POLICY, Whole.parse(before), Whole.parse(now), checkpoint, "leave it out")
+
+
+def base_of(folder: RunFolder, known: dict[str, Any] | None, *, goes_on: bool = True) -> dict[str, Any]:
+    return recorded(Whole, POLICY, folder, known, goes_on=goes_on).base
 
 
 @pytest.fixture
@@ -102,7 +111,7 @@ def test_what_changes_results_is_told_and_kept_and_what_does_not_is_neither() ->
     assert found.settings == (Change("log_every", 5, 1),)
     assert list(found.lines()) == ["changed from step 8 on: inner.steps 10 -> 20"]
     assert found.facts == [{"step": 7, "key": "inner.steps", "from": 10, "to": 20}]
-    later = changes_of(POLICY, {"inner.rate": 0.1}, {"inner.rate": 0.2}, {"step": 9, "history": found.facts}, "")
+    later = resumed({}, {"inner": {"rate": 0.2}}, {"step": 9, "history": found.facts})
     assert later.facts == [*found.facts, {"step": 9, "key": "inner.rate", "from": 0.1, "to": 0.2}]
     assert list(history({}, {"log_every": 1}).lines()) == []
 
@@ -120,26 +129,26 @@ def test_the_log_has_a_change_once_and_the_last_word_on_it(folder: RunFolder) ->
 
 def test_the_checkpoints_config_is_the_base_whatever_config_toml_says(folder: RunFolder) -> None:
     folder.config.write_text("seed = 9\n")
-    base = recorded_config(Whole, folder, facts(seed=3, inner={"steps": 12}))
+    base = base_of(folder, facts(seed=3, inner={"steps": 12}))
     assert values_of(Whole.parse(base)) == values_of(Whole.parse({"seed": 3, "inner": {"steps": 12}}))
     folder.config.unlink()
-    assert recorded_config(Whole, folder, facts(seed=3))["seed"] == 3
+    assert base_of(folder, facts(seed=3))["seed"] == 3
 
 
 def test_a_change_that_no_checkpoint_has_yet_is_part_of_the_base(folder: RunFolder) -> None:
     log_of(folder, history({}, {"inner": {"steps": 20}, "log_every": 1, "text": "x"}))
-    assert flat(recorded_config(Whole, folder, facts())) == values_of(
+    assert flat(base_of(folder, facts())) == values_of(
         Whole.parse({"inner": {"steps": 20}, "log_every": 1, "text": "x"})
     )
-    assert recorded_config(Whole, folder, facts(), goes_on=False)["inner"]["steps"] == 10
-    assert recorded_config(Whole, folder, facts(step=8))["inner"]["steps"] == 10, "a later checkpoint knows all"
-    assert recorded_config(Whole, folder, facts(step=4))["inner"]["steps"] == 20, "an older one has to be used instead"
+    assert base_of(folder, facts(), goes_on=False)["inner"]["steps"] == 10
+    assert base_of(folder, facts(step=8))["inner"]["steps"] == 10, "a later checkpoint knows all"
+    assert base_of(folder, facts(step=4))["inner"]["steps"] == 20, "an older one has to be used instead"
 
 
 def test_a_checkpoint_without_a_config_leaves_config_toml_to_be_believed(folder: RunFolder) -> None:
     folder.config.write_text("seed = 9\n")
-    assert recorded_config(Whole, folder, {"step": 3})["seed"] == 9
-    assert recorded_config(Whole, folder, None)["seed"] == 9
+    assert base_of(folder, {"step": 3})["seed"] == 9
+    assert base_of(folder, None)["seed"] == 9
     assert config_of(Whole, {"step": 3}) is None
     with pytest.raises(UserError, match="the config in the checkpoint: unknown key 'dataset'"):
         config_of(Whole, {"step": 3, "config": {"dataset": "ptb"}})
@@ -148,15 +157,15 @@ def test_a_checkpoint_without_a_config_leaves_config_toml_to_be_believed(folder:
 def test_a_folder_of_a_newer_format_is_refused(folder: RunFolder) -> None:
     folder.config.write_text("# run folder, format 999\n")
     with pytest.raises(UserError, match="of format 999, made by a newer version"):
-        recorded_config(Whole, folder, facts())
+        base_of(folder, facts())
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda toml: toml.replace("seed = 3", "seed = 4"), "it says seed 4 and not 3;"),
-        (lambda toml: toml.partition("rate = ")[0], "inner.rate 0.1 and not 0.5"),
-        (lambda toml: "", "it says seed 0 and not 3, inner.rate 0.1 and not 0.5;"),
+        (lambda toml: toml.replace("seed = 3", "seed = 4"), "(seed 4 instead of 3), and is not used;"),
+        (lambda toml: toml.partition("rate = ")[0], "inner.rate 0.1 instead of 0.5"),
+        (lambda toml: "", "(seed 0 instead of 3, inner.rate 0.1 instead of 0.5), and is not used;"),
         (lambda toml: toml[:-4] + '"', "is not valid TOML"),
         (lambda toml: "hue = 1\n", "unknown key 'hue'"),
         (None, "cannot read"),
@@ -165,7 +174,7 @@ def test_a_folder_of_a_newer_format_is_refused(folder: RunFolder) -> None:
 def test_a_config_toml_that_was_edited_or_cut_is_named_by_its_key(folder: RunFolder, change: Any, said: str) -> None:
     config = {"seed": 3, "inner": {"rate": 0.5}}
     folder.config.write_text(Whole.parse(config).to_toml())
-    base = recorded_config(Whole, folder, facts(**config))
+    base = base_of(folder, facts(**config))
     assert compare_config_file(POLICY, Whole, folder, base) is None
     if change:
         folder.config.write_text(change(folder.config.read_text()))

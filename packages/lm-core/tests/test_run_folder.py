@@ -65,7 +65,7 @@ def test_a_new_run_writes_over_nothing(tmp_path: Path, name: str) -> None:
     (tmp_path / "notes.txt").touch()
     run.check_new()
     (tmp_path / name).write_text("mine")
-    with pytest.raises(UserError, match=f"has a {name}, which a run would write over"):
+    with pytest.raises(UserError, match=f"has a {name}, which a run would overwrite"):
         run.check_new()
     (tmp_path / name).unlink()
     run.prepare("")
@@ -148,7 +148,7 @@ def test_a_disk_that_does_not_take_what_is_optional_is_one_line(
     said: list[str] = []
     with optional("report.html", said.append):
         write_report(tmp_path)
-    assert said == [f"report.html is not written: {os.strerror(number)}; the run itself is saved"]
+    assert said == [f"report.html not written: {os.strerror(number)}; the run itself is saved"]
 
 
 @pytest.mark.parametrize("error", [BrokenPipeError(), OutputError(errno.ENOSPC, "full")])

@@ -41,12 +41,16 @@ def test_a_command_without_seeds_is_one_run() -> None:
     assert for_each_seed(["--seed", "3"], lambda argv: len(argv)) == 2
 
 
-def test_each_seed_gets_a_folder_and_the_same_command_resumes(tmp_path: Path) -> None:
+def test_each_seed_gets_a_folder_and_the_same_command_resumes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     base, stopped = str(tmp_path), Runs(stopped="seed-2")
     assert for_each_seed([*ARGV, base], stopped) == 0
     assert stopped.asked == expected(base)[:2], "the third has not begun"
     again = Runs()
-    assert for_each_seed([*ARGV, base], again) == 0
+    assert "compare" not in capsys.readouterr().err
+    assert for_each_seed([*ARGV, base], again, next_steps=lambda folder: [f"compare: {folder}"]) == 0
+    assert capsys.readouterr().err.endswith(f"compare: {base}\n")
     first, second, third = expected(base)
     assert again.asked == [[*first, "--resume"], [*second, "--resume"], third]
     by_itself = Runs()

@@ -190,7 +190,7 @@ def test_a_disk_that_refuses_the_end_is_one_line_and_the_run_is_saved(
         return "text"
 
     run(replace(plan, sample=Sample(in_the_way, "temperature 1", at_saves=True)), folder)
-    assert f"{name} is not written" in capsys.readouterr().err
+    assert f"{name} not written" in capsys.readouterr().err
     assert Checkpoints(folder.checkpoints).newest_facts()["step"] == 4
 
 

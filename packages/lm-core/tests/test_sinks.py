@@ -112,7 +112,7 @@ def test_a_sink_that_fails_says_so_once_and_stops_neither_the_run_nor_the_other_
         log.record("train", 1, TRAIN)
         log.saved(tmp_path / "a.metadata", 1, True)
     said = capsys.readouterr().err
-    assert said == "Told: network is unreachable; the run goes on\n"
+    assert said == "Told: network is unreachable; the run continues\n"
     assert [what[0] for what in other.heard] == [what[0] for what in failing.heard] == ["record", "saved", "close"]
     assert len(read_records(tmp_path / "metrics.jsonl")) == 1
 
@@ -205,7 +205,7 @@ def test_wandb_takes_records_and_files_offline_and_a_resumed_run_goes_on_in_the_
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | settings, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert "WARNING" not in done.stderr, "a step that goes back is no mistake"
-    assert "the run goes on" not in done.stderr
+    assert "the run continues" not in done.stderr
     identity = (tmp_path / "wandb_id.txt").read_text().strip()
     first, second = (path.read_bytes() for path in sorted(tmp_path.glob(f"wandb/offline-run-*/run-{identity}.wandb")))
     for data in (first, second):

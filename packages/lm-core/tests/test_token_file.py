@@ -80,7 +80,7 @@ def test_another_tokenizer_is_refused_by_name_and_any_is_taken_when_none_is_name
         (lambda path, sidecar: sidecar.write_bytes(b"\xff\xfe"), "is not the sidecar"),
         (lambda path, sidecar: sidecar.write_text("[" * 60_000), "is not the sidecar"),
         (lambda path, sidecar: sidecar.write_text(" " * 10_000_000), "it has more than 65,536 bytes"),
-        (lambda path, sidecar: (sidecar.unlink(), os.mkfifo(sidecar)), "it is no regular file"),
+        (lambda path, sidecar: (sidecar.unlink(), os.mkfifo(sidecar)), "not a regular file"),
         (lambda path, sidecar: sidecar.write_text(sidecar.read_text().replace("3000", "3001")), "damaged"),
         (lambda path, sidecar: path.write_bytes(path.read_bytes()[:-1]), "it is cut"),
         (lambda path, sidecar: path.write_bytes(b""), "it is cut"),

@@ -111,7 +111,7 @@ def test_a_file_that_is_cut_while_it_is_read_ends_the_process_with_a_line(tmp_pa
     _, status = os.waitpid(child, 0)
     assert os.WIFEXITED(status)
     assert os.WEXITSTATUS(status) == 2
-    assert line == f"train: error: token file {ids.path} was cut while it was being read: make it anew\n"
+    assert line == f"train: error: token file {ids.path} was cut while it was being read: rebuild it\n"
 
 
 @pytest.mark.parametrize("call", ["preadv", "fstat", "pread"])
@@ -137,7 +137,7 @@ def test_an_error_of_the_disk_is_a_line(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_a_pipe_in_its_place_is_not_waited_for_and_descriptors_are_given_back(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.npy")
-    with pytest.raises(UserError, match="it is no regular file"):
+    with pytest.raises(UserError, match="not a regular file"):
         TokenIds(tmp_path / "x.npy", np.dtype("<u2"), 0, 1, 1)
     before = len([*Path("/dev/fd").iterdir()])
     for _ in range(5):

@@ -36,7 +36,7 @@ def test_the_batches_are_those_of_the_same_ids_with_a_sidecar(
         bare = plan(f"train.{suffix}", f"validation.{suffix}")
         said = capsys.readouterr().err
         assert f"note: train.{suffix} has no sidecar" in said
-        assert "that they are of this tokenizer is not checked" in said
+        assert "whether they are from this tokenizer cannot be checked" in said
         for step in (1, 7):
             batch = bare.batches.batch(step)
             assert (batch.inputs == whole.batches.batch(step).inputs).all()

@@ -222,9 +222,9 @@ def test_one_text_is_not_three(tmp_path: Path) -> None:
     [
         (b"", "is empty"),
         (b"no line", "has no newline"),
-        (b"a\n\xffb", "is not UTF-8: byte 2 is no valid UTF-8"),
-        (b"a" * (2**20 - 1) + b"\xc3\n", f"byte {2**20 - 1} is no valid UTF-8"),
-        (b"a" * 2**20 + b"\n\xff", f"byte {2**20 + 1} is no valid UTF-8"),
+        (b"a\n\xffb", "is not UTF-8: byte 2 is not valid UTF-8"),
+        (b"a" * (2**20 - 1) + b"\xc3\n", f"byte {2**20 - 1} is not valid UTF-8"),
+        (b"a" * 2**20 + b"\n\xff", f"byte {2**20 + 1} is not valid UTF-8"),
         (b"a\n\xc3", "is cut inside a character at its end"),
     ],
 )
@@ -239,7 +239,7 @@ def test_a_word_level_file_is_checked(text: bytes, why: str, tmp_path: Path) -> 
 def test_bytes_need_be_no_text_but_characters_do(tmp_path: Path) -> None:
     (tmp_path / "any").write_bytes(b"\xff" * 100)
     find("enwik8", tmp_path / "any", tmp_path)
-    assert "byte 0 is no valid UTF-8" in refusal("text8", tmp_path / "any", tmp_path)
+    assert "byte 0 is not valid UTF-8" in refusal("text8", tmp_path / "any", tmp_path)
 
 
 def test_a_file_too_short_to_be_cut_is_refused(tmp_path: Path) -> None:

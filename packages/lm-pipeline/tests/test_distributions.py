@@ -145,7 +145,7 @@ MERGES = "a0: &a0 {k: 1}\n" + "".join(f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]
         (MERGES, "its aliases stand for more than 100,000 values"),
         ("a: &a [*a]", "line 1: an alias stands within what it names"),
         ("[" * 5000, "nested too deeply"),
-        ("a: 1\nb: 2\na: 3", "line 3: the key 'a' is there twice"),
+        ("a: 1\nb: 2\na: 3", "line 3: the key 'a' is given twice"),
         (f"a: {'9' * 5000}", "is not valid YAML"),
         ("a: 2024-13-45", "is not valid YAML"),
         ("a: [", "is not valid YAML"),

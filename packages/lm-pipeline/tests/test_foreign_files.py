@@ -229,7 +229,7 @@ def test_a_lock_that_is_somebody_elses_file_is_not_written_to(
     outside.write_bytes(b"not yours\n")
     folder.mkdir()
     make(outside, folder / "lock")
-    with pytest.raises(UserError, match="lock there is not a lock of this project"):
+    with pytest.raises(UserError, match="lock is not a lock file of this project"):
         RunFolder(folder).hold().__enter__()
     assert outside.read_bytes() == b"not yours\n"
     if make is not pipe:

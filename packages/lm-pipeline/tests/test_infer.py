@@ -241,15 +241,15 @@ def test_print_config_does_nothing_else(told: Told, run_infer: Run, capsys: pyte
     [
         ("--checkpoint none", "checkpoint: there is no folder none"),
         ("--checkpoint tok", "checkpoint: tok is neither a run folder, with checkpoints/, nor one with a config.json"),
-        ("--checkpoint empty", "checkpoint: empty holds no whole checkpoint"),
+        ("--checkpoint empty", "checkpoint: empty has no intact checkpoint"),
         ("", "checkpoint: there is no run under runs/transformerlm"),
         ("--checkpoint run --sampling.top_p 0", "--sampling.top_p: Input should be greater than 0"),
         ("--checkpoint run --sampling.top_p 1.1", "--sampling.top_p: Input should be less than or equal to 1"),
         ("--checkpoint run --sampling.temperature -1", "--sampling.temperature: Input should be greater than or"),
         ("--checkpoint run --max_new_tokens 0", "--max_new_tokens: Input should be greater than 0"),
-        ("--checkpoint run --stop=", "--stop: an empty string ends no text: leave it out"),
+        ("--checkpoint run --stop=", "--stop: an empty stop string has no effect: leave it out"),
         ("--checkpoint run --prompts_file none", "prompts_file: cannot read none: No such file"),
-        ("--checkpoint run --prompts_file /dev/zero", "prompts_file: cannot read /dev/zero: it is no regular file"),
+        ("--checkpoint run --prompts_file /dev/zero", "prompts_file: cannot read /dev/zero: not a regular file"),
         ("--checkpoint run --tokenizer none", "tokenizer: there is no tokenizer 'none'"),
         ("--checkpoint run --tokenizer other", "tokenizer: other is not the one that the run run was trained with"),
         ("--checkpoint run --logging.file tok/vocab.json/x", "logging.file: cannot write tok/vocab.json/x"),
@@ -303,7 +303,7 @@ def cut(folder: Path) -> None:
             "checkpoint: the tokenizer in run/tokenizer is not the one that the checkpoint was made with",
         ),
         (no_tokenizer, "checkpoint: "),
-        (cut, "checkpoint: run holds no whole checkpoint"),
+        (cut, "checkpoint: run has no intact checkpoint"),
     ],
 )
 def test_a_run_folder_whose_parts_do_not_fit(
@@ -322,7 +322,7 @@ def test_a_run_folder_whose_parts_do_not_fit(
 @pytest.mark.parametrize(
     ("facts", "said"),
     [
-        ({"tokenizer": None}, "does not say which tokenizer it is of"),
+        ({"tokenizer": None}, "does not name its tokenizer"),
         ({"model": {**MODEL.model_dump(), "n_layers": 2}}, "blocks.1"),
         ({"model": None}, "checkpoint: "),
     ],

@@ -105,14 +105,12 @@ def test_what_is_no_text_is_left_out_of_a_folder_and_counted(here: Path) -> None
     assert [file.path.name for file in inputs.files] == ["A.md", "z.jsonl"]
     [line] = inputs.lines()
     assert line == (
-        "left out of the inputs: 1 broken link (first: sub/nowhere); 2 binary files (first: sub/picture.png);"
+        "skipped inputs: 1 broken link (first: sub/nowhere); 2 binary files (first: sub/picture.png);"
         " 1 special file (first: sub/pipe)"
     )
     with pytest.raises(UserError, match=r"input sub/picture.png is a picture, not text"):
         names("sub/picture.png")
-    with pytest.raises(
-        UserError, match=r"input sub/p\* has no files in it that can be read; left out of the inputs: 2"
-    ):
+    with pytest.raises(UserError, match=r"input sub/p\* has no files in it that can be read; skipped inputs: 2"):
         names("sub/p*")
 
 
@@ -171,7 +169,7 @@ def test_a_stream_is_no_table_by_its_name(here: Path, monkeypatch: pytest.Monkey
     reader, writer = os.pipe()
     monkeypatch.setattr(unpacked, "_STDIN", reader)
     for name in ("pipe", "-"):
-        with pytest.raises(UserError, match=f"input {name} is {format}, which is read at any place: save it to a file"):
+        with pytest.raises(UserError, match=f"input {name} is {format}, which needs random access: save it to a file"):
             names(name, format=format)
     os.close(reader)
     os.close(writer)

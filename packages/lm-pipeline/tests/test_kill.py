@@ -142,7 +142,7 @@ def test_parts_that_were_damaged_in_between_are_made_again(
     assert contents(folder / "out") == {".parts": None}
     damage(folder / "out/.parts" / name)
     make_data.make_data(config(folder / "out"))
-    assert "going on after 1 finished units" in capsys.readouterr().err
+    assert "resuming after 1 finished units" in capsys.readouterr().err
     assert contents(folder / "out") == contents(folder / "whole")
 
 

@@ -288,7 +288,7 @@ def test_a_file_that_is_no_token_file_is_not_replaced(
     (corpus / "out").mkdir()
     (corpus / "out/validation.npy").write_text("dear to someone")
     assert run_make_data("--tokenizer", "tok", "--output", "out", "--train", "good.txt") == 2
-    assert "out/validation.npy is there and is not a whole token file" in capsys.readouterr().err
+    assert "out/validation.npy is not a complete token file" in capsys.readouterr().err
     assert (corpus / "out/validation.npy").read_text() == "dear to someone"
 
 
@@ -317,10 +317,12 @@ def test_a_full_disk_is_one_line_and_what_is_finished_is_kept(
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         said = capsys.readouterr().err.splitlines()
-        assert f"cannot write {what}: File too large; what is finished is kept: run again to go on" in said[-1]
+        assert (
+            f"cannot write {what}: File too large; what is finished is kept: run the same command to resume" in said[-1]
+        )
         assert list(contents(folder / "out")) in ([], ["make_data.toml"])
     assert run_make_data(*words) == 0
-    assert "going on after" in capsys.readouterr().err
+    assert "resuming after" in capsys.readouterr().err
     assert decoded(folder / "out/train.npy", tokenizer) == "".join(text + END for text in DOCUMENTS)
 
 

@@ -100,7 +100,7 @@ def test_a_table_in_a_pipe_is_one_line(folder: Path, run_make_data: Run, capsys:
     writer = feed(Path("pipe"), b"PAR1" + bytes(10))
     assert run_make_data("--train", "pipe", *MAKE) == 2
     writer.join()
-    assert "input pipe is parquet, which is read at any place: save it to a file first" in capsys.readouterr().err
+    assert "input pipe is parquet, which needs random access: save it to a file first" in capsys.readouterr().err
 
 
 def pipe_with(data: bytes) -> int:
@@ -146,7 +146,7 @@ def test_a_folder_is_read_by_patterns_and_what_is_left_out_is_said(
         path.write_bytes(data)
     assert run_make_data("--train", "texts", "--include", "*.md", "--exclude", "old", *MAKE) == 0
     assert documents(tokenizer) == ["one"]
-    assert capsys.readouterr().err == "left out of the inputs: 1 binary file (first: texts/c.md)\n"
+    assert capsys.readouterr().err == "skipped inputs: 1 binary file (first: texts/c.md)\n"
 
 
 def test_both_programs_read_the_same_text(folder: Path, run_train_tokenizer: Run) -> None:

@@ -51,7 +51,7 @@ def test_bytes_are_256_whatever_they_are(tmp_path: Path) -> None:
 def test_token_files_are_made_once_for_a_text_and_anew_where_damaged(tmp_path: Path) -> None:
     source, said = write(tmp_path / "ptb", "ptb.{}.txt", WORDS, WORDS), list[str]()
     first = load("ptb", source, tmp_path, said)
-    assert "train split: 33 bytes are being encoded" in said
+    assert "train split: 33 bytes to encode" in said
     said.clear()
     load("ptb", source, tmp_path, said)
     assert not [line for line in said if "not as published" not in line]

@@ -51,7 +51,7 @@ def test_an_empty_file_is_refused(tmp_path: Path, data: bytes) -> None:
 def test_a_device_or_a_pipe_is_refused_and_not_waited_for(tmp_path: Path, name: str) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("/dev/zero")
-    assert "it is no regular file" in refusal(tmp_path / name)
+    assert "not a regular file" in refusal(tmp_path / name)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_a_file_cut_inside_a_character_is_told_from_one_with_a_bad_byte(
 def test_a_bad_byte_is_named_by_its_place_in_the_file(tmp_path: Path, mark: bytes, bad: bytes) -> None:
     path = tmp_path / "bad.txt"
     path.write_bytes(mark + "é".encode() * 5 + bad + b" and more")
-    assert f"byte {len(mark) + 10} is no valid UTF-8" in refusal(path)
+    assert f"byte {len(mark) + 10} is not valid UTF-8" in refusal(path)
 
 
 # Splits and the text that is always there

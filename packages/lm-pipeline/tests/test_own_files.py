@@ -49,7 +49,7 @@ def test_parts_that_are_a_link_are_not_followed(
     mine.write_text("mine")
     (place / "out/.parts").symlink_to(place / "elsewhere")
     assert run_make_data(*WORDS) == 2
-    assert "out/.parts is not a folder of make-data's" in capsys.readouterr().err
+    assert "out/.parts was not made by make-data" in capsys.readouterr().err
     assert mine.read_text() == "mine"
 
 
@@ -68,7 +68,7 @@ def test_a_config_that_somebody_keeps_in_the_output_folder_stays(
     mine.write_text('# my notes\ntokenizer = "tok"\noutput = "out"\ntrain = ["text.txt"]\n')
     before = mine.read_bytes()
     assert run_make_data("--config", "out/make_data.toml") == 2
-    assert "out/make_data.toml is there without token files" in capsys.readouterr().err
+    assert "out/make_data.toml has no token files beside it" in capsys.readouterr().err
     assert mine.read_bytes() == before
     shutil.move(mine, place / "mine.toml")
     assert run_make_data("--config", "mine.toml") == 0
@@ -137,7 +137,7 @@ def test_a_file_of_a_sidecar_s_name_that_is_none_stays(
 ) -> None:
     (place / "out" / name).write_text(content)
     assert run_make_data(*WORDS) == 2
-    assert f"out/{name} is there and is not of a token file" in capsys.readouterr().err
+    assert f"out/{name} is not a sidecar of a token file" in capsys.readouterr().err
     assert (place / "out" / name).read_text() == content
 
 

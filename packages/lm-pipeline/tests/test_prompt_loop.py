@@ -188,9 +188,9 @@ def test_a_line_is_a_text_or_a_command(line: str, read: Command | str) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("/temprature 1", "there is no command /temprature; did you mean /temperature?"),
-        ("/Help", "there is no command /Help; did you mean /help?"),
-        ("/", "there is no command /; /help lists them, and // begins a text with /"),
+        ("/temprature 1", "unknown command /temprature; did you mean /temperature?"),
+        ("/Help", "unknown command /Help; did you mean /help?"),
+        ("/", "unknown command /; /help lists them, and // begins a text with /"),
     ],
 )
 def test_an_unknown_command_is_one_line(line: str, said: str) -> None:

@@ -95,8 +95,8 @@ def test_a_json_file_of_lines_is_read_as_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('[{"text": "a"}, {"text": "b"', "is cut: the list that it begins with does not end"),
-        ('[{"text": "a"}]\n{"text": "b"}', "goes on after the list ends, at byte 15"),
+        ('[{"text": "a"}, {"text": "b"', "is truncated: its list does not end"),
+        ('[{"text": "a"}]\n{"text": "b"}', "continues after the list ends, at byte 15"),
         ('[{"text": "a"}, 5]', "item 2 is not a JSON object with a field 'text'"),
         ('[{"text": "a"},, {"text": "b"}]', "item 2 is not valid JSON"),
         ('[{"text": "a"}, {"texts": "b"}]', "item 2: no field 'text'; set text_field: did you mean 'texts'?"),

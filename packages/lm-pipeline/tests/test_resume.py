@@ -85,7 +85,7 @@ def test_more_steps_bend_the_rate_with_a_word_and_a_choice(begun: Plan, resumed:
     assert plan.notes == [
         "changed from step 61 on: training.max_steps 60 -> 200",
         "learning rate: 0.0002 at step 60, 0.00166 at step 61, 0.0002 at step 200",
-        "note: --schedule.on_resume stretch, floor or warmup chooses how the decay goes on",
+        "note: --schedule.on_resume stretch, floor or warmup chooses how the decay continues",
     ]
     assert {entry["key"] for entry in plan.facts()["history"]} == {"training.max_steps"}
 
@@ -158,7 +158,7 @@ def test_a_config_cut_at_a_lines_end_is_named_and_the_checkpoints_used(
     config.write_text(config.read_text().partition(cut)[0] if cut else "")
     plan = resumed()
     said = capsys.readouterr().err
-    assert "run/config.toml is not what the run was trained with, and is not used: it says" in said
+    assert "run/config.toml differs from what the run was trained with (" in said
     assert said.count("\n") == 1
     assert plan.kept_config == begun.kept_config
     assert tomllib.loads(plan.config_toml())["training"]["batch_size"] == 4, "and it will be whole again"

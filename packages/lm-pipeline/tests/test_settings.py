@@ -33,8 +33,8 @@ def test_one_setting_changes_and_the_others_stay(name: str, value: str, expected
         ("top_p", "0", "top_p takes a number above 0 and at most 1, not '0'"),
         ("top_k", "1.5", "top_k takes a whole number of at least 0, not '1.5'"),
         ("length", "0", "length takes a whole number above 0, not '0'"),
-        ("temprature", "1", "there is no setting 'temprature'; did you mean 'temperature'?"),
-        ("xyz", "1", f"there is no setting 'xyz'; there are {', '.join(NAMES)}"),
+        ("temprature", "1", "unknown setting 'temprature'; did you mean 'temperature'?"),
+        ("xyz", "1", f"unknown setting 'xyz'; there are {', '.join(NAMES)}"),
     ],
 )
 def test_a_mistake_is_one_line(name: str, value: str, said: str) -> None:
@@ -58,5 +58,5 @@ def test_more_than_all_ids_are_not_kept() -> None:
 
 
 def test_an_empty_stop_string_is_refused() -> None:
-    with pytest.raises(UserError, match="config: stop: an empty string ends no text: leave it out"):
+    with pytest.raises(UserError, match="config: stop: an empty stop string has no effect: leave it out"):
         Settings.parse({"stop": [""]})

@@ -143,6 +143,6 @@ def test_interrupted_after_any_unit_and_run_again_the_bytes_and_the_summary_are_
         capsys.readouterr()
         assert run_make_data(*words, "--output", f"out{units}") == 0
         said = capsys.readouterr().err.splitlines()
-        assert said == [f"going on after {units} finished units", SUMMARY]
+        assert said == [f"resuming after {units} finished units", SUMMARY]
         assert contents(lines / f"out{units}") == contents(lines / "whole")
     assert units > 4

@@ -206,16 +206,16 @@ def test_a_trial_that_diverges_is_last_and_one_that_fails_ends_the_sweep(
             {"parameters": {"seed": 3}},
             "parameters: seed: write seed: {value: 3} for one value, values: [...] for several",
         ),
-        ({"parameters": {"seed": {"value": {"a": 1}}}}, "parameters.seed.value: a table is no value: nest it"),
+        ({"parameters": {"seed": {"value": {"a": 1}}}}, "parameters.seed.value: a table is not a value: nest it"),
         (
             {"parameters": {"save_dir": {"value": "x"}}},
             "save_dir: the sweep decides on it for every trial; leave it out",
         ),
         (
             {"parameters": {"model.d_model": {"value": 8}, "model": {"parameters": {"d_model": {"value": 8}}}}},
-            "model.d_model is there twice, nested and dotted",
+            "model.d_model is given twice, nested and dotted",
         ),
-        ({"parameters": {"data.tokenizer": {"value": None}}}, "data.tokenizer is never null: leave it out"),
+        ({"parameters": {"data.tokenizer": {"value": None}}}, "data.tokenizer cannot be null: leave it out"),
         ({"parmeters": {}}, "sweep.yaml: unknown key 'parmeters'; did you mean 'parameters'?"),
         ({"metrics": []}, "sweep.yaml: metrics: several metrics are weighed on W&B alone"),
         ({"scheduler": {}}, "sweep.yaml: scheduler: schedulers run on W&B alone"),
@@ -230,7 +230,7 @@ def test_a_trial_that_diverges_is_last_and_one_that_fails_ends_the_sweep(
         ({"parameters": {"seed": {"min": 0, "max": 10**12}}}, "the sweep has 1,000,000,000,001 trials"),
         (
             {"metric": {"name": "metrics.val_los"}},
-            "a run has no 'metrics.val_los' to be compared by; did you mean 'metrics.val_loss'?",
+            "a run's result has no 'metrics.val_los'; did you mean 'metrics.val_loss'?",
         ),
         ({"parameters": {"schedule.peak": {"value": 1}}}, "trial schedule.peak 1: "),
         ({"parameters": {"schedule.peak_lr": {"values": [1e-3, -1.0]}}}, "trial schedule.peak_lr -1.0: "),

@@ -79,7 +79,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
     def begin(**choices: float) -> Terminal:
         started.append(Terminal(tmp_path, **choices))
-        assert "alphabet. Type a text to go on with, or /help." in started[-1].until("> ")
+        assert "alphabet. Type a prompt, or /help." in started[-1].until("> ")
         return started[-1]
 
     yield begin

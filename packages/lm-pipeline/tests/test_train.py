@@ -146,7 +146,7 @@ def test_a_wrong_file_names_the_key_with_its_table(refusal: Callable[..., str], 
 
 def test_token_files_of_another_tokenizer_are_refused(refusal: Callable[..., str], workplace: Path) -> None:
     Tokenizer.train(["other words " * 50], 270, ["<|endoftext|>"], progress=False).save(workplace / "other")
-    assert "data.train: token file tokens/train.npy was made by another" in refusal("--data.tokenizer", "other")
+    assert "data.train: token file tokens/train.npy was made with another" in refusal("--data.tokenizer", "other")
 
 
 def test_a_damaged_token_file_is_refused(refusal: Callable[..., str], workplace: Path) -> None:
@@ -173,7 +173,7 @@ def test_a_sample_that_the_tokenizer_has_no_ids_for(refusal: Callable[..., str])
 def test_a_folder_that_holds_a_run_is_left_alone(refusal: Callable[..., str], workplace: Path) -> None:
     (workplace / "run").mkdir()
     (workplace / "run/config.toml").write_text("")
-    assert "run already holds a run: go on with it by --resume" in refusal("--save_dir", "run")
+    assert "run already holds a run: resume it with --resume" in refusal("--save_dir", "run")
 
 
 # What a config means
@@ -295,7 +295,7 @@ def test_the_tokenizer_in_the_folder_must_be_the_checkpoints(
 def test_damaged_checkpoints_are_named(begun: Plan, resumed: Planned, workplace: Path) -> None:
     [path] = (workplace / "run/checkpoints").glob("*.safetensors")
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(UserError, match="no checkpoint in run/checkpoints is whole"):
+    with pytest.raises(UserError, match="no checkpoint in run/checkpoints is intact"):
         resumed()
 
 

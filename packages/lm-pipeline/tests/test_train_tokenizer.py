@@ -152,7 +152,7 @@ def test_a_tokenizer_that_is_there_is_replaced_only_when_that_is_asked_for(
     before = {path: path.read_bytes() for path in (texts / "new").iterdir()}
     assert run_train_tokenizer(*words) == 2
     said = capsys.readouterr().err
-    assert f"save_dir new holds a tokenizer already ({which})" in said
+    assert f"save_dir new already holds a tokenizer ({which})" in said
     assert "--overwrite" in said
     assert {path: path.read_bytes() for path in (texts / "new").iterdir()} == before
     assert run_train_tokenizer(*words, "--overwrite") == 0

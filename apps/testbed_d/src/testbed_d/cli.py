@@ -15,6 +15,7 @@ from lm_core.run.folder import RunFolder, new_run, newest_run
 from lm_core.run.resume import recorded
 from lm_core.run.seeds import for_each_seed
 from lm_core.terminal import say
+from lm_pipeline.training import next_steps_of_seeds
 from testbed_d.flags import Flags
 from testbed_d.resume_policy import POLICY
 from testbed_d.workload import COMMAND, plan, resumed
@@ -25,7 +26,7 @@ ROOT = Path("runs") / "testbed_d"
 
 def main() -> int:
     """The program; returns its exit code."""
-    return exit_code_of(lambda: for_each_seed(sys.argv[1:], run), PROGRAM)
+    return exit_code_of(lambda: for_each_seed(sys.argv[1:], run, next_steps=next_steps_of_seeds), PROGRAM)
 
 
 def run(argv: Sequence[str]) -> None:

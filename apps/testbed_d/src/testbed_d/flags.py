@@ -27,7 +27,7 @@ class Flags(Config):
     lmax: int = Field(256, gt=0)
     """Longest window; capped at ctx."""
     ctx: int = Field(256, gt=0)
-    """The model's longest context."""
+    """Context length of the model, in characters."""
     lr: float = Field(3e-4, gt=0)
     """Learning rate, unless lr_schedule gives one."""
     warmup: int = Field(200, ge=0)
@@ -84,7 +84,7 @@ class Flags(Config):
     save_dir: str = ""
     """Run folder; a new one under runs/testbed_d when not given."""
     resume: bool = False
-    """Go on with the run in save_dir (or the newest under runs/testbed_d that has a checkpoint); flags given here
+    """Resume the run in save_dir (or the newest under runs/testbed_d that has a checkpoint); flags given here
     override its config."""
     save_every: int = Field(1000, ge=0)
     """Save a checkpoint every so many steps; 0: only at the end and on Ctrl-C."""

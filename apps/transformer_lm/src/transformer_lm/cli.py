@@ -33,6 +33,7 @@ from lm_pipeline.generation.writer import Model
 from lm_pipeline.saved_model import load_tokenizer_of
 from lm_pipeline.text.named import dataset_named
 from lm_pipeline.tokens.named import load_corpus
+from lm_pipeline.training import next_steps_of_seeds
 from lm_tokenizer.errors import TokenizerError
 from transformer_lm.flags import Flags
 from transformer_lm.resume_policy import ADVICE, POLICY, SHAPE
@@ -52,7 +53,8 @@ def main() -> int:
 def command(argv: Sequence[str]) -> int | None:
     """`run`, or with `--seeds` once for each of them, in save folders of their own that share their data."""
     run_one = partial(run, in_series=True) if has_seeds(argv) else run
-    return for_each_seed(argv, run_one, resume=False, contradicts=("seed", "new_model", "identifier", "inference"))
+    contradicts = ("seed", "new_model", "identifier", "inference")
+    return for_each_seed(argv, run_one, resume=False, contradicts=contradicts, next_steps=next_steps_of_seeds)
 
 
 def run(argv: Sequence[str], *, in_series: bool = False) -> int:

@@ -9,7 +9,7 @@ from lm_core.config import Config, Dtype
 
 
 class Flags(Config):
-    """Train a Transformer language model on a named dataset; called again, go on where it stopped. With --inference,
+    """Train a Transformer language model on a named dataset; called again, resume it. With --inference,
     let it continue your texts."""
 
     dataset: str = "ptb"
@@ -18,15 +18,15 @@ class Flags(Config):
     data_dir: str = ""
     """Your own copy of the dataset: its folder, its archive, or the file of a dataset that is a single one."""
     tokenizer: str = ""
-    """Another tokenizer than the customary one (words, bytes or characters, by dataset), as kind:path: bpe:FOLDER,
+    """Tokenizer instead of the dataset's default (words, bytes or characters), as kind:path: bpe:FOLDER,
     hf:FILE, tiktoken:gpt2, ..."""
     save_dir: str = ""
     """Folder of all runs; if not given, transformer-lm on a RAM disk at /Volumes/RAMDisk, else runs/transformer-lm."""
     new_model: bool = False
-    """Begin a new model, beside the others. Without it, training goes on with the newest checkpoint in the save folder,
-    by the flags it was trained with, and those given now in their place."""
+    """Start a new model, beside the others. Without it, training resumes from the newest checkpoint in the save folder,
+    with the flags it was trained with; flags given now override them."""
     identifier: str = ""
-    """Use this checkpoint rather than the newest: its file name, or four or more of the first letters. Training goes on
+    """Use this checkpoint instead of the newest: its file name, or at least the first four letters. Training continues
     from it in a new run."""
     inference: bool = False
     """Continue prompts instead of training: those you type, or the lines of a pipe."""
@@ -42,7 +42,7 @@ class Flags(Config):
     """Seed of the weights, the batches, the dropout and the samples. --seeds 1 2 3 --save_dir S trains several models,
     each in a save folder of its own."""
     context_size: int = Field(48, gt=0)
-    """Tokens that the model sees at once."""
+    """Context length, in tokens."""
     num_blocks: int = Field(4, gt=0)
     """Transformer blocks."""
     dim: int = Field(1024, gt=0)
@@ -50,35 +50,35 @@ class Flags(Config):
     num_heads: int = Field(8, gt=0)
     """Attention heads; must divide dim."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Probability of dropping an element."""
+    """Dropout probability."""
     checkpoint: bool = False
     """Gradient checkpointing: less memory for more time; the results stay the same."""
     batch_size: int = Field(32, gt=0)
     """Rows of a minibatch."""
     num_iters: int = Field(100000, gt=0)
-    """Iterations in all, those of earlier calls included."""
+    """Optimizer steps in total, including those before a resume."""
     learning_rate: float = Field(3e-4, gt=0)
     """Learning rate of AdamW."""
     lr_warmup: int = Field(0, ge=0)
-    """Iterations of linear learning-rate warm-up."""
+    """Steps of linear learning-rate warm-up."""
     weight_decay: float = Field(1e-5, ge=0)
     """Decoupled weight decay, on matrices."""
     top_k: int = Field(50, ge=0)
-    """Of samples and --inference: choose among the k most likely tokens; 0: among all."""
+    """For samples and --inference: choose among the k most likely tokens; 0: among all."""
     temperature: float = Field(0.5, ge=0)
-    """Of samples and --inference: below 1 likely tokens get likelier; 0 takes the most likely one."""
+    """For samples and --inference: below 1 likely tokens get likelier; 0 is greedy."""
     sample_tokens: int = Field(50, ge=0)
-    """Length of the sample that is written at each save; 0: none."""
+    """Length of the sample written at each save, in tokens; 0: none."""
     steps_per_report: int = Field(10, gt=0)
-    """Iterations between training reports."""
+    """Steps between training records."""
     steps_per_eval: int = Field(1000, gt=0)
-    """Iterations between validations, each over the whole split."""
+    """Steps between validations, each over the whole split."""
     steps_per_save: int = Field(1000, ge=0)
-    """Iterations between checkpoints; 0: only at the end, and on Ctrl-C."""
+    """Steps between checkpoints; 0: only at the end, and on Ctrl-C."""
     keep: int = Field(2, gt=0)
-    """Newest checkpoints of a run that are kept."""
+    """Number of checkpoints of a run to keep, the newest."""
     eval_test: bool = False
-    """Measure the test split, too, when training has ended."""
+    """Also measure the test split when training has ended."""
     config: str = ""
     """TOML file with any of these; flags on the command line win."""
 

@@ -175,13 +175,13 @@ class SaveFolder:
             checkpoints = Checkpoints(run.checkpoints)
             if checkpoint := checkpoints.newest(warn):
                 for other in empty:
-                    warn(f"note: {other.path.name} is newer and has no checkpoint: passed over")
+                    warn(f"note: {other.path.name} is newer and has no checkpoint: skipped")
                 return Found(run, checkpoint, not damaged)
             if checkpoints.files():
                 damaged = True
-                warn(f"{run.path.name}: no checkpoint is whole")
+                warn(f"{run.path.name}: no checkpoint is intact")
             else:
                 empty.append(run)
         if damaged:
-            raise UserError(f"no checkpoint in {self.path} is whole: give --new_model to begin another model")
+            raise UserError(f"no checkpoint in {self.path} is intact: give --new_model to start another model")
         return Found(empty[0], None, True) if empty and not saved else None

@@ -20,7 +20,7 @@ from lm_core.errors import UserError
 from lm_core.sampling import Decoder
 
 Metrics = Mapping[str, Any]
-"""What a step says about itself, lazy: each waits for the device only when it is read.
+"""Lazy metrics of a step: each waits for the device only when it is read.
 
 `loss_nats`: mean over all targets of weight x nats (see `Batch`). `grad_norm`: of all gradients together, before
 clipping. Both are read by `float`.
@@ -38,7 +38,7 @@ class Trainer(Protocol):
         """One optimizer step; see `Metrics` for what it returns."""
 
     def diagnostics(self) -> dict[str, dict[str, float]]:
-        """What the optimizer did in the last step, by bucket: K-beta's `sunspike` and `beta2`, nothing for AdamW."""
+        """Statistics of the optimizer in the last step, by bucket: K-beta's `sunspike` and `beta2`, none for AdamW."""
 
     def evaluate(self, batch: Batch) -> SupportsFloat:
         """Mean over all targets of weight x nats, without dropout: the weighted mean of `score` but for rounding."""
@@ -65,7 +65,7 @@ class Trainer(Protocol):
         """A copy of the optimizer's state, under the names of `lm_core.optim`."""
 
     def snapshot(self) -> Snapshot:
-        """What a checkpoint would hold now, to be read later and from another thread, while training goes on.
+        """Snapshot of what a checkpoint would hold now, to read later from another thread, while training continues.
 
         What is read must not be written to, and is valid until the next snapshot: its memory may be used again. The
         first one may have to get that memory from the system, which takes several times as long as the copy.

@@ -39,7 +39,7 @@ class Ending:
 
 @dataclass
 class Continuation:
-    """What was drawn for one row."""
+    """Result of one row."""
 
     ids: list[int] = field(default_factory=list)
     """All ids, that of the end of text among them."""

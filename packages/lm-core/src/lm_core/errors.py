@@ -1,4 +1,4 @@
-"""What a person sees when something goes wrong: one line, and an exit code that scripts can act on."""
+"""Expected failures: one line for the user, and an exit code that scripts can act on."""
 
 import errno
 from collections.abc import Callable
@@ -7,17 +7,17 @@ from lm_core import terminal
 
 
 class UserError(Exception):
-    """A mistake the user can mend. The message says what, where and what to do, in one line; exit code 2."""
+    """A mistake the user can fix. The message says what, where and what to do, in one line; exit code 2."""
 
     exit_code = 2
 
 
 class UnreadableError(UserError):
-    """What this process cannot read just now, which is no word on what it holds: it is neither rebuilt nor deleted."""
+    """A file that cannot be read at the moment; it may be intact, so it is neither rebuilt nor deleted."""
 
 
 OUT_OF_MEMORY = (
-    "the memory is full: lower the batch size, the sequence length or the model's size, or end other programs"
+    "the memory is full: lower the batch size, the sequence length or the model's size, or close other programs"
 )
 _SAID_BY_FRAMEWORKS = ("can't allocate memory", "not enough memory", "Unable to allocate", "Insufficient Memory")
 """torch on the CPU, MLX there, and MLX on Metal."""

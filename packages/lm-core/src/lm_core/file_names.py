@@ -28,7 +28,7 @@ def toml_document(values: Mapping[str, Any]) -> str:
 
 
 def toml_bytes(text: str) -> bytes:
-    """What a file of a TOML document holds."""
+    """Encode a TOML document as the bytes of a file."""
     return text.encode("utf-8", "surrogateescape")
 
 

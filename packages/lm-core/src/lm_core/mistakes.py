@@ -1,4 +1,4 @@
-"""What is wrong with a command line, in words: a value of the wrong type, a flag misspelt, or one of another choice.
+"""Explanations of command-line mistakes: a value of the wrong type, a misspelt flag, or a flag of another choice.
 
 tyro's sentence, the words, the config they were read over --explain--> one line with what to write instead
 """
@@ -31,7 +31,7 @@ def explain(said: str, argv: Sequence[str], config: Config) -> str:
 
 def _of_type(reason: str) -> str:
     if "digits" in reason:
-        return "a number of too many digits"
+        return "a number with too many digits"
     kind = next((words for start, words in _TYPES.items() if reason.startswith(start)), None)
     return f"{reason.rpartition(': ')[2]} is not {kind}" if kind else reason
 

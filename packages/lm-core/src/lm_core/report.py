@@ -91,13 +91,13 @@ pre { max-height: 32rem; overflow: auto; white-space: pre-wrap; overflow-wrap: a
 
 @dataclass(frozen=True)
 class History:
-    """What metrics.jsonl says, by step; `unit` is the key of the loss in bits: "bits_per_byte" where there is one."""
+    """Records of metrics.jsonl, by step; `unit` is the key of the loss in bits: "bits_per_byte" where there is one."""
 
     train: list[Record]
     evals: list[Record]
     unit: str
     resumes: list[Record] = field(default_factory=list)
-    """What resumes have changed; the last word on each step."""
+    """Changes by resumes; the last one of each step."""
 
 
 def write_report(folder: Path) -> Path:
@@ -125,7 +125,7 @@ def read_run(path: Path) -> History:
         UserError: when it is missing or holds no training or validation record.
     """
     if not path.is_file():
-        raise UserError(f"{path}: no such file; give the folder of a run that has begun to train")
+        raise UserError(f"{path}: no such file; give a run folder that has training records")
     latest = {(record["kind"], record["step"]): record for record in _records(path)}
     ordered = sorted(latest.values(), key=lambda record: record["step"])
     train, evals, resumes = ([r for r in ordered if r["kind"] == kind] for kind in (*KINDS, RESUME))

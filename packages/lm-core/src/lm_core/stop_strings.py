@@ -22,7 +22,7 @@ class StopStrings:
         return self._release(len(self._held) - self._open())
 
     def finish(self) -> str:
-        """What was held back: no stop string follows."""
+        """Return the held-back text: no stop string follows."""
         return self._release(len(self._held))
 
     def _release(self, end: int, left: str | None = None) -> str:

@@ -23,7 +23,7 @@ _HELD_UP = 0.5
 """Seconds after which a line is left to its thread."""
 _ERRORS = "lm_core.terminal"
 _HUNG_UP = (errno.EIO, errno.ENXIO)
-"""What a terminal answers that has been hung up; of a file they say that its disk fails."""
+"""Errors of a terminal that was hung up; for a file they mean that its disk fails."""
 _had_terminal = False
 """Whether stdout was a terminal at the start: one that has been hung up no longer says that it is one."""
 

@@ -87,7 +87,7 @@ def load_tokenizer_of(folder: Path, facts: dict[str, Any], key: str) -> TextToke
     try:
         kind, fingerprint = facts["tokenizer"]["kind"], facts["tokenizer"]["fingerprint"]
     except (KeyError, TypeError):
-        raise UserError(f"{key}: the checkpoint in {folder} does not say which tokenizer it is of") from None
+        raise UserError(f"{key}: the checkpoint in {folder} does not name its tokenizer") from None
     tokenizer = _tokenizer(f"{kind}:{folder / TOKENIZER}", key)
     if tokenizer.fingerprint != fingerprint:
         raise UserError(
@@ -113,7 +113,7 @@ def _of_run(folder: Path, which: Which, tokenizer: str, key: str) -> SavedModel:
     checkpoints = Checkpoints(folder / "checkpoints")
     checkpoint = checkpoints.best(say) if which == "best" else checkpoints.newest(say)
     if checkpoint is None:
-        raise UserError(f"{key}: {folder} holds no whole checkpoint")
+        raise UserError(f"{key}: {folder} has no intact checkpoint")
     config = model_of(checkpoint, key)
     check_weights(config, checkpoint.weights, f"{key}: {checkpoint.path.stem}.safetensors")
     own = load_tokenizer_of(folder, checkpoint.facts, key)

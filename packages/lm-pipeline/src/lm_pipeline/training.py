@@ -95,8 +95,13 @@ def sample_of(
     return Sample(write, f"temperature {chosen.temperature:g}", at_saves) if tokens else None
 
 
+def next_steps_of_seeds(folder: Path) -> list[str]:
+    """Commands to run on a finished series of seeds, one per line."""
+    return [f"compare: uv run lm-bench compare {quote(str(folder))}"]
+
+
 def next_steps(model: ModelConfig, tokenizer: TextTokenizer) -> Callable[[Path], list[str]]:
-    """What can be done with a finished run, a command a line, by its folder."""
+    """Commands to run on a finished run, one per line, by its folder."""
     try:
         architecture_of(model)
         is_exported = tokenizer.name in _EXPORTED

@@ -105,6 +105,6 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path} is not valid TOML: {error}") from None
     except ValueError:  # of int: more digits than Python reads
-        raise UserError(f"{path} is not valid TOML: it has a number of too many digits") from None
+        raise UserError(f"{path} is not valid TOML: it has a number with too many digits") from None
     except RecursionError:
         raise UserError(f"{path} is not valid TOML: it is nested too deeply") from None

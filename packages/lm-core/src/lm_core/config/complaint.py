@@ -1,4 +1,4 @@
-"""What pydantic says of a mistake in a config, as one line that names the key and suggests another."""
+"""Pydantic's validation errors as one line that names the key and suggests another."""
 
 import difflib
 from typing import Any, get_args

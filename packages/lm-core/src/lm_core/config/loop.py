@@ -1,4 +1,4 @@
-"""What is due when in a training run."""
+"""Length of a training run, and its intervals of logging, evaluation and saving."""
 
 from pydantic import Field
 
@@ -6,7 +6,7 @@ from lm_core.config.base import Config
 
 
 class LoopConfig(Config):
-    """When what is due; all in steps. An interval of 0 means never, but a run is always saved when it ends."""
+    """Length and intervals of a run, in steps. An interval of 0 means never, but a run is always saved when it ends."""
 
     max_steps: int = Field(gt=0)
     """Length of the run."""
@@ -19,12 +19,12 @@ class LoopConfig(Config):
     save_every: int = Field(0, ge=0)
     """Checkpoints."""
     save_best: bool = False
-    """Save also where the validation loss is the lowest so far, and keep that checkpoint until there is a better."""
+    """Also save when the validation loss is the lowest so far, and keep that checkpoint until there is a better one."""
     log_norms: bool = False
-    """Training records also hold the norm of each block's weights and the size of its activations."""
+    """Add the norm of each block's weights and the RMS of its activations to training records."""
     early_stop_patience: int = Field(0, ge=0)
-    """Stop after so many evaluations in a row without a gain; 0 never stops."""
+    """Stop after this many evaluations in a row without a gain; 0 never stops."""
     early_stop_min_delta: float = Field(0.0, ge=0)
-    """What counts as a gain, in nats."""
+    """Smallest decrease of the loss that counts as a gain, in nats."""
     early_stop_warmup: int = Field(0, ge=0)
     """Evaluations up to this step do not count."""

@@ -13,7 +13,7 @@ class ModelConfig(Config):
     vocab_size: int = Field(gt=0)
     """V: number of token ids."""
     seq_len: int = Field(gt=0)
-    """Longest sequence the model sees at once, in tokens."""
+    """Context length, in tokens."""
     d_model: int = Field(256, gt=0)
     """D: width of the residual stream."""
     n_layers: int = Field(6, gt=0)
@@ -27,7 +27,7 @@ class ModelConfig(Config):
     norm: Literal["layer", "rms"] = "layer"
     """LayerNorm (Ba et al. 2016) or RMSNorm (Zhang and Sennrich 2019)."""
     norm_eps: float = Field(1e-5, gt=0)
-    """Added to the variance before the root."""
+    """Added to the variance before the square root."""
     mlp: Literal["gelu", "gelu_tanh", "swiglu"] = "gelu_tanh"
     """Exact GELU, its tanh form (Hendrycks and Gimpel 2016), or SwiGLU (Shazeer 2020)."""
     positions: Literal["learned", "rope", "sinusoidal", "none"] = "learned"
@@ -39,11 +39,11 @@ class ModelConfig(Config):
     head_bias: bool = False
     """A bias on the output head."""
     tie_embeddings: bool = False
-    """Use the token table as the output head."""
+    """Use the token embedding as the output head."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Probability of dropping an element after the embedding, in the attention weights and on both branches."""
+    """Dropout probability, after the embedding, in the attention weights and on both residual branches."""
     init_std: float = Field(0.02, gt=0)
-    """Standard deviation of the initial matrices."""
+    """Standard deviation of the initial weight matrices."""
     depth_scaled_init: bool = False
     """Divide the initial std of o_proj and down_proj by sqrt(2 n_layers), as GPT-2 does."""
 

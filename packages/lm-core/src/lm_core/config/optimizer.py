@@ -10,10 +10,10 @@ DecayGroup = Literal["matrix", "embed", "bias", "norm"]
 
 
 class _Common(Config):
-    """What every optimizer has."""
+    """Options of every optimizer."""
 
     weight_decay: float = Field(0.0, ge=0)
-    """Decoupled: p <- p (1 - lr weight_decay) before the update, with the rate of the parameter."""
+    """Decoupled: p <- p (1 - lr weight_decay) before the update, with the parameter's learning rate."""
     decay_groups: tuple[DecayGroup, ...] = ("matrix",)
     """Which parameter groups decay."""
     grad_clip: float = Field(0.0, ge=0)

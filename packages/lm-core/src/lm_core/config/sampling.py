@@ -6,10 +6,10 @@ from lm_core.config.base import Config
 
 
 class SamplingConfig(Config):
-    """How the next id is chosen."""
+    """Sampling of the next id."""
 
     temperature: float = Field(1.0, ge=0)
-    """Divides the logits; 0 takes the most likely id."""
+    """Divides the logits; 0 is greedy."""
     top_k: int = Field(0, ge=0)
     """Keep the k most likely ids; 0 keeps all."""
     top_p: float = Field(1.0, gt=0, le=1)

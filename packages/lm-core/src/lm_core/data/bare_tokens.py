@@ -18,7 +18,7 @@ from lm_core.errors import UserError
 
 _LONGEST_HEADER = 1 << 14
 _LLM_C = (20240520, 20240801)
-"""What files of llm.c begin with: 256 int32, then ids."""
+"""Magic number at the start of llm.c's files: a header of 256 int32, then ids."""
 
 
 def is_bare(path: str | Path) -> bool:
@@ -64,7 +64,7 @@ def _bin(path: Path, file: TokenIds) -> tuple[int, np.dtype[Any], int]:
     if int.from_bytes(start, "little") in _LLM_C:
         raise UserError(
             f"token file {path} has the header of llm.c's files, 1,024 bytes: cut it off (tail -c +1025) if its ids are"
-            " uint16, or have it as .npy"
+            " uint16, or convert it to .npy"
         )
     if size % 2:
         raise UserError(
@@ -82,7 +82,9 @@ def _npy(path: Path, file: TokenIds) -> tuple[int, np.dtype[Any], int]:
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
         raise UserError(f"token file {path} does not begin as numpy.save writes: {str(error)[:80]}") from None
     if dtype.kind not in "iu" or dtype.itemsize > 8 or len(shape) != 1:
-        raise UserError(f"token file {path} holds {dtype} of shape {shape}: ids are integers on one axis")
+        raise UserError(
+            f"token file {path} holds {dtype} of shape {shape}: expected a one-dimensional array of integers"
+        )
     expected = header.tell() + shape[0] * dtype.itemsize
     if file.size() != expected:
         raise UserError(f"token file {path} has {file.size():,} bytes, and its header says {expected:,}: it is cut")

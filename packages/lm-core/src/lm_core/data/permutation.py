@@ -26,7 +26,7 @@ class Permutation:
         self.keys = generator(seed, "permutation", *words).integers(0, 2**64, ROUNDS, dtype=np.uint64)
 
     def __call__(self, positions: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
-        """What stands at each of `positions`, any shape."""
+        """Map `positions`, of any shape, to their images."""
         found = self._feistel(positions.astype(np.uint64))
         outside = found >= self.n
         while outside.any():

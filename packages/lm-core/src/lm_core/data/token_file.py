@@ -26,7 +26,7 @@ _LONGEST_SIDECAR = 1 << 16
 
 
 class Facts(Config):
-    """What a sidecar says."""
+    """Metadata in the sidecar of a token file."""
 
     format: Literal["token file 1"]
     """Version of the layout."""
@@ -45,7 +45,7 @@ class Facts(Config):
     fingerprint: str
     """Of the tokenizer that gave the ids."""
     source: str
-    """What the ids were made from, in the writer's words."""
+    """Source of the ids, as the writer describes it."""
     sha256: str
     """Of the ids as they lie in the file, without its header."""
     pair: str = ""
@@ -85,8 +85,8 @@ class TokenFile:
         facts = read_sidecar(path)
         if fingerprint is not None and facts.fingerprint != fingerprint:
             raise UserError(
-                f"token file {path} was made by another tokenizer ({_short(facts.fingerprint)}) than the one in use"
-                f" ({_short(fingerprint)}): make it anew, or use the tokenizer it was made by"
+                f"token file {path} was made with another tokenizer ({_short(facts.fingerprint)}) than the one in use"
+                f" ({_short(fingerprint)}): rebuild it, or use the tokenizer it was made with"
             )
         dtype = np.dtype(facts.dtype).newbyteorder("<")
         tokens = TokenIds(path, dtype, HEADER_BYTES, facts.tokens, facts.vocab_size, facts.sha256)
@@ -112,7 +112,7 @@ def check_pair(train: TokenFile, validation: TokenFile) -> None:
     if same_folder and stated and train.facts.pair != validation.facts.pair:
         raise UserError(
             f"token files {train.path} and {validation.path} were not made together, so validation text may be in the"
-            " training text: make them again together (what was interrupted is finished by running it again), or"
+            " training text: rebuild them together (to finish an interrupted make-data, run it again), or"
             " move one to another folder if it is meant"
         )
 
@@ -123,7 +123,7 @@ def sidecar_of(path: str | Path) -> Path:
 
 
 def read_sidecar(path: str | Path) -> Facts:
-    """What the sidecar of the token file at `path` says.
+    """Read the sidecar of the token file at `path`.
 
     Raises:
         UserError: when it is missing or damaged.
@@ -135,7 +135,7 @@ def read_sidecar(path: str | Path) -> Facts:
         data = read_regular(sidecar, _LONGEST_SIDECAR)
     except FileNotFoundError:
         raise UserError(
-            f"token file {path} has no sidecar {sidecar.name}: it was moved without it, or never finished; make it anew"
+            f"token file {path} has no sidecar {sidecar.name}: it was moved without it, or never finished; rebuild it"
         ) from None
     except OSError as error:
         kind = UnreadableError if may_pass(error) else UserError
@@ -144,9 +144,9 @@ def read_sidecar(path: str | Path) -> Facts:
         said = json.loads(data)
         digest = said.pop("sidecar_sha256")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise UserError(f"{sidecar} is not the sidecar of a token file: make the token file anew") from None
+        raise UserError(f"{sidecar} is not the sidecar of a token file: rebuild the token file") from None
     if digest != hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest():
-        raise UserError(f"{sidecar} is damaged, its SHA-256 differs: make the token file anew")
+        raise UserError(f"{sidecar} is damaged, its SHA-256 differs: rebuild the token file")
     return Facts.parse(said, str(sidecar))
 
 
@@ -163,11 +163,9 @@ def _check_layout(path: Path, tokens: TokenIds) -> None:
     size, expected = tokens.size(), HEADER_BYTES + count * dtype.itemsize
     if size != expected:
         how = "it is cut" if size < expected else "it is another file than its sidecar's"
-        raise UserError(
-            f"token file {path} has {size:,} bytes, and {count:,} ids take {expected:,}: {how}; make it anew"
-        )
+        raise UserError(f"token file {path} has {size:,} bytes, and {count:,} ids take {expected:,}: {how}; rebuild it")
     if tokens.bytes_at(0, HEADER_BYTES) != npy_header(dtype, count):
-        raise UserError(f"token file {path} does not begin as {count:,} ids of {dtype.name}: make it anew")
+        raise UserError(f"token file {path} does not begin as {count:,} ids of {dtype.name}: rebuild it")
 
 
 def _short(fingerprint: str) -> str:

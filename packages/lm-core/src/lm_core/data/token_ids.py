@@ -95,7 +95,7 @@ class TokenIds:
             self._check_vocabulary(chunk, first)
         self.sha256 = self.sha256 or digest.hexdigest()
         if digest.hexdigest() != self.sha256:
-            raise UserError(f"token file {self.path} is not what was written, its SHA-256 differs: make it anew")
+            raise UserError(f"token file {self.path} is not what was written, its SHA-256 differs: rebuild it")
 
     def chunks(self) -> Iterator[tuple[int, NDArray[Any]]]:
         """All ids, some at a time, each array with the position of its first id."""
@@ -108,7 +108,7 @@ class TokenIds:
         return self._stamped()[0]
 
     def bytes_at(self, position: int, size: int) -> bytes:
-        """What the file has at a position, fewer bytes at its end."""
+        """Read bytes at a position, fewer at the end of the file."""
         try:
             return os.pread(self._descriptor, size, position)
         except OSError as error:
@@ -126,7 +126,7 @@ class TokenIds:
                     into = data[number * width + done : (number + 1) * width]
                     got = os.preadv(self._descriptor, [into], place + done)
                     if not got:
-                        raise UserError(f"token file {self.path} was cut while it was being read: make it anew")
+                        raise UserError(f"token file {self.path} was cut while it was being read: rebuild it")
                     done += got
         except OSError as error:
             raise self._unreadable(error) from None
@@ -139,7 +139,7 @@ class TokenIds:
         where = f" at position {first + int(np.argmax(wrong)):,}" if ids.ndim == 1 else ""
         raise UserError(
             f"token file {self.path} holds id {ids[wrong][0]}{where}, beyond its vocabulary of {self.vocab_size:,}:"
-            " it is damaged, or was overwritten while it was being read; make it anew"
+            " it is damaged, or was overwritten while it was being read; rebuild it"
         )
 
     def _stamped(self) -> tuple[int, int]:

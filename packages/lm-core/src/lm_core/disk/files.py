@@ -21,7 +21,7 @@ _OF_CHECKPOINT = re.compile(
 
 
 def checkpoint_files(folder: Path, suffix: str = "") -> list[Path]:
-    """What lies in a folder under the names that the project gives to a checkpoint's files, sorted.
+    """List the files in a folder with names that the project gives to a checkpoint's files, sorted.
 
     Whatever is called otherwise is somebody else's, such as a person's own copy: not read, and never deleted.
 
@@ -92,8 +92,8 @@ def flush_folder(folder: Path) -> None:
         if device not in _without_flush:
             _without_flush.add(device)
             say(
-                f"note: the file system of {show(folder)} cannot flush a folder ({error.strerror}): going on without,"
-                " and a power cut may take the last save away"
+                f"note: the file system of {show(folder)} cannot flush a folder ({error.strerror}):"
+                " continuing without, so a power cut may lose the last save"
             )
     finally:
         os.close(descriptor)
@@ -111,7 +111,7 @@ def optional(name: str, say: Callable[[str], None] = say) -> Iterator[None]:
         raise
     except (OSError, MemoryError) as error:
         reason = "there is not enough memory" if isinstance(error, MemoryError) else error.strerror or error
-        say(f"{name} is not written: {reason}; the run itself is saved")
+        say(f"{name} not written: {reason}; the run itself is saved")
 
 
 def flush_file(descriptor: int) -> None:

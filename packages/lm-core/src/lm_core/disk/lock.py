@@ -20,7 +20,7 @@ _LONGEST = 20
 _CONTENT = re.compile(rb"[\d\n\0]{0,%d}" % _LONGEST)
 """The number of the process that had the lock last, or what a power cut has left of it."""
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
-"""What file systems say that know no locks; there a run goes without."""
+"""Errors of file systems without locks; there a run has none."""
 
 
 class Lock:
@@ -115,4 +115,4 @@ def open_lock(path: Path) -> int:
     if regular and _CONTENT.fullmatch(os.pread(descriptor, _LONGEST + 1, 0)):
         return descriptor
     os.close(descriptor)
-    raise OSError(errno.EINVAL, f"{path.name} there is not a lock of this project: move it away", str(path))
+    raise OSError(errno.EINVAL, f"{path.name} is not a lock file of this project: move it away", str(path))

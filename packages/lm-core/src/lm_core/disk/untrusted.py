@@ -53,7 +53,7 @@ def open_inside(path: Path, root: Path) -> BinaryIO:
     """Open a file of a folder to read, unless a link leads out of the folder.
 
     Raises:
-        OSError: when it cannot be read, is no regular file, or lies elsewhere.
+        OSError: when it cannot be read, is not a regular file, or lies elsewhere.
     """
     check_inside(path, root)
     return open_regular(path)
@@ -63,7 +63,7 @@ def open_regular(path: Path) -> BinaryIO:
     """Open a file to read.
 
     Raises:
-        OSError: when it cannot be read, or is no regular file.
+        OSError: when it cannot be read, or is not a regular file.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe without a writer opens at once
     try:
@@ -71,7 +71,7 @@ def open_regular(path: Path) -> BinaryIO:
         if stat.S_ISDIR(mode):
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         if not stat.S_ISREG(mode):
-            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
         return os.fdopen(descriptor, "rb")
     except OSError:
         os.close(descriptor)
@@ -82,7 +82,7 @@ def read_regular(path: Path, most: int) -> bytes:
     """All of a file of at most `most` bytes.
 
     Raises:
-        OSError: when it cannot be read, is no regular file, or has more.
+        OSError: when it cannot be read, is not a regular file, or has more.
     """
     with open_regular(path) as file:
         return _bounded(file, most, path)
@@ -111,7 +111,7 @@ def append_regular(path: Path, data: bytes) -> None:
     try:
         facts = os.fstat(descriptor)
         if not stat.S_ISREG(facts.st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
     except OSError:
         os.close(descriptor)
         raise

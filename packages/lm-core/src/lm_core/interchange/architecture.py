@@ -1,4 +1,4 @@
-"""What there is to know of an architecture of `transformers`, and how its tensors are made from ours and back.
+"""Description of an architecture of `transformers`, and the conversion of its tensors from ours and back.
 
 A tensor of theirs is one of ours, or several joined along their outputs, as it is or transposed:
 
@@ -34,7 +34,7 @@ class Tensor:
     name: str
     """Without the architecture's prefix."""
     ours: tuple[str, ...]
-    """What it joins, in order."""
+    """Our parameters that it joins, in order."""
     transposed: bool = False
     """Whether it is [in, out]."""
 
@@ -54,7 +54,7 @@ class Architecture:
     class_name: str
     """Its class in `transformers`."""
     prefix: str
-    """What the names of tensors may begin with."""
+    """Optional prefix of tensor names."""
     buffers: re.Pattern[str]
     """Tensors that older files hold and that say nothing."""
     obstacles: Callable[[ModelConfig], list[str]]
@@ -130,7 +130,7 @@ def unpack(architecture: Architecture, config: ModelConfig, entries: Entries, fo
     if config.tie_embeddings and HEAD in left:
         _check_tied(left.pop(HEAD), weights["embed.weight"])
     for entry in left.values():
-        raise UserError(f"{entry.path}: tensor {entry.name!r} is none of the model that config.json describes")
+        raise UserError(f"{entry.path}: tensor {entry.name!r} is not part of the model that config.json describes")
     return {name: weights[name] for name in table}
 
 

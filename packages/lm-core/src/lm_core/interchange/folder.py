@@ -39,7 +39,7 @@ _MODEL_TYPES = {"gpt2": GPT2, "llama": LLAMA, "mistral": LLAMA}
 
 @dataclass(frozen=True)
 class ImportedModel:
-    """What a folder holds."""
+    """A model read from a folder."""
 
     config: ModelConfig
     weights: dict[str, NDArray[np.float32]]
@@ -64,7 +64,7 @@ def export_model(
     """Write a folder that `transformers` and, for Llama, `mlx-lm` load.
 
     Args:
-        folder: where to; one that holds anything that is no file of an export is left alone.
+        folder: where to; one that holds anything that is not a file of an export is left alone.
         config: of the model. Its vocab_size may be larger than the tokenizer's: the ids beyond are left out, since
             other programs would draw them.
         weights: by the names of the parameter table.
@@ -126,7 +126,7 @@ def architecture_of(config: ModelConfig) -> Architecture:
         if not fields:
             return architecture
     each = "; ".join(f"{one.model_type} cannot have {', '.join(fields)}" for one, fields in obstacles)
-    raise UserError(f"the model is none that can be exported: {each}")
+    raise UserError(f"this model cannot be exported: {each}")
 
 
 def _refuse_what_is_not_causal_and_full(keys: Keys) -> None:
@@ -200,7 +200,7 @@ def _refuse_others(folder: Path, *, overwrite: bool) -> None:
     names = [path.name for path in paths if not is_scratch(path.name)]
     for path in paths:
         if not path.is_file() or not (path.name in _WRITTEN or is_scratch(path.name)):
-            raise UserError(f"{folder} holds {path.name!r}, which is no file of an export: name another folder")
+            raise UserError(f"{folder} holds {path.name!r}, which is not a file of an export: name another folder")
     if names and not {CONFIG, WHOLE} & {*names}:  # one with a tokenizer alone has only names that an export has too
         raise UserError(f"{folder} holds {names[0]!r} and no model: name another folder")
     if names and not overwrite:

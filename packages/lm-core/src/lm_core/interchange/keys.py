@@ -1,4 +1,4 @@
-"""What a `config.json` says: each key is checked as it is read, and what is not supported is refused by name and value.
+"""Checked reading of a `config.json`: an unsupported key is refused by name and value.
 
 A key that is not there has the default that `transformers` gives it. So has a size or number that is `null`; elsewhere
 `null` is a value like others. Which keys were read is kept: one that was not, and that is not known to say nothing of
@@ -86,7 +86,7 @@ class Keys:
         return value
 
     def choice(self, key: str, default: str | None, choices: Mapping[str, T]) -> T:
-        """What the value means. Without a default, the key must be there."""
+        """Look the value up among the choices. Without a default, the key must be there."""
         value = self.get(key, default)
         if value is None and not self.has(key):
             raise UserError(f"{self.path} has no key {key!r}")

@@ -117,7 +117,7 @@ def _theta(keys: Keys) -> float:
         if rope.get("rope_theta") is not None:
             found.add(Keys(keys.path, rope).number("rope_theta", _THETA))
     if len(found) > 1:
-        raise UserError(f"{keys.path}: rope_theta is said twice, as {' and '.join(map(str, sorted(found)))}")
+        raise UserError(f"{keys.path}: rope_theta is given twice, as {' and '.join(map(str, sorted(found)))}")
     return found.pop() if found else _THETA
 
 

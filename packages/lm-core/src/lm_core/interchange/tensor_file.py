@@ -108,7 +108,7 @@ def entries_of(path: Path) -> Entries:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
     except (SafetensorError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is cut or is no safetensors file: {error}") from None
+        raise UserError(f"{path} is cut or not a safetensors file: {error}") from None
     header.pop("__metadata__", None)
     return {
         name: Entry(path, name, said["dtype"], tuple(said["shape"]), 8 + length + said["data_offsets"][0])
@@ -125,7 +125,7 @@ def _of_shards(index: Path) -> Entries:
     entries: Entries = {}
     for name, file in weight_map.items():
         if not isinstance(file, str) or Path(file).name != file:  # never a path out of the folder
-            raise UserError(f"{index}: tensor {name!r} is said to be in {file!r}, which is no file name")
+            raise UserError(f"{index}: tensor {name!r} is said to be in {file!r}, which is not a file name")
         if file not in shards:
             shards[file] = entries_of(index.parent / file)
         if name not in shards[file]:

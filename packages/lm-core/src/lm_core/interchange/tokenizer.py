@@ -13,7 +13,7 @@ from lm_core.errors import UserError
 
 TOKENIZER, SETTINGS = "tokenizer.json", "tokenizer_config.json"
 NAMES = (TOKENIZER, SETTINGS, "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json")
-"""What may be among the files."""
+"""Known file names of a tokenizer."""
 
 
 def complete(given: Mapping[str, bytes], config: ModelConfig, eos_ids: Sequence[int]) -> dict[str, bytes]:
@@ -25,7 +25,7 @@ def complete(given: Mapping[str, bytes], config: ModelConfig, eos_ids: Sequence[
     """
     for name in given:
         if name not in NAMES:
-            raise UserError(f"{name!r} is no file of a tokenizer: known are {', '.join(NAMES)}")
+            raise UserError(f"{name!r} is not a tokenizer file: known are {', '.join(NAMES)}")
     if TOKENIZER not in given:
         return dict(given)
     tokens = _tokens(given[TOKENIZER])
@@ -38,7 +38,7 @@ def complete(given: Mapping[str, bytes], config: ModelConfig, eos_ids: Sequence[
     }
     for eos_id in eos_ids:
         if eos_id not in tokens:
-            raise UserError(f"eos_id {eos_id} is none of the tokens of {TOKENIZER}")
+            raise UserError(f"eos_id {eos_id} is not a token of {TOKENIZER}")
         settings.setdefault("eos_token", tokens[eos_id])
     return {SETTINGS: json.dumps(settings, indent=2).encode(), **given}
 

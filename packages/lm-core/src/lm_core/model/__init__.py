@@ -1,1 +1,1 @@
-"""What both backends must agree on before any tensor exists: the parameter table and the initial arrays."""
+"""Framework-free description of the model, shared by the backends: parameter table, initial arrays, FLOPs, memory."""

@@ -17,7 +17,7 @@ from lm_core.optim import state_shapes
 
 FLOAT32 = 4
 LOGITS_BYTES = 1 << 26
-"""What a fused loss holds of the logits at a time, on both backends."""
+"""Bytes of the logits that a fused loss holds at a time, on both backends."""
 
 
 @dataclass(frozen=True)

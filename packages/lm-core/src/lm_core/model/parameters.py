@@ -25,7 +25,7 @@ class Parameter:
     std: float
     """Standard deviation when init is "normal"."""
     group: DecayGroup
-    """What the weight decay goes by."""
+    """Weight-decay group."""
 
     @property
     def size(self) -> int:
@@ -91,4 +91,4 @@ def check_fit(table: Table, arrays: Mapping[str, NDArray[Any]]) -> None:
         if name not in arrays or name not in table:
             raise ValueError(f"{name} is {'missing' if name in table else 'not a parameter of this model'}")
         if arrays[name].shape != table[name].shape:
-            raise ValueError(f"{name} has the shape {arrays[name].shape}, and the model's is {table[name].shape}")
+            raise ValueError(f"{name} has shape {arrays[name].shape}, and the model's is {table[name].shape}")

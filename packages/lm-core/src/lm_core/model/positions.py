@@ -1,4 +1,4 @@
-"""What both backends take of positions from the host, the same to the bit: where documents start, and sinusoids."""
+"""Positions computed on the host for both backends, the same to the bit: starts of documents, and sinusoids."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What a reader of a run asks first: command, data, model, machine. Checkpoints carry it to the report."""
+"""Summary of a run: command, data, model, machine. Stored in checkpoints, shown in the report."""
 
 import shlex
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ class About(Config):
     backend: str
     """The framework."""
     device: str
-    """What the backend says of the device, the version and the threads."""
+    """The backend's description of device, version and threads."""
     dtype: str
     """Of activations and matrix products."""
     seed: int

@@ -53,13 +53,13 @@ class DamagedError(Exception):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds."""
+    """A checkpoint, read and checked."""
 
     path: Path
     weights: dict[str, NDArray[Any]]
     optimizer_state: dict[str, NDArray[Any]]
     facts: dict[str, Any]
-    """The JSON part; `facts["step"]` is always there."""
+    """Metadata, as JSON has it; `facts["step"]` is always there."""
 
     @property
     def step(self) -> int:
@@ -104,7 +104,7 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int = 2):
         self.folder, self.keep = folder, keep
         self._found_damaged: set[Path] = set()
-        """What was read here in vain."""
+        """Files that were read and found damaged."""
 
     def save(
         self, weights: Arrays, optimizer_state: Arrays, facts: Mapping[str, Any], *, keep_best: bool = False
@@ -269,7 +269,7 @@ def _judged(path: Path) -> Iterator[None]:
 
 def _unreadable(path: Path, why: str) -> UnreadableError:
     return UnreadableError(
-        f"checkpoint {path} cannot be read: {why}. That says nothing of what it holds: try again, or move it out of the"
+        f"checkpoint {path} cannot be read: {why}. It may be intact: try again, or move it out of the"
         " folder to resume from the one before"
     )
 

@@ -78,10 +78,12 @@ class RunFolder:
             UserError: naming it.
         """
         if self.holds_run():
-            raise UserError(f"{self.path} already holds a run: go on with it by --resume, or give another --save_dir")
+            raise UserError(f"{self.path} already holds a run: resume it with --resume, or give another --save_dir")
         for name in _WRITTEN:
             if _is_there(self.path / name):
-                raise UserError(f"{self.path} has a {name}, which a run would write over: give another --save_dir")
+                raise UserError(
+                    f"{self.path} already has a {name}, which a run would overwrite: give another --save_dir"
+                )
 
     def check_links(self) -> None:
         """Refuse a folder that a run would leave by a link; called before anything is written to a folder in it.
@@ -115,7 +117,7 @@ class RunFolder:
         return cls.parse(upgraded(read_toml(self.config), self._stated_format()), str(self.config))
 
     def _stated_format(self) -> int:
-        """What config.toml names; 1 where it names none, or cannot be read: whoever needs it says what is wrong."""
+        """Format that config.toml names; 1 if it names none or cannot be read, which its reader reports."""
         try:
             found = _STATED.match(read_regular(self.config, _LARGEST_CONFIG))
         except OSError:
@@ -168,7 +170,7 @@ def newest_run(root: Path, say: Callable[[str], None]) -> RunFolder | None:
     if found is None:
         return runs[0] if runs else None
     for run in runs[: runs.index(found)]:
-        say(f"note: {run.path} is newer and has no checkpoint: passed over for {found.path}")
+        say(f"note: {run.path} is newer and has no checkpoint: skipped, using {found.path}")
     return found
 
 

@@ -83,11 +83,11 @@ def _watch(read_end: int, echo: float) -> None:
     while heard := os.read(read_end, 1):
         number = heard[0]
         if number == signal.SIGHUP:
-            terminal.say_without_waiting("hung up: saving after the step in hand")
+            terminal.say_without_waiting("terminal hung up: finishing this step, then saving")
         elif number in _SIGNALS and not first:
             first, heard_at = number, time.monotonic()
-            terminal.say_without_waiting("stopping after what is in hand; once more to stop at once")
+            terminal.say_without_waiting("finishing this step, then saving; press Ctrl-C again to quit now")
         elif number in _SIGNALS and (number != first or time.monotonic() >= heard_at + echo):
-            terminal.say_without_waiting("stopped at once; the last saved checkpoint is intact")
+            terminal.say_without_waiting("quit; the last checkpoint is intact")
             os._exit(128 + number)
     os.close(read_end)

@@ -165,7 +165,7 @@ class RunLog:
         self.sinks: list[Sink] = [self.console, *sinks]
         self.failing: list[Sink] = []
         if others:
-            self.say(f"{path}: lines left out that are no records: {others}")
+            self.say(f"{path}: lines skipped that are not records: {others}")
         self.behind = False
         """Whether records wait for the disk."""
         self._last_resume = next((record for record in reversed(kept) if record.get("kind") == RESUME), None)
@@ -185,7 +185,7 @@ class RunLog:
             self._last_resume = record
 
     def facts(self) -> dict[str, Any]:
-        """What a checkpoint says of the log: how many records there are, and a digest of them."""
+        """Metadata on the log for a checkpoint: number of records, and a digest of them."""
         return self._digest.facts
 
     def _append(self, record: Mapping[str, Any]) -> None:
@@ -194,9 +194,7 @@ class RunLog:
             self.file.append(record)
         except OSError as error:
             if not self.behind:
-                self.say(
-                    f"step {step}: not logged in {self.file.path.name} ({error.strerror}); it waits until it can be"
-                )
+                self.say(f"step {step}: not logged in {self.file.path.name} ({error.strerror}); it is retried")
             self.behind = True
         else:
             self.behind = False
@@ -227,7 +225,7 @@ class RunLog:
         try:
             self.file.close()
         except OSError as error:
-            self.say(f"the last records are not in {self.file.path}: {error.strerror}")
+            self.say(f"the last records could not be written to {self.file.path}: {error.strerror}")
         self.sinks.reverse()
         self._tell(lambda sink: sink.close(failed))
 
@@ -247,4 +245,4 @@ class RunLog:
                 if sink not in self.failing:
                     self.failing.append(sink)
                     reason = " ".join(str(error).split()) or type(error).__name__
-                    self.say(f"{type(sink).__name__}: {reason}; the run goes on")
+                    self.say(f"{type(sink).__name__}: {reason}; the run continues")

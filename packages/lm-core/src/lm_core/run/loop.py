@@ -47,15 +47,15 @@ class Run:
     trainer: Trainer
     batches: Batches
     evaluation: Sequence[Batch]
-    """What the validation loss is the mean over, by token."""
+    """Validation batches; the validation loss is the mean over their tokens."""
     learning_rate: Callable[[int], float]
     config: LoopConfig
     log: RunLog
     checkpoints: Checkpoints
     facts: dict[str, Any]
-    """What a checkpoint says beside the loop's own state: configs, vocabulary."""
+    """Metadata of a checkpoint besides the loop's own state: configs, vocabulary."""
     bits_name: str = "bits_per_token"
-    """What loss / ln 2 is called here."""
+    """Name of loss / ln 2 in records."""
     bytes_of: BytesOf | None = None
     """UTF-8 bytes of a batch's targets; with it, records hold `bits_per_byte`."""
     perplexity: bool = False
@@ -67,7 +67,7 @@ class Run:
     parent: str | None = None
     """Name of the checkpoint that was saved last, or gone on from."""
     after_save: Callable[[RunState], None] | None = None
-    """What else is done where a checkpoint is due, with the weights that it holds: a sample is shown."""
+    """Called where a checkpoint is due, with the weights that it holds: shows a sample."""
     retry_seconds: Sequence[float] = (1, 2, 4, 8, 15, 30, 60)
     """How long after the first, the second, ... failure in a row a save is tried again; then the last of them."""
 
@@ -243,7 +243,7 @@ def _settle(run: Run, *, wait: bool) -> None:
     if failure:
         pause = _pause(run, run.failures - 1)
         run.retry_at = time.monotonic() + pause
-        run.log.say(f"step {step}: not saved ({failure}); training goes on, and it is tried again in {pause:g} s")
+        run.log.say(f"step {step}: not saved ({failure}); training continues, and the save is retried in {pause:g} s")
 
 
 def _pause(run: Run, failures: int) -> float:
@@ -284,7 +284,7 @@ def _save_at_the_end(run: Run, state: RunState) -> None:
             return
         if attempt + 1 < _LAST_ATTEMPTS:
             pause = _pause(run, attempt)
-            run.log.say(f"step {step}: not saved ({failure}); it is tried again in {pause:g} s")
+            run.log.say(f"step {step}: not saved ({failure}); the save is retried in {pause:g} s")
             time.sleep(pause)
     raise UserError(f"step {step} could not be saved: {failure}; {_kept(run)}")
 
@@ -292,4 +292,4 @@ def _save_at_the_end(run: Run, state: RunState) -> None:
 def _kept(run: Run) -> str:
     """What there is to go back to, once the save in hand has ended."""
     _settle(run, wait=True)
-    return f"the checkpoint of step {run.saved_step} is kept" if run.saved_step else "nothing had been saved before"
+    return f"the checkpoint of step {run.saved_step} is kept" if run.saved_step else "no checkpoint was saved"

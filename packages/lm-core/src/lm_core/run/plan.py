@@ -1,4 +1,4 @@
-"""What a run is: decided to the last detail, and found good, before a framework is loaded.
+"""Plan of a run: every decision made and checked before a framework is loaded.
 
 an app's config --its translation--> Plan --session.run--> run folder
 """
@@ -27,7 +27,7 @@ Sinks = Callable[[Path, int], list[Sink]]
 
 
 class RunTokenizer(Protocol):
-    """What a run folder keeps of a tokenizer: enough to read the run's ids."""
+    """Interface of a tokenizer to a run folder: enough to read the run's ids."""
 
     @property
     def name(self) -> str:
@@ -35,7 +35,7 @@ class RunTokenizer(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """By which tokenizers are told apart."""
+        """Hash that identifies the tokenizer."""
 
     def save(self, folder: Path) -> None:
         """Write it to a folder."""
@@ -43,10 +43,10 @@ class RunTokenizer(Protocol):
 
 @dataclass(frozen=True)
 class Sample:
-    """The text that a run shows of itself."""
+    """Sampled text of a run."""
 
     text: Callable[[Trainer, int], str]
-    """What the model writes at a step."""
+    """Return the text at a step."""
     heading: str
     """How it was sampled, in words."""
     at_saves: bool = False
@@ -58,13 +58,13 @@ class Plan:
     """One run."""
 
     config: Config
-    """The app's, with paths that hold from any folder."""
+    """Config of the app, with absolute paths."""
     policy: Policy
-    """What a resume may change of it."""
+    """Which keys of it a resume may change."""
     command: str
-    """What was typed."""
+    """Command line as typed."""
     resume_command: str
-    """What resumes the run."""
+    """Command that resumes the run."""
     backend: str
     seed: int
     model: ModelConfig
@@ -76,28 +76,28 @@ class Plan:
     """How many checkpoints stay, beside the best."""
     batches: Batches
     evaluation: Sequence[Batch]
-    """What the validation loss is the mean over, by token."""
+    """Validation batches; the validation loss is the mean over their tokens."""
     test: Sequence[Batch] = ()
-    """What the loss is measured on once, at the end."""
+    """Test batches, evaluated once at the end."""
     data: str
-    """The text, in words."""
+    """Description of the training text."""
     training_tokens: int
     """Tokens in the training text."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    """What else a checkpoint says of the run."""
+    """Further metadata of the checkpoints."""
     tokenizer: RunTokenizer
     has_tokenizer: bool = False
     """Whether the run folder holds the tokenizer already."""
     checkpoint: Checkpoint | None = None
-    """What the run is resumed from, or starts from as another run."""
+    """Checkpoint to resume, or to start another run from."""
     history: History = field(default_factory=History)
-    """What this resume and those before have changed."""
+    """Changes by this resume and earlier ones."""
     notes: Sequence[str] = ()
-    """What the user should know before the run starts."""
+    """Notes to print before the run starts."""
     weights: NumpyArrays | None = None
     """Those of another model that a new run starts from; drawn from the seed when not given."""
     bits_name: str = "bits_per_token"
-    """What loss / ln 2 is called here."""
+    """Name of loss / ln 2 in records."""
     bytes_of: BytesOf | None = None
     """UTF-8 bytes of a batch's targets; with it, records hold `bits_per_byte`."""
     perplexity: bool = False
@@ -107,7 +107,7 @@ class Plan:
     console: bool = True
     """Whether records are printed."""
     next_steps: Callable[[Path], Sequence[str]] = lambda _folder: ()
-    """What to do with the finished run in a folder: a command a line."""
+    """Commands to run on the finished run in a folder, one per line."""
 
     def resumed(
         self,
@@ -150,7 +150,7 @@ class Plan:
         return toml_document(self.kept_config)
 
     def facts(self) -> dict[str, Any]:
-        """What every checkpoint of the run says beside the loop's own state."""
+        """Metadata of every checkpoint of the run, besides the loop's own state."""
         return {
             **self.metadata,
             "model": self.model.model_dump(mode="json"),
@@ -162,7 +162,7 @@ class Plan:
         }
 
     def initial_weights(self) -> NumpyArrays:
-        """What the trainer is built with."""
+        """Arguments of the trainer."""
         if self.checkpoint:
             return self.checkpoint.weights
         return initial_arrays(self.model, self.seed) if self.weights is None else self.weights

@@ -1,4 +1,4 @@
-"""What a resume may change of a run, and the history of what it did change.
+"""Policy of what a resume may change of a run, and history of what it did change.
 
     checkpoint's config --recorded--> base --typed flags--> config --resumed_as, by Policy--> refused, or History
     History --> the next checkpoints, and a record of kind "resume" in metrics.jsonl, which the report reads
@@ -42,7 +42,7 @@ class Change:
 
 
 class Policy:
-    """What a resume may do with each key of an app's config. Keys are given as words of one string.
+    """Decision for each key of an app's config on resume. Keys are given as words of one string.
 
     Args:
         refused: what the weights, the optimizer's state or the meaning of the losses stand on; another value is another
@@ -60,7 +60,7 @@ class Policy:
         self._by_key = dict(self.decisions)
 
     def of(self, key: str) -> Decision:
-        """What is decided for a key; what nobody decided on is refused."""
+        """Return the decision for a key; a key without one is refused."""
         return self._by_key.get(key, "refused")
 
     def check(self, before: Config, now: Config, advice: str, only: Collection[str] = ()) -> None:
@@ -133,23 +133,23 @@ def differences(old: Values, new: Values) -> list[Change]:
 
 @dataclass(frozen=True)
 class History:
-    """What resumes have changed of a run: those before, and the one at `step`."""
+    """Changes of a run by resumes: earlier ones, and the one at `step`."""
 
     step: int = 0
     earlier: tuple[Entry, ...] = ()
     changes: tuple[Change, ...] = ()
-    """What changes the results from here on."""
+    """Changes that affect the results from here on."""
     settings: tuple[Change, ...] = ()
-    """What does not."""
+    """Changes that do not."""
 
     @property
     def facts(self) -> list[Entry]:
-        """What a checkpoint says of it."""
+        """Metadata for a checkpoint."""
         now = [{"step": self.step, "key": c.key, "from": c.old, "to": c.new} for c in self.changes]
         return [*self.earlier, *now]
 
     def lines(self) -> Iterator[str]:
-        """What the person who resumes is told."""
+        """Lines to print on resume."""
         if self.changes:
             yield f"changed from step {self.step + 1} on: {'; '.join(map(str, self.changes))}"
 
@@ -193,11 +193,11 @@ class Recorded(Generic[C]):
     """The config of a run that is resumed."""
 
     base: dict[str, Any]
-    """What flags are put over, as tables: the checkpoint's, with the changes that it lacks."""
+    """Config under the flags, as tables: the checkpoint's, with the changes that it lacks."""
     before: C
-    """What the checkpoint was saved with."""
+    """Config that the checkpoint was saved with."""
     doubt: str | None
-    """What config.toml says that is not so, in a line."""
+    """Line on keys of config.toml that differ from it."""
 
 
 def recorded(
@@ -245,7 +245,7 @@ def config_of(cls: type[Config], facts: Mapping[str, Any] | None) -> dict[str, A
 
 
 def compare_config_file(policy: Policy, cls: type[Config], folder: RunFolder, config: Mapping[str, Any]) -> str | None:
-    """What config.toml says that is not so, in a line; `config` is what is, as `recorded_config` gives it."""
+    """Compare config.toml with `config`, as `recorded` gives it; return a line on the keys that differ."""
     try:
         said = values_of(folder.read_config(cls))
     except UserError as error:
@@ -253,10 +253,10 @@ def compare_config_file(policy: Policy, cls: type[Config], folder: RunFolder, co
     wrong = [c for c in differences(flat(config), said) if policy.of(c.key) != "call"]
     if not wrong:
         return None
-    named = [f"{c.key} {_shown(c.new)} and not {_shown(c.old)}" for c in wrong[:_MOST]]
+    named = [f"{c.key} {_shown(c.new)} instead of {_shown(c.old)}" for c in wrong[:_MOST]]
     more = [f"{len(wrong) - _MOST} more"] * (len(wrong) > _MOST)
     return (
-        f"{folder.config} is not what the run was trained with, and is not used: it says {', '.join(named + more)};"
+        f"{folder.config} differs from what the run was trained with ({', '.join(named + more)}), and is not used;"
         " to change a run, give flags"
     )
 
@@ -276,7 +276,7 @@ def rate_change(before: ScheduleConfig, now: ScheduleConfig, step: int, last: in
 
 
 def unsaved(records: Sequence[Mapping[str, Any]], step: int) -> dict[str, Any]:
-    """What the last resume of a log changed, if the checkpoint of `step` does not have it yet: dotted keys."""
+    """Changes by the last resume of a log, if the checkpoint of `step` does not have them yet: dotted keys."""
     later = [record for record in records if record.get("kind") == RESUME and record["step"] >= step]
     groups = [later[-1].get(name) for name in ("changed", "settings")] if later else []
     pairs = {key: pair for group in groups if isinstance(group, dict) for key, pair in group.items()}

@@ -20,18 +20,24 @@ RunOne = Callable[[list[str]], int | None]
 
 
 def for_each_seed(
-    argv: Sequence[str], run: RunOne, *, resume: bool = True, contradicts: Sequence[str] = ("seed", "resume")
+    argv: Sequence[str],
+    run: RunOne,
+    *,
+    resume: bool = True,
+    contradicts: Sequence[str] = ("seed", "resume"),
+    next_steps: Callable[[Path], Sequence[str]] = lambda _folder: (),
 ) -> int | None:
     """Run the command, once, or once for each of its `--seeds`; returns the exit code.
 
-    A run that diverges does not hold up the others, and is the exit code at the end. A run that is stopped by a signal
-    or a mistake ends the series.
+    A run that diverges does not hold up the others; its exit code is returned at the end. A run that is stopped by a
+    signal or a mistake ends the series.
 
     Args:
         argv: the words of the command.
         run: runs one.
-        resume: whether a run that has begun is resumed by `--resume`, or by the same words again.
+        resume: whether a run that was started is resumed by `--resume`, or by the same words again.
         contradicts: flags that make no sense beside `--seeds`.
+        next_steps: lines to print at the end, given the folder of the runs' folders.
 
     Raises:
         UserError: when the command cannot mean this, before the first run starts; or from a run, which ends the series.
@@ -50,9 +56,10 @@ def for_each_seed(
             again = ["--resume"] if resume and RunFolder(folder).holds_run() else []
             codes.append(_run_one(run, seed, [*rest, "--seed", str(seed), "--save_dir", str(folder), *again]))
             if interrupts.requested or codes[-1] not in (0, NonFiniteError.exit_code):
-                say("the same command resumes: finished seeds are not run twice")
+                say("the same command resumes; finished seeds are skipped")
                 return codes[-1]
-    say(f"to compare: uv run lm-bench compare {save_dir}")
+    for line in next_steps(save_dir):
+        say(line)
     return max(codes)
 
 

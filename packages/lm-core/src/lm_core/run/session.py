@@ -73,7 +73,7 @@ def newest_checkpoint(folder: RunFolder) -> Checkpoint | None:
     checkpoints = Checkpoints(folder.checkpoints)
     checkpoint = checkpoints.newest(say)
     if checkpoint is None and checkpoints.files():
-        raise UserError(f"no checkpoint in {checkpoints.folder} is whole")
+        raise UserError(f"no checkpoint in {checkpoints.folder} is intact")
     return checkpoint
 
 
@@ -115,7 +115,7 @@ def run(
         trainer.load(plan.checkpoint.weights, plan.checkpoint.optimizer_state)
         say(f"resuming {folder.path} at step {state.step:,} of {plan.loop.max_steps:,}")
     elif isinstance(place, RunFolder) and folder.holds_run():
-        say("nothing was saved yet: starting at step 0")
+        say("no checkpoint was saved yet: starting at step 0")
     sinks = _prepare(plan, folder, state.step, complete=complete)  # what fails before this leaves no run
     say(_summary(plan, folder, state))
     samples = Samples(folder.samples, state.step)
@@ -253,7 +253,7 @@ def _last_words(plan: Plan, folder: RunFolder, words: list[str]) -> None:
 
 
 def result_of(state: RunState) -> dict[str, Any]:
-    """What runs are compared by."""
+    """Result of a run, by which runs are compared."""
     return {
         "step": state.step,
         "metrics.val_loss": state.last_val_loss,

@@ -1,4 +1,4 @@
-"""What the training loop is told about its course, and what it knows of it."""
+"""State of the training loop besides the trainer's."""
 
 from dataclasses import dataclass
 from typing import Any, Self
@@ -8,7 +8,7 @@ from lm_core.config import LoopConfig
 
 @dataclass
 class RunState:
-    """What the loop knows beside the trainer; it travels in the checkpoint."""
+    """State of the loop besides the trainer's; stored in the checkpoint."""
 
     step: int = 0
     seconds: float = 0.0

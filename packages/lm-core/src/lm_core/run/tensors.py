@@ -35,7 +35,7 @@ def bytes_of(array: NDArray[Any]) -> memoryview:
 
 
 def safetensors_parts(arrays: Arrays, metadata: Mapping[str, str] | None = None) -> list[Buffer]:
-    """What a safetensors file of contiguous arrays consists of, in the order of the file."""
+    """Parts of a safetensors file of contiguous arrays, in the order of the file."""
     # Wider types first, so that each array is aligned.
     names = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}

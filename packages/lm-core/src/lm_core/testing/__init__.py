@@ -1,4 +1,4 @@
-"""What any backend must do, as pytest classes. A backend's suite subclasses them and says which backend it is:
+"""Conformance suite of the backends, as pytest classes. A backend's suite subclasses them and names the backend:
 
     class TestTorch(BackendConformance):
         backend_name = "torch"

@@ -1,4 +1,4 @@
-"""What any backend must do with a batch's weights and segments, and `score`, as a pytest class."""
+"""Conformance of a backend on a batch's weights and segments, and `score`, as a pytest class."""
 
 from collections.abc import Iterator
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What any backend's decoder must do, as a pytest class."""
+"""Conformance of a backend's decoder, as a pytest class."""
 
 import numpy as np
 import pytest

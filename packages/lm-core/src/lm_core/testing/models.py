@@ -80,7 +80,7 @@ def packed_batch(config: ModelConfig, rows: int = 4, length: int = 16, seed: int
 
 
 def without_key_biases(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """What can be compared after training: a key bias shifts all scores of a row alike, which softmax ignores.
+    """Weights that can be compared after training: a key bias shifts all scores of a row alike, which softmax ignores.
 
     So its gradient is rounding noise, which an adaptive optimizer scales up to full steps that change nothing.
     """

@@ -1,4 +1,4 @@
-"""What any backend's trainer must do, as a pytest class; the oracle is the float64 reference."""
+"""Conformance of a backend's trainer, as a pytest class; the oracle is the float64 reference."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any

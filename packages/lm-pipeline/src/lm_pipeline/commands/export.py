@@ -23,9 +23,9 @@ class ExportConfig(ProgramConfig):
     which: Which = "best"
     """The checkpoint with the best validation loss, or the latest."""
     output: str = ""
-    """Folder to write; made where there is none, and one that holds other files is left alone."""
+    """Folder to write; created if missing, refused if it holds other files."""
     overwrite: bool = False
-    """Replace the model that output holds already."""
+    """Replace the model that is already in output."""
     dtype: Dtype = "float32"
     """Type of the weights in the file."""
 

@@ -60,7 +60,7 @@ def make_data(config: MakeDataConfig) -> None:
         with made_folder(output), locked(output):
             _make(config, encoder, output)
     except TokenizerError as error:  # those about the corpus have become UserErrors: this one is about writing
-        raise UserError(f"{error}; what is finished is kept: run again to go on") from error
+        raise UserError(f"{error}; what is finished is kept: run the same command to resume") from error
     except OSError as error:
         raise UserError(f"cannot write to output {error.filename or output}: {error.strerror}") from error
 
@@ -74,7 +74,7 @@ def _make(config: MakeDataConfig, encoder: Encoder, output: Path) -> None:
         _check_replaceable(output, config)
         parts.open()
         if parts.units:
-            say(f"going on after {len(parts.units)} finished units")
+            say(f"resuming after {len(parts.units)} finished units")
         for line in encoder.job.left_out:
             say(line)
         try:
@@ -144,14 +144,12 @@ def _check_replaceable(output: Path, config: MakeDataConfig) -> None:
         except UnreadableError:
             raise
         except UserError:
-            raise UserError(
-                f"{path} is there and is not a whole token file: remove it, or give another output"
-            ) from None
+            raise UserError(f"{path} is not a complete token file: remove it, or give another output") from None
     for split in get_args(Split):
         _check_sidecar(sidecar_of(output / f"{split}.npy"))
     _check_config_file(output / CONFIG_NAME, config, replaced=bool(there))
     if there:
-        say(f"the token files in {output} are of another config or other inputs, and will be replaced")
+        say(f"the token files in {output} were made from another config or other inputs, and will be replaced")
 
 
 def _check_sidecar(path: Path) -> None:
@@ -161,7 +159,7 @@ def _check_sidecar(path: Path) -> None:
     with suppress(ValueError, TypeError, RecursionError):
         if "sidecar_sha256" in json.loads(_held(path)):
             return
-    raise UserError(f"{path} is there and is not of a token file: move it, or give another output")
+    raise UserError(f"{path} is not a sidecar of a token file: move it, or give another output")
 
 
 def _check_config_file(path: Path, config: MakeDataConfig, *, replaced: bool) -> None:
@@ -170,7 +168,9 @@ def _check_config_file(path: Path, config: MakeDataConfig, *, replaced: bool) ->
         return
     if _held(path) == toml_bytes(config.resolved()):  # of a call that was killed
         return
-    raise UserError(f"{path} is there without token files, so it is not make-data's: move it, or give another output")
+    raise UserError(
+        f"{path} has no token files beside it, so make-data did not write it: move it, or give another output"
+    )
 
 
 def _held(path: Path) -> bytes:

@@ -38,14 +38,14 @@ TABLE = "sweep.csv"
 
 
 class SweepConfig(ProgramConfig):
-    """Train with every combination, or with draws, of what a sweep file lists, and compare."""
+    """Train with every combination, or random draws, of the values in a sweep file, and compare the runs."""
 
     sweep: str = ""
     """Sweep file in the format of Weights & Biases: method grid or random, metric, parameters with dotted keys."""
     count: int = Field(0, ge=0)
-    """Most trials, 1000 at most; 0: all of a grid, the file's run_cap or 10 of random."""
+    """Maximum number of trials, at most 1000; 0: the whole grid, or the file's run_cap or 10 for random."""
     seed: int = Field(0, ge=0)
-    """Of the draws; it is not the seed of the runs."""
+    """Seed of the draws, not of the runs."""
     save_dir: str = ""
     """Folder of the trials and of sweep.csv; runs/sweeps/<name of the sweep file> when empty."""
 
@@ -130,7 +130,7 @@ def _run(trial: Trial, folder: Path) -> None:
     except KeyboardInterrupt:
         process.send_signal(signal.SIGTERM)  # saves, and ends
         process.wait()
-        say("the sweep goes on where it was when it is started again")
+        say("the same command resumes the sweep")
         raise
     finally:
         for number, handler in before.items():
@@ -145,14 +145,14 @@ def _check_metric(name: str) -> None:
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         what = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-        raise UserError(f"metric.name: a run has no {name!r} to be compared by; {what}")
+        raise UserError(f"metric.name: a run's result has no {name!r}; {what}")
 
 
 def _check_nulls(trial: Trial, config: TrainConfig) -> None:
     """A null is for flags that may be without a value; of a text it would be the word None."""
     for name in (name for name, value in trial.values.items() if value is None):
         if attrgetter(name)(config) is not None:
-            raise UserError(f"{name} is never null: leave it out for its default")
+            raise UserError(f"{name} cannot be null: leave it out for its default")
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

@@ -21,11 +21,12 @@ from lm_pipeline.commands.train_plan import PROGRAM, folder_of, plan_run
 from lm_pipeline.commands.train_resume import POLICY, Resumed
 from lm_pipeline.program import run_program
 from lm_pipeline.saved_model import newest_run
+from lm_pipeline.training import next_steps_of_seeds
 
 
 def main() -> int:
     """The program; returns its exit code."""
-    return exit_code_of(lambda: for_each_seed(sys.argv[1:], run), PROGRAM)
+    return exit_code_of(lambda: for_each_seed(sys.argv[1:], run, next_steps=next_steps_of_seeds), PROGRAM)
 
 
 def run(argv: Sequence[str]) -> int:

@@ -201,7 +201,7 @@ def _bare_file(data: DataConfig, path: str, tokenizer: TextTokenizer) -> TokenFi
     file = open_bare(path, tokenizer.vocab_size, tokenizer.eos_id)
     say(
         f"note: {path} has no sidecar: its {len(file):,} ids are below the {tokenizer.vocab_size:,} of"
-        f" {data.tokenizer}; that they are of this tokenizer is not checked"
+        f" {data.tokenizer}; whether they are from this tokenizer cannot be checked"
     )
     return file
 

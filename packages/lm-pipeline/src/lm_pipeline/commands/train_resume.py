@@ -90,7 +90,7 @@ class Resumed:
             notes.append("note: data.train is not the token file that this run started with")
         bends = rate_change(so_far, plan.schedule, self.checkpoint.step, plan.loop.max_steps)
         if bends and plan.schedule.kind in DECAYING and "training.max_steps" in changed:
-            notes.append("note: --schedule.on_resume stretch, floor or warmup chooses how the decay goes on")
+            notes.append("note: --schedule.on_resume stretch, floor or warmup chooses how the decay continues")
         batches = plan.batches
         if isinstance(batches, ShuffledWindows):
             other = known.get("train") != data["train"]

@@ -30,25 +30,25 @@ class TrainTokenizerConfig(InputConfig):
     input: tuple[str, ...] = ()
     """Files, folders and globs to read, and - for standard input."""
     vocab_size: int = Field(32000, gt=256)
-    """V: most tokens there may be, the 256 bytes and the special tokens among them."""
+    """V: maximum number of tokens, including the 256 bytes and the special tokens."""
     special_tokens: tuple[str, ...] = ("<|endoftext|>",)
-    """Each is one token and is never merged with text; the corpus is cut where it holds one."""
+    """Special tokens: each is one token, never merged with text; the corpus is split at them."""
     special_tokens_first: bool = False
     """Give the special tokens the first ids, not the last."""
     pattern: str = "gpt2"
-    """How text is cut before merging: gpt2, cl100k, o200k, llama3, or a regular expression."""
+    """Pretokenization: gpt2, cl100k, o200k, llama3, or a regular expression."""
     min_frequency: int = Field(0, ge=0)
-    """A pair that occurs less often in the corpus is not merged."""
+    """Pairs that occur less often in the corpus are not merged."""
     max_token_length: int = Field(0, ge=0)
-    """In bytes; tokens of this length or longer are not made, but for pairs of bytes. 0: no limit."""
+    """In bytes; tokens of this length or longer are not created, except pairs of bytes. 0: no limit."""
     tie_break: TieBreak = "huggingface"
     """Of equally frequent pairs, merge first the one of smaller ids (huggingface) or of greater bytes (bytes)."""
     threads: int = Field(0, ge=0)
-    """Threads that count; 0: one for each core. The result does not depend on it."""
+    """Threads for counting; 0: one per core. The result does not depend on it."""
     save_dir: str = ""
-    """Folder of the tokenizer; made where there is none."""
+    """Folder of the tokenizer; created if missing."""
     overwrite: bool = False
-    """Replace the tokenizer that save_dir holds already."""
+    """Replace the tokenizer that is already in save_dir."""
 
 
 def main() -> int:
@@ -71,7 +71,7 @@ def train_tokenizer(config: TrainTokenizerConfig) -> None:
     replaced = _there(folder)
     if replaced and not config.overwrite:
         raise UserError(
-            f"save_dir {folder} holds a tokenizer already ({replaced}), and token files or runs may have been made with"
+            f"save_dir {folder} already holds a tokenizer ({replaced}), and token files or runs may have been made with"
             " it: give another folder, or --overwrite to replace it"
         )
     inputs = find_inputs(config.input, config.choice(config.save_dir))
@@ -95,7 +95,7 @@ def train_tokenizer(config: TrainTokenizerConfig) -> None:
         say(line)
     tokenizer.save(folder)
     if replaced and replaced != _described(tokenizer):
-        say(f"replaced the tokenizer in {folder} ({replaced}): token files that were made with it must be made again")
+        say(f"replaced the tokenizer in {folder} ({replaced}): token files made with it must be rebuilt")
     if tokenizer.vocab_size < config.vocab_size:
         say(f"the corpus gave {tokenizer.vocab_size:,} tokens, fewer than vocab_size {config.vocab_size:,}")
     put(summary(tokenizer, read[0], seconds))

@@ -48,7 +48,7 @@ def read_line(line: str) -> Command | str:
         return Command(name, argument if name == "stop" else argument.strip())
     near = difflib.get_close_matches(f"/{name.lower()}", COMMANDS, n=1)
     hint = f"did you mean {near[0]}?" if near else "/help lists them, and // begins a text with /"
-    raise UserError(f"there is no command /{name}; {hint}")
+    raise UserError(f"unknown command /{name}; {hint}")
 
 
 def help_text() -> str:
@@ -58,7 +58,7 @@ def help_text() -> str:
     ]
     others = [(f"/{name}", about) for name, about in _OTHERS.items()]
     rules = "A text that begins with / is typed with //. Ctrl-C stops the text that is being written."
-    return "\n".join(["Type a text, and the model goes on with it.", table([*settings, *others]), rules, SEEDS])
+    return "\n".join(["Type a prompt, and the model continues it.", table([*settings, *others]), rules, SEEDS])
 
 
 def settings_text(settings: Settings) -> str:

@@ -11,12 +11,12 @@ from lm_pipeline.saved_model import Which
 
 
 class InferLogging(Config):
-    """Where the record of each text goes."""
+    """Logging of the records, one per text."""
 
     file: str = ""
-    """JSON lines are appended to it; none when empty."""
+    """File to append JSON lines to; none when empty."""
     backend: tuple[Literal["wandb"], ...] = ()
-    """wandb makes the records an artifact of a W&B run."""
+    """wandb: the records become an artifact of a W&B run."""
 
 
 class InferConfig(ProgramConfig):
@@ -25,37 +25,37 @@ class InferConfig(ProgramConfig):
     checkpoint: str = ""
     """Run folder, or a Hugging Face folder; the newest run under runs/transformerlm when empty."""
     which: Which = "best"
-    """Of a run's checkpoints: the one with the best validation loss, or the latest."""
+    """Checkpoint of a run: the one with the best validation loss, or the latest."""
     tokenizer: str = ""
-    """Of a Hugging Face folder without one, as path or kind:path; a run folder carries its own."""
+    """Tokenizer for a Hugging Face folder without one, as path or kind:path; a run folder has its own."""
     prompt: tuple[str, ...] = ()
-    """Texts to continue; "-" is standard input, which is also read when there is no prompt and it is a pipe."""
+    """Texts to continue; "-" is standard input, which is also read when it is a pipe and no prompt is given."""
     prompts_file: str = ""
-    """A text file with a prompt on every line."""
+    """Text file with one prompt per line."""
     n: int = Field(1, gt=0)
     """Continuations of each prompt."""
     max_new_tokens: int = Field(200, gt=0)
-    """Most tokens of a continuation."""
+    """Maximum number of tokens of a continuation."""
     stop: tuple[str, ...] = ()
     """Strings that end a continuation; they are not part of it."""
     ignore_eos: bool = False
-    """Go on past the end-of-text token."""
+    """Continue past the end-of-text token."""
     seed: int = Field(0, ge=0)
-    """Of the first continuation; the next has the next seed."""
+    """Seed of the first continuation; each further one uses the next seed."""
     batch_size: int = Field(16, gt=0)
-    """Most continuations that are written at once; what they are does not depend on it."""
+    """Maximum number of continuations decoded as one batch; the texts do not depend on it."""
     backend: Literal["auto", "torch", "mlx"] = "auto"
     """The framework; auto is MLX on Apple silicon, torch elsewhere."""
     stream: bool = True
-    """Print text as it comes, where there is one continuation."""
+    """Stream the text, if there is a single continuation."""
     output: Literal["text", "json"] = "text"
-    """What is printed: prompt and continuation, or the record of each as a JSON line."""
+    """What to print: prompt and continuation, or the record of each as a JSON line."""
     sampling: SamplingConfig = SamplingConfig()
-    """How the next token is chosen."""
+    """Sampling of the next token."""
     step: StepConfig = StepConfig()
-    """How the backend executes the model; what is about training has no effect."""
+    """How the backend executes the model; training options have no effect."""
     logging: InferLogging = InferLogging()
-    """Where the record of each text goes."""
+    """Logging of the records, one per text."""
     wandb: WandbConfig = WandbConfig()
     """Weights & Biases, for logging.backend wandb."""
 
@@ -63,5 +63,5 @@ class InferConfig(ProgramConfig):
     @classmethod
     def _not_empty(cls, stop: tuple[str, ...]) -> tuple[str, ...]:
         if "" in stop:
-            raise ValueError("an empty string ends no text: leave it out")
+            raise ValueError("an empty stop string has no effect: leave it out")
         return stop

@@ -20,7 +20,7 @@ def read_prompt(text: str, tokenizer: TextTokenizer, seq_len: int, note: Callabl
     """
     ids = _encoded(text, tokenizer)
     if not ids:
-        raise UserError("this prompt has no tokens: there is nothing to go on with")
+        raise UserError("this prompt has no tokens: there is nothing to continue")
     unknown = _unknown(text, tokenizer)
     if unknown:
         more = f" and {len(unknown) - _MOST_NAMED:,} more" if len(unknown) > _MOST_NAMED else ""

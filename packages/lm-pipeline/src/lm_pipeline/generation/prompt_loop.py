@@ -86,7 +86,7 @@ class Session:
 
     def run(self) -> int:
         """Read lines until the last; returns the exit code."""
-        self._say(f"{self.writer.model.name}. Type a text to go on with, or /help.")
+        self._say(f"{self.writer.model.name}. Type a prompt, or /help.")
         while True:
             try:
                 line = self.editor.read("> ")

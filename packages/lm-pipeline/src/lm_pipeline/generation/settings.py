@@ -29,7 +29,7 @@ class Settings(SamplingConfig):
     @classmethod
     def _not_empty(cls, stop: tuple[str, ...]) -> tuple[str, ...]:
         if "" in stop:
-            raise ValueError("an empty string ends no text: leave it out")
+            raise ValueError("an empty stop string has no effect: leave it out")
         return stop
 
     def sampling(self, vocab_size: int) -> SamplingConfig:
@@ -92,7 +92,7 @@ def _field(name: str) -> str:
         return fields[name]
     near = difflib.get_close_matches(name, fields, n=1)
     raise UserError(
-        f"there is no setting {name!r}; " + (f"did you mean {near[0]!r}?" if near else f"there are {', '.join(NAMES)}")
+        f"unknown setting {name!r}; " + (f"did you mean {near[0]!r}?" if near else f"there are {', '.join(NAMES)}")
     )
 
 

@@ -14,23 +14,23 @@ class InputConfig(ProgramConfig):
     """From files to documents."""
 
     format: Chosen = "auto"
-    """What the inputs are; auto: by name and first bytes (.jsonl, .json, .csv, .tsv, .parquet, .arrow; else text)."""
+    """Format of the inputs; auto: by name and first bytes (.jsonl, .json, .csv, .tsv, .parquet, .arrow; else text)."""
     include: tuple[str, ...] = ()
-    """Patterns for files in folders, such as "*.md" or "docs/**/*.rst"; one that fits none is left out."""
+    """Patterns of files to read in folders, such as "*.md" or "docs/**/*.rst"; without any, all files."""
     exclude: tuple[str, ...] = ()
-    """Patterns for files in folders, and for folders, that are left out."""
+    """Patterns of files and folders to skip in folders."""
     separator: Text = ""
-    """Where a text file is cut into documents, such as "<|endoftext|>"; without it, a file is a document."""
+    """Separator of documents in a text file, such as "<|endoftext|>"; without it, a file is one document."""
     text_field: str = "text"
-    """Field or column that holds the document; "data.text" for a field in a field. A list is its texts, on lines."""
+    """Field or column of the document; "data.text" for a nested field. A list of texts is joined by newlines."""
     message_format: str = "{role}: {content}\n"
-    """How a message is written where the field is a conversation: a list of messages with role and content."""
+    """Format of a message where the field is a conversation: a list of messages with role and content."""
     errors: Errors = "strict"
-    """What is not UTF-8 (or a lone surrogate in JSON): stop, or replace it by U+FFFD."""
+    """On invalid UTF-8 (or a lone surrogate in JSON): stop, or replace it by U+FFFD."""
     on_bad: OnBad = "stop"
-    """A record that is null, malformed or too long: stop, or skip it; what was skipped is counted and reported."""
+    """On a record that is null, malformed or too long: stop, or skip it; skipped records are counted and reported."""
     max_record_bytes: int = Field(1 << 28, gt=0)
-    """A record (line, item, row) of more bytes is bad; documents of text files may have any length."""
+    """Maximum size of a record (line, item, row); documents of text files may have any length."""
 
     def choice(self, but_not_in: str) -> Choice:
         """Which files are read, outside of a folder that is written to."""

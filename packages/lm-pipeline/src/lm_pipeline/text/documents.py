@@ -129,6 +129,6 @@ def encoded(text: str, errors: Errors) -> tuple[bytes, int]:
         if errors == "strict" and replaced:
             raise BadRecord(
                 "not Unicode",
-                f': character {error.start} is a lone surrogate, which is no text; or set errors = "replace"',
+                f': character {error.start} is a lone surrogate, which is not text; or set errors = "replace"',
             ) from None
         return joined.encode(), replaced

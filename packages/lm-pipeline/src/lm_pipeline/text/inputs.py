@@ -63,7 +63,7 @@ class InputFile:
 def check_from_front(path: Path, format: Format | None) -> None:
     """Raise a UserError for a format that no stream can be read in."""
     if format in TABLES:
-        raise UserError(f"input {path} is {format}, which is read at any place: save it to a file first")
+        raise UserError(f"input {path} is {format}, which needs random access: save it to a file first")
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Inputs:
         """The summary of what was left out."""
         if self.left_out:
             said = (f"{counted(len(paths), what)} (first: {paths[0]})" for what, paths in self.left_out.items())
-            yield f"left out of the inputs: {'; '.join(said)}"
+            yield f"skipped inputs: {'; '.join(said)}"
 
 
 def find_inputs(names: Sequence[str], choice: Choice = Choice()) -> Inputs:

@@ -82,7 +82,7 @@ class _Items:
             self._go_to(stop + (end == b","))
             if end:
                 return bytes(held), size, end
-        raise UserError(f"{self.name} is cut: the list that it begins with does not end")
+        raise UserError(f"{self.name} is truncated: its list does not end")
 
     def _scan(self, depth: int, in_string: bool) -> tuple[int, int, bool, bytes]:
         """Where the item or, before it, the block ends; the depth there, whether in a string; what ends the item."""
@@ -115,5 +115,7 @@ class _Items:
     def _check_end(self) -> None:
         while self._more():
             if self.block[self.at :].strip(_SPACE):
-                raise UserError(f"{self.name} goes on after the list ends, at byte {self.offset:,}: is it JSON lines?")
+                raise UserError(
+                    f"{self.name} continues after the list ends, at byte {self.offset:,}: is it JSON lines?"
+                )
             self._go_to(len(self.block))

@@ -38,7 +38,7 @@ def read_text(path: str | Path) -> str:
         text = data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         cut = error.start >= len(data) - 3 and "unexpected end" in error.reason
-        why = "it is cut inside a character at its end" if cut else f"byte {error.start} is no valid UTF-8"
+        why = "it is cut inside a character at its end" if cut else f"byte {error.start} is not valid UTF-8"
         raise UserError(f"text {path} is not UTF-8: {why}; convert it, for example with iconv -t UTF-8") from None
     if not text:
         raise UserError(f"text {path} is empty")

@@ -15,20 +15,20 @@ class MakeDataConfig(InputConfig):
     train: tuple[str, ...] = ()
     """Files, folders and globs to read, and - for standard input."""
     validation: tuple[str, ...] = ()
-    """The same for validation; alternatively validation_fraction holds a part of train out."""
+    """Validation inputs, likewise; alternatively validation_fraction holds out a part of train."""
     tokenizer: str = ""
     """Folder that transformerlm-train-tokenizer wrote, or any tokenizer as path or kind:path ("tiktoken:gpt2")."""
     output: str = ""
-    """Folder of the token files; made where there is none."""
+    """Folder of the token files; created if missing."""
     eos_between_documents: bool = True
     """Append the tokenizer's end-of-text id to every document."""
     special_tokens: SpecialTokens = "refuse"
-    """What a special token in the text is: a mistake, ordinary text, or its id."""
+    """How to treat a special token in the text: as an error, as ordinary text, or as its id."""
     validation_fraction: float = Field(0.0, ge=0, lt=1)
-    """Part of the documents of train that goes to validation instead; which ones, the seed decides."""
+    """Fraction of the documents of train held out for validation, chosen by the seed."""
     seed: int = Field(0, ge=0)
     """Seed of that choice."""
     threads: int = Field(0, ge=0)
-    """Threads that encode; 0: one for each core. The result does not depend on it."""
+    """Threads for encoding; 0: one per core. The result does not depend on it."""
     shard_bytes: int = Field(1 << 26, gt=0)
-    """Text of one work unit: the most that is done again after a kill. The result does not depend on it."""
+    """Bytes of text per work unit: at most this much is repeated after a kill. The result does not depend on it."""

@@ -89,7 +89,7 @@ def _customary(name: str, files: DatasetFiles, folder: Path, say: Callable[[str]
         return load_tokenizer(f"{kind}:{folder}")
     except TokenizerError:  # not there yet, or damaged
         pass
-    say(f"{name}: the vocabulary is being made")
+    say(f"{name}: building the vocabulary")
     # Words that training did not see are <unk>; characters know none, so they are those of the whole text.
     splits = SPLITS if unit == "character" else ("train",)
     tokenizer = train_tokenizer(kind, itertools.chain.from_iterable(_texts(files.read(split)) for split in splits))
@@ -108,9 +108,9 @@ def _token_file(
         raise
     except UserError as error:
         if path.exists():
-            say(f"{error}: it is made anew")
+            say(f"{error}: rebuilding it")
     text = files.read(split)
-    say(f"{split} split: {len(text):,} bytes are being encoded")
+    say(f"{split} split: {len(text):,} bytes to encode")
     dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
     with TokenFileWriter(
         path,

@@ -140,7 +140,7 @@ class Parts:
 
     def _refuse_others(self) -> None:
         if self.folder.is_symlink() or (self.folder.exists() and not self.folder.is_dir()):
-            raise UserError(f"{self.folder} is not a folder of make-data's: move it away, or give another output")
+            raise UserError(f"{self.folder} was not made by make-data: move it away, or give another output")
         for path in self.folder.iterdir() if self.folder.exists() else ():
             if not _is_own(path):
                 raise UserError(f"{path} was not written by make-data: move it away, or give another output")

@@ -92,7 +92,7 @@ class SweepFile(Config):
         if Path(self.program).stem != _PROGRAM:
             raise ValueError(f"program: {self.program} is run by W&B alone; here it is {_PROGRAM}")
         if self.command and "${program}" not in self.command:
-            raise ValueError("command: write ${program} in it, so that the flags after it can be told")
+            raise ValueError("command: write ${program} in it, so that the flags after it are known")
         self.fixed_words()
         for name, parameter in self.parameters.items():
             if self.method == "grid" and parameter.grid is None:
@@ -113,7 +113,7 @@ class SweepFile(Config):
     def notes(self) -> Iterator[str]:
         """What a person should know of the file before hours of trials."""
         if self.early_terminate:
-            yield "early_terminate is W&B's agent's: here every trial runs to its end"
+            yield "early_terminate is for W&B's agent: here every trial runs to its end"
         for name, parameter in self.parameters.items():
             if parameter.kind.removeprefix("q_") == "log_uniform" and 0 < (parameter.min or 0) < 1:
                 yield (
@@ -132,7 +132,7 @@ def _flattened(table: dict[Any, Any], at: str = "") -> Iterator[tuple[str, Any]]
     for key, value in table.items():
         name = f"{at}{key}"
         if not _NAME.fullmatch(str(key)):
-            raise ValueError(f"{name!r} is no name of a flag")
+            raise ValueError(f"{name!r} is not the name of a flag")
         nested = isinstance(value, dict) and "parameters" in value
         if nested and (len(value) > 1 or not isinstance(value["parameters"], dict)):
             raise ValueError(f"{name}: nested parameters are a table, and stand alone")
@@ -140,7 +140,7 @@ def _flattened(table: dict[Any, Any], at: str = "") -> Iterator[tuple[str, Any]]
             raise ValueError(f"{name}: write {name}: {{value: {value}}} for one value, values: [...] for several")
         for path, inner in _flattened(value["parameters"], f"{name}.") if nested else [(name, value)]:
             if path in seen:
-                raise ValueError(f"{path} is there twice, nested and dotted")
+                raise ValueError(f"{path} is given twice, nested and dotted")
             if path in _OURS:
                 raise ValueError(f"{path}: the sweep decides on it for every trial; leave it out")
             seen.add(path)

@@ -57,7 +57,9 @@ class Parameter(Config):
     def _plain(cls, value: Any) -> Any:
         values = value if isinstance(value, list | tuple) else [value]
         if any(isinstance(one, dict) for one in values):
-            raise ValueError("a table is no value: nest it as parameters: {name: {value: ...}}, or write dotted keys")
+            raise ValueError(
+                "a table is not a value: nest it as parameters: {name: {value: ...}}, or write dotted keys"
+            )
         return value
 
     @field_validator("distribution", mode="before")

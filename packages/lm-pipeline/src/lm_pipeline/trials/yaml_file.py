@@ -68,5 +68,5 @@ def _check_keys(node: Any, path: str) -> None:
     for key, _ in node.value:
         if isinstance(key, yaml.ScalarNode) and key.value != "<<":
             if key.value in seen:
-                raise UserError(f"{path}: line {key.start_mark.line + 1}: the key {key.value!r} is there twice")
+                raise UserError(f"{path}: line {key.start_mark.line + 1}: the key {key.value!r} is given twice")
             seen.add(key.value)

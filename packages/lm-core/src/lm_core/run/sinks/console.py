@@ -28,7 +28,7 @@ _KINDS = {"train": "train", "eval": "valid", "test": "test"}
 
 
 def short_line(kind: str, step: int, values: Mapping[str, Any]) -> str:
-    """What a person reads of a record while the run goes on; the rest is in the file."""
+    """Short line for a terminal; the whole record is in the file."""
     figures = [form.format(values[name]) for name, form in _FIGURES.items() if name in values]
     return "  ".join([f"step {step:>7,}  {_KINDS.get(kind, kind):<5}", *figures])
 

@@ -1,4 +1,4 @@
-"""What takes records, and the flat form of a record that they share."""
+"""Interface of a sink of records, and the flat form of a record that sinks share."""
 
 from collections.abc import Mapping
 from pathlib import Path

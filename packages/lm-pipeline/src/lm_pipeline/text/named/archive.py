@@ -63,7 +63,7 @@ def extract(archive: Path, wanted: Mapping[str, Collection[str]], target: Path, 
         readers[kind](archive, wanted, target, limit)
     except _DAMAGED as error:
         hint = "; one that is not a tar.gz is to be unpacked first" if isinstance(error, tarfile.ReadError) else ""
-        raise UserError(f"{archive} is damaged ({' '.join(str(error).split()) or 'it ends too soon'}){hint}") from None
+        raise UserError(f"{archive} is damaged ({' '.join(str(error).split()) or 'it is truncated'}){hint}") from None
 
 
 def _magic(path: Path) -> str | None:
@@ -83,7 +83,7 @@ def _extract_zip(archive: Path, wanted: Mapping[str, Collection[str]], target: P
             if entry.flag_bits & 1:
                 raise UserError(f"{archive}: {entry.filename} is encrypted; unpack it yourself")
             if stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG):
-                raise UserError(f"{archive}: {entry.filename} is no regular file")
+                raise UserError(f"{archive}: {entry.filename} is not a regular file")
             if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # the others know no bound
                 raise UserError(f"{archive}: {entry.filename} is compressed in a rare way; unpack it yourself")
             _check_size(archive, entry.filename, entry.file_size, limit)
@@ -97,7 +97,7 @@ def _extract_tar(archive: Path, wanted: Mapping[str, Collection[str]], target: P
         chosen = _choose(archive, wanted, [m for m in opened if not m.isdir()], lambda member: member.name)
     for member in chosen.values():
         if not member.isreg() or member.issparse():
-            raise UserError(f"{archive}: {member.name} is no regular file")
+            raise UserError(f"{archive}: {member.name} is not a regular file")
         _check_size(archive, member.name, member.size, limit)
     names = {member.offset: name for name, member in chosen.items()}
     with _streamed(archive) as opened:
@@ -132,7 +132,7 @@ class _Bounded(io.RawIOBase):
         data = self.stream.read(min(size, self.left + 1) if size >= 0 else self.left + 1)
         self.left -= len(data)
         if self.left < 0:
-            raise UserError(f"{self.archive} unpacks to far more than its size: it is not read further")
+            raise UserError(f"{self.archive} unpacks to far more than its size: not read further")
         return data
 
 
@@ -143,7 +143,7 @@ def _choose(
     for member in members:
         path = path_of(member).replace("\\", "/")
         if path.startswith("/") or path[1:2] == ":" or ".." in path.split("/"):
-            raise UserError(f"{archive} is not to be trusted: it has a member that wants to be written to {path!r}")
+            raise UserError(f"{archive} is not safe: it has a member with the path {path!r}")
         by_name.setdefault(PurePosixPath(path).name, []).append(member)
     chosen: dict[str, Member] = {}
     for name, accepted in wanted.items():
@@ -171,7 +171,7 @@ def _write(stream: IO[bytes], path: Path, size: int, what: str) -> None:
         while chunk := stream.read(_CHUNK):
             file.write(chunk)
             if file.tell() > size:
-                raise UserError(f"{what} unpacks to more than the {size:,} bytes it is said to have")
+                raise UserError(f"{what} unpacks to more than the {size:,} bytes that its header states")
         file.flush()
         flush_file(file.fileno())
     flush_folder(path.parent)

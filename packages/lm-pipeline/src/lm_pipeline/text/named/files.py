@@ -131,5 +131,5 @@ def _decode(decoder: codecs.IncrementalDecoder, chunk: bytes, before: int, path:
         decoder.decode(chunk, final=not chunk)
     except UnicodeDecodeError as error:
         where = before - waiting + error.start
-        why = f"byte {where} is no valid UTF-8" if chunk else "it is cut inside a character at its end"
+        why = f"byte {where} is not valid UTF-8" if chunk else "it is cut inside a character at its end"
         raise UserError(f"{path} is not UTF-8: {why}; convert it, for example with iconv -t UTF-8") from None

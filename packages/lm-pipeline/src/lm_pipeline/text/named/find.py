@@ -55,7 +55,7 @@ def find_dataset(
         name: one of `datasets`.
         data_dir: a folder that has it, or its file or archive; without one, it comes from the cache or the web.
         cache: a folder for what is downloaded or unpacked, each dataset in a folder of its own.
-        say: is told what is downloaded, unpacked, or not as published.
+        say: called with lines on what is downloaded, unpacked, or not as published.
         datasets: what is known.
         patience: with slow servers.
 
