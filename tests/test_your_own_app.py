@@ -1,6 +1,8 @@
 """The app of docs/your_own_app.md: short, and all that the page says of it is so."""
 
 import re
+import shlex
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -8,7 +10,10 @@ from types import ModuleType
 import pytest
 
 from lm_bench.verify import check_run
+from lm_core.cli import parse_flags
+from lm_core.errors import UserError
 from lm_core.run.checkpoint import Checkpoints
+from lm_core.run.folder import RunFolder
 from lm_pipeline.commands.infer import infer
 from lm_pipeline.generation.config import InferConfig
 
@@ -42,3 +47,28 @@ def test_its_runs_are_resumed_sampled_and_verified(app: ModuleType, capsys: pyte
     checked = check_run(Path("my_run"))
     assert checked.sound, checked
     assert "tokenizer" in {file.name for file in checked.files}
+
+
+def test_a_run_that_was_killed_before_it_saved_is_resumed_with_its_own_flags(app: ModuleType) -> None:
+    app.run(f"{SMALL} --steps 3".split())
+    shutil.rmtree("my_run/checkpoints")
+    app.run(["--resume"])
+    facts = Checkpoints(Path("my_run/checkpoints")).newest_facts()
+    assert (facts["step"], facts["config"]["width"]) == (3, 8)
+
+
+def test_the_command_that_resumes_it_names_the_folder_whatever_it_is_called(app: ModuleType) -> None:
+    flags = app.Flags(text="text.txt", batch=2, width=8, length=8)
+    words = shlex.split(app.plan(flags, RunFolder(Path("a b/c'd")), []).resume_command)
+    again = parse_flags(app.Flags, app.COMMAND, words[len(app.COMMAND.split()) :])
+    assert (again.save_dir, again.resume) == ("a b/c'd", True)
+
+
+def test_a_resume_may_not_read_other_windows(app: ModuleType) -> None:
+    app.run(f"{SMALL} --steps 3".split())
+    with pytest.raises(UserError, match="batch is 2 in the run and 4 here"):
+        app.run(["--resume", "--batch", "4"])
+
+
+def test_every_flag_has_a_place_in_the_policy(app: ModuleType) -> None:
+    assert app.POLICY.problems(app.Flags) == []
