@@ -23,4 +23,4 @@ parity: ## both backends against each other
 	$(UV) run pytest tests/test_parity.py -q
 
 bench: ## time a training step on this machine
-	$(UV) run lm-bench step
+	$(UV) run lm-bench train --parts step --cases nanogpt-char

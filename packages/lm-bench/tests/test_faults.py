@@ -4,11 +4,12 @@ import json
 import sys
 from dataclasses import asdict
 from importlib.metadata import entry_points
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from lm_bench import cli
+from lm_bench import cli, commands
 from lm_bench.environment import observe
 from lm_bench.faults.campaign import ROWS, SHORT, run_campaign
 from lm_bench.faults.disk import KEPT, LOST, Disk, State
@@ -160,8 +161,8 @@ def test_tables_say_what_was_violated_and_how_to_see_it_again():
 @pytest.mark.parametrize(("rows", "code"), [([GOOD], 0), ([GOOD, BAD], 1)])
 def test_the_exit_code_says_whether_a_promise_was_broken(monkeypatch, capsys, rows, code):
     asked = []
-    monkeypatch.setattr(cli, "run_campaign", lambda *arguments: asked.append(arguments) or rows)
-    monkeypatch.setattr(cli, "_describe", lambda *_: {"torch": "torch 1.0"})
+    monkeypatch.setattr(commands, "run_campaign", lambda *arguments: asked.append(arguments) or rows)
+    monkeypatch.setattr(commands, "load_backend", lambda _: SimpleNamespace(describe=lambda _: "torch 1.0"))
     monkeypatch.setattr(
         sys, "argv", ["lm-bench", "faults", "--json", "--short", "--only", "kill", "--backend", "torch"]
     )

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from lm_bench import cli
+from lm_bench import cli, commands
 from lm_bench.flags import InferFlags
 from lm_bench.infer import measurement
 from lm_bench.infer import sides as infer_sides
@@ -109,6 +109,6 @@ def test_a_wrong_flag_is_one_line(monkeypatch, capsys, argv, complaint):
 
 def test_json_is_all_there_is_on_stdout(monkeypatch, capsys):
     pytest.importorskip("lm_torch")
-    monkeypatch.setattr(cli, "measure_inference", lambda flags, say: RESULTS)
+    monkeypatch.setattr(commands, "measure_inference", lambda flags, say: RESULTS)
     assert exit_of(monkeypatch, "--json") == 0
     assert json.loads(capsys.readouterr().out)["results"]["inference"][0]["latency_ms"] == [1.0, 2.0, 3.0]

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from lm_bench.memory import MIB, MemoryJob, measure, peak_mib
+from lm_bench.memory import MIB, peak_mib
 
 CHILD = "from lm_bench.memory import peak_mib; print(peak_mib())"
 
@@ -13,13 +13,3 @@ def test_a_child_does_not_inherit_its_parent_s_peak():
     ballast = bytearray(400 * MIB)
     child = subprocess.run([sys.executable, "-c", CHILD], capture_output=True, text=True, check=True)
     assert peak_mib() > len(ballast) / MIB > float(child.stdout) > 1
-
-
-@pytest.mark.parametrize("backend", ["torch", "mlx"])
-@pytest.mark.parametrize("side", ["ours", "bare"])
-def test_both_sides_run_in_a_process_of_their_own(backend, side):
-    pytest.importorskip(f"lm_{backend}")
-    job = MemoryJob(backend=backend, side=side, case="testbed-d", steps=1, dtype="float32", compile=False)
-    memory = measure(job)
-    assert 10 < memory.imported < memory.peak
-    assert 0 < memory.added < 1000

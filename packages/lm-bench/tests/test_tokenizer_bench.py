@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from lm_bench import cli
+from lm_bench import cli, commands
 from lm_bench.flags import TokenizerFlags
 from lm_bench.statistics import Quartiles
 from lm_bench.tokenizer.encoding import Encoding, SameIds
@@ -158,7 +158,7 @@ def test_a_mistake_is_one_line(monkeypatch, capsys, argv, complaint):
 
 
 def test_json_is_all_there_is_on_stdout(monkeypatch, capsys):
-    monkeypatch.setattr(cli, "measure", lambda flags, say: Results("ours", ["rustbpe"]))
+    monkeypatch.setattr(commands, "measure_tokenizers", lambda flags, say: Results("ours", ["rustbpe"]))
     cli.run(["tokenizer", "--json", "--corpora", "c.txt"])
     record = json.loads(capsys.readouterr().out)
     assert record["command"] == "tokenizer"

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from lm_bench import cli
-from lm_bench.agreement import Agreement, NotSameModelError
+from lm_bench import cli, commands
+from lm_bench.agreement import Agreement, NotSameModelError, agreement
 from lm_bench.cases import Case
 from lm_bench.flags import TrainFlags
 from lm_bench.memory import Memory
@@ -23,16 +23,23 @@ from lm_bench.train.speed import Proof, Speed
 from lm_bench.train.workload import nanogpt_adamw, workload
 from lm_core.config import ModelConfig
 from lm_core.errors import UserError
+from lm_core.run.checkpoint import Checkpoints
 
 MODEL = ModelConfig(vocab_size=11, seq_len=8, d_model=16, n_layers=2, n_heads=2, tie_embeddings=True)
 WITHOUT_BIASES = MODEL.model_copy(update={"bias": False, "mlp": "gelu"})
+UNTIED = MODEL.model_copy(update={"tie_embeddings": False, "head_bias": True})
 TINY = Case("tiny", MODEL, nanogpt_adamw(0.99), batch_size=2, lr=1e-2, window=6)
 STEP = step_config("float32", False, "cpu")
 ONES = Quartiles(1, 1, 1)
 
 
-def need(who):
-    pytest.importorskip("lm_torch")
+BACKENDS_OF = {"plain": ("torch", "mlx"), "checkpointing": ("torch", "mlx")}
+SIDES = [(who, backend) for who in ("plain", "plain-fused", "huggingface", "checkpointing")
+         for backend in BACKENDS_OF.get(who, ("torch",))]  # fmt: skip
+
+
+def need(who, backend="torch"):
+    pytest.importorskip(f"lm_{backend}")
     if who == "huggingface":
         pytest.importorskip("transformers")
 
@@ -41,22 +48,63 @@ def no_wait():
     pass
 
 
-@pytest.mark.parametrize("model", [MODEL, WITHOUT_BIASES], ids=["biases", "no biases"])
-@pytest.mark.parametrize("who", ["plain", "plain-fused", "huggingface"])
-def test_a_peer_trains_our_model_with_our_optimizer(who, model):
-    need(who)
+@pytest.mark.parametrize("model", [MODEL, WITHOUT_BIASES, UNTIED], ids=["biases", "no biases", "untied"])
+@pytest.mark.parametrize(("who", "backend"), SIDES)
+def test_a_peer_trains_our_model_with_our_optimizer(who, backend, model):
+    need(who, backend)
+    if who == "huggingface" and not model.tie_embeddings:
+        pytest.skip("GPT-2's head is its token table")
     case = replace(TINY, model=model)
-    ours, theirs = (make_side(side, case, STEP) for side in ("ours", who))
+    ours, theirs = (make_side(side, case, STEP, backend) for side in ("ours", who))
     batches = case.batches(8)
     for batch in batches:
         assert float(theirs.step(batch, case.lr)) == pytest.approx(float(ours.step(batch, case.lr)), abs=1e-5)
     assert float(theirs.evaluate(batches[0])) == pytest.approx(float(ours.evaluate(batches[0])), abs=1e-5)
 
 
-@pytest.mark.parametrize("who", ["ours", "plain", "huggingface"])
-def test_forward_and_backward_take_no_step(who):
-    need(who)
-    side, batch = make_side(who, TINY, STEP), TINY.batches(1)[0]
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"optimizer": nanogpt_adamw(0.9)},
+        {"optimizer": nanogpt_adamw(0.99).model_copy(update={"eps": 1e-3})},
+        {"optimizer": nanogpt_adamw(0.99).model_copy(update={"grad_clip": 0.1, "eps": 1e-2})},
+        {"lr": 1.1e-2},
+        {"model": MODEL.model_copy(update={"n_heads": 1})},
+        {"model": MODEL.model_copy(update={"norm_eps": 1e-1})},
+    ],
+    ids=["beta2", "eps", "clip", "lr", "heads", "norm_eps"],
+)
+@pytest.mark.parametrize("backend", ["torch", "mlx"])
+def test_another_model_or_optimizer_is_noticed(backend, changed):
+    need("plain", backend)
+    other = replace(TINY, **changed)
+    ours, theirs = make_side("ours", TINY, STEP, backend), make_side("plain", other, STEP, backend)
+    batches = TINY.batches(12)
+    losses = [[float(side.step(batch, lr)) for batch in batches] for side, lr in ((ours, TINY.lr), (theirs, other.lr))]
+    with pytest.raises(NotSameModelError, match="not the same model"):
+        agreement(*losses, 1e-3)
+
+
+@pytest.mark.parametrize("backend", ["torch", "mlx"])
+def test_the_plain_loops_agree_in_bfloat16(backend):
+    need("plain", backend)
+    ours, plain = (make_side(who, TINY, step_config("bfloat16", False, "cpu"), backend) for who in ("ours", "plain"))
+    for batch in TINY.batches(5):
+        assert float(ours.step(batch, TINY.lr)) == pytest.approx(float(plain.step(batch, TINY.lr)), abs=2e-2)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_compiled_plain_loop_is_the_same_loop(dtype):
+    need("plain", "mlx")  # torch's compiler takes a minute
+    eager, compiled = (make_side("plain", TINY, step_config(dtype, c, "cpu"), "mlx") for c in (False, True))
+    for batch in TINY.batches(5):
+        assert float(eager.step(batch, TINY.lr)) == pytest.approx(float(compiled.step(batch, TINY.lr)), abs=1e-3)
+
+
+@pytest.mark.parametrize(("who", "backend"), [("ours", "torch"), *SIDES])
+def test_forward_and_backward_take_no_step(who, backend):
+    need(who, backend)
+    side, batch = make_side(who, TINY, STEP, backend), TINY.batches(1)[0]
     first = float(side.evaluate(batch))
     assert float(side.forward_backward(batch)) == pytest.approx(first, abs=1e-6)
     assert float(side.evaluate(batch)) == first
@@ -119,6 +167,12 @@ def test_a_peer_that_is_not_installed_is_named_and_left_out(monkeypatch):
     assert "not installed: huggingface" in train_report(Results("cpu", missing), TrainFlags())
 
 
+def test_what_mlx_does_not_have_is_left_out():
+    names, missing = side_names(("plain", "plain-fused", "huggingface", "checkpointing"), "bfloat16", "mlx")
+    assert [str(name) for name in names] == ["ours", "plain float32", "plain autocast", "checkpointing"]
+    assert "torch's alone: plain-fused, huggingface" in train_report(Results("cpu", missing), TrainFlags(backend="mlx"))
+
+
 def test_the_case_fits_the_device_and_the_flags():
     assert (workload("gpt2-124m", "cpu").length, workload("gpt2-124m", "cuda").length) == (256, 1024)
     assert workload("gpt2-124m", "cuda").model.vocab_size % 128 == 0
@@ -128,16 +182,16 @@ def test_the_case_fits_the_device_and_the_flags():
         workload("nanogpt-char", "cpu", length=65)
 
 
-def job(who):
-    return TrainMemoryJob(
-        who=who, dtype="float32", case="nanogpt-char", device="cpu", compile=False, batch_size=1, seq_len=8, steps=1
-    )
-
-
-@pytest.mark.parametrize("who", ["ours", "plain", "huggingface"])
-def test_memory_is_that_of_the_side(who):
-    need(who)
-    found = memory.measure(job(who)) if who == "ours" else memory.run(job(who))
+@pytest.mark.parametrize(
+    ("who", "backend"), [("ours", "torch"), ("plain", "torch"), ("huggingface", "torch"), ("ours", "mlx")]
+)
+def test_memory_is_that_of_the_side(who, backend):
+    need(who, backend)
+    job = TrainMemoryJob(
+        who=who, dtype="float32", case="nanogpt-char", device="cpu", compile=False, batch_size=1, seq_len=8, steps=1,
+        backend=backend,
+    )  # fmt: skip
+    found = memory.measure(job) if who == "ours" else memory.run(job)
     assert 10 < found.imported <= found.peak
 
 
@@ -145,12 +199,13 @@ def test_the_loop_is_timed_with_and_without_checkpoints(monkeypatch):
     need("ours")
     saved = []
 
-    class Spy(loop.Checkpoints):
-        def save(self, *args, **kwargs):
-            saved.append(self.folder)
-            return super().save(*args, **kwargs)
+    save = Checkpoints.save
 
-    monkeypatch.setattr(loop, "Checkpoints", Spy)
+    def spy(self, *args, **kwargs):
+        saved.append(self.folder)
+        return save(self, *args, **kwargs)
+
+    monkeypatch.setattr(Checkpoints, "save", spy)
     monkeypatch.setattr(loop, "SAVE_EVERY", 4)
     costs = loop.measure(TINY, sides.our_trainer(TINY, STEP), 1, 8, no_wait)
     assert [(cost.side, cost.ratio is None) for cost in costs] == [
@@ -169,7 +224,7 @@ def test_both_learn_a_text_equally_well(tmp_path, monkeypatch):
     path.write_text("to be, or not to be: that is the question\n" * 100)
     text = convergence.read(str(path), "cpu")
     names, _ = side_names(("plain", "plain-fused"), "float32")
-    ours, plain = convergence.measure(text, names, False, "cpu", 20, lambda _: None)
+    ours, plain = convergence.measure(text, names, TrainFlags(device="cpu", iterations=20), lambda _: None)
     assert ours.val_loss == pytest.approx(plain.val_loss, abs=1e-3)
     assert ours.val_loss < 3
     assert sum(batch.tokens for batch in text.validation_batches()) >= 0.9 * len(text.validation)
@@ -185,18 +240,21 @@ def test_convergence_needs_a_text(tmp_path, content, complaint):
         convergence.read(path, "cpu")
 
 
-def test_the_parts_that_are_asked_for_are_measured(monkeypatch):
-    need("plain")
+@pytest.mark.parametrize("backend", ["torch", "mlx"])
+def test_the_parts_that_are_asked_for_are_measured(monkeypatch, backend):
+    need("plain", backend)
     monkeypatch.setattr("lm_bench.train.measurement.workload", lambda *_: TINY)
     monkeypatch.setattr("lm_bench.peak.matrix_flops", lambda device: 1e12)
     flags = TrainFlags(
-        cases=("nanogpt-char",), peers=("plain",), parts=("step", "forward_backward"), rounds=1, steps=1, device="cpu"
-    )
+        backend=backend, cases=("nanogpt-char",), peers=("plain",), parts=("step", "forward_backward"),
+        rounds=1, steps=1, device="cpu",
+    )  # fmt: skip
     results = measure(flags, lambda _: None)
     assert [(row.part, row.side) for row in results.speed] == [
         ("forward_backward", "ours"), ("forward_backward", "plain"), ("step", "ours"), ("step", "plain"),
     ]  # fmt: skip
     assert (results.memory, results.loop, results.convergence) == ([], [], [])
+    assert all((row.peak_share is None) == (backend == "mlx") for row in results.speed)
 
 
 RESULTS = Results(
@@ -231,6 +289,7 @@ def exit_of(monkeypatch, *argv):
     ("argv", "complaint"),
     [
         (["--cases", "gpt-5"], "gpt-5"),
+        (["--backend", "jax"], "jax"),
         (["--parts", "steps"], "steps"),
         (["--rounds", "0"], "rounds"),
         (["--loop_steps", "50"], "loop_steps"),
@@ -252,7 +311,7 @@ def test_json_is_all_there_is_on_stdout(monkeypatch, capsys):
         asked.append(flags)
         return RESULTS
 
-    monkeypatch.setattr(cli, "measure_training", measured)
+    monkeypatch.setattr(commands, "measure_training", measured)
     assert exit_of(monkeypatch, "--json", "--dtype", "bfloat16", "--peers", "plain") == 0
     record = json.loads(capsys.readouterr().out)
     assert record["results"]["speed"][1]["ratio"]["median"] == 0.75

@@ -71,7 +71,8 @@ def test_a_whole_run_is_sound_and_stays_as_it_is(run, verify):
 
 def test_a_folder_of_runs_is_all_of_them(run, verify):
     other = run.parent / "other"
-    (other / "checkpoints").mkdir(parents=True)
+    other.mkdir()
+    (other / "config.toml").write_text("steps = 1")
     code, said = verify(run.parent)
     assert code == 0
     assert f"{other}" in said
@@ -139,7 +140,7 @@ LEFTOVERS = {
     "weights alone": (f"checkpoints/{'0123' * 10}.safetensors", "weights without metadata"),
     "stray": ("notes.txt", "not of a run"),
     "own copy": ("checkpoints/my-best.safetensors", "not of a run"),
-    "terminal codes": ("\x1b[2J\udcff", r"\x1b[2J\udcff"),
+    "terminal codes": ("\x1b[2J\udcff", r"\x1b[2J\xff"),
 }
 
 

@@ -6,55 +6,22 @@ from pydantic import Field
 
 from lm_core.config import Config, Dtype
 
-StepCase = Literal["testbed-d", "nanogpt-char", "ptb64"]
+BackendName = Literal["torch", "mlx"]
 
 
-class StepFlags(Config):
-    """Time our training step against a bare loop of the same model in the same framework, interleaved in one run."""
+class Printed(Config):
+    """What every command has that prints what it found."""
 
-    backend: Literal["torch", "mlx", "both"] = "both"
-    """Which backend."""
-    case: Literal["all", StepCase] = "all"
-    """Which workload."""
-    rounds: int = Field(15, gt=0)
-    """Rounds; each times one block of either side, and gives one ratio."""
-    steps: int = Field(10, gt=0)
-    """Steps per block."""
-    compile: bool = False
-    """Let the framework compile both sides."""
-    dtype: Dtype = "float32"
-    """Type of activations and matrix products, on both sides."""
-    output: Literal["table", "json"] = "table"
-    """What to print on stdout; --json is short for --output json."""
-    memory: bool = True
-    """Measure peak memory too, each side in a process of its own."""
-    config: str = ""
-    """TOML file with any of these; flags on the command line win."""
-
-
-class RecomputeFlags(Config):
-    """Time and memory of a training step with gradient checkpointing and without, at 12 blocks, interleaved."""
-
-    backend: Literal["torch", "mlx", "both"] = "both"
-    """Which backend."""
-    rounds: int = Field(5, gt=0)
-    """Rounds; each times one block of either, and gives one ratio."""
-    steps: int = Field(1, gt=0)
-    """Steps per block."""
-    compile: bool = False
-    """Let the framework compile both."""
-    dtype: Dtype = "float32"
-    """Type of activations and matrix products."""
     output: Literal["table", "json"] = "table"
     """What to print on stdout; --json is short for --output json."""
     config: str = ""
     """TOML file with any of these; flags on the command line win."""
 
 
-class SavingFlags(Config):
+class SavingFlags(Printed):
     """How long a save of 500 MB holds training up: the snapshot alone, and with the thread that writes it."""
 
-    backend: Literal["torch", "mlx", "both"] = "both"
+    backend: Literal[BackendName, "both"] = "both"
     """Which backend."""
     rounds: int = Field(5, gt=0)
     """Snapshots to time; rounds of steps with a save against steps without."""
@@ -62,30 +29,30 @@ class SavingFlags(Config):
     """Steps per block; enough for the thread to end among them."""
     compile: bool = False
     """Let the framework compile the step."""
-    output: Literal["table", "json"] = "table"
-    """What to print on stdout; --json is short for --output json."""
-    config: str = ""
-    """TOML file with any of these; flags on the command line win."""
 
 
-TrainCase = Literal["nanogpt-char", "gpt2-124m"]
+InferCase = Literal["nanogpt-char", "gpt2-124m"]
+TrainCase = Literal[InferCase, "testbed-d", "ptb64", "blocks12"]
 TrainPart = Literal["forward_backward", "step", "memory", "loop", "convergence"]
-TrainPeer = Literal["plain", "plain-fused", "huggingface"]
+TrainPeer = Literal["plain", "plain-fused", "huggingface", "checkpointing"]
 
 
-class TrainFlags(Config):
-    """Train with our backend, with a plain PyTorch loop and with Hugging Face's GPT-2, interleaved in one run."""
+class TrainFlags(Printed):
+    """Train with our backend, with a plain loop and with Hugging Face's GPT-2, interleaved in one run."""
 
-    cases: tuple[TrainCase, ...] = get_args(TrainCase)
+    backend: BackendName = "torch"
+    """Which of our backends; Hugging Face and the fused AdamW are torch's alone."""
+    cases: tuple[TrainCase, ...] = get_args(InferCase)
     """Which models."""
     parts: tuple[TrainPart, ...] = ("forward_backward", "step", "memory", "loop")
     """What to measure; convergence needs a text."""
     peers: tuple[TrainPeer, ...] = ("plain", "huggingface")
-    """Against what; plain-fused is the plain loop with AdamW(fused=True). One that is not installed is left out."""
+    """Against what; plain-fused is the plain loop with AdamW(fused=True), checkpointing our own step with gradient
+    checkpointing. One that is not installed is left out."""
     dtype: Dtype = "float32"
     """Type of our activations. With bfloat16 every peer runs twice: in float32, and under bfloat16 autocast."""
     compile: bool = False
-    """Let torch compile every side."""
+    """Let the framework compile every side."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """auto: CUDA if there is one."""
     batch_size: int = Field(0, ge=0)
@@ -102,16 +69,12 @@ class TrainFlags(Config):
     """convergence: UTF-8 text, of which the last tenth is for validation."""
     iterations: int = Field(2000, ge=20)
     """convergence: steps to train."""
-    output: Literal["table", "json"] = "table"
-    """What to print on stdout; --json is short for --output json."""
-    config: str = ""
-    """TOML file with any of these; flags on the command line win."""
 
 
-class InferFlags(Config):
+class InferFlags(Printed):
     """Decode greedily with our KV cache and with Hugging Face's `generate`, interleaved in one run."""
 
-    cases: tuple[TrainCase, ...] = get_args(TrainCase)
+    cases: tuple[InferCase, ...] = get_args(InferCase)
     """Which models."""
     rows: tuple[int, ...] = (1,)
     """How many texts at once; each number is measured on its own."""
@@ -127,16 +90,12 @@ class InferFlags(Config):
     """Let torch compile our decoding step; theirs gets a static cache, with which it compiles itself on a GPU."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """auto: CUDA if there is one."""
-    output: Literal["table", "json"] = "table"
-    """What to print on stdout; --json is short for --output json."""
-    config: str = ""
-    """TOML file with any of these; flags on the command line win."""
 
 
 GpuPart = Literal["card", "train", "decode", "testbed", "large", "bits", "gradients"]
 
 
-class GpuFlags(Config):
+class GpuFlags(Printed):
     """What a GPU reaches in training and decoding beside the peers, in one call of minutes; tiny shapes on a CPU."""
 
     parts: tuple[GpuPart, ...] = get_args(GpuPart)
@@ -151,10 +110,6 @@ class GpuFlags(Config):
     """How many sides compile at once, each in a process of its own; 0: as many as there are cores."""
     out: str = ""
     """File that gets each row as one line of JSON as soon as it is there; none when empty."""
-    output: Literal["table", "json"] = "table"
-    """What to print on stdout; --json is short for --output json."""
-    config: str = ""
-    """TOML file with any of these; flags on the command line win."""
 
 
 class FaultsFlags(Config):
@@ -163,7 +118,7 @@ class FaultsFlags(Config):
     Exit code 1 when a checkpoint was lost or a resumed run differs from the uninterrupted one.
     """
 
-    backend: Literal["torch", "mlx", "both"] = "both"
+    backend: Literal[BackendName, "both"] = "both"
     """Which backend."""
     only: tuple[str, ...] = ()
     """Of save, power, kill, chain, interrupt, second, steps, damage, poison, places, malice; all when not given."""
@@ -181,19 +136,14 @@ class FaultsFlags(Config):
     """TOML file with any of these; flags on the command line win."""
 
 
-class VerifyFlags(Config):
+class VerifyFlags(Printed):
     """Check run folders: hashes, finiteness and lineage of checkpoints, the config, the log. Nothing is changed.
 
     Exit code 0 when all is sound, 1 when something is damaged, 2 when there is no such run.
     """
 
-    output: Literal["table", "json"] = "table"
-    """What to print on stdout; --json is short for --output json."""
-    config: str = ""
-    """TOML file with any of these; flags on the command line win."""
 
-
-class CompareFlags(Config):
+class CompareFlags(Printed):
     """Compare runs of any app: a table on stdout, and curves in one file.
 
     Runs whose configs differ in the seed alone are one group, of which the mean and the spread are shown.
@@ -201,17 +151,13 @@ class CompareFlags(Config):
 
     out: str = "compare.html"
     """File for the curves: .html, which has the tables too and loads nothing, or .png; none when empty."""
-    output: Literal["table", "json"] = "table"
-    """What to print on stdout; --json is short for --output json."""
-    config: str = ""
-    """TOML file with any of these; flags on the command line win."""
 
 
 Part = Literal["train", "encode", "decode", "start", "linear", "pathological"]
 Peer = Literal["gigatoken", "fastokens", "tiktoken", "tokenizers", "sentencepiece", "rustbpe"]
 
 
-class TokenizerFlags(Config):
+class TokenizerFlags(Printed):
     """Time our tokenizer against the libraries that are installed, interleaved in one run."""
 
     corpora: tuple[str, ...] = ()
@@ -236,10 +182,6 @@ class TokenizerFlags(Config):
     """Seconds after which a library's training is given up."""
     slow_size: int = Field(10_000_000, gt=0)
     """Bytes of the corpus that the slow libraries are timed on; all of it is encoded once, to compare the ids."""
-    output: Literal["table", "json"] = "table"
-    """What to print on stdout; --json is short for --output json."""
-    config: str = ""
-    """TOML file with any of these; flags on the command line win."""
 
 
 class CorpusFlags(Config):

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lm_bench.cases import SEED, Case
+from lm_bench.flags import BackendName
 from lm_bench.rounds import interleaved
-from lm_bench.sides import BackendName
 from lm_bench.statistics import Quartiles
 from lm_bench.table import aligned
 from lm_core.backend import Trainer, load_backend

@@ -10,13 +10,14 @@ A run should not be going on meanwhile: a save in hand looks like a leftover.
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lm_bench.claims import TOKENIZER, Claims, config_problems, needs_tokenizer, tokenizer_problems
+from lm_bench.flags import VerifyFlags
 from lm_bench.table import aligned
 from lm_core.config import read_toml
 from lm_core.disk.files import checkpoint_files
@@ -26,6 +27,7 @@ from lm_core.run.checkpoint import Checkpoint, Checkpoints, DamagedError
 from lm_core.run.folder import RunFolder
 from lm_core.run.log import LONGEST_LINE
 from lm_core.run.resume import flat
+from lm_core.terminal import put, show
 
 _KNOWN = {
     "config.toml", "metrics.jsonl", "checkpoints", "samples.txt", "report.html", "lock", "tokenizer", "result.json",
@@ -74,9 +76,10 @@ def find_runs(paths: Sequence[str]) -> list[Path]:
     for path in map(Path, paths):
         if not path.is_dir():
             raise UserError(f"there is no folder {path}")
-        runs = [path] if _holds_run(path) else sorted(inner for inner in path.iterdir() if _holds_run(inner))
+        inner = sorted(folder for folder in path.iterdir() if folder.is_dir())
+        runs = [path] if RunFolder(path).holds_run() else [one for one in inner if RunFolder(one).holds_run()]
         if not runs:
-            raise UserError(f"{path} holds no run: neither it nor a folder in it has a config.toml or checkpoints")
+            raise UserError(f"{path} holds no run: neither it nor a folder in it has a config.toml or a checkpoint")
         found += runs
     return found
 
@@ -104,6 +107,16 @@ def _check_run(run: RunFolder) -> CheckedRun:
     return checked
 
 
+def verify(flags: VerifyFlags, paths: Sequence[str]) -> int:
+    """`lm-bench verify RUN [RUN...]`: 1 when something is damaged."""
+    runs = [check_run(folder) for folder in find_runs(paths)]
+    if flags.output == "json":
+        put(json.dumps([{**asdict(run), "folder": str(run.folder), "sound": run.sound} for run in runs], indent=2))
+    else:
+        put(verify_table(runs))
+    return 0 if all(run.sound for run in runs) else 1
+
+
 def verify_table(runs: Sequence[CheckedRun]) -> str:
     """A line for each file: what was checked of it, and what is wrong with it."""
     rows: list[tuple[str, ...]] = [("run", "file", "step", "checked", "")]
@@ -112,17 +125,7 @@ def verify_table(runs: Sequence[CheckedRun]) -> str:
             said = [*(f"DAMAGED: {text}" for text in file.damage), *(f"note: {text}" for text in file.notes)]
             step = "" if file.step is None else str(file.step)
             rows += [(str(run.folder), file.name, step, file.checked, text) for text in said or ["sound"]]
-    rows = [tuple(map(_printable, row)) for row in rows]
-    return aligned(rows)
-
-
-def _printable(text: str) -> str:
-    """Names and values are somebody else's: what would move a terminal's cursor is spelled out."""
-    return text if text.isprintable() else ascii(text)[1:-1]
-
-
-def _holds_run(folder: Path) -> bool:
-    return (folder / "config.toml").exists() or (folder / "checkpoints").is_dir()
+    return aligned([tuple(map(show, row)) for row in rows])  # names and values are somebody else's
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import numpy as np
 from lm_bench.faults.outcome import Outcome, differences
 from lm_bench.faults.row import Row
 from lm_bench.faults.trial import DIED_AT, SHORT_STEPS, STEPS, Trial
-from lm_bench.sides import BackendName
+from lm_bench.flags import BackendName
 
 PATIENCE = 120.0
 """Seconds after which a child hangs; a run takes well under one."""

@@ -18,7 +18,7 @@ from lm_bench.faults.poison import poisoned
 from lm_bench.faults.power import power_cuts
 from lm_bench.faults.row import Row
 from lm_bench.faults.traced_saves import every_operation
-from lm_bench.sides import BackendName
+from lm_bench.flags import BackendName
 
 ROWS: Mapping[str, tuple[Callable[[Bench, Row], None], str]] = {
     "save": (every_operation, "each operation of a save, killed or failed there"),

@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from lm_bench.sides import BackendName
+from lm_bench.flags import BackendName
 from lm_core.config import AdamWConfig, Config, ModelConfig, ScheduleConfig, StepConfig
 from lm_core.data.batches import Batch, SequentialWindows, ShuffledWindows
 from lm_tokenizer.adapters.characters import CharacterTokenizer

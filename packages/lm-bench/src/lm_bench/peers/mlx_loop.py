@@ -12,7 +12,7 @@ import mlx.core as mx
 from mlx import nn, optimizers
 from mlx.utils import tree_map
 
-from lm_bench.peers import Step, check_plain
+from lm_bench.peers import check_plain
 from lm_core.backend import NumpyArrays
 from lm_core.config import AdamWConfig, ModelConfig, StepConfig
 from lm_core.data.batches import Batch
@@ -92,60 +92,73 @@ class GPT(nn.Module):
         return self.lm_head(x) if "lm_head" in self else self.embed.as_linear(x)
 
 
-def loss_fn(model: GPT, ids: mx.array, targets: mx.array) -> mx.array:
-    """Mean loss in nats."""
-    return nn.losses.cross_entropy(model(ids), targets, reduction="mean")
+class Loop:
+    """The body of the documentation's training loop.
+
+    Args:
+        gpt: in float32.
+        optimizer: what mlx.optimizers' AdamW is to do.
+        step: type (bfloat16 is computed from float32 master weights) and compile.
+    """
+
+    def __init__(self, gpt: GPT, optimizer: AdamWConfig, step: StepConfig):
+        self.gpt, self.adamw = gpt, adamw_of(optimizer)
+        self.half, self.grad_clip = step.dtype == "bfloat16", optimizer.grad_clip
+        self.adamw.init(gpt.trainable_parameters())
+        self.state: dict[str, Any] = {"params": gpt.trainable_parameters(), "adamw": self.adamw.state}
+        self.value_and_grad = mx.value_and_grad(self._loss)
+        self.kernel = self._update
+        if step.compile:
+            self.kernel = partial(mx.compile, inputs=self.state, outputs=self.state)(self._update)
+
+    def _loss(self, params: Any, ids: mx.array, targets: mx.array) -> mx.array:
+        self.gpt.update(tree_map(lambda p: p.astype(mx.bfloat16), params) if self.half else params)
+        return nn.losses.cross_entropy(self.gpt(ids).astype(mx.float32), targets, reduction="mean")
+
+    def _update(self, ids: mx.array, targets: mx.array) -> mx.array:
+        loss, grads = self.value_and_grad(self.state["params"], ids, targets)
+        if self.grad_clip:
+            grads, _ = optimizers.clip_grad_norm(grads, self.grad_clip)
+        self.state["params"] = self.adamw.apply_gradients(grads, self.state["params"])
+        return loss
+
+    def forward_backward(self, batch: Batch) -> mx.array:
+        """The loss; its gradients are made and dropped."""
+        loss, grads = self.value_and_grad(self.state["params"], mx.array(batch.inputs), mx.array(batch.targets))
+        mx.eval(loss, grads)
+        return loss
+
+    def step(self, batch: Batch, lr: float) -> mx.array:
+        """The loss before one optimizer step."""
+        self.adamw.learning_rate = lr
+        loss = self.kernel(mx.array(batch.inputs), mx.array(batch.targets))
+        mx.eval(loss, self.state)
+        return loss
+
+    def evaluate(self, batch: Batch) -> mx.array:
+        """The loss alone."""
+        return self._loss(self.state["params"], mx.array(batch.inputs), mx.array(batch.targets))
 
 
-def bare_step(model: ModelConfig, optimizer: AdamWConfig, step: StepConfig, weights: NumpyArrays, lr: float) -> Step:
-    """The body of a bare training loop."""
+def adamw_of(optimizer: AdamWConfig) -> optimizers.Optimizer:
+    """AdamW; where there is decay, of what has two axes, as in nanoGPT."""
+    assert not optimizer.weight_decay or set(optimizer.decay_groups) == {"matrix", "embed"}
+
+    def adamw(decay: float) -> optimizers.Optimizer:
+        betas = [optimizer.beta1, optimizer.beta2]
+        return optimizers.AdamW(0.0, betas=betas, eps=optimizer.eps, weight_decay=decay, bias_correction=True)
+
+    if not optimizer.weight_decay:
+        return adamw(0.0)
+    return optimizers.MultiOptimizer([adamw(optimizer.weight_decay), adamw(0.0)], [lambda _, param: param.ndim >= 2])
+
+
+def plain_loop(
+    model: ModelConfig, optimizer: AdamWConfig, step: StepConfig, weights: NumpyArrays, fused: bool = False
+) -> Loop:
+    """The loop around the plain GPT of this file, from `weights`; MLX has no fused AdamW."""
     check_plain(model)
+    assert not fused, "MLX has no fused AdamW"
     gpt = GPT(model)
     gpt.load_weights([(name, mx.array(array)) for name, array in weights.items()])
-    adamw = optimizers.AdamW(
-        lr, betas=[optimizer.beta1, optimizer.beta2], eps=optimizer.eps, weight_decay=0.0, bias_correction=True
-    )
-    adamw.init(gpt.trainable_parameters())
-    if step.dtype == "bfloat16":
-        return _mixed_step(gpt, adamw, step)
-    value_and_grad = nn.value_and_grad(gpt, loss_fn)
-
-    def update(ids: mx.array, targets: mx.array) -> mx.array:
-        loss, grads = value_and_grad(gpt, ids, targets)
-        adamw.update(gpt, grads)
-        return loss
-
-    state = [gpt.state, adamw.state]
-    kernel = partial(mx.compile, inputs=state, outputs=state)(update) if step.compile else update
-
-    def train(batch: Batch) -> mx.array:
-        loss = kernel(mx.array(batch.inputs), mx.array(batch.targets))
-        mx.eval(loss, gpt.state, adamw.state)
-        return loss
-
-    return train
-
-
-def _mixed_step(gpt: GPT, adamw: optimizers.AdamW, step: StepConfig) -> Step:
-    """Master weights in float32, forward and backward in bfloat16."""
-    state: dict[str, Any] = {"params": gpt.trainable_parameters(), "adamw": adamw.state}
-
-    def half_loss(params: Any, ids: mx.array, targets: mx.array) -> mx.array:
-        gpt.update(tree_map(lambda p: p.astype(mx.bfloat16), params))
-        return nn.losses.cross_entropy(gpt(ids).astype(mx.float32), targets, reduction="mean")
-
-    value_and_grad = mx.value_and_grad(half_loss)
-
-    def update(ids: mx.array, targets: mx.array) -> mx.array:
-        loss, grads = value_and_grad(state["params"], ids, targets)
-        state["params"] = adamw.apply_gradients(grads, state["params"])
-        return loss
-
-    kernel = partial(mx.compile, inputs=state, outputs=state)(update) if step.compile else update
-
-    def train(batch: Batch) -> mx.array:
-        loss = kernel(mx.array(batch.inputs), mx.array(batch.targets))
-        mx.eval(loss, state)
-        return loss
-
-    return train
+    return Loop(gpt, optimizer, step)

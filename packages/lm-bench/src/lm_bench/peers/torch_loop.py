@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lm_bench.peers import Step, check_plain
+from lm_bench.peers import check_plain
 from lm_core.backend import NumpyArrays
 from lm_core.config import AdamWConfig, ModelConfig, StepConfig
 from lm_core.data.batches import Batch
@@ -173,13 +173,3 @@ def plain_loop(
     gpt = GPT(model)
     load_weights(gpt, model, weights)
     return Loop(gpt, optimizer, step, fused)
-
-
-def bare_step(model: ModelConfig, optimizer: AdamWConfig, step: StepConfig, weights: NumpyArrays, lr: float) -> Step:
-    """The body of a bare training loop."""
-    loop = plain_loop(model, optimizer, step, weights)
-
-    def train(batch: Batch) -> Tensor:
-        return loop.step(batch, lr)
-
-    return train

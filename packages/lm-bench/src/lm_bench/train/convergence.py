@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lm_bench.cases import SEED, Case
+from lm_bench.flags import TrainFlags
 from lm_bench.train.sides import Side, SideName, make_side, step_config
 from lm_bench.train.workload import workload
 from lm_core.config import ScheduleConfig
@@ -96,14 +97,13 @@ def train(name: SideName, side: Side, text: Text, iterations: int) -> Convergenc
     return Convergence(str(name), iterations, float(loss), total / tokens)
 
 
-def measure(
-    text: Text, names: list[SideName], compiled: bool, device: str, iterations: int, say: Callable[[str], None]
-) -> list[Convergence]:
+def measure(text: Text, names: list[SideName], flags: TrainFlags, say: Callable[[str], None]) -> list[Convergence]:
     """Train ours and every plain loop among `names`."""
     results = []
     for name in names:
         if name.who in ("ours", "plain"):
-            say(f"convergence: {name}, {iterations} steps ...")
-            config = step_config(name.dtype, compiled, "gpu" if device == "cuda" else "cpu")
-            results.append(train(name, make_side(name.who, text.case, config), text, iterations))
+            say(f"convergence: {name}, {flags.iterations} steps ...")
+            config = step_config(name.dtype, flags.compile, flags.device)
+            side = make_side(name.who, text.case, config, flags.backend)
+            results.append(train(name, side, text, flags.iterations))
     return results

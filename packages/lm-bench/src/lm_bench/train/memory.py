@@ -10,8 +10,9 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from lm_bench.flags import BackendName
 from lm_bench.memory import MIB, Memory, peak_mib
-from lm_bench.train.sides import OURS, Who, import_side, make_side, step_config
+from lm_bench.train.sides import CHECKPOINTING, OURS, Who, import_side, make_side, step_config
 from lm_bench.train.workload import workload
 from lm_core.config import Config, Dtype
 
@@ -29,6 +30,7 @@ class TrainMemoryJob(Config):
     compile: bool
     batch_size: int
     seq_len: int
+    backend: BackendName = "torch"
     steps: int = MEMORY_STEPS
 
 
@@ -50,14 +52,14 @@ def measure(job: TrainMemoryJob) -> Memory:
 
 def run(job: TrainMemoryJob) -> Memory:
     """Run `job` in this process."""
-    import_side(job.who)
-    if job.who != OURS:
+    import_side(job.who, job.backend)
+    if job.backend == "torch" and job.who not in (OURS, CHECKPOINTING):
         # The first torch.optim optimizer imports torch's compiler, some 150 MiB: code, not what the training holds.
         importlib.import_module("torch._dynamo")
     imported = peak_mib()
     case = workload(job.case, job.device, job.batch_size, job.seq_len)
     config = step_config(job.dtype, job.compile, "gpu" if job.device == "cuda" else "cpu")
-    side = make_side(job.who, case, config)
+    side = make_side(job.who, case, config, job.backend)
     losses = [side.step(batch, case.lr) for batch in case.batches(job.steps)]
     float(losses[-1])
     if job.device == "cuda":

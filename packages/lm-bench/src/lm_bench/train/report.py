@@ -17,11 +17,13 @@ def train_report(results: Results, flags: TrainFlags) -> str:
     how = "compiled" if flags.compile else "eager"
     lines = [f"medians over {flags.rounds} rounds, {flags.dtype}, {how}; ratio = time of ours / time of the side"]
     if results.missing:
-        lines.append(f"not installed: {', '.join(results.missing)}")
+        why = "torch's alone" if flags.backend == "mlx" else "not installed"
+        lines.append(f"{why}: {', '.join(results.missing)}")
     if results.speed:
         kind = "bfloat16" if results.device == "cuda" else "float32"
         peak = f"the {results.peak_flops / 1e12:.3g} TFLOP/s that a matrix product in {kind} reaches here"
-        lines += ["", f"speed: share of peak is of {peak}", _speed(results.speed), ""]
+        title = f"speed: share of peak is of {peak}" if results.peak_flops else "speed"
+        lines += ["", title, _speed(results.speed), ""]
         lines += map(proof_line, results.proofs)
     if results.memory:
         lines += ["", _memory_title(results.device), _memory(results.memory, results.device)]
@@ -40,7 +42,8 @@ def _speed(rows: Sequence[Speed]) -> str:
     for row in rows:
         ms, tokens = f"{row.step_ms.median:.2f}", f"{row.tokens_per_second.median:,.0f}"
         ratio = with_quartiles(row.ratio) if row.ratio else ""
-        table.append((row.case, row.part, row.side, ms, tokens, ratio, f"{row.peak_share:.1%}"))
+        share = "" if row.peak_share is None else f"{row.peak_share:.1%}"
+        table.append((row.case, row.part, row.side, ms, tokens, ratio, share))
     return aligned(table)
 
 

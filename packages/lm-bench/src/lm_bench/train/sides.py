@@ -1,11 +1,12 @@
 """Who trains, behind one signature: ours, and the peers, from the same initial weights."""
 
+import importlib
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Literal, Protocol, SupportsFloat
+from typing import Literal, Protocol, SupportsFloat, cast
 
 from lm_bench.cases import SEED, Case
-from lm_bench.flags import TrainPeer
+from lm_bench.flags import BackendName, TrainPeer
 from lm_core.backend import Trainer, load_backend
 from lm_core.config import AdamWConfig, Dtype, StepConfig
 from lm_core.data.batches import Batch
@@ -13,6 +14,10 @@ from lm_core.model.init import initial_arrays
 
 Who = Literal["ours", TrainPeer]
 OURS: Who = "ours"
+CHECKPOINTING: Who = "checkpointing"
+"""Ours, with gradient checkpointing."""
+ON_MLX = ("plain", CHECKPOINTING)
+"""The peers that there are on MLX."""
 
 
 class Side(Protocol):
@@ -43,21 +48,26 @@ class SideName:
         return f"{self.who} {'float32' if self.dtype == 'float32' else 'autocast'}"
 
 
-def side_names(peers: tuple[TrainPeer, ...], dtype: Dtype) -> tuple[list[SideName], list[str]]:
-    """The sides, ours first, and the names of the peers that are not installed.
+def side_names(
+    peers: tuple[TrainPeer, ...], dtype: Dtype, backend: BackendName = "torch"
+) -> tuple[list[SideName], list[str]]:
+    """The sides, ours first, and the names of the peers that are not installed, or are not of the backend.
 
     With bfloat16 every peer comes in float32, as one would write it down, and under autocast, as one would speed it up.
     """
-    missing = [peer for peer in peers if peer == "huggingface" and not find_spec("transformers")]
+    if backend == "mlx":
+        missing = [peer for peer in peers if peer not in ON_MLX]
+    else:
+        missing = [peer for peer in peers if peer == "huggingface" and not find_spec("transformers")]
     names = [SideName(OURS, dtype)]
     for peer in peers:
         if peer in missing:
             continue
-        if dtype == "float32":
+        if dtype == "float32" or peer == CHECKPOINTING:
             names.append(SideName(peer, dtype))
         else:
             names += [SideName(peer, "float32", True), SideName(peer, dtype, True)]
-    return names, list(missing)
+    return names, [str(peer) for peer in missing]
 
 
 def step_config(dtype: Dtype, compiled: bool, device: Literal["auto", "cpu", "gpu"]) -> StepConfig:
@@ -84,31 +94,33 @@ class Ours:
         return self.trainer.evaluate(batch)
 
 
-def our_trainer(case: Case, config: StepConfig) -> Trainer:
+def our_trainer(case: Case, config: StepConfig, backend: BackendName = "torch") -> Trainer:
     """Our trainer of a case."""
-    return load_backend("torch").build(case.model, case.optimizer, config, initial_arrays(case.model, SEED), SEED)
+    return load_backend(backend).build(case.model, case.optimizer, config, initial_arrays(case.model, SEED), SEED)
 
 
-def import_side(who: Who) -> None:
+def import_side(who: Who, backend: BackendName = "torch") -> None:
     """Import what the side stands on, and no more."""
-    if who == OURS:
-        load_backend("torch")
-    elif who == "huggingface":
-        import lm_bench.peers.huggingface
-    else:
-        import lm_bench.peers.torch_loop  # noqa: F401
+    # MLX's plain loop needs the backend too: importing it is what gives MLX a fast BLAS on Linux.
+    if who in (OURS, CHECKPOINTING) or backend == "mlx":
+        load_backend(backend)
+    if who not in (OURS, CHECKPOINTING):
+        importlib.import_module(_module(who, backend))
 
 
-def make_side(who: Who, case: Case, config: StepConfig) -> Side:
+def make_side(who: Who, case: Case, config: StepConfig, backend: BackendName = "torch") -> Side:
     """One side at the start of its training."""
-    if who == OURS:
-        return Ours(our_trainer(case, config))
+    import_side(who, backend)
+    if who in (OURS, CHECKPOINTING):
+        again = config.gradient_checkpointing or who == CHECKPOINTING
+        return Ours(our_trainer(case, config.model_copy(update={"gradient_checkpointing": again}), backend))
     assert isinstance(case.optimizer, AdamWConfig), "the peers have AdamW"
-    weights = initial_arrays(case.model, SEED)
+    weights, module = initial_arrays(case.model, SEED), importlib.import_module(_module(who, backend))
     if who == "huggingface":
-        from lm_bench.peers.huggingface import huggingface_loop
+        return cast("Side", module.huggingface_loop(case.model, case.optimizer, config, weights))
+    fused = who == "plain-fused"
+    return cast("Side", module.plain_loop(case.model, case.optimizer, config, weights, fused=fused))
 
-        return huggingface_loop(case.model, case.optimizer, config, weights)
-    from lm_bench.peers.torch_loop import plain_loop
 
-    return plain_loop(case.model, case.optimizer, config, weights, fused=who == "plain-fused")
+def _module(who: Who, backend: BackendName) -> str:
+    return f"lm_bench.peers.{'huggingface' if who == 'huggingface' else f'{backend}_loop'}"

@@ -28,8 +28,8 @@ class Speed:
     tokens_per_second: Quartiles
     ratio: Quartiles | None
     """Time of ours / time of this side within each round; below 1 ours is faster."""
-    peak_share: float
-    """Operations that the model needs, over those that the machine can do in that time."""
+    peak_share: float | None
+    """Operations that the model needs, over those that the machine can do in that time, where its peak is known."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def measure(
             step_ms=Quartiles.of([1e3 * s / steps for s in sample]),
             tokens_per_second=Quartiles.of([tokens / s for s in sample]),
             ratio=None if name == ours else ratios(sample, seconds[ours]),
-            peak_share=Quartiles.of([flops / s / peak_flops for s in sample]).median,
+            peak_share=Quartiles.of([flops / s / peak_flops for s in sample]).median if peak_flops else None,
         )
         for name, sample in seconds.items()
     ]

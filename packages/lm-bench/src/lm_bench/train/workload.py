@@ -1,4 +1,4 @@
-"""What is trained: the two models, as nanoGPT's configs train them, in a size that the device is for."""
+"""What is trained, in a size that the device is for; nanogpt-char and gpt2-124m as nanoGPT's configs train them."""
 
 from dataclasses import replace
 
@@ -37,6 +37,8 @@ def workload(name: str, device: str, batch_size: int = 0, length: int = 0) -> Ca
     # A tenth of nanoGPT's rate for 124 M: at the full one and without its warm-up the loss rises, and rounding with it.
     if name == "nanogpt-char":
         case = replace(CASES[name], optimizer=nanogpt_adamw(0.99))
+    elif name in CASES:
+        case = CASES[name]
     elif device == "cuda":
         model = GPT2_124M.model_copy(update={"vocab_size": PADDED_VOCAB})
         case = Case(name, model, nanogpt_adamw(0.95), batch_size=16, lr=6e-5)
@@ -49,4 +51,9 @@ def workload(name: str, device: str, batch_size: int = 0, length: int = 0) -> Ca
 
 def block_steps(name: str, device: str) -> int:
     """Steps in a block that lasts about a second."""
-    return 1 if (name, device) == ("gpt2-124m", "cpu") else 20
+    return 1 if is_large(name) and device == "cpu" else 20
+
+
+def is_large(name: str) -> bool:
+    """Whether a step takes seconds on a CPU."""
+    return name in ("gpt2-124m", "blocks12")
