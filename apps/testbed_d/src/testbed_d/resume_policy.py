@@ -1,4 +1,4 @@
-"""What a resume of Testbed D may change, flag by flag (`lm_core.run.resume`)."""
+"""Policy of what a resume of Testbed D may change, flag by flag (`lm_core.run.resume`)."""
 
 from lm_core.run.resume import Policy
 

@@ -1,4 +1,4 @@
-"""What the flags mean: text, model, optimizer, schedule, batches. Mistakes show here, before any model is built.
+"""Translation of the flags: text, model, optimizer, schedule, batches. Mistakes show here, before any model is built.
 
 Flags -> text -> tokenizer -> ids -> (train, validation) -> batches -> Plan
 """

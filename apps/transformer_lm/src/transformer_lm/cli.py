@@ -1,7 +1,7 @@
 """`uv run apps/transformer_lm`: flags -> save folder -> corpus, workload -> trainer -> run; or, to talk, -> prompts.
 
     new model            flags ----------------------------> run NNN-dataset in the save folder
-    going on             newest checkpoint -> its flags, changed by those given here -> the same run
+    resuming             newest checkpoint -> its flags, changed by those given here -> the same run
     another checkpoint   --identifier -> its flags, changed ... -> a new run that begins there
     --inference          checkpoint -> decoder -> prompts
 
@@ -58,7 +58,7 @@ def command(argv: Sequence[str]) -> int | None:
 
 
 def run(argv: Sequence[str], *, in_series: bool = False) -> int:
-    """Train or go on with a model, or continue prompts; returns the exit code.
+    """Train or resume a model, or continue prompts; returns the exit code.
 
     Raises:
         UserError: for a mistake in the flags or what they name; nothing has been written then.

@@ -93,7 +93,7 @@ class Flags(Config):
 
 
 def _absolute(path: str) -> str:
-    """What is no path stays as it is."""
+    """Return anything but a path unchanged."""
     return str(Path(path).resolve()) if path and Path(path).exists() else path
 
 

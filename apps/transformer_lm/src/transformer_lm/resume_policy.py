@@ -1,4 +1,4 @@
-"""What training that goes on may change of a run, flag by flag (`lm_core.run.resume`)."""
+"""Policy of what a resume may change of a run, flag by flag (`lm_core.run.resume`)."""
 
 from lm_core.run.resume import Policy
 

@@ -1,13 +1,13 @@
-"""The save folder: the runs in it, and the checkpoint to go on with.
+"""The save folder: the runs in it, and the checkpoint to resume.
 
-    001-ptb/  002-wikitext2/  ...   a run each, numbered as they were begun (`lm_core.run.folder`)
+    001-ptb/  002-wikitext2/  ...   a run each, numbered in the order of their start (`lm_core.run.folder`)
     data/                           datasets and token files, for all of them
     unfinished-<40 hex digits>/     a run that is being made; it gets its number when it is whole
     lock                            whose the folder is
 
-A run is never written over. What goes on from another checkpoint than the newest is a run of its own, which begins with
-a copy of that checkpoint, so the run with the highest number is always the one to go on with, whatever the clock said.
-Nothing is written through a link that leads out of the folder: a run that is one goes on as a new run.
+A run is never overwritten. Training from another checkpoint than the newest is a run of its own, which starts with a
+copy of that checkpoint, so the run with the highest number is always the one to resume, whatever the clock said.
+Nothing is written through a link that leads out of the folder: a run that is such a link is resumed as a new run.
 """
 
 import re
@@ -37,13 +37,13 @@ def default_folder() -> Path:
 
 @dataclass(frozen=True)
 class Found:
-    """Where to go on."""
+    """The run and the checkpoint to resume."""
 
     run: RunFolder
     checkpoint: Checkpoint | None
     """None for a run that has none, as when it was killed before it saved any."""
     newest: bool
-    """Whether it is the last thing that was saved, so that the run itself goes on."""
+    """Whether it is the newest checkpoint of all, so that the run itself is resumed."""
 
     @property
     def name(self) -> str:
@@ -55,7 +55,7 @@ class Found:
 
     @property
     def goes_on(self) -> bool:
-        """Whether the run itself goes on. One without a checkpoint, or elsewhere by a link, is left as it is."""
+        """Whether the run itself is resumed. One without a checkpoint, or elsewhere by a link, is left as it is."""
         return self.newest and self.checkpoint is not None and not self.run.path.is_symlink()
 
 
@@ -96,7 +96,7 @@ class SaveFolder:
         return Lock(self.path)
 
     def runs(self) -> list[RunFolder]:
-        """The runs, the one begun last first."""
+        """The runs, the one started last first."""
         return [run for _, path in sorted(self._numbered(), reverse=True) if (run := RunFolder(path)).holds_run()]
 
     def _numbered(self) -> list[tuple[int, Path]]:

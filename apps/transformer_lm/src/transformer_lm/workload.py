@@ -1,6 +1,6 @@
-"""What the flags mean: model, optimizer, schedule, batches. Mistakes show here, before any model is built.
+"""Translation of the flags: model, optimizer, schedule, batches. Mistakes show here, before any model is built.
 
-Flags, Corpus --plan--> Plan --resumed--> Plan of a run that goes on
+Flags, Corpus --plan--> Plan --resumed--> Plan of a resumed run
 """
 
 from collections.abc import Sequence
@@ -131,7 +131,7 @@ def _line_end(corpus: Corpus) -> list[int]:
 
 
 def resumed(made: Plan, flags: Flags, before: Flags, checkpoint: Checkpoint) -> Plan:
-    """The plan of a run that goes on from a checkpoint, which was saved with the flags `before`.
+    """The plan of a run that is resumed from a checkpoint, which was saved with the flags `before`.
 
     Raises:
         UserError: when a flag differs that must not.

@@ -1,4 +1,4 @@
-r"""Names of files that are not UTF-8, in files that are text.
+r"""File names that are not UTF-8, in text files.
 
 A file's name is bytes. In a string of Python, a byte that is not UTF-8 is a lone surrogate (PEP 383), which no text
 file and no parser takes; here is how such a name goes through all of them and comes back.

@@ -4,10 +4,10 @@
     newest checkpoint --> step, About -----------------------------------------+--> report.html
     samples.txt, config.toml --------------------------------------------------+
 
-A report is shown to others: of a link that leads out of the folder it says so, and holds nothing of what is there.
+A report is shown to others: a link that leads out of the folder is named, and its content is not included.
 
 The page loads nothing, and the same folder gives the same bytes. Of two records of one kind and step the later one
-counts. A line that is no record is passed over: a run that was killed leaves a torn one. `seconds` is the training
+counts. A line that is not a record is skipped: a run that was killed leaves a torn one. `seconds` is the training
 time so far, before and after a resume.
 
 Limits: what is pale is pixels inside the SVG, so that a picture does not grow with the run; of a long text the end is

@@ -49,7 +49,7 @@ class Decoder(Protocol):
         """How many more ids fit into the row before the model's `seq_len` is full."""
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these rows alone, in this order: the others have ended."""
+        """Keep only these rows, in this order: the others have ended."""
 
 
 def filtered(logits: NDArray[np.floating], config: SamplingConfig, seen: Collection[int] = ()) -> NDArray[np.float64]:
@@ -90,7 +90,7 @@ class Generation:
     """Several texts being continued at once.
 
     Row r draws with seed + r, so it gets what it would get alone with that seed. Past the model's `seq_len` a text
-    goes on from the last half of it: the decoder re-reads seq_len // 2 ids once every seq_len - seq_len // 2 ids,
+    continues from the last half of it: the decoder re-reads seq_len // 2 ids once every seq_len - seq_len // 2 ids,
     rather than the whole window for every id.
 
     Args:
@@ -108,7 +108,7 @@ class Generation:
         self.ids = [list(prompt) for prompt in prompts]
         self.position = 0
         self.active = list(range(len(prompts)))
-        """The rows that go on; the decoder holds them in this order."""
+        """The rows that have not ended; the decoder holds them in this order."""
         self._drawn: deque[dict[int, int]] = deque()
         """Ids of the next positions, by row: drawn already, not yet handed out."""
         for row in self.active:
@@ -141,7 +141,7 @@ class Generation:
         self._drawn += (dict(zip(self.active, of_position, strict=True)) for of_position in ids)
 
     def end(self, rows: Collection[int]) -> None:
-        """Go on without `rows`."""
+        """End `rows`; continue the others."""
         places = [place for place, row in enumerate(self.active) if row not in rows]
         if len(places) < len(self.active):
             self.active = [self.active[place] for place in places]

@@ -16,7 +16,7 @@ from lm_core.config import DECAYING, Points, ScheduleConfig
 from lm_core.errors import UserError
 
 Extension = Literal["stretch", "floor", "warmup"]
-"""How a schedule goes on when a run is given more steps."""
+"""How to extend a schedule when a run is given more steps."""
 
 
 def linear_warmup(step: int, warmup_steps: int) -> float:
@@ -84,13 +84,13 @@ def extended(config: ScheduleConfig, how: Extension, step: int, max_steps: int) 
         max_steps: the new end of the run.
 
     Raises:
-        UserError: when the schedule cannot go on so, saying why.
+        UserError: when the schedule cannot be extended so, saying why.
     """
     if how == "floor":
         if config.kind in DECAYING and config.min_factor == 0:
-            raise UserError("schedule: the decay ends at a rate of 0, by which nothing is learned: stretch, or warm up")
+            raise UserError("schedule: the decay ends at a rate of 0, at which nothing is learned: stretch, or warm up")
         return config
     start = {"start_step": step} if how == "warmup" else {}
     if how == "warmup" and not config.warmup_steps:
-        raise UserError("schedule: there is no warm-up to begin again with: give warmup_steps")
+        raise UserError("schedule: there is no warm-up to start again with: give warmup_steps")
     return ScheduleConfig.parse({**config.model_dump(mode="json"), **start, "max_steps": max_steps}, "schedule")

@@ -1,4 +1,4 @@
-r"""The one place that prints: results to stdout, notes and error lines to stderr.
+r"""The only module that prints: results to stdout, notes and error lines to stderr.
 
     text --visible--> say --> stderr, which may be gone
     text --(visible on a terminal)--> put --> stdout, whose loss ends a program
@@ -55,7 +55,7 @@ def show(value: object) -> str:
 
 
 def say(text: str, end: str = "\n") -> None:
-    """Print to stderr, for the person who waits. Nobody may be reading any more: that ends nothing."""
+    """Print to stderr, for a person. An error, such as a reader that has gone, is ignored."""
     with contextlib.suppress(OSError, ValueError):
         _write(sys.stderr, visible(text) + end)
 

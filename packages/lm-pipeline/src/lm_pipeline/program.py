@@ -1,4 +1,4 @@
-"""What the command lines share: a TOML file under flags, --print-config, and one line for a mistake."""
+"""Shared code of the command lines: a TOML file under flags, --print-config, and one line for a mistake."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -13,12 +13,12 @@ from lm_tokenizer.errors import TokenizerError
 
 
 class ProgramConfig(Config):
-    """What every command line takes besides its own."""
+    """Flags of every command line."""
 
     config: str = ""
     """TOML file with any of these; flags on the command line win."""
     print_config: bool = False
-    """Print the resolved config as TOML, and do nothing else."""
+    """Print the resolved config as TOML, and exit."""
 
     def resolved(self) -> str:
         """The config as TOML, without the two flags that are about one call."""

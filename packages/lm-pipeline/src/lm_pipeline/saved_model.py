@@ -38,7 +38,7 @@ class SavedModel:
     weights: dict[str, NDArray[Any]]
     tokenizer: TextTokenizer
     name: str
-    """What it is, for the person who waits."""
+    """Description for the user."""
     own_eos_ids: tuple[int, ...] = ()
     """The ids that end a text by the model's own files, which go before the tokenizer's."""
 

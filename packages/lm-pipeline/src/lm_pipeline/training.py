@@ -1,4 +1,4 @@
-"""What a training run has of its tokenizer: samples, bytes of text, and what can be done with the run afterwards.
+"""Parts of a training run that need its tokenizer: samples, bytes of text, and the next steps at its end.
 
 These are the parts of a `lm_core.run.plan.Plan` that need a tokenizer; `lm_core.run.session` does the rest.
 """

@@ -56,7 +56,7 @@ def write_pieces(path: Path, pieces: Iterable[Buffer]) -> None:
 def make_folder(path: Path, within: Path | None = None) -> list[Path]:
     """Make a folder, and those above it that are missing, so that a power cut does not take them away again.
 
-    Whoever writes to or deletes from a folder below a run or save folder has this make it, or find it there, first.
+    Call it before writing to or deleting from a folder below a run or save folder.
 
     Args:
         path: the folder.
@@ -78,9 +78,9 @@ def make_folder(path: Path, within: Path | None = None) -> list[Path]:
 
 
 def flush_folder(folder: Path) -> None:
-    """Have the names in a folder on the disk: a new file is not sure to be there before.
+    """Flush a folder to disk: before that, a new file in it may be lost.
 
-    Network and shared folders may be unable to; that is said once for each file system, and nothing else can be done.
+    Network and shared folders may be unable to; this is reported once for each file system, and ignored.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -103,7 +103,7 @@ def flush_folder(folder: Path) -> None:
 def optional(name: str, say: Callable[[str], None] = say) -> Iterator[None]:
     """A context that writes what a run can do without: what a disk or the memory does not take is one line.
 
-    That standard output cannot be written, or has no reader, is no matter of that file, and passes.
+    Errors of standard output (unwritable, or without a reader) have nothing to do with that file, and are raised.
     """
     try:
         yield
@@ -115,7 +115,7 @@ def optional(name: str, say: Callable[[str], None] = say) -> Iterator[None]:
 
 
 def flush_file(descriptor: int) -> None:
-    """Have what was written to a file, or the names in a folder, on the disk."""
+    """Flush a file or a folder to disk."""
     full = getattr(fcntl, "F_FULLFSYNC", None)
     if full is not None:  # macOS, where fsync leaves it in the memory of the drive
         with contextlib.suppress(OSError):  # as on network drives

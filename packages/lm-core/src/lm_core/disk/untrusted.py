@@ -28,9 +28,9 @@ _OF_WHAT_LIES_THERE = (
 
 
 def may_pass(error: OSError) -> bool:
-    """Whether an error of reading says nothing of what lies there, so that the next try may succeed.
+    """Whether a read error may be transient, and so proves no damage: the next try may succeed.
 
-    Such are ENFILE, EMFILE, EACCES, ENOMEM, EIO and ESTALE; not that there is no such file, or that it is no file.
+    Such are ENFILE, EMFILE, EACCES, ENOMEM, EIO and ESTALE; not a missing file, nor something that is not a file.
     """
     return error.errno not in _OF_WHAT_LIES_THERE
 

@@ -33,7 +33,7 @@ from lm_core.interchange.tensor_file import WHOLE, find_tensors, safetensors_byt
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 _WRITTEN = (CONFIG, GENERATION, WHOLE, *tokenizer.NAMES)
-"""`config.json` is the first to go: without it a folder is no model."""
+"""`config.json` is removed first: without it a folder is not a model."""
 _MODEL_TYPES = {"gpt2": GPT2, "llama": LLAMA, "mistral": LLAMA}
 
 
@@ -195,7 +195,7 @@ def _replace(folder: Path, files: dict[str, bytes], *, overwrite: bool) -> None:
 
 
 def _refuse_others(folder: Path, *, overwrite: bool) -> None:
-    """Refuse a folder that holds something: what no export writes is somebody's, and a model is replaced when asked."""
+    """Refuse a folder with files that no export writes, or with a model, unless it is to be replaced."""
     paths = sorted(folder.iterdir()) if folder.exists() else []
     names = [path.name for path in paths if not is_scratch(path.name)]
     for path in paths:

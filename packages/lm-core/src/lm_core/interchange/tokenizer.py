@@ -21,7 +21,7 @@ def complete(given: Mapping[str, bytes], config: ModelConfig, eos_ids: Sequence[
 
     Raises:
         UserError: for a file of another name, a `tokenizer.json` that is malformed or has more ids than the model, an
-            end of text that is none of its tokens.
+            end of text that is not one of its tokens.
     """
     for name in given:
         if name not in NAMES:

@@ -1,4 +1,4 @@
-"""Checkpoints that are either whole or not there.
+"""Atomic checkpoints: whole, or not there.
 
     weights         -> <sha1>.safetensors   parameters alone, float32; the name is the SHA-1 of the file
     everything else -> <sha1>.metadata      optimizer state; step, configs and the rest as JSON
@@ -252,7 +252,7 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def _judged(path: Path) -> Iterator[None]:
-    """A context in which `path` is read: what goes wrong is damage, or says nothing of what it holds."""
+    """A context in which `path` is read: an error is damage, or a read error that proves none."""
     try:
         yield
     except OSError as error:

@@ -53,7 +53,7 @@ class RunFolder:
         self.samples, self.result = path / "samples.txt", path / "result.json"
 
     def holds_run(self) -> bool:
-        """Whether a run has begun here."""
+        """Whether a run was started here."""
         return _is_there(self.config) or self.has_checkpoint()
 
     def has_checkpoint(self) -> bool:
@@ -72,7 +72,7 @@ class RunFolder:
         return Lock(self.path, self.made)
 
     def check_new(self) -> None:
-        """Refuse a folder in which a new run would write over something.
+        """Refuse a folder in which a new run would overwrite something.
 
         Raises:
             UserError: naming it.
@@ -182,10 +182,10 @@ def _started(run: RunFolder) -> float:
 
 
 def _is_there(path: Path) -> bool:
-    """Whether there is anything of that name; an error that says nothing of that is no answer.
+    """Whether there is anything of that name; an error that does not tell is raised.
 
     Raises:
-        UserError: when it cannot be told.
+        UserError: when that is not known.
     """
     try:
         path.lstat()

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP: the first asks the run to save and stop after the step in hand, a second ends it at once.
+"""Ctrl-C, SIGTERM and SIGHUP: the first asks the run to save and stop after the current step, a second quits at once.
 
     SIGINT, SIGTERM    the first asks; the second ends
     SIGHUP             asks, and never ends: the kernel, the shell and a launcher may each send one

@@ -20,7 +20,7 @@ from lm_core.run.sinks.console import Console
 from lm_core.run.sinks.sink import Sink
 
 LONGEST_LINE = 1 << 24
-"""Bytes of a line of the metrics file; a longer one is none of ours, and ends the reading."""
+"""Bytes of a line of the metrics file; a longer one is not a record, and ends the reading."""
 TIMING_FIELDS = frozenset({"seconds", "tokens_per_second", "mfu"})
 """Fields of a record that differ between two runs of the same config."""
 RESUME = "resume"
@@ -28,7 +28,7 @@ RESUME = "resume"
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """The records of a metrics file. What is no record is left out, such as the last line of a run that was killed."""
+    """The records of a metrics file. Other lines are skipped, such as the torn last line of a run that was killed."""
     return _read(path)[0]
 
 
@@ -141,11 +141,11 @@ class RecordFile:
 class RunLog:
     """Writes records to the metrics file and tells them to the sinks.
 
-    Only the metrics file is needed: a sink that raises is named once on stderr, and the run goes on.
+    Only the metrics file is needed: a sink that raises is reported once on stderr, and the run continues.
 
     Args:
         path: the metrics file.
-        start: the step from which the run goes on; records of later steps, left by a killed run, are dropped.
+        start: the step from which the run resumes; records of later steps, left by a killed run, are dropped.
         total: the last step of the run, for the time left.
         sinks: where else records go, beside the console; they are closed with the log.
     """
@@ -176,7 +176,7 @@ class RunLog:
         self._tell(lambda sink: sink.record(kind, step, values))
 
     def resumed(self, step: int, values: Mapping[str, Mapping[str, Any]]) -> None:
-        """Log what a resume after `step` changes; once, however often the run is resumed there. No sink is told."""
+        """Log what a resume after `step` changes; once, however often the run is resumed there. Sinks do not get it."""
         record = {"kind": RESUME, "step": step, **values}
         last = self._last_resume
         there = last if last and last["step"] == step else {**record, **{key: {} for key in values}}

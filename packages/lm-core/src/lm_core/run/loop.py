@@ -6,8 +6,8 @@ The loop waits for the device only where something is due. Losses and gradient n
 checked at the next due moment, so a NaN is found before anything is saved and its step is named.
 
 A save holds the step up only while the trainer takes a snapshot; checking, writing and proving it is a thread's work
-(`writer`). The next save, the end and an error wait for the one in hand, so what is said to be kept is on the disk. A
-save that fails is tried again after a while, with what the trainer holds then, and training goes on in between.
+(`writer`). The next save, the end and an error wait for the current one, so what is reported as kept is on the disk. A
+save that fails is retried after a pause, with what the trainer holds then, and training continues in between.
 """
 
 import contextlib
@@ -65,7 +65,7 @@ class Run:
     peak_flops: float | None = None
     """Operations the device can do in a second; with flops_per_token, records hold their utilization, `mfu`."""
     parent: str | None = None
-    """Name of the checkpoint that was saved last, or gone on from."""
+    """Name of the checkpoint that was saved last, or resumed from."""
     after_save: Callable[[RunState], None] | None = None
     """Called where a checkpoint is due, with the weights that it holds: shows a sample."""
     retry_seconds: Sequence[float] = (1, 2, 4, 8, 15, 30, 60)
@@ -238,7 +238,7 @@ def _check_arrays(step: int, arrays: NumpyArrays) -> None:
 
 
 def _settle(run: Run, *, wait: bool) -> None:
-    """Take note of a save that has ended; a disk that fails is reported, and training goes on."""
+    """Record the end of a save; a disk that fails is reported, and training continues."""
     step, failure = _collect(run, wait=wait)
     if failure:
         pause = _pause(run, run.failures - 1)
@@ -275,7 +275,7 @@ def _collect(run: Run, *, wait: bool) -> tuple[int, str | None]:
 
 
 def _save_at_the_end(run: Run, state: RunState) -> None:
-    """Save and wait for it; a disk that goes on failing ends the run here."""
+    """Save and wait for it; a disk that keeps failing ends the run here."""
     for attempt in range(_LAST_ATTEMPTS):
         _start_to_save(run, state)
         _show(run, state)
@@ -290,6 +290,6 @@ def _save_at_the_end(run: Run, state: RunState) -> None:
 
 
 def _kept(run: Run) -> str:
-    """What there is to go back to, once the save in hand has ended."""
+    """Name the checkpoint to go back to, once the current save has ended."""
     _settle(run, wait=True)
     return f"the checkpoint of step {run.saved_step} is kept" if run.saved_step else "no checkpoint was saved"

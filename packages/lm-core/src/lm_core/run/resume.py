@@ -262,7 +262,7 @@ def compare_config_file(policy: Policy, cls: type[Config], folder: RunFolder, co
 
 
 def rate_change(before: ScheduleConfig, now: ScheduleConfig, step: int, last: int) -> str | None:
-    """How a resume after `step` bends the learning rate, in a line; None where it goes on as it would have."""
+    """Line on how a resume after `step` changes the learning rate; None where it is as it would have been."""
     was, would, then = (
         learning_rate(before, max(step, 1)),
         learning_rate(before, step + 1),

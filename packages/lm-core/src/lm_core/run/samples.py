@@ -16,7 +16,7 @@ class Samples:
 
     Args:
         path: where it is, or will be.
-        start: the step from which the run goes on: samples of later steps, left by a killed run, are dropped.
+        start: the step from which the run resumes: samples of later steps, left by a killed run, are dropped.
     """
 
     def __init__(self, path: Path, start: int) -> None:

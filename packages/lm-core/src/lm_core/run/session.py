@@ -4,8 +4,8 @@
 
     config.toml  tokenizer/  metrics.jsonl  checkpoints/  samples.txt  report.html  result.json
 
-result.json is there when the run has come to its end. What a failing disk refuses of the samples, the report and the
-result is one line: the run itself is in its checkpoints.
+result.json is written when the run is complete. If a failing disk refuses the samples, the report or the result, one
+line says so: the run itself is in its checkpoints.
 """
 
 import contextlib
@@ -84,7 +84,7 @@ def run(
     backend: Backend | None = None,
     interrupts: Interrupts | None = None,
 ) -> RunState:
-    """Train as planned in a folder that the caller holds; returns where the run has come to.
+    """Train as planned in a folder that the caller has locked; returns the state at the end.
 
     Args:
         plan: the run.

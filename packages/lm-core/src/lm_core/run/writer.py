@@ -21,13 +21,13 @@ class Writer:
         self._done: Done | None = None
 
     def start(self, step: int, work: Callable[[], object]) -> None:
-        """Begin the work of `step`; what was in hand must have been collected."""
+        """Start the work of `step`; the work before it must have been collected."""
         assert self._thread is None, "the work before this one has not been collected"
         self._thread = Thread(target=self._run, args=(step, work), name=f"save of step {step}")
         self._thread.start()
 
     def collect(self, *, wait: bool) -> Done | None:
-        """The work that has ended since the last call, each once; `wait` until what is in hand has."""
+        """Return the work that has ended since the last call, each once; `wait` for the current one."""
         if self._thread is None or (self._thread.is_alive() and not wait):
             return None
         self._thread.join()

@@ -25,7 +25,7 @@ class StepConformance(Conformance):
 
     @pytest.mark.parametrize("name", MODELS)
     def test_initial_weights_arrive_to_the_bit(self, name: str) -> None:
-        """What is put in comes out."""
+        """Loaded weights and state are returned unchanged."""
         arrays = initial_arrays(MODELS[name], 7)
         weights = self.build(MODELS[name], weights=arrays).weights()
         assert list(weights) == list(arrays)

@@ -1,1 +1,1 @@
-"""The command lines, each a thin layer: a config, what it means, and the packages that do it."""
+"""The command lines, each a thin layer: a config, its translation, and calls of the packages."""

@@ -58,7 +58,7 @@ def export(config: ExportConfig) -> None:
 
 
 def _tokenizer_files(model: SavedModel) -> dict[str, bytes]:
-    """What the tokenizer saves, if `transformers` can read it.
+    """Files of the tokenizer, if `transformers` can read it.
 
     Raises:
         UserError: when there is no tokenizer.json among it.

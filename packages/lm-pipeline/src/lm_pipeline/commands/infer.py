@@ -117,7 +117,7 @@ class Writer:
         return written
 
     def record(self, row: Row, continuation: Continuation) -> dict[str, Any]:
-        """What is logged of one text."""
+        """Record of one text."""
         sampling, count, seconds = self.sampling, len(continuation.ids), continuation.seconds
         return {
             "params.temperature": sampling.temperature,

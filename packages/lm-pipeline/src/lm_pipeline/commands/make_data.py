@@ -2,7 +2,7 @@
 
     config --plan--> job --encode_units--> .parts/ --join--> train.npy, validation.npy, each with its sidecar
 
-The parts are removed when the token files are on disk, and not before: killed at any moment and run again, it goes on
+The parts are removed when the token files are on disk, and not before: killed at any moment and run again, it resumes
 and ends with the same bytes. The sidecars of a pair name it, so one that is replaced only in half is noticed.
 """
 
@@ -96,10 +96,10 @@ def _make(config: MakeDataConfig, encoder: Encoder, output: Path) -> None:
 
 
 def finished(job: Job, output: Path) -> dict[Split, Facts]:
-    """What the sidecars of the job's token files say, if all are there and whole; else nothing.
+    """Metadata of the job's token files, if all are there and intact; else nothing.
 
     Raises:
-        UnreadableError: when one cannot be read just now, which is no reason to rebuild them.
+        UnreadableError: when one cannot be read at the moment; they are not rebuilt for that.
     """
     try:
         found = {split: TokenFile.open(output / f"{split}.npy").facts for split in job.splits}
@@ -136,7 +136,7 @@ def join(encoder: Encoder, parts: Parts, output: Path, config: str) -> dict[Spli
 
 
 def _check_replaceable(output: Path, config: MakeDataConfig) -> None:
-    """Token files of another config are replaced, and that is said; what is no token file is not touched."""
+    """Report that token files of another config will be replaced; refuse a file that is not a token file."""
     there = [path for split in get_args(Split) if (path := output / f"{split}.npy").exists()]
     for path in there:
         try:
@@ -163,7 +163,7 @@ def _check_sidecar(path: Path) -> None:
 
 
 def _check_config_file(path: Path, config: MakeDataConfig, *, replaced: bool) -> None:
-    """The config beside token files goes with them; one without token files is somebody's own."""
+    """Refuse a config without token files, which make-data did not write."""
     if not path.is_symlink() and (replaced or not path.exists()):
         return
     if _held(path) == toml_bytes(config.resolved()):  # of a call that was killed
@@ -174,7 +174,7 @@ def _check_config_file(path: Path, config: MakeDataConfig, *, replaced: bool) ->
 
 
 def _held(path: Path) -> bytes:
-    """What a small file holds; nothing where there is no such file, or it is another thing."""
+    """Content of a small file; empty if there is none, or it is something else."""
     try:
         return read_regular(path, LONGEST_CONFIG)
     except OSError as error:
@@ -185,7 +185,7 @@ def _held(path: Path) -> bytes:
 
 @contextmanager
 def made_folder(folder: Path) -> Iterator[None]:
-    """Make a folder and those above it; what fails and leaves the new ones empty leaves none of them."""
+    """Make a folder and its parents; if the work in it fails and leaves the new ones empty, they are removed."""
     new = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -199,7 +199,7 @@ def made_folder(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder against another process; a process that dies lets go of it. A file system without locks has none.
+    """Lock the folder against other processes; the lock ends with the process. Without effect on some file systems.
 
     Raises:
         UserError: when another process holds it.

@@ -2,8 +2,8 @@
 
     sweep.yaml --trials_of--> trials --transformerlm-train, a process each--> run folders --result.json--> sweep.csv
 
-A trial's folder is named by its flags: killed and started again, a sweep goes on with the trial that it was in, and
-runs none again that has come to its end.
+A trial's folder is named by its flags: killed and started again, a sweep resumes the trial that it was in, and skips
+those that are complete.
 """
 
 import csv
@@ -85,7 +85,7 @@ def sweep(config: SweepConfig) -> None:
 
 
 def _check_table(path: Path) -> None:
-    """A table of that name that no sweep wrote is somebody's."""
+    """Refuse a table of that name that no sweep wrote."""
     start = b"trial,"
     try:
         with open_regular(path) as file:
@@ -99,7 +99,7 @@ def _check_table(path: Path) -> None:
 
 
 def _check(trial: Trial, folder: Path) -> None:
-    """Find a mistake in a trial's flags now, and not after hours of others."""
+    """Check a trial's flags now, and not after hours of other trials."""
     try:
         if not (folder / trial.name).exists():
             config = parse_train(TrainConfig, PROGRAM, _flags(trial, folder / trial.name))
@@ -110,12 +110,12 @@ def _check(trial: Trial, folder: Path) -> None:
 
 
 def _flags(trial: Trial, folder: Path) -> list[str]:
-    """Those of the trial, and its folder; W&B, which a sweep file may name, would want an account."""
+    """Flags of the trial, and its folder; without W&B, which a sweep file may name and which needs an account."""
     return [*trial.words, "--save_dir", str(folder), "--logging.backend", "console"]
 
 
 def _run(trial: Trial, folder: Path) -> None:
-    """One trial to its end. That it diverges is a result; any other failure ends the sweep.
+    """Run one trial to its end. Divergence is a result; any other failure ends the sweep.
 
     Raises:
         UserError: when it fails otherwise.
@@ -140,7 +140,7 @@ def _run(trial: Trial, folder: Path) -> None:
 
 
 def _check_metric(name: str) -> None:
-    """Say that there is no such metric before the first trial, and not after the last."""
+    """Check the metric's name before the first trial, and not after the last."""
     known = list(result_of(RunState()))
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
@@ -149,7 +149,7 @@ def _check_metric(name: str) -> None:
 
 
 def _check_nulls(trial: Trial, config: TrainConfig) -> None:
-    """A null is for flags that may be without a value; of a text it would be the word None."""
+    """Refuse null for flags that need a value: as a text it would be the word None."""
     for name in (name for name, value in trial.values.items() if value is None):
         if attrgetter(name)(config) is not None:
             raise UserError(f"{name} cannot be null: leave it out for its default")
@@ -160,7 +160,7 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 
 def _result(folder: Path) -> dict[str, Any] | None:
-    """What a finished trial came to."""
+    """Result of a finished trial."""
     return read_result(RunFolder(folder)) or None
 
 

@@ -1,4 +1,4 @@
-"""What can be chosen about a training run."""
+"""Config of a training run."""
 
 from typing import Annotated, Literal, Self
 

@@ -1,4 +1,4 @@
-"""What a training config means: tokenizer, token files, model, batches. Mistakes show before a framework is loaded.
+"""Translation of a training config: tokenizer, token files, model, batches. Mistakes show before a framework is loaded.
 
 config -> tokenizer -> token files -> batches -> Plan
        -> model shape, or that of init_from; of a resumed run, that of its checkpoint
@@ -195,7 +195,7 @@ def _token_file(data: DataConfig, split: str, tokenizer: TextTokenizer) -> Token
 
 
 def _bare_file(data: DataConfig, path: str, tokenizer: TextTokenizer) -> TokenFile:
-    """A file of ids alone: what a sidecar says, data.tokenizer must."""
+    """A file without a sidecar: data.tokenizer must name its tokenizer."""
     if not data.tokenizer:
         raise UserError(f"{path} has no sidecar: name the tokenizer that it was made with as data.tokenizer")
     file = open_bare(path, tokenizer.vocab_size, tokenizer.eos_id)

@@ -1,4 +1,4 @@
-"""What a resumed training run may change, key by key, and how it goes on from where it was (`lm_core.run.resume`).
+"""Policy of what a resumed training run may change, key by key, and its plan (`lm_core.run.resume`).
 
 checkpoint + config --Resumed.plan--> what changes, where in the data, and the schedule past its old end
 """
@@ -51,7 +51,7 @@ ADVICE = "this is fixed for a run: leave it out, or start another run (init_from
 
 @dataclass(frozen=True)
 class Resumed:
-    """What a run is resumed from."""
+    """The run to resume."""
 
     checkpoint: Checkpoint
     before: TrainConfig

@@ -1,4 +1,4 @@
-r"""What is typed at the prompt: a text to continue, or a command.
+r"""Parsing of a line typed at the prompt: a text to continue, or a command.
 
 /name argument      a command        //usr/bin      the text "/usr/bin"        anything else      a text
 """
@@ -17,7 +17,7 @@ SEEDS = (
 )
 _OTHERS = {
     "settings": "Show all settings.",
-    "again": "Continue the last prompt once more, with the next seed.",
+    "again": "Continue the last prompt again, with the next seed.",
     "help": "Show this.",
     "quit": "Leave, as Ctrl-D does.",
 }
@@ -26,7 +26,7 @@ COMMANDS = tuple(f"/{name}" for name in (*NAMES, *_OTHERS))
 
 @dataclass(frozen=True)
 class Command:
-    """What stands behind a slash."""
+    """A command, without its slash."""
 
     name: str
     argument: str

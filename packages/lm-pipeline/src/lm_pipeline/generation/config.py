@@ -1,4 +1,4 @@
-"""What can be chosen about the text that a model writes."""
+"""Config of inference."""
 
 from typing import Literal
 

@@ -32,10 +32,10 @@ def history_file(environment: Mapping[str, str] = os.environ) -> Path | None:
 
 
 class LineEditor:
-    """Reads lines, and remembers them in a file that only its owner can read; one that cannot be written is no error.
+    """Reads lines, and keeps them in a file that only its owner can read; a file that cannot be written is ignored.
 
     Args:
-        words: with which a line can begin, completed by the tab key.
+        words: possible starts of a line, completed by the tab key.
         history: the file; none when there is to be no memory.
     """
 

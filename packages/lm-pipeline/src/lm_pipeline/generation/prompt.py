@@ -13,7 +13,7 @@ _MOST_NAMED = 8
 def read_prompt(text: str, tokenizer: TextTokenizer, seq_len: int, note: Callable[[str], None]) -> list[int]:
     """The ids of a prompt, one at least.
 
-    `note` is told what the model will not see: words that the vocabulary lacks, and what is beyond its context.
+    `note` is called with what the model will not see: words that the vocabulary lacks, and what is beyond its context.
 
     Raises:
         UserError: for a prompt that has no ids.

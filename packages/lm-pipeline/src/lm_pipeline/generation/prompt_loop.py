@@ -30,7 +30,7 @@ def run_prompts(model: Model, settings: Settings, stdin: IO[str] | None = None) 
 
     Args:
         model: that continues them.
-        settings: to begin with.
+        settings: at the start.
         stdin: what to read line by line instead of standard input.
     """
     if isinstance(sys.stdin, io.TextIOWrapper):

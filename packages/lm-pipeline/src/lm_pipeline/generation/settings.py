@@ -1,4 +1,4 @@
-"""How text is written: what the flags begin with, and what a session changes, one setting at a time."""
+"""Settings of generation: set by the flags, changed in a session, one at a time."""
 
 import difflib
 import json
@@ -16,7 +16,7 @@ _LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 
 class Settings(SamplingConfig):
-    """How a prompt is continued."""
+    """Settings by which a prompt is continued."""
 
     seed: int = Field(0, ge=0)
     """Of the next text; the one after it has the next seed."""
@@ -69,7 +69,7 @@ def shown(settings: Settings, name: str) -> str:
 
 
 def takes(name: str) -> str:
-    """What values a setting has, such as "a number of at least 0"."""
+    """Describe the valid values of a setting, such as "a number of at least 0"."""
     info = Settings.model_fields[_field(name)]
     if info.annotation not in (int, float):
         return r"a text, in which \n is a newline"
@@ -79,7 +79,7 @@ def takes(name: str) -> str:
 
 
 def meaning(name: str) -> str:
-    """What a setting is about, in a line."""
+    """Describe a setting in one line."""
     return str(Settings.model_fields[_field(name)].description)
 
 

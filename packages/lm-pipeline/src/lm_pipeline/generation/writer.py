@@ -1,4 +1,4 @@
-"""A model that goes on with prompts, one after another.
+"""A model that continues prompts, one after another.
 
 prompt --read_prompt--> ids --Generation--> ids --pieces--> text --> shown as it comes
 """
@@ -21,7 +21,7 @@ class Model:
     """A trained model, and what belongs to it."""
 
     name: str
-    """What it is, for the person who types."""
+    """Description for the user."""
     config: ModelConfig
     tokenizer: TextTokenizer
     decoder: Decoder
@@ -33,7 +33,7 @@ class Writer:
 
     Args:
         model: that writes.
-        settings: to begin with.
+        settings: at the start.
         show: takes text as it comes, the prompt first.
         note: takes a line that is not part of the text.
     """

@@ -23,7 +23,7 @@ class Place:
     record: int = 0
     """Records before it: lines, items of a list, rows, or documents of a text."""
     inside: bool = False
-    """Whether it goes on with a document that has begun."""
+    """Whether it continues a document that has started."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ class Rules:
     message_format: str = "{role}: {content}\n"
     """How a message of a conversation is written, where the field holds a list of them."""
     errors: Errors = "strict"
-    """What to do with what is not Unicode: stop, or take U+FFFD instead."""
+    """On text that is not Unicode: stop, or replace it by U+FFFD."""
     on_bad: OnBad = "stop"
-    """What to do with a record that gives no document: stop, or skip it."""
+    """On a record that gives no document: stop, or skip it."""
     max_record_bytes: int = 1 << 28
     """A record of more bytes is bad; documents of a text may have any length."""
     cut: Cut | None = None
@@ -83,7 +83,7 @@ class BadRecord(Exception):  # noqa: N818  (it becomes a UserError or a Flaw)
 
 
 def judged(bad: BadRecord, file: str, where: str, after: Place, rules: Rules) -> Flaw:
-    """What becomes of a bad record: a flaw.
+    """Turn a bad record into a flaw.
 
     Raises:
         UserError: with on_bad="stop".

@@ -9,7 +9,7 @@ from typing import Any
 from lm_pipeline.text.documents import BadRecord, Rules, encoded
 
 _NAMES = {"role": ("role", "from", "author"), "content": ("content", "value", "text")}
-"""What the two parts of a message are called: in OpenAI's format, and in ShareGPT's."""
+"""Keys of the two parts of a message: in OpenAI's format, and in ShareGPT's."""
 
 
 def document_of(record: object, rules: Rules) -> tuple[bytes, int]:
@@ -24,7 +24,7 @@ def document_of(record: object, rules: Rules) -> tuple[bytes, int]:
 
 
 def written(value: object, rules: Rules) -> tuple[bytes, int]:
-    """What a field holds, as UTF-8: a text as it is, texts of a list on lines, messages as `message_format` says."""
+    """Content of a field as UTF-8: a text as it is, a list joined by newlines, messages by `message_format`."""
     return encoded(_text(value, rules), rules.errors)
 
 

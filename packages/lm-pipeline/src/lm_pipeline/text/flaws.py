@@ -1,4 +1,4 @@
-"""What was skipped or replaced, by reason and file."""
+"""Counts of skipped records and replaced characters, by reason and file."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field

@@ -76,7 +76,7 @@ def without_compression(name: str) -> str:
 
 
 def binary_kind(head: bytes) -> str | None:
-    """What a file is, when its (unpacked) first bytes are those of something that is not text; tables count as such.
+    """Name the type of a file whose (unpacked) first bytes are not those of text; tables count as such.
 
     A NUL byte says binary, as it does to grep and git.
     """

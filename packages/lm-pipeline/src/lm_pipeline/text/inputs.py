@@ -76,12 +76,12 @@ class Choice:
     exclude: tuple[str, ...] = ()
     """Patterns that no file in a folder, and no folder below it, may fit."""
     but_not_in: Path | None = None
-    """What lies in this folder is no input."""
+    """Folder whose files are not inputs."""
 
 
 @dataclass
 class Inputs:
-    """What names stand for."""
+    """Inputs that names stand for."""
 
     files: list[InputFile] = field(default_factory=list)
     left_out: dict[str, list[Path]] = field(default_factory=dict)
@@ -154,7 +154,7 @@ def _expanded(name: str, choice: Choice) -> Iterator[tuple[Path, bool]]:
 
 
 def _not_text(path: Path, format: Chosen) -> str | None:
-    """What a file is that is no input, if it is none."""
+    """Name the type of a file that is not an input; None if it is one."""
     if not path.exists():
         return "broken link"
     try:

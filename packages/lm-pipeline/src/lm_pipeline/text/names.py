@@ -52,7 +52,7 @@ def _is_folder(path: Path) -> bool:
 
 
 def matches(pattern: Path) -> list[Path]:
-    """What a glob means: `*`, `?` and `[...]` within a name, `**` for folders at any depth; by name.
+    """Expand a glob: `*`, `?` and `[...]` within a name, `**` for folders at any depth; by name.
 
     Raises:
         UserError: for a folder that cannot be read.

@@ -1,4 +1,4 @@
-"""What the formats with records in them share: bytes of one at a time, and what becomes of each.
+"""Shared code of the formats with records: reading one at a time, and turning it into a document or a flaw.
 
 record --parse--> value --fields--> document --> a piece, or a flaw where it is skipped
 """

@@ -1,6 +1,6 @@
 """CSV and TSV: a line of names, then rows, one column of which holds a document. Quotes as Python's `csv` reads them.
 
-After a row that is too long or malformed (a quote that does not close), reading goes on behind its first line.
+After a row that is too long or malformed (a quote that does not close), reading continues after its first line.
 """
 
 import csv
@@ -67,7 +67,7 @@ class _Rows(Iterator[list[str]]):
         self._again: list[tuple[bytes, int]] = []  # lines of a bad row, to be read as rows themselves
 
     def skip_to(self, place: Place) -> None:
-        """Go on at a place behind the first line."""
+        """Continue at a place behind the first line."""
         skip(self.file, place.offset - self.offset)
         self.offset, self.line = place.offset, place.record
 

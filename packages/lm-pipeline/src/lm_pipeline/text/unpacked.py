@@ -23,7 +23,7 @@ from lm_pipeline.text.formats import HEAD, Compression, compression_of
 STANDARD_INPUT = Path("-")
 _STDIN = 0
 DAMAGED = (EOFError, zlib.error, lzma.LZMAError)
-"""What unpacking raises besides OSError."""
+"""Errors of unpacking besides OSError."""
 _SKIPPED_AT_ONCE = 1 << 20
 
 

@@ -1,4 +1,4 @@
-"""What can be chosen about token files."""
+"""Config of token files."""
 
 from typing import Literal
 

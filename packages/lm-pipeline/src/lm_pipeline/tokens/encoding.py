@@ -46,7 +46,7 @@ class Batch:
     pieces: list[Placed]
     after: Progress
     flaws: list[FlawCount] = field(default_factory=list)
-    """What was skipped or replaced on the way."""
+    """Flaws on the way."""
 
     def count(self, flaw: Flaw, file: int) -> None:
         """Add a flaw, to the last one where it is of the same kind."""
@@ -194,7 +194,7 @@ class UnitFiles:
 
 
 def encode_units(encoder: Encoder, parts: Parts, shard_bytes: int, show: Callable[[Progress], None]) -> None:
-    """Write the units that are not there yet; `show` is told how far it has come.
+    """Write the units that are not there yet; `show` is called with the progress.
 
     Raises:
         UserError: for what is wrong with the corpus.

@@ -1,4 +1,4 @@
-"""What one call of make-data has to do, decided to the last detail before anything is read or written."""
+"""Plan of one call of make-data, complete before anything is read or written."""
 
 import hashlib
 import json

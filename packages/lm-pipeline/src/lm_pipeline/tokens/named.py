@@ -54,7 +54,7 @@ def load_corpus(
     Args:
         name: of the dataset.
         data_dir: where it lies already; "" downloads it.
-        tokenizer: one that a run has, one by name, or "" for the customary one: words for ptb and wikitext, bytes for
+        tokenizer: one that a run has, one by name, or "" for the default: words for ptb and wikitext, bytes for
             enwik8, characters for text8 and tinyshakespeare.
         data: folder for downloads and token files.
         say: takes a line on what takes long.

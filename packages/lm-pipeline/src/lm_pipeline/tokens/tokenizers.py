@@ -17,7 +17,7 @@ from lm_tokenizer.special import Choice
 
 
 class TokenizerLike(Protocol):
-    """What the command lines need of a tokenizer."""
+    """Interface of a tokenizer to the command lines."""
 
     @property
     def vocab_size(self) -> int:

@@ -1,4 +1,4 @@
-"""Finished work units on disk, so that a killed make-data goes on where it was.
+"""Finished work units on disk, from which a killed make-data resumes.
 
     <output>/.parts/job                      the fingerprint of the job that they belong to
     <output>/.parts/000003.train.npy(.json)  the ids of the unit's documents, for each split that has any: token files
@@ -26,7 +26,7 @@ from lm_pipeline.text.inputs import InputFile
 from lm_pipeline.tokens.job import Split
 
 _OWN = re.compile(r"\.?(job|\d{6,}(\.(train|validation)\.npy)?(\.json)?)(\.[0-9a-f]{16})?(\.new)?")
-"""What a file of this folder is called, one that a killed process left half-written included."""
+"""Names of files in this folder, including those that a killed process left half-written."""
 
 
 class Progress(Config):
@@ -50,7 +50,7 @@ class Progress(Config):
 
 
 class FlawCount(Config):
-    """What was skipped or replaced in a file for one reason."""
+    """Flaws of a file for one reason."""
 
     file: int = Field(ge=0)
     """Number of the file."""
@@ -61,14 +61,14 @@ class FlawCount(Config):
 
 
 class Unit(Config):
-    """What the record of a finished unit says."""
+    """Metadata of a finished unit."""
 
     splits: tuple[Split, ...]
     """Those that it has ids for."""
     after: Progress
     """Where the next unit begins."""
     flaws: tuple[FlawCount, ...] = ()
-    """What was skipped or replaced on the way."""
+    """Flaws on the way."""
 
 
 class Parts:
@@ -84,7 +84,7 @@ class Parts:
         return self.units[-1].after if self.units else Progress()
 
     def flaws(self, files: Sequence[InputFile]) -> Flaws:
-        """What was skipped or replaced in all of them."""
+        """Flaws in all of them."""
         flaws = Flaws()
         for flaw in (flaw for unit in self.units for flaw in unit.flaws):
             flaws.include(flaw.reason, str(files[flaw.file].path), flaw.count, flaw.first)
@@ -119,7 +119,7 @@ class Parts:
         self.units.append(unit)
 
     def token_files(self, split: Split) -> Iterator[TokenFile]:
-        """What the units have for a split, in order.
+        """Token files of the units for a split, in order.
 
         Raises:
             UserError: when one is damaged.

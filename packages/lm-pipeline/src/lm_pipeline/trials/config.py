@@ -30,7 +30,7 @@ _OURS = ("save_dir", "resume", "print_config", "logging.backend")
 """Flags that a sweep gives every trial itself."""
 _OF_WANDB = {"scheduler": "schedulers run", "metrics": "several metrics are weighed"}
 _FOR_WANDB = ("apiVersion", "controller", "description", "entity", "image_uri", "job", "kind", "name", "project")
-"""What W&B does with a sweep, which changes nothing here."""
+"""Keys for W&B alone, without effect here."""
 _CUSTOMARY = 10
 """Draws, when nobody says how many."""
 _MOST_TRIALS = 1000
@@ -39,7 +39,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 
 
 class Metric(Config):
-    """What trials are compared by."""
+    """Metric by which trials are compared."""
 
     name: str = "metrics.val_loss"
     """Key of a run's result.json."""
@@ -63,15 +63,15 @@ class SweepFile(Config):
     """The keys of a sweep file that mean something here."""
 
     program: str = _PROGRAM
-    """What W&B's agent runs; it is transformerlm-train."""
+    """Program that W&B's agent runs: transformerlm-train."""
     command: tuple[str, ...] = ()
-    """What W&B's agent runs; here, the words between program and args are flags of every trial."""
+    """Command that W&B's agent runs; here, the words between program and args are flags of every trial."""
     method: Literal["grid", "random"]
     """All combinations, or draws."""
     metric: Metric = Metric()
-    """What trials are compared by."""
+    """Metric by which trials are compared."""
     parameters: dict[str, Parameter] = Field(min_length=1)
-    """Flag -> what it may be."""
+    """Flag -> values or distribution."""
     run_cap: int | None = Field(None, gt=0)
     """Most trials."""
     early_terminate: dict[str, Any] | None = None
@@ -111,7 +111,7 @@ class SweepFile(Config):
         return [_expanded(word) for word in words if not word.startswith("${args")]
 
     def notes(self) -> Iterator[str]:
-        """What a person should know of the file before hours of trials."""
+        """Notes on the file, to print before hours of trials."""
         if self.early_terminate:
             yield "early_terminate is for W&B's agent: here every trial runs to its end"
         for name, parameter in self.parameters.items():
@@ -126,7 +126,7 @@ def _flattened(table: dict[Any, Any], at: str = "") -> Iterator[tuple[str, Any]]
     """Nested parameters under dotted keys.
 
     Raises:
-        ValueError: for a name that is none, or is there twice.
+        ValueError: for an invalid name, or one that is given twice.
     """
     seen = set()
     for key, value in table.items():
@@ -179,7 +179,7 @@ class Trial(BaseModel):
 
     @property
     def name(self) -> str:
-        """The same for the same flags, so that a sweep that goes on finds what it has done."""
+        """The same for the same flags, so that a resumed sweep finds what it has done."""
         return hashlib.sha1(json.dumps(self.words).encode()).hexdigest()[:10]
 
 

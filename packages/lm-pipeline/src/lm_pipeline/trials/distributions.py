@@ -1,4 +1,4 @@
-"""What a parameter of a sweep may be, as Weights & Biases defines it: one value, several, or a distribution.
+"""Parameters of a sweep, as Weights & Biases defines them: one value, several, or a distribution.
 
     min and max, whole numbers both      int_uniform            q_*      round(x / q) q, whole where q is
     min and max, otherwise               uniform                log_*    min and max are exponents of e
@@ -31,7 +31,7 @@ _LEAST_UNIFORM = 2.0**-54
 
 
 class Parameter(Config):
-    """What a flag may be."""
+    """Values or distribution of a flag."""
 
     value: Value = None
     """The same in every trial."""
@@ -48,7 +48,7 @@ class Parameter(Config):
     sigma: float | None = Field(None, ge=0)
     """Its standard deviation; 1 when not given."""
     q: int | float | None = Field(None, gt=0)
-    """What a quantized distribution counts in; 1 when not given."""
+    """Step of a quantized distribution; 1 when not given."""
     distribution: Distribution | None = None
     """When not given: of values each alike; of a range uniform, over whole numbers where both ends are written so."""
 

@@ -13,10 +13,10 @@ _MOST_NODES = 100_000
 
 
 def read_yaml(path: str) -> Any:
-    """What a YAML file says.
+    """Read a YAML file.
 
     Raises:
-        UserError: when it cannot be read, is no YAML, or is made to grow.
+        UserError: when it cannot be read, is not YAML, or expands too far.
     """
     try:
         text = read_regular(Path(path), _LONGEST).decode("utf-8-sig")

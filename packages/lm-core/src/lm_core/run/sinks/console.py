@@ -59,7 +59,7 @@ class Console:
         self.say(self.line(kind, step, values), sys.stdout)
 
     def saved(self, metadata: Path, step: int, best: bool) -> None:
-        """Nothing is said of what goes well."""
+        """Print nothing: only failures are reported."""
 
     def step_done(self) -> None:
         """Move the bar."""

@@ -10,7 +10,7 @@ _OF_THE_RUN = frozenset({"seconds"})
 
 
 class Sink(Protocol):
-    """Takes what a run tells. What it raises is said once and stops nothing."""
+    """Takes the records of a run. An error that it raises is reported once and stops nothing."""
 
     def record(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         """Take one record."""
@@ -29,7 +29,7 @@ def flat_metrics(kind: str, values: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of a record under names that need no nesting.
 
     loss_nats becomes "metrics.loss", grad_norm "metrics.grad_l2_norm", an evaluation's loss_nats "metrics.val_loss",
-    {"weight_norm": {"blocks.0": x}} "metrics.weight_norm.blocks.0". What is no number is left out.
+    {"weight_norm": {"blocks.0": x}} "metrics.weight_norm.blocks.0". Other values are left out.
     """
     flat: dict[str, float] = {}
     for key, value in values.items():

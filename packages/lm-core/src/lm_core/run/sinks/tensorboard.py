@@ -23,7 +23,7 @@ class TensorBoardSink:
 
     Args:
         folder: the run folder.
-        start: the step from which the run goes on.
+        start: the step from which the run resumes.
 
     Raises:
         UserError: when `tensorboard` is not installed or the file cannot be made.

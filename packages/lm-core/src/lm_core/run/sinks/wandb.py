@@ -19,7 +19,7 @@ _LONGEST_ID = 200
 class WandbSink:
     """A `Sink` that logs records under their `flat_metrics` names, against `step`, and files as artifacts.
 
-    The id of the W&B run is kept in `folder`/wandb_id.txt, so a resumed run goes on in the same one. Records are not
+    The id of the W&B run is kept in `folder`/wandb_id.txt, so a resumed run continues the same one. Records are not
     given W&B's own step, which may not go back. Limit: what was logged after the checkpoint that a run is resumed from,
     W&B then has twice.
 

@@ -120,7 +120,7 @@ def _streamed(archive: Path) -> Iterator[tarfile.TarFile]:
 
 
 class _Bounded(io.RawIOBase):
-    """A stream that ends in an error where it goes on for too long."""
+    """A stream that raises an error when it is too long."""
 
     def __init__(self, stream: gzip.GzipFile, limit: int, archive: Path) -> None:
         self.stream, self.left, self.archive = stream, limit, archive

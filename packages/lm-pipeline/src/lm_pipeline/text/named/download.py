@@ -1,6 +1,6 @@
 """A file from the web: whole and verified under its name, or one line that says why not.
 
-each source in turn -> attempts with growing pauses -> NAME.part, gone on with -> size -> hash -> NAME
+each source in turn -> attempts with growing pauses -> NAME.part, resumed -> size -> hash -> NAME
 
 pooch keeps the file under its name and checks the hash; what it lacks is here as a downloader of its kind: resuming,
 a limit to the size, and an end to waiting. A `.part` file is trusted for nothing: whatever it began as, the file gets
@@ -116,7 +116,7 @@ def hash_matches(path: Path, known_hash: str) -> bool:
 
 
 def write_failure(error: OSError, path: Path) -> UserError:
-    """What to say when a file of a dataset cannot be written."""
+    """Error for a file of a dataset that cannot be written."""
     if error.errno in _NO_ROOM:
         return UserError(f"{path} cannot be written: the disk is full; make room, or have the file elsewhere")
     return UserError(f"{path} cannot be written: {error.strerror or error}")
@@ -166,7 +166,7 @@ def _quiet(logger: Any) -> Iterator[None]:
 
 
 def _explained(error: Exception, patience: Patience) -> tuple[str, bool]:
-    """What a failure of the connection means, and whether it will stay so."""
+    """Explain a failed connection, and tell whether it is permanent."""
     import requests
     from urllib3.exceptions import ReadTimeoutError
 
@@ -202,7 +202,7 @@ def _own_size(part: Path) -> int:
 
 
 class _Resuming:
-    """A downloader for pooch that goes on where a `.part` file ends."""
+    """A downloader for pooch that resumes where a `.part` file ends."""
 
     def __init__(self, file: RemoteFile, part: Path, patience: Patience) -> None:
         self.file, self.part, self.patience = file, part, patience

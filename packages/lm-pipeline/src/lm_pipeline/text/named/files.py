@@ -1,6 +1,6 @@
 """The text of a dataset by split, read from its files without more of them in memory than is asked for.
 
-Three files are the three splits. A single file is cut 18:1:1, which is the customary 90,000,000 + 5,000,000 + 5,000,000
+Three files are the three splits. A single file is cut 18:1:1, which is the usual 90,000,000 + 5,000,000 + 5,000,000
 bytes of enwik8 and text8, and 90, 5 and 5 percent of tinyshakespeare; the cut is exact in integers, and no character
 of a text is cut in two.
 """

@@ -11,7 +11,7 @@ from lm_core.errors import UserError
 from lm_pipeline.text.named.table import SPLITS, Dataset
 
 _NAMES = ("{}-?????-of-?????.parquet", "wikitext-{}.parquet", "{}/????.parquet")
-"""What the files of a split are called: today, before, and in the branch that the Hub converts by itself."""
+"""File names of a split: today, before, and in the branch that the Hub converts automatically."""
 _COLUMN = "text"
 _BLANK = " \n"
 

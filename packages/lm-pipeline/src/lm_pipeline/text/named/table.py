@@ -21,7 +21,7 @@ class TextFile:
     """One published file of a dataset."""
 
     name: str
-    """What it is called in the cache."""
+    """Name in the cache."""
     known_hash: str
 
 
@@ -31,9 +31,9 @@ class Dataset:
 
     name: str
     unit: Unit
-    """What results on it are customarily counted in."""
+    """Unit in which results on it are usually given."""
     about: str
-    """What it is, and its licence, in one line."""
+    """Description and licence, in one line."""
     files: tuple[TextFile, ...]
     """One for each of `SPLITS`, or a single one, cut 18:1:1 into the three."""
     limit: int
@@ -41,9 +41,9 @@ class Dataset:
     sources: tuple[tuple[RemoteFile, ...], ...]
     """Sets of remote files, archives or not, each of which gives all of `files`; the best first."""
     layouts: tuple[tuple[str, ...], ...]
-    """What people's copies of `files` are called, in the same order; the customary names first."""
+    """Common names of copies of `files`, in the same order; the usual ones first."""
     archives: tuple[str, ...]
-    """What people's copies of the archive are called."""
+    """Common names of copies of the archive."""
     folders: tuple[str, ...]
     """In which folders such an archive unpacks, beside the dataset's own name."""
     hub_folders: tuple[str, ...] = ()
