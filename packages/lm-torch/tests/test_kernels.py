@@ -149,7 +149,7 @@ def test_fused_attention_takes_the_kernel_where_it_runs(dtype: torch.dtype, monk
     assert len(calls) == 1
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # of torch 2.11's compiler
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch 2.11's compiler
 @pytest.mark.parametrize("backend", ["aot_eager"] if INTERPRETED else ["inductor"])
 @pytest.mark.parametrize("recompute", [False] if INTERPRETED else [False, True])
 def test_a_model_with_dropout_is_its_scratch_twin_compiled_too(backend: str, recompute: bool) -> None:

@@ -34,7 +34,7 @@ class Blocks(NamedTuple):
 
 
 BLOCKS: dict[str, dict[str, Blocks]] = {
-    "bfloat16": {"forward": Blocks(128, 64, 4, 3), "queries": Blocks(128, 64, 8, 2), "keys": Blocks(64, 128, 8, 2)},
+    "bfloat16": {"forward": Blocks(64, 64, 4, 3), "queries": Blocks(64, 64, 4, 3), "keys": Blocks(64, 128, 8, 2)},
     "float32": {"forward": Blocks(64, 32, 8, 1), "queries": Blocks(64, 32, 8, 1), "keys": Blocks(32, 64, 8, 1)},
     "wide": {"forward": Blocks(32, 32, 8, 1), "queries": Blocks(32, 32, 8, 1), "keys": Blocks(32, 32, 8, 1)},
 }

@@ -14,8 +14,8 @@ Axes: V vocabulary.
 import torch
 from torch import Tensor
 
-WARPS = 8
-TILE = 8192
+WARPS = 16
+TILE = 16384
 """Logits at a time."""
 
 

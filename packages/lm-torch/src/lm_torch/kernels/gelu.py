@@ -13,8 +13,8 @@ from torch import Tensor
 
 from lm_torch.kernels import refuse_second_derivative
 
-ROWS, COLUMNS, WARPS = 8, 256, 4
-"""Of a tile."""
+FORWARD, BACKWARD = (8, 256, 8), (16, 128, 4)
+"""Rows and columns of a tile, and warps."""
 PROGRAMS = 88
 """Partial sums of the bias's gradient. The same on every card, because the order of the sums depends on it."""
 
@@ -34,9 +34,10 @@ def _bias_gelu(x: Tensor, bias: Tensor | None, tanh: bool) -> Tensor:
     from lm_torch.kernels.programs import gelu as programs
 
     y, width = _empty(x, bias, tanh), x.shape[-1]
+    tall, wide, warps = FORWARD
     rows = x.numel() // width
-    programs.forward[(-(-rows // ROWS), -(-width // COLUMNS))](
-        x, bias, y, rows, width, BIAS=bias is not None, TANH=tanh, ROWS=ROWS, COLUMNS=COLUMNS, num_warps=WARPS
+    programs.forward[(-(-rows // tall), -(-width // wide))](
+        x, bias, y, rows, width, BIAS=bias is not None, TANH=tanh, ROWS=tall, COLUMNS=wide, num_warps=warps
     )
     return y
 
@@ -49,14 +50,15 @@ def _bias_gelu_backward(dy: Tensor, x: Tensor, bias: Tensor | None, tanh: bool) 
     from lm_torch.kernels.programs import gelu as programs
 
     dx, width = torch.empty_like(x), x.shape[-1]
+    tall, wide, warps = BACKWARD
     rows = x.numel() // width
-    tiles = -(-rows // ROWS)
+    tiles = -(-rows // tall)
     each = -(-tiles // PROGRAMS)
     count = -(-tiles // each)
     sums = torch.empty(count, width, dtype=torch.float32, device=x.device)
-    programs.backward[(count, -(-width // COLUMNS))](
+    programs.backward[(count, -(-width // wide))](
         dy.contiguous(), x, bias, dx, sums, rows, width, each,
-        BIAS=bias is not None, TANH=tanh, ROWS=ROWS, COLUMNS=COLUMNS, num_warps=WARPS,
+        BIAS=bias is not None, TANH=tanh, ROWS=tall, COLUMNS=wide, num_warps=warps,
     )  # fmt: skip
     return dx, x.new_empty(0) if bias is None else sums.sum(dim=0).to(bias.dtype)
 

@@ -83,9 +83,12 @@ def _mix_in(
         keys = _load(k, k_t, columns, length, h, H, HIGH, WHOLE or not MASKED)
         scores = _dot(q, tl.trans(keys), tl.zeros((q.shape[0], COLUMNS), tl.float32), PRECISION)
         if MASKED or SEGMENTS:
-            scores = tl.where(_seen(rows, columns, segments, length, MASKED, SEGMENTS, 1), scores, _HIDDEN)
+            seen = _seen(rows, columns, segments, length, MASKED, SEGMENTS, 1)
+            scores = tl.where(seen, scores, _HIDDEN)
         larger = tl.maximum(largest, tl.max(scores, 1) * scale)
         weights = tl.exp2(scores * scale - larger[:, None])
+        if SEGMENTS:  # of a query that sees none of the block: the product is not rounded before the difference
+            weights = tl.where(seen, weights, 0.0)
         shrink = tl.exp2(largest - larger)
         total = total * shrink + tl.sum(weights, 1)
         if DROP > 0:
