@@ -212,9 +212,9 @@ def tf32(job: Job) -> bool:
 
 
 def peak_gib(device: str) -> float | None:
-    """The most that torch allocated on the card since the last call."""
+    """The most that torch held of the card since the last call: what is allocated leaves out a graph's memory."""
     if device != "cuda":
         return None
-    most = torch.cuda.max_memory_allocated() / 2**30
+    most = torch.cuda.max_memory_reserved() / 2**30
     torch.cuda.reset_peak_memory_stats()
     return float(most)
