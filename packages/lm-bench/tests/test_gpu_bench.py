@@ -2,16 +2,17 @@
 
 import json
 import sys
+import time
 
 import pytest
 
 from lm_bench import cli
 from lm_bench.flags import GpuFlags
-from lm_bench.gpu import child, work
+from lm_bench.gpu import child, measurement, work
 from lm_bench.gpu.jobs import Group, Job, groups_of
 from lm_bench.gpu.measurement import Results, Row, measure, waves
 from lm_bench.gpu.report import gpu_report
-from lm_bench.gpu.sides import Local, Process, SideError
+from lm_bench.gpu.sides import Local, Process, Report, SideError
 from lm_bench.statistics import Quartiles
 
 pytest.importorskip("lm_torch")
@@ -63,6 +64,40 @@ def test_a_side_that_fails_says_why_and_the_others_are_measured(monkeypatch):
 def test_what_there_is_no_time_for_is_not_measured():
     rows = measured(parts=("testbed",), budget_seconds=1)
     assert {row.note for row in rows.values()} == {"not measured: no time was left"}
+
+
+class Slow:
+    """A side that is never ready, beside one that is."""
+
+    def __init__(self, job, patience):
+        self.job, self.patience = job, patience
+
+    def ready(self, patience):
+        self.patience.append(patience)
+        if self.job.side == "slow":
+            raise SideError("no answer")
+
+    def block(self, patience):
+        return Report(figure=1.0, losses=(), ids=(), note="", peak_gib=None, tf32=False)
+
+    def profile(self, patience):
+        raise SideError("no profiler")
+
+    def end(self):
+        pass
+
+
+def test_a_side_that_is_not_ready_leaves_time_for_the_others():
+    jobs = tuple(Job(side=name, kind="copy", unit="TB/s") for name in ("slow", "quick"))
+    patience = []
+    rows = list(
+        measurement._measure_wave(
+            [Group("card", "two", jobs)], 1, time.monotonic() + 100, lambda job, _: Slow(job, patience), lambda _: None
+        )
+    )
+    assert [(row.side, row.note) for row in rows] == [("slow", "not measured: no answer"), ("quick", "")]
+    assert rows[1].figure is not None
+    assert all(50 < seconds < 70 for seconds in patience)
 
 
 def test_a_wave_has_no_more_sides_than_cores_but_a_group_stays_whole():

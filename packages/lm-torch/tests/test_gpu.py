@@ -85,7 +85,7 @@ def test_a_graph_draws_the_ids_of_the_eager_decoder(name: str, sampling: Samplin
     assert texts[0] == texts[1]
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")  # of torch 2.11's compiler
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch 2.11's compiler
 @pytest.mark.parametrize("rows", [1, 3])
 def test_a_compiled_graph_gives_the_logits_of_the_plain_model_in_bfloat16(rows: int) -> None:
     """Teacher-forced: after the same ids, within what 8 bits leave."""

@@ -22,6 +22,8 @@ from lm_core.model.flops import flops_per_token
 
 READY_SECONDS = 200.0
 """For all sides of a wave together: a compiler that hangs may not take the whole time."""
+READY_SHARE = 0.6
+"""Of the time that is left, at most: a side that is slow to get ready may not leave none to time the others in."""
 BLOCK_SECONDS = 60.0
 PROFILE_SECONDS = 20.0
 LEAST_SECONDS = 45.0
@@ -111,7 +113,7 @@ def _measure_wave(
     together = sum(len(group.jobs) for group in wave)
     sides = [[start(job, together) for job in group.jobs] for group in wave]
     failures: dict[Side, str] = {}
-    ready_by = min(until, time.monotonic() + READY_SECONDS)
+    ready_by = time.monotonic() + min(READY_SECONDS, READY_SHARE * (until - time.monotonic()))
     try:
         for side in itertools.chain(*sides):
             try:
