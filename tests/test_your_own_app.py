@@ -39,9 +39,13 @@ def test_it_is_short() -> None:
 
 def test_its_runs_are_resumed_sampled_and_verified(app: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     app.run(f"{SMALL} --steps 20".split())
+    config = Path("my_run/config.toml")
+    config.write_text(config.read_text().replace("steps = 20", "steps = 25"))
     app.run(f"{SMALL} --steps 30 --resume".split())
     assert Checkpoints(Path("my_run/checkpoints")).newest_facts()["step"] == 30
-    assert "changed from step 21 on: steps 20 -> 30" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "changed from step 21 on: steps 20 -> 30" in said
+    assert "config.toml" in said.split("resuming")[0]
     assert infer(InferConfig(checkpoint="my_run", prompt=("a ",), max_new_tokens=5)) == 0
     assert capsys.readouterr().out.startswith("a ")
     checked = check_run(Path("my_run"))
