@@ -60,7 +60,7 @@ def test_a_key_that_is_not_known_is_refused_unless_it_is_null(name: str, tmp_pat
     assert import_model(written(tmp_path, name, logit_scale=None)).config.d_model == 32
     message = refusal(written(tmp_path, name, logit_scale=0.5))
     assert f"{tmp_path / CONFIG}: logit_scale = 0.5 is not known" in message
-    assert "take the key out if it changes nothing" in message
+    assert "remove the key if it does not affect" in message
 
 
 @each

@@ -85,9 +85,18 @@ def test_another_tokenizer_is_refused_by_name_and_any_is_taken_when_none_is_name
         (lambda path, sidecar: path.write_bytes(path.read_bytes()[:-1]), "it is cut"),
         (lambda path, sidecar: path.write_bytes(b""), "it is cut"),
         (lambda path, sidecar: path.write_bytes(path.read_bytes() + b"\0"), "another file than its sidecar's"),
-        (lambda path, sidecar: np.save(path, IDS.astype("int16")), "does not begin as 1,000 ids of uint16"),
-        (lambda path, sidecar: np.save(path, IDS.astype(">u2")), "does not begin as 1,000 ids of uint16"),
-        (lambda path, sidecar: np.save(path, IDS.reshape(10, 100)), "does not begin as 1,000 ids of uint16"),
+        (
+            lambda path, sidecar: np.save(path, IDS.astype("int16")),
+            "does not have the numpy header of 1,000 ids of uint16",
+        ),
+        (
+            lambda path, sidecar: np.save(path, IDS.astype(">u2")),
+            "does not have the numpy header of 1,000 ids of uint16",
+        ),
+        (
+            lambda path, sidecar: np.save(path, IDS.reshape(10, 100)),
+            "does not have the numpy header of 1,000 ids of uint16",
+        ),
         (lambda path, sidecar: np.save(path, IDS[::-1]), "its SHA-256 differs"),
     ],
 )

@@ -141,9 +141,9 @@ MERGES = "a0: &a0 {k: 1}\n" + "".join(f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (LAUGHS, "its aliases stand for more than 100,000 values"),
-        (MERGES, "its aliases stand for more than 100,000 values"),
-        ("a: &a [*a]", "line 1: an alias stands within what it names"),
+        (LAUGHS, "its aliases expand to more than 100,000 values"),
+        (MERGES, "its aliases expand to more than 100,000 values"),
+        ("a: &a [*a]", "line 1: an alias refers to a node that contains it"),
         ("[" * 5000, "nested too deeply"),
         ("a: 1\nb: 2\na: 3", "line 3: the key 'a' is given twice"),
         (f"a: {'9' * 5000}", "is not valid YAML"),

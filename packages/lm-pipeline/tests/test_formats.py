@@ -72,10 +72,10 @@ def test_of_a_stream_the_bytes_say_it(head: bytes, format: str) -> None:
     [
         ("a.txt", LINES, 'holds JSON records, a line each: set format = "jsonl"'),
         ("shard", LIST, 'holds JSON records, in a list: set format = "json"'),
-        ("a.json", PRETTY, r"is one JSON object, not a list of records or a record a line: .*jq -c"),
+        ("a.json", PRETTY, r"is one JSON object, not a list of records or one record per line: .*jq -c"),
         ("a.json", b"prose", "is not JSON"),
-        ("a.parquet", b"text", "named as parquet but is not"),
-        ("a.arrow", b"PAR1", "named as arrow but is not"),
+        ("a.parquet", b"text", "has the extension of parquet but is not"),
+        ("a.arrow", b"PAR1", "has the extension of arrow but is not"),
         ("a.txt", "text".encode("utf-16"), "is UTF-16, not UTF-8: convert it .iconv -f UTF-16"),
         ("a.csv", "text".encode("utf-32"), "is UTF-32"),
         ("a.docx", archive("zip"), "is a zip archive"),
@@ -105,7 +105,7 @@ def test_what_is_not_read_is_refused_with_what_to_do(name: str, head: bytes, sai
 def test_the_first_bytes_say_the_compression(packed: bytes, kind: str | None) -> None:
     assert compression_of("a", packed) == kind
     if kind != "gzip":
-        with pytest.raises(UserError, match="named as gzip but is"):
+        with pytest.raises(UserError, match="has the extension of gzip but is"):
             compression_of("a.txt.gz", packed)
 
 

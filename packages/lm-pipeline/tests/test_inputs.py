@@ -58,7 +58,7 @@ def test_the_output_is_not_its_own_input(here: Path) -> None:
         ("none.txt", "input none.txt: there is no file or folder"),
         ("*.md", r"input \*.md: no file matches"),
         ("empty", "input empty has no files in it"),
-        ("c.txt.gz", "input c.txt.gz is named as gzip but is not compressed so"),
+        ("c.txt.gz", "input c.txt.gz has the extension of gzip but is not compressed"),
     ],
 )
 def test_a_name_that_stands_for_nothing_is_named(here: Path, name: str, said: str) -> None:

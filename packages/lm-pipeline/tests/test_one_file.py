@@ -62,7 +62,7 @@ def test_a_device_or_a_pipe_is_refused_and_not_waited_for(tmp_path: Path, name: 
         ("a.csv", b"text\na", "is csv by its name"),
         ("a.parquet", b"PAR1", "is a table (parquet): give a plain text"),
         ("a.txt", gzip.compress(b"text", mtime=0), "is compressed by gzip: unpack it first"),
-        ("a.gz", b"text", "is named as gzip but is not compressed so"),
+        ("a.gz", b"text", "has the extension of gzip but is not compressed"),
         ("a.txt", b"%PDF-1.7", "is a PDF document: give a plain text"),
     ],
 )

@@ -190,7 +190,7 @@ def test_a_line_is_a_text_or_a_command(line: str, read: Command | str) -> None:
     [
         ("/temprature 1", "unknown command /temprature; did you mean /temperature?"),
         ("/Help", "unknown command /Help; did you mean /help?"),
-        ("/", "unknown command /; /help lists them, and // begins a text with /"),
+        ("/", "unknown command /; /help lists them, and // starts a text with /"),
     ],
 )
 def test_an_unknown_command_is_one_line(line: str, said: str) -> None:

@@ -112,7 +112,7 @@ def resumed(made: Plan, before: Flags, checkpoint: Checkpoint) -> Plan:
     """
     was, now = checkpoint.facts["text"], made.metadata["text"]
     of_run = made.resumed(checkpoint, before, schedule_of(before), ({"text": was[:12]}, {"text": now[:12]}))
-    other = ["note: the text is not the one this run began with"] if was != now else []
+    other = ["note: the text is not the one this run started with"] if was != now else []
     return replace(of_run, notes=[*other, *of_run.notes])
 
 

@@ -79,5 +79,5 @@ def _hint(key: str, models: list[type[BaseModel]]) -> str:
     if near:
         return f"did you mean {near[0]!r}?"
     if len(known) > _LISTED:
-        return f"none of the {len(known)} known ones is like it; see --help"
+        return f"none of the {len(known)} known keys is similar; see --help"
     return f"known keys: {', '.join(sorted(known))}"

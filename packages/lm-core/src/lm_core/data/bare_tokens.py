@@ -80,7 +80,7 @@ def _npy(path: Path, file: TokenIds) -> tuple[int, np.dtype[Any], int]:
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = read(header)  # literals alone, in a header of bounded length
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
-        raise UserError(f"token file {path} does not begin as numpy.save writes: {str(error)[:80]}") from None
+        raise UserError(f"token file {path} does not start with a numpy header: {str(error)[:80]}") from None
     if dtype.kind not in "iu" or dtype.itemsize > 8 or len(shape) != 1:
         raise UserError(
             f"token file {path} holds {dtype} of shape {shape}: expected a one-dimensional array of integers"

@@ -165,7 +165,9 @@ def _check_layout(path: Path, tokens: TokenIds) -> None:
         how = "it is cut" if size < expected else "it is another file than its sidecar's"
         raise UserError(f"token file {path} has {size:,} bytes, and {count:,} ids take {expected:,}: {how}; rebuild it")
     if tokens.bytes_at(0, HEADER_BYTES) != npy_header(dtype, count):
-        raise UserError(f"token file {path} does not begin as {count:,} ids of {dtype.name}: rebuild it")
+        raise UserError(
+            f"token file {path} does not have the numpy header of {count:,} ids of {dtype.name}: rebuild it"
+        )
 
 
 def _short(fingerprint: str) -> str:

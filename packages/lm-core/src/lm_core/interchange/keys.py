@@ -58,8 +58,8 @@ class Keys:
         for key, value in self.values.items():
             if key not in self._read and key not in ignored and value is not None:
                 raise UserError(
-                    f"{self.path}: {key} = {_shown(value)} is not known to this program: take the key out if it"
-                    " changes nothing that the model computes"
+                    f"{self.path}: {key} = {_shown(value)} is not known to this program: remove the key if it"
+                    " does not affect what the model computes"
                 )
 
     def size(self, key: str, default: int | None = None) -> int:

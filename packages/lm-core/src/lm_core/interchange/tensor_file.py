@@ -125,7 +125,7 @@ def _of_shards(index: Path) -> Entries:
     entries: Entries = {}
     for name, file in weight_map.items():
         if not isinstance(file, str) or Path(file).name != file:  # never a path out of the folder
-            raise UserError(f"{index}: tensor {name!r} is said to be in {file!r}, which is not a file name")
+            raise UserError(f"{index}: tensor {name!r} is listed in {file!r}, which is not a file name")
         if file not in shards:
             shards[file] = entries_of(index.parent / file)
         if name not in shards[file]:

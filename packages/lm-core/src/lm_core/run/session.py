@@ -135,10 +135,10 @@ def run(
 
 
 def _summary(plan: Plan, folder: RunFolder, state: RunState) -> str:
-    seen = plan.loop.max_steps * plan.batches.batch(state.step + 1).tokens
+    epochs = plan.loop.max_steps * plan.batches.batch(state.step + 1).tokens / plan.training_tokens
     return (
-        f"{parameter_count(plan.model):,} parameters, {plan.training_tokens:,} training tokens of"
-        f" {plan.model.vocab_size:,} kinds, read {seen / plan.training_tokens:.1f} times, run folder {folder.path}"
+        f"{parameter_count(plan.model):,} parameters, vocabulary {plan.model.vocab_size:,},"
+        f" {plan.training_tokens:,} training tokens ({epochs:.1f} epochs), run folder {folder.path}"
     )
 
 

@@ -91,7 +91,7 @@ def _make(config: MakeDataConfig, encoder: Encoder, output: Path) -> None:
     for split, facts in made.items():
         put(
             f"{output / split}.npy: {facts.tokens:,} tokens, {facts.documents:,} documents, {facts.bytes:,} bytes"
-            f" ({facts.bytes / facts.tokens:.2f} a token)"
+            f" ({facts.bytes / facts.tokens:.2f} per token)"
         )
 
 

@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from lm_core.errors import UserError
 from lm_pipeline.generation.settings import NAMES, Settings, meaning, shown, takes
 
-SEEDS = (
-    "Every prompt takes the next seed: the same prompts after the same /seed give the same texts, on either backend."
-)
+SEEDS = "Every prompt uses the next seed: the same prompts after the same /seed give the same texts, on either backend."
 _OTHERS = {
     "settings": "Show all settings.",
     "again": "Continue the last prompt again, with the next seed.",
@@ -47,7 +45,7 @@ def read_line(line: str) -> Command | str:
     if f"/{name}" in COMMANDS:
         return Command(name, argument if name == "stop" else argument.strip())
     near = difflib.get_close_matches(f"/{name.lower()}", COMMANDS, n=1)
-    hint = f"did you mean {near[0]}?" if near else "/help lists them, and // begins a text with /"
+    hint = f"did you mean {near[0]}?" if near else "/help lists them, and // starts a text with /"
     raise UserError(f"unknown command /{name}; {hint}")
 
 
@@ -57,7 +55,7 @@ def help_text() -> str:
         (f"/{name} {'TEXT' if name == 'stop' else 'N'}", f"{meaning(name)} Takes {takes(name)}.") for name in NAMES
     ]
     others = [(f"/{name}", about) for name, about in _OTHERS.items()]
-    rules = "A text that begins with / is typed with //. Ctrl-C stops the text that is being written."
+    rules = "A text that starts with / is typed with //. Ctrl-C stops the text that is being written."
     return "\n".join(["Type a prompt, and the model continues it.", table([*settings, *others]), rules, SEEDS])
 
 

@@ -78,7 +78,7 @@ def _standard_input() -> str:
     if len(text) > MOST_PROMPT_BYTES:
         raise UserError(f"standard input has more than {MOST_PROMPT_BYTES:,} characters: is that a prompt?")
     if not text:
-        raise UserError('prompt: standard input is empty; --prompt "" begins from the end of a text')
+        raise UserError('prompt: standard input is empty; --prompt "" starts from the end-of-text token')
     return text
 
 

@@ -64,7 +64,7 @@ def compression_of(name: str, head: bytes) -> Compression | None:
     said = COMPRESSION_OF_SUFFIX.get(PurePath(name).suffix.lower())
     if said and said != found:
         raise UserError(
-            f"{name} is named as {said} but is {found or 'not compressed so'}: is it whole? rename it if so"
+            f"{name} has the extension of {said} but is {found or 'not compressed'}: rename it, unless it is damaged"
         )
     return found
 
@@ -156,7 +156,7 @@ def _other_unicode(head: bytes) -> str | None:
 
 def _table(name: str, found: Format | None, said: Format | None) -> Format:
     if found is None or (said in TABLES and said != found):
-        raise UserError(f"{name} is named as {said} but is not: is it whole? rename it if so")
+        raise UserError(f"{name} has the extension of {said} but is not: rename it, unless it is damaged")
     return found
 
 
@@ -167,8 +167,8 @@ def _named_json(name: str, head: bytes, found: Format | None) -> Format:
     start = head.removeprefix(_UTF8_MARK).lstrip()[:1]
     if start == b"[":
         return "json"
-    what = "is one JSON object, not a list of records or a record a line" if start == b"{" else "is not JSON"
-    raise UserError(f'{name} {what}: write a record a line (jq -c), or set format = "text" to take it as it is')
+    what = "is one JSON object, not a list of records or one record per line" if start == b"{" else "is not JSON"
+    raise UserError(f'{name} {what}: write one record per line (jq -c), or set format = "text" to take it as it is')
 
 
 def _json_format(head: bytes) -> Format | None:

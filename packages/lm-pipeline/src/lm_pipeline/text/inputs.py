@@ -175,7 +175,7 @@ def _format(path: Path) -> Format:
     except UserError as error:
         raise UserError(f"input {str(error).removeprefix('input ')}") from None
     except DAMAGED as error:
-        raise UserError(f"cannot unpack input {path}: {error}; is it whole?") from None
+        raise UserError(f"cannot unpack input {path}: {error}; it may be damaged") from None
     if format in TABLES and _is_packed(path):
         raise UserError(f"input {path} is {format}, compressed as a whole: unpack it first")
     return format

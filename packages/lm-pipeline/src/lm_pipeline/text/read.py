@@ -43,7 +43,7 @@ def read_file(file: InputFile, place: Place, rules: Rules) -> Iterator[Piece | F
         raise UserError(f"cannot read input {file.path}: {error.strerror or error}") from None
     except DAMAGED as error:
         file.check_unchanged()
-        raise UserError(f"cannot unpack input {file.path}: {error}; is it whole?") from None
+        raise UserError(f"cannot unpack input {file.path}: {error}; it may be damaged") from None
     file.check_unchanged()
 
 

@@ -135,7 +135,7 @@ def _flattened(table: dict[Any, Any], at: str = "") -> Iterator[tuple[str, Any]]
             raise ValueError(f"{name!r} is not the name of a flag")
         nested = isinstance(value, dict) and "parameters" in value
         if nested and (len(value) > 1 or not isinstance(value["parameters"], dict)):
-            raise ValueError(f"{name}: nested parameters are a table, and stand alone")
+            raise ValueError(f"{name}: nested parameters must be a table without other keys")
         if not isinstance(value, dict):
             raise ValueError(f"{name}: write {name}: {{value: {value}}} for one value, values: [...] for several")
         for path, inner in _flattened(value["parameters"], f"{name}.") if nested else [(name, value)]:

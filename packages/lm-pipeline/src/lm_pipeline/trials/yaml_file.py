@@ -44,7 +44,7 @@ def _size(node: Any, known: dict[int, int], path: str) -> int:
     """How many values a node stands for, each alias with all that it repeats."""
     if id(node) in known:
         if not known[id(node)]:
-            raise UserError(f"{path}: line {node.start_mark.line + 1}: an alias stands within what it names")
+            raise UserError(f"{path}: line {node.start_mark.line + 1}: an alias refers to a node that contains it")
         return known[id(node)]
     known[id(node)] = 0
     inside: list[Any] = []
@@ -56,7 +56,7 @@ def _size(node: Any, known: dict[int, int], path: str) -> int:
     size = 1 + sum(_size(part, known, path) for part in inside)
     if size > _MOST_NODES:
         raise UserError(
-            f"{path}: line {node.start_mark.line + 1}: its aliases stand for more than {_MOST_NODES:,} values"
+            f"{path}: line {node.start_mark.line + 1}: its aliases expand to more than {_MOST_NODES:,} values"
         )
     known[id(node)] = size
     return size
