@@ -4,9 +4,9 @@
     out, statistics = attention(q, k, v, bits, ...)            forward
     dq, dk, dv = attention_backward(dout, ...)                 the weights made again from q, k and statistics
 
-The masks are the integers that `lm_core.reference.dropout` gives for the weights [B, N, T, T]. A hash costs about
-twenty integer operations, more than the rest of the attention, so each is made once and kept as a bit for the backward
-pass: B N T^2 / 8 bytes.
+The masks are the integers that `lm_core.reference.dropout` gives for the weights [B, N, T, T]. A hash is some twenty
+integer operations: all of them take longer than the rest of the forward pass. So each is made once and kept as a bit
+for the backward pass, which takes B N T^2 / 8 bytes.
 
 Axes: B batch, T time, N heads, K kv heads, H head.
 """
@@ -106,7 +106,7 @@ def _attention(
     out, statistics = _attention_shape(q, k, v, bits, segments, rate)
     blocks = _blocks(q, "forward")
     programs.forward[(statistics.numel() // q.shape[2] * -(-q.shape[2] // blocks.rows),)](
-        q, k, v, out, statistics, None, bits, segments, 0, *_strides(q, k, v, out),
+        q, k, v, out, statistics, bits, segments, *_strides(q, k, v, out),
         **_sizes(q, k, bits, segments, rate), **_cut(q, blocks),
     )  # fmt: skip
     return out, statistics
@@ -138,12 +138,12 @@ def _backward(
     deltas, sizes, T = torch.empty_like(statistics), _sizes(q, k, bits, segments, rate), q.shape[2]
     blocks = _blocks(q, "queries")
     programs.backward_queries[(q.shape[0] * q.shape[1] * -(-T // blocks.rows),)](
-        q, k, v, out, dout, dq, statistics, deltas, None, bits, segments, 0, *_strides(q, k, v, out, dout, dq), **sizes,
+        q, k, v, out, dout, dq, statistics, deltas, bits, segments, *_strides(q, k, v, out, dout, dq), **sizes,
         **_cut(q, blocks),
     )  # fmt: skip
     blocks = _blocks(q, "keys")
     programs.backward_keys[(k.shape[0] * k.shape[1] * -(-T // blocks.columns),)](
-        q, k, v, dout, dk, dv, statistics, deltas, None, bits, segments, 0, *_strides(q, k, v, dout, dk, dv), **sizes,
+        q, k, v, dout, dk, dv, statistics, deltas, bits, segments, *_strides(q, k, v, dout, dk, dv), **sizes,
         **_cut(q, blocks),
     )  # fmt: skip
     return dq, dk, dv
@@ -199,9 +199,8 @@ def _sizes(q: Tensor, k: Tensor, bits: Tensor | None, segments: Tensor | None, r
         "scale": q.shape[3] ** -0.5,
         "H": q.shape[3],
         "HIGH": max(16, 1 << (q.shape[3] - 1).bit_length()),
-        "DROP": 0 if bits is None else 2,
+        "DROP": bits is not None,
         "kept": 1 - rate,
-        "THRESHOLD": 0,
         "SEGMENTS": segments is not None,
         "PRECISION": "ieee" if exact else "tf32",
     }

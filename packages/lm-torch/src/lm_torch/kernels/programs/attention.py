@@ -6,9 +6,9 @@
 
 Every sum is made by one program, in one order. Blocks that the diagonal cuts are masked, those below it are not.
 Tensors are [B, heads, T, H] by strides (of batch, head and time), H contiguous; statistics are [B N, T] in float32,
-with logarithms to base 2. `kept` is the share of the weights that stays, 1 - rate; DROP: 0 keeps all, 1 hashes the
-mask on the spot, 2 reads its bits (`dropout.attention_bits`). WHOLE says that the blocks divide T. `segments` [B, T]: a
-query sees the keys of its own document alone.
+with logarithms to base 2. If DROP, a mask is applied, of which `bits` are those of `dropout.attention_bits`, and `kept`
+is the share of the weights that stays, 1 - rate. WHOLE says that the blocks divide T. `segments` [B, T]: a query sees
+the keys of its own document alone.
 """
 
 import os
@@ -16,13 +16,11 @@ import os
 import triton
 import triton.language as tl
 
-from lm_torch.kernels.programs.dropout import hash_bits, load_bits, site_key
+from lm_torch.kernels.programs.dropout import load_bits
 
 _INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 _LOG2_E = tl.constexpr(1.4426950408889634)
-_HIDDEN = tl.constexpr(
-    -1.0e30
-)  # finite, so that a block of which a query sees nothing gives no nan; its share becomes 0
+_HIDDEN = tl.constexpr(-1.0e30)  # finite: differences of infinities are nan
 
 
 @triton.jit
@@ -44,19 +42,6 @@ def _load(first, stride, times, length, h, H: tl.constexpr, HIGH: tl.constexpr, 
 
 
 @triton.jit
-def _stays(
-    key, bits, site, pair, words, length, rows, columns, start,
-    COLUMNS: tl.constexpr, DROP: tl.constexpr, THRESHOLD: tl.constexpr, AXIS: tl.constexpr,
-):  # fmt: skip
-    """Whether weights are kept: bool [rows, columns] (AXIS 1) or its transpose; `columns` begin at `start`."""
-    if DROP == 1:
-        stays = hash_bits(site_key(key, site), pair, length, rows, columns, THRESHOLD, AXIS)
-    else:
-        stays = load_bits(bits, pair, words, length, rows, start, COLUMNS, AXIS)
-    return stays
-
-
-@triton.jit
 def _seen(row, column, segments, length, MASKED: tl.constexpr, SEGMENTS: tl.constexpr, AXIS: tl.constexpr):
     """Whether queries see keys, bool [rows, columns] (AXIS 1) or its transpose; `segments` of this row of the batch."""
     rows, columns = tl.expand_dims(row, AXIS), tl.expand_dims(column, 1 - AXIS)
@@ -72,8 +57,8 @@ def _seen(row, column, segments, length, MASKED: tl.constexpr, SEGMENTS: tl.cons
 
 @triton.jit
 def _mix_in(
-    q, out, largest, total, k, k_t, v, v_t, key, bits, segments, site, pair, words, length, rows, first, last, scale,
-    H: tl.constexpr, HIGH: tl.constexpr, COLUMNS: tl.constexpr, DROP: tl.constexpr, THRESHOLD: tl.constexpr,
+    q, out, largest, total, k, k_t, v, v_t, bits, segments, pair, words, length, rows, first, last, scale,
+    H: tl.constexpr, HIGH: tl.constexpr, COLUMNS: tl.constexpr, DROP: tl.constexpr,
     SEGMENTS: tl.constexpr, MASKED: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Go over the keys first to last: out [ROWS, HIGH] not yet divided, the largest score and the sum [ROWS]."""
@@ -91,8 +76,8 @@ def _mix_in(
             weights = tl.where(seen, weights, 0.0)
         shrink = tl.exp2(largest - larger)
         total = total * shrink + tl.sum(weights, 1)
-        if DROP > 0:
-            stays = _stays(key, bits, site, pair, words, length, rows, columns, start, COLUMNS, DROP, THRESHOLD, 1)
+        if DROP:
+            stays = load_bits(bits, pair, words, length, rows, start, COLUMNS, 1)
             weights = tl.where(stays, weights, 0.0)
         values = _load(v, v_t, columns, length, h, H, HIGH, WHOLE or not MASKED)
         out = _dot(weights.to(values.dtype), values, out * shrink[:, None], PRECISION)
@@ -100,13 +85,13 @@ def _mix_in(
     return out, largest, total
 
 
-@triton.jit(do_not_specialize=["site"])
+@triton.jit
 def forward(
-    q, k, v, out, statistics, key, bits, segments, site,
+    q, k, v, out, statistics, bits, segments,
     q_b, q_n, q_t, k_b, k_n, k_t, v_b, v_n, v_t, o_b, o_n, o_t,
     heads, group, words, length, scale, kept,
     H: tl.constexpr, HIGH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DROP: tl.constexpr,
-    THRESHOLD: tl.constexpr, SEGMENTS: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr,
+    SEGMENTS: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """out = dropped(softmax(q k^T)) v, and the base-2 log of the softmax's sums. Grid: (B N ceil(T / ROWS),)."""
     blocks = tl.cdiv(length, ROWS)
@@ -124,12 +109,12 @@ def forward(
     scale2 = scale * _LOG2_E
     cut = block * ROWS // COLUMNS * COLUMNS
     mixed, largest, total = _mix_in(
-        query, mixed, largest, total, k, k_t, v, v_t, key, bits, segments, site, pair, words, length, rows,
-        0, cut, scale2, H, HIGH, COLUMNS, DROP, THRESHOLD, SEGMENTS, False, WHOLE, PRECISION,
+        query, mixed, largest, total, k, k_t, v, v_t, bits, segments, pair, words, length, rows,
+        0, cut, scale2, H, HIGH, COLUMNS, DROP, SEGMENTS, False, WHOLE, PRECISION,
     )  # fmt: skip
     mixed, largest, total = _mix_in(
-        query, mixed, largest, total, k, k_t, v, v_t, key, bits, segments, site, pair, words, length, rows,
-        cut, tl.minimum(block * ROWS + ROWS, length), scale2, H, HIGH, COLUMNS, DROP, THRESHOLD, SEGMENTS, True, WHOLE,
+        query, mixed, largest, total, k, k_t, v, v_t, bits, segments, pair, words, length, rows,
+        cut, tl.minimum(block * ROWS + ROWS, length), scale2, H, HIGH, COLUMNS, DROP, SEGMENTS, True, WHOLE,
         PRECISION,
     )  # fmt: skip
     mixed *= (1.0 / (total * kept))[:, None]
@@ -141,8 +126,8 @@ def forward(
 
 @triton.jit
 def _dq_of(
-    dq, q, dout, log_sums, delta, k, k_t, v, v_t, key, bits, segments, site, pair, words, length, rows, first, last,
-    scale, H: tl.constexpr, HIGH: tl.constexpr, COLUMNS: tl.constexpr, DROP: tl.constexpr, THRESHOLD: tl.constexpr,
+    dq, q, dout, log_sums, delta, k, k_t, v, v_t, bits, segments, pair, words, length, rows, first, last,
+    scale, H: tl.constexpr, HIGH: tl.constexpr, COLUMNS: tl.constexpr, DROP: tl.constexpr,
     SEGMENTS: tl.constexpr, MASKED: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Go over the keys first to last: dq [ROWS, HIGH], not yet scaled."""
@@ -156,21 +141,21 @@ def _dq_of(
         if MASKED or SEGMENTS:
             weights = tl.where(_seen(rows, columns, segments, length, MASKED, SEGMENTS, 1), weights, 0.0)
         dweights = _dot(dout, tl.trans(values), zeros, PRECISION)
-        if DROP > 0:
-            stays = _stays(key, bits, site, pair, words, length, rows, columns, start, COLUMNS, DROP, THRESHOLD, 1)
+        if DROP:
+            stays = load_bits(bits, pair, words, length, rows, start, COLUMNS, 1)
             dweights = tl.where(stays, dweights, 0.0)
         dscores = weights * (dweights - delta[:, None])
         dq = _dot(dscores.to(keys.dtype), keys, dq, PRECISION)
     return dq
 
 
-@triton.jit(do_not_specialize=["site"])
+@triton.jit
 def backward_queries(
-    q, k, v, out, dout, dq, statistics, deltas, key, bits, segments, site,
+    q, k, v, out, dout, dq, statistics, deltas, bits, segments,
     q_b, q_n, q_t, k_b, k_n, k_t, v_b, v_n, v_t, o_b, o_n, o_t, do_b, do_n, do_t, dq_b, dq_n, dq_t,
     heads, group, words, length, scale, kept,
     H: tl.constexpr, HIGH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DROP: tl.constexpr,
-    THRESHOLD: tl.constexpr, SEGMENTS: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr,
+    SEGMENTS: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """dq, and delta [B N, T] for `backward_keys`. Grid: (B N ceil(T / ROWS),)."""
     blocks = tl.cdiv(length, ROWS)
@@ -191,14 +176,14 @@ def backward_queries(
     log_sums = tl.load(statistics + pair.to(tl.int64) * length + rows, mask=inside, other=0.0)
     cut = block * ROWS // COLUMNS * COLUMNS
     total = _dq_of(
-        tl.zeros((ROWS, HIGH), tl.float32), query, dmixed, log_sums, delta, k, k_t, v, v_t, key, bits, segments, site,
-        pair, words, length, rows, 0, cut, scale * _LOG2_E, H, HIGH, COLUMNS, DROP, THRESHOLD, SEGMENTS, False,
+        tl.zeros((ROWS, HIGH), tl.float32), query, dmixed, log_sums, delta, k, k_t, v, v_t, bits, segments,
+        pair, words, length, rows, 0, cut, scale * _LOG2_E, H, HIGH, COLUMNS, DROP, SEGMENTS, False,
         WHOLE, PRECISION,
     )  # fmt: skip
     total = _dq_of(
-        total, query, dmixed, log_sums, delta, k, k_t, v, v_t, key, bits, segments, site,
+        total, query, dmixed, log_sums, delta, k, k_t, v, v_t, bits, segments,
         pair, words, length, rows, cut, tl.minimum(block * ROWS + ROWS, length), scale * _LOG2_E, H, HIGH, COLUMNS,
-        DROP, THRESHOLD, SEGMENTS, True, WHOLE, PRECISION,
+        DROP, SEGMENTS, True, WHOLE, PRECISION,
     )  # fmt: skip
     at = dq + b * dq_b + n * dq_n + rows[:, None] * dq_t + h[None, :]
     tl.store(at, (total * (scale / kept)).to(dq.dtype.element_ty), mask=inside[:, None] & (h < H)[None, :])
@@ -206,10 +191,10 @@ def backward_queries(
 
 @triton.jit
 def _dk_dv_of(
-    dk, dv, keys, values, q, q_t, dout, do_t, statistics, deltas, key, bits, segments, site, pair, words, length,
+    dk, dv, keys, values, q, q_t, dout, do_t, statistics, deltas, bits, segments, pair, words, length,
     columns, start, first, last, scale,
     H: tl.constexpr, HIGH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DROP: tl.constexpr,
-    THRESHOLD: tl.constexpr, SEGMENTS: tl.constexpr, MASKED: tl.constexpr, WHOLE: tl.constexpr,
+    SEGMENTS: tl.constexpr, MASKED: tl.constexpr, WHOLE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Go over the queries first to last of a head: dk, dv [COLUMNS, HIGH], not yet scaled; weights are transposed."""
@@ -230,8 +215,8 @@ def _dk_dv_of(
             weights = tl.where(_seen(rows, columns, segments, length, MASKED, SEGMENTS, 0), weights, 0.0)
         dweights = _dot(values, tl.trans(dmixed), zeros, PRECISION)
         mixing = weights
-        if DROP > 0:
-            stays = _stays(key, bits, site, pair, words, length, rows, columns, start, COLUMNS, DROP, THRESHOLD, 0)
+        if DROP:
+            stays = load_bits(bits, pair, words, length, rows, start, COLUMNS, 0)
             mixing = tl.where(stays, weights, 0.0)
             dweights = tl.where(stays, dweights, 0.0)
         dv = _dot(mixing.to(dmixed.dtype), dmixed, dv, PRECISION)
@@ -240,13 +225,13 @@ def _dk_dv_of(
     return dk, dv
 
 
-@triton.jit(do_not_specialize=["site"])
+@triton.jit
 def backward_keys(
-    q, k, v, dout, dk, dv, statistics, deltas, key, bits, segments, site,
+    q, k, v, dout, dk, dv, statistics, deltas, bits, segments,
     q_b, q_n, q_t, k_b, k_n, k_t, v_b, v_n, v_t, do_b, do_n, do_t, dk_b, dk_n, dk_t, dv_b, dv_n, dv_t,
     heads, group, words, length, scale, kept,
     H: tl.constexpr, HIGH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DROP: tl.constexpr,
-    THRESHOLD: tl.constexpr, SEGMENTS: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr,
+    SEGMENTS: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """dk and dv, summed over the query heads that a kv head serves. Grid: (B K ceil(T / COLUMNS),)."""
     blocks, kv_heads = tl.cdiv(length, COLUMNS), heads // group
@@ -264,13 +249,13 @@ def backward_keys(
         pair = (b * heads + n).to(tl.int32)
         dkeys, dvalues = _dk_dv_of(
             dkeys, dvalues, keys, values, q + b * q_b + n * q_n, q_t, dout + b * do_b + n * do_n, do_t, statistics,
-            deltas, key, bits, segments, site, pair, words, length, columns, start, start // ROWS * ROWS, cut,
-            scale * _LOG2_E, H, HIGH, ROWS, COLUMNS, DROP, THRESHOLD, SEGMENTS, True, WHOLE, PRECISION,
+            deltas, bits, segments, pair, words, length, columns, start, start // ROWS * ROWS, cut,
+            scale * _LOG2_E, H, HIGH, ROWS, COLUMNS, DROP, SEGMENTS, True, WHOLE, PRECISION,
         )  # fmt: skip
         dkeys, dvalues = _dk_dv_of(
             dkeys, dvalues, keys, values, q + b * q_b + n * q_n, q_t, dout + b * do_b + n * do_n, do_t, statistics,
-            deltas, key, bits, segments, site, pair, words, length, columns, start, cut, length,
-            scale * _LOG2_E, H, HIGH, ROWS, COLUMNS, DROP, THRESHOLD, SEGMENTS, False, WHOLE, PRECISION,
+            deltas, bits, segments, pair, words, length, columns, start, cut, length,
+            scale * _LOG2_E, H, HIGH, ROWS, COLUMNS, DROP, SEGMENTS, False, WHOLE, PRECISION,
         )  # fmt: skip
     inside = (columns < length)[:, None] & (h < H)[None, :]
     times = columns[:, None]

@@ -55,11 +55,3 @@ def load_bits(bits, pair, words, length, rows, start, COLUMNS: tl.constexpr, AXI
         later = tl.expand_dims(tl.load(at + i * length, mask=rows < length, other=0), AXIS)
         word = tl.where(column >= 32 * i, later, word)
     return ((word >> (column % 32)) & 1) != 0
-
-
-@triton.jit
-def hash_bits(added, pair, length, rows, columns, THRESHOLD: tl.constexpr, AXIS: tl.constexpr):
-    """The same, hashed on the spot; `added` is `site_key`."""
-    first = tl.expand_dims((pair.to(tl.uint32) * length + rows.to(tl.uint32)) * length, AXIS)
-    index = first + tl.expand_dims(columns.to(tl.uint32), 1 - AXIS)
-    return mix(mix(index) + added) >= tl.full((), THRESHOLD, tl.uint32)
