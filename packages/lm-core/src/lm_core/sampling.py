@@ -23,7 +23,7 @@ from lm_core.config import SamplingConfig
 from lm_core.rng import generator
 
 ROUNDING = 1e-6
-"""By how much a probability, or a sum of them, may miss a limit and meet it."""
+"""Tolerance by which a probability, or a sum of them, may miss a limit and still meet it."""
 
 
 class Decoder(Protocol):
@@ -46,7 +46,7 @@ class Decoder(Protocol):
         """
 
     def room(self, row: int) -> int:
-        """How many more ids fit into the row before the model's `seq_len` is full."""
+        """Number of ids that still fit into the row before the model's `seq_len` is full."""
 
     def keep(self, rows: Sequence[int]) -> None:
         """Keep only these rows, in this order: the others have ended."""

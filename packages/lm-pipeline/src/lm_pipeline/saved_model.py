@@ -26,7 +26,7 @@ from lm_tokenizer.errors import TokenizerError
 
 ROOT = Path("runs") / "transformerlm"
 TOKENIZER = "tokenizer"
-"""Where a run folder has its tokenizer."""
+"""Folder of the tokenizer in a run folder."""
 Which = Literal["best", "latest"]
 
 

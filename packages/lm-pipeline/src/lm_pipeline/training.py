@@ -49,7 +49,7 @@ def has_tokenizer(folder: RunFolder, tokenizer: TextTokenizer) -> bool:
 
 
 def bytes_of_targets(tokenizer: TextTokenizer) -> BytesOf:
-    """How many bytes of text the targets of a batch stand for; special tokens are none."""
+    """Return a function that counts the bytes of text of a batch's targets; special tokens have none."""
     lengths = np.array(tokenizer.byte_lengths)
     lengths[list(tokenizer.special_tokens.values())] = 0
 

@@ -59,7 +59,7 @@ def open_bare(path: str | Path, vocab_size: int, eos_id: int | None = None) -> T
 
 
 def _bin(path: Path, file: TokenIds) -> tuple[int, np.dtype[Any], int]:
-    """Where the ids begin, their type, their number."""
+    """Offset of the ids, their type, their number."""
     size, start = file.size(), file.bytes_at(0, 4)
     if int.from_bytes(start, "little") in _LLM_C:
         raise UserError(

@@ -94,7 +94,7 @@ def mean_one(mask: NDArray[Any]) -> NDArray[np.float32]:
 
 
 class Batches(Protocol):
-    """Where the run loop gets its batches."""
+    """Source of batches for the run loop."""
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
         """The rows of `step` (counted from 1) that belong to `rank` of `world`."""
@@ -169,7 +169,7 @@ def frozen_batch(tokens: Ids, rows: int, length: int, seed: int) -> Batch:
 
 @dataclass(frozen=True)
 class Origin:
-    """How far training had come when its batch size became what it is."""
+    """Progress of training at the last change of its batch size."""
 
     step: int = 0
     windows: int = 0
@@ -180,7 +180,7 @@ class Origin:
         return self.windows + (step - self.step) * batch_size
 
     def moved(self, step: int, batch_size: int, new_size: int, per_epoch: int | None = None) -> "Origin":
-        """That of a run resumed after `step` with another batch size; with the same one, it stays.
+        """Origin of a run resumed after `step` with another batch size; with the same one, it stays.
 
         `per_epoch` is given where other tokens are read from here on, of which an epoch begins.
         """

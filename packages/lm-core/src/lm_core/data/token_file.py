@@ -43,11 +43,11 @@ class Facts(Config):
     eos_id: int | None
     """The id that ends a document."""
     fingerprint: str
-    """Of the tokenizer that gave the ids."""
+    """Fingerprint of the tokenizer that produced the ids."""
     source: str
     """Source of the ids, as the writer describes it."""
     sha256: str
-    """Of the ids as they lie in the file, without its header."""
+    """SHA-256 of the ids in the file, without its header."""
     pair: str = ""
     """The same word in the files that were made together, such as train.npy and validation.npy."""
 
@@ -118,7 +118,7 @@ def check_pair(train: TokenFile, validation: TokenFile) -> None:
 
 
 def sidecar_of(path: str | Path) -> Path:
-    """Where the sidecar of a token file is: `X.npy.json` for `X.npy`."""
+    """Path of the sidecar of a token file: `X.npy.json` for `X.npy`."""
     return Path(f"{path}.json")
 
 

@@ -43,7 +43,7 @@ class ImportedModel:
 
     config: ModelConfig
     weights: dict[str, NDArray[np.float32]]
-    """By the names of the parameter table, in its order."""
+    """Arrays by the names of the parameter table, in its order."""
     tokenizer: Path | None
     """Its `tokenizer.json`, where there is one."""
     eos_ids: tuple[int, ...] = ()

@@ -29,7 +29,7 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a tensor lies."""
+    """Location of a tensor."""
 
     path: Path
     name: str
@@ -37,7 +37,7 @@ class Entry:
     """As safetensors calls it: F32, F16, BF16 and others."""
     shape: tuple[int, ...]
     offset: int
-    """Of its first byte in the file."""
+    """Offset of its first byte in the file."""
 
     def read(self) -> NDArray[np.float32]:
         """The values as float32, exactly.

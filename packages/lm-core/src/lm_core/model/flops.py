@@ -1,4 +1,4 @@
-"""How much arithmetic the model is, for its utilization of a device.
+"""Model FLOPs, for its utilization of a device.
 
 Source: Chowdhery et al. 2022 (PaLM), appendix B.
 """

@@ -102,7 +102,7 @@ def _sizes_of(model: ModelConfig, optimizer: OptimizerConfig | None) -> tuple[in
 
 
 def _activations(model: ModelConfig, step: StepConfig, rows: int, length: int) -> int:
-    """Bytes that a backward pass finds: the input of each block alone, or what each of its products was given."""
+    """Bytes stored for the backward pass: the input of each block alone, or the input of each of its products."""
     c = model
     gated = 2 if c.mlp == "swiglu" else 1
     # The residual stream twice, q, what attention gives; k and v; what comes out of the products up (and gate).

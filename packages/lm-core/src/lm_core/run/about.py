@@ -24,13 +24,13 @@ class About(Config):
     device: str
     """The backend's description of device, version and threads."""
     dtype: str
-    """Of activations and matrix products."""
+    """Type of activations and matrix products."""
     seed: int
-    """Of the weights and the batches."""
+    """Seed of the weights and the batches."""
 
     @classmethod
     def of(cls, facts: dict[str, Any]) -> Self | None:
-        """That in a checkpoint's facts; None where there is none."""
+        """Read it from a checkpoint's metadata; None where there is none."""
         try:
             return cls.parse(facts["about"])
         except (LookupError, TypeError, UserError):
@@ -50,7 +50,7 @@ def command_line(program: str, argv: Sequence[str]) -> str:
 
 
 def optimizer_line(config: OptimizerConfig) -> str:
-    """Such as "adamw, beta1 0.9, ..."; what is not set is left out."""
+    """Describe an optimizer, such as "adamw, beta1 0.9, ..."; options that are not set are left out."""
     values = config.model_dump(mode="json", exclude_none=True)
     name = values.pop("name")
     return ", ".join([name, *(f"{key} {_spelled(value)}" for key, value in values.items())])

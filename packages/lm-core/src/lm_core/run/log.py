@@ -1,4 +1,4 @@
-"""Where a run's records go: `metrics.jsonl` always, then the console and every other sink.
+"""Log of a run's records: to `metrics.jsonl` always, then to the console and every other sink.
 
 A record is one JSON object with `kind` and `step`. A disk that fails holds up neither training nor the other sinks:
 what could not be written waits for the next record.
@@ -59,7 +59,7 @@ class Digest:
 
     @classmethod
     def of(cls, records: Iterable[Mapping[str, Any]]) -> Self:
-        """That of so many records."""
+        """Digest of records."""
         digest = cls()
         for record in records:
             digest.add(record)
@@ -105,7 +105,7 @@ class RecordFile:
             self._write()
 
     def flush(self) -> None:
-        """Have everything on the disk; for any thread.
+        """Flush everything to disk; for any thread.
 
         Raises:
             OSError: when it cannot be done; nothing is lost.
@@ -201,7 +201,7 @@ class RunLog:
         self._digest.add(record)
 
     def flush(self) -> None:
-        """Have all records on the disk; for any thread.
+        """Flush all records to disk; for any thread.
 
         Raises:
             OSError: when it cannot be done.

@@ -32,7 +32,7 @@ from lm_core.run.state import RunState, stops_early
 from lm_core.run.writer import Writer
 
 _LAST_ATTEMPTS = 5
-"""How often the save at the end is tried."""
+"""Attempts of the save at the end."""
 
 
 def due(step: int, every: int) -> bool:
@@ -69,7 +69,7 @@ class Run:
     after_save: Callable[[RunState], None] | None = None
     """Called where a checkpoint is due, with the weights that it holds: shows a sample."""
     retry_seconds: Sequence[float] = (1, 2, 4, 8, 15, 30, 60)
-    """How long after the first, the second, ... failure in a row a save is tried again; then the last of them."""
+    """Seconds before the save is retried, after the first, the second, ... failure in a row; the last one repeats."""
 
     def __post_init__(self) -> None:
         self.unread: list[tuple[int, Metrics]] = []
@@ -132,7 +132,7 @@ def _check_finite(run: Run) -> None:
 
 
 def _bad_gradients(run: Run, metrics: Metrics) -> str:
-    """Whose gradient is to blame."""
+    """Name the parameters with the gradients that are not finite."""
     norms = dict(zip(run.trainer.weights(), metrics["grad_norms"].tolist(), strict=True))
     bad = [name for name, norm in norms.items() if not math.isfinite(norm)]
     others = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
@@ -247,7 +247,7 @@ def _settle(run: Run, *, wait: bool) -> None:
 
 
 def _pause(run: Run, failures: int) -> float:
-    """How long to wait after a failure that followed so many others."""
+    """Seconds to wait after a failure that follows `failures` others."""
     return run.retry_seconds[min(failures, len(run.retry_seconds) - 1)]
 
 

@@ -48,7 +48,7 @@ class Sample:
     text: Callable[[Trainer, int], str]
     """Return the text at a step."""
     heading: str
-    """How it was sampled, in words."""
+    """Description of how it was sampled."""
     at_saves: bool = False
     """Whether at every save, not at the end alone."""
 
@@ -73,7 +73,7 @@ class Plan:
     loop: LoopConfig
     schedule: ScheduleConfig
     keep: int = 2
-    """How many checkpoints stay, beside the best."""
+    """Number of checkpoints to keep, besides the best."""
     batches: Batches
     evaluation: Sequence[Batch]
     """Validation batches; the validation loss is the mean over their tokens."""
@@ -95,7 +95,7 @@ class Plan:
     notes: Sequence[str] = ()
     """Notes to print before the run starts."""
     weights: NumpyArrays | None = None
-    """Those of another model that a new run starts from; drawn from the seed when not given."""
+    """Initial weights, from another model; drawn from the seed when not given."""
     bits_name: str = "bits_per_token"
     """Name of loss / ln 2 in records."""
     bytes_of: BytesOf | None = None

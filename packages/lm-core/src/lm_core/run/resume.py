@@ -154,7 +154,7 @@ class History:
             yield f"changed from step {self.step + 1} on: {'; '.join(map(str, self.changes))}"
 
     def record(self, log: RunLog) -> None:
-        """Have the change in the log."""
+        """Write the change to the log."""
         changed, settings = ({c.key: [c.old, c.new] for c in group} for group in (self.changes, self.settings))
         log.resumed(self.step, {"changed": changed, "settings": settings})
 

@@ -36,7 +36,7 @@ _LONGEST_NAME = 200
 
 
 def folder_of(config: TrainConfig) -> RunFolder:
-    """Where the run is, or will be.
+    """Folder of the run, existing or new.
 
     Raises:
         UserError: when the run's name cannot be that of a folder.

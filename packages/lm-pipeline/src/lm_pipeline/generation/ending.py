@@ -1,4 +1,4 @@
-"""Where a text ends."""
+"""Ids that end a text."""
 
 from lm_tokenizer.adapters import TextTokenizer
 

@@ -21,7 +21,7 @@ else:
 
 
 def history_file(environment: Mapping[str, str] = os.environ) -> Path | None:
-    """Where the history is kept, by the XDG Base Directory Specification; nowhere without a home."""
+    """Path of the history, by the XDG Base Directory Specification; None without a home."""
     state = Path(environment.get("XDG_STATE_HOME", ""))
     if not state.is_absolute():  # to be ignored, says the specification
         try:

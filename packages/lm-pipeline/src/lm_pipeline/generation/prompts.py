@@ -12,7 +12,7 @@ from lm_tokenizer.adapters import TextTokenizer
 from lm_tokenizer.errors import TokenizerError
 
 MOST_PROMPT_BYTES = 1 << 26
-"""Of a file of prompts, and of standard input."""
+"""Maximum size of a file of prompts, and of standard input."""
 
 
 def read_prompts(config: InferConfig) -> list[str]:

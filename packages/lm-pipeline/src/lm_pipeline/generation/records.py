@@ -1,4 +1,4 @@
-"""Where the record of each text goes: a file of JSON lines, an artifact of Weights & Biases."""
+"""Sinks of the records of texts: a file of JSON lines, an artifact of Weights & Biases."""
 
 from collections.abc import Mapping
 from importlib.util import find_spec

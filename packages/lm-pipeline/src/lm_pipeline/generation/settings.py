@@ -19,9 +19,9 @@ class Settings(SamplingConfig):
     """Settings by which a prompt is continued."""
 
     seed: int = Field(0, ge=0)
-    """Of the next text; the one after it has the next seed."""
+    """Seed of the next text; each further one uses the next seed."""
     max_new_tokens: int = Field(100, gt=0)
-    """Most tokens of a text."""
+    """Maximum number of tokens of a text."""
     stop: tuple[str, ...] = ()
     """Strings that end a text; they are not part of it."""
 

@@ -1,4 +1,4 @@
-"""How text is read, the same for every program that reads it."""
+"""Config of reading text, the same for every program that reads it."""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ class InputConfig(ProgramConfig):
         return Choice(self.format, self.include, self.exclude, Path(but_not_in))
 
     def rules(self, cut: Cut | None) -> Rules:
-        """How they become documents."""
+        """Rules by which they become documents."""
         return Rules(
             separator=self.separator.encode(),
             field=self.text_field,

@@ -16,7 +16,7 @@ REPLACED = "replaced by U+FFFD"
 
 @dataclass(frozen=True)
 class Place:
-    """Where the next piece of a file begins."""
+    """Position in a file, at which the next piece starts."""
 
     offset: int = 0
     """Bytes before it, unpacked; for a table a share of the file's bytes, for the progress bar alone."""
@@ -43,16 +43,16 @@ class Flaw:
 
     reason: str
     where: str
-    """In its file."""
+    """Position in its file."""
     after: Place
-    """Where the next piece begins: a flaw is a function of the file, as a piece is."""
+    """Position of the next piece: a flaw is a function of the file, as a piece is."""
     count: int = 1
     """Records skipped, or characters replaced."""
 
 
 @dataclass(frozen=True)
 class Rules:
-    """How files become documents."""
+    """Rules by which files become documents."""
 
     separator: bytes = b""
     """Cuts text files into documents and is dropped; without it, a text file is one document. A line end in it is met
@@ -60,7 +60,7 @@ class Rules:
     field: str = "text"
     """The field or column that holds the document; `a.b` is the field b of the field a, where no field is called so."""
     message_format: str = "{role}: {content}\n"
-    """How a message of a conversation is written, where the field holds a list of them."""
+    """Format of a message, where the field holds a conversation: a list of messages."""
     errors: Errors = "strict"
     """On text that is not Unicode: stop, or replace it by U+FFFD."""
     on_bad: OnBad = "stop"

@@ -21,7 +21,7 @@ TABLES: frozenset[Format] = frozenset(("parquet", "arrow"))
 """Formats that are not text, and are read at any place rather than from front to back."""
 Compression = Literal["gzip", "zstd", "bzip2", "xz"]
 HEAD = 1 << 16
-"""How many first bytes are looked at, at most."""
+"""Maximum number of first bytes to look at."""
 
 FORMAT_OF_SUFFIX: dict[str, Format] = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".jsonlines": "jsonl", ".jl": "jsonl", ".json": "json",
@@ -53,7 +53,7 @@ _BINARY = (
 
 
 def compression_of(name: str, head: bytes) -> Compression | None:
-    """How a file is compressed, by its first bytes.
+    """Compression of a file, by its first bytes.
 
     Raises:
         UserError: when its name says a compression and the bytes do not.

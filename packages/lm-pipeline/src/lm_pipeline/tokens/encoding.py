@@ -169,7 +169,7 @@ class UnitFiles:
 
     @property
     def splits(self) -> tuple[Split, ...]:
-        """Those that it has ids for."""
+        """Splits that it has ids for."""
         return tuple(sorted(self._files))
 
     def write(self, batch: Batch) -> None:

@@ -46,7 +46,7 @@ class Job:
         return sum(file.size for file in self.files)
 
     def split_of(self, file: int, document: int) -> Split:
-        """Where a document goes, `document` being its number in the whole corpus.
+        """Split of a document, `document` being its number in the whole corpus.
 
         It is a function of (seed, document), so it depends on neither threads nor work units.
         """
@@ -98,7 +98,7 @@ def _check_disjoint(train: Sequence[InputFile], validation: Sequence[InputFile])
 
 
 def _check_fraction(job: Job) -> None:
-    """Stop at once, and not after hours, when whole files as documents leave one of the splits empty."""
+    """Raise now, and not after hours, when whole files as documents leave one of the splits empty."""
     whole = not job.rules.separator and all(file.format == "text" and file.size for file in job.files)
     if whole and job.fraction and len({job.split_of(i, i) for i in range(len(job.files))}) < 2:
         raise UserError(no_documents(job, len(job.files)))

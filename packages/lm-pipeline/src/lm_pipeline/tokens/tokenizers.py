@@ -70,14 +70,14 @@ def tokenizer_in(folder: Path) -> adapters.TextTokenizer | None:
 
 
 def cutter_of(tokenizer: TokenizerLike) -> Cut | None:
-    """How a text can be cut without changing its ids: known for our own tokenizers alone, as `cutter` says."""
+    """Return a function that cuts a text without changing its ids: for our own tokenizers alone, see `cutter`."""
     if not isinstance(tokenizer, Tokenizer):
         return None
     return cutter(tokenizer.vocabulary.pattern, list(tokenizer.vocabulary.found_tokens))
 
 
 def cutter(pattern: str, special_tokens: Sequence[str]) -> Cut | None:
-    """How a text can be cut without cutting a pretoken or a special token: known for the published patterns.
+    """Return a function that cuts a text without splitting a pretoken or special token: for published patterns.
 
     A cut is before a space or newline.
     """

@@ -57,16 +57,16 @@ class FlawCount(Config):
     reason: str
     count: int = Field(ge=0)
     first: str
-    """Where the first one is."""
+    """Position of the first one."""
 
 
 class Unit(Config):
     """Metadata of a finished unit."""
 
     splits: tuple[Split, ...]
-    """Those that it has ids for."""
+    """Splits that it has ids for."""
     after: Progress
-    """Where the next unit begins."""
+    """Position of the next unit."""
     flaws: tuple[FlawCount, ...] = ()
     """Flaws on the way."""
 
@@ -80,7 +80,7 @@ class Parts:
 
     @property
     def progress(self) -> Progress:
-        """How far the finished units reach."""
+        """End of the finished units."""
         return self.units[-1].after if self.units else Progress()
 
     def flaws(self, files: Sequence[InputFile]) -> Flaws:
@@ -91,7 +91,7 @@ class Parts:
         return flaws
 
     def open(self) -> None:
-        """Take up what an earlier call of the same job left whole, and remove what it, or another job, left besides.
+        """Resume from the finished units of an earlier call of the same job, and remove what else a job left.
 
         Raises:
             UserError: when something lies there that no job wrote.

@@ -48,9 +48,9 @@ class Metric(Config):
     target: float | None = None
     """No trial begins once one has reached this."""
     impute: str = ""
-    """Of method bayes."""
+    """Option of method bayes."""
     impute_while_running: str | bool = ""
-    """Of method bayes."""
+    """Option of method bayes."""
 
     def reached(self, value: float | None) -> bool:
         """Whether a trial's metric is as good as the target, if there is one."""
@@ -75,7 +75,7 @@ class SweepFile(Config):
     run_cap: int | None = Field(None, gt=0)
     """Most trials."""
     early_terminate: dict[str, Any] | None = None
-    """Of W&B's agent; here every trial runs to its end."""
+    """Option of W&B's agent; here every trial runs to its end."""
 
     @field_validator("command", mode="before")
     @classmethod

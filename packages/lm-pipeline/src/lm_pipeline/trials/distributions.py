@@ -38,7 +38,7 @@ class Parameter(Config):
     values: tuple[Value, ...] | None = Field(None, min_length=1)
     """One of these."""
     probabilities: tuple[float, ...] | None = None
-    """Of the values, for draws."""
+    """Probabilities of the values, for random draws."""
     min: int | float | None = None
     """Lowest of a range, or its exponent."""
     max: int | float | None = None
@@ -127,7 +127,7 @@ class Parameter(Config):
 
     @property
     def grid(self) -> "Grid | None":
-        """All that it may be, in order; None for what W&B's grids do not take."""
+        """All its values, in order; None for distributions that W&B's grids do not take."""
         if self.kind == "constant":
             return Grid(1, lambda _: self.value)
         if self.kind == "categorical" and self.values is not None and self.probabilities is None:

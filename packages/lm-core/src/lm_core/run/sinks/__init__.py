@@ -1,1 +1,1 @@
-"""Where records go beside `metrics.jsonl`: the console, TensorBoard, Weights & Biases."""
+"""Sinks of records besides `metrics.jsonl`: the console, TensorBoard, Weights & Biases."""

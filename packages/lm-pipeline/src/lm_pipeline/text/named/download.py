@@ -40,7 +40,7 @@ class RemoteFile:
 
     name: str
     urls: tuple[str, ...]
-    """Where it is, the best place first."""
+    """Its URLs, the best first."""
     known_hash: str
     """As pooch spells it: `sha256:`, `sha1:` or `md5:`, then the hexadecimal digits."""
     size: int
@@ -49,13 +49,13 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Patience:
-    """How long, and how often, to try one source. Times are in seconds."""
+    """Timeouts and retries of one source. Times are in seconds."""
 
     attempts: int = 4
     first_delay: float = 1.0
     """The pause before the second attempt; each further one is twice as long."""
     silence: float = 30.0
-    """How long a server may say nothing."""
+    """Time without an answer after which a server counts as silent."""
     slow_seconds: float = 60.0
     slow_bytes: int = 100_000
     """A server that sends less than this in `slow_seconds` counts as silent."""
@@ -123,7 +123,7 @@ def write_failure(error: OSError, path: Path) -> UserError:
 
 
 def _try_source(url: str, file: RemoteFile, folder: Path, say: Callable[[str], None], patience: Patience) -> str | None:
-    """Have the file from one source. Returns why not, or None."""
+    """Download the file from one source. Returns why that failed, or None."""
     import pooch
     from requests import RequestException
     from urllib3.exceptions import HTTPError

@@ -36,7 +36,7 @@ class DatasetFiles:
 
     dataset: Dataset
     spans: Mapping[Split, Span]
-    """Where each split is."""
+    """Location of each split."""
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -44,7 +44,7 @@ class DatasetFiles:
         return tuple(dict.fromkeys(span.path for span in self.spans.values()))
 
     def size(self, split: Split) -> int:
-        """How many bytes a split has."""
+        """Size of a split in bytes."""
         return self.spans[split].stop - self.spans[split].start
 
     def read(self, split: Split) -> bytes:

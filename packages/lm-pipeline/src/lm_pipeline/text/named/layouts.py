@@ -1,4 +1,4 @@
-"""Where a person's own copy of a dataset is: by name in a folder, or a file that was pointed at."""
+"""Search for a user's own copy of a dataset: by name in a folder, or a given file."""
 
 from pathlib import Path
 

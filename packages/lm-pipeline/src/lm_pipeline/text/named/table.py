@@ -45,9 +45,9 @@ class Dataset:
     archives: tuple[str, ...]
     """Common names of copies of the archive."""
     folders: tuple[str, ...]
-    """In which folders such an archive unpacks, beside the dataset's own name."""
+    """Folders in such an archive, besides the dataset's own name."""
     hub_folders: tuple[str, ...] = ()
-    """In which folders the Hugging Face Hub has it as parquet, the published edition first; none: it has not."""
+    """Folders of its parquet files on the Hugging Face Hub, the published edition first; empty if there are none."""
 
 
 def _layouts(*patterns: str) -> tuple[tuple[str, ...], ...]:
