@@ -175,7 +175,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         run = args.run or Path(scratch) / "quick_start"
         if not args.run:
-            subprocess.run([sys.executable, *quick_start(), "--save_dir", str(run)], cwd=ROOT, check=True)
+            subprocess.run([sys.executable, *quick_start(), "--save_dir", str(run)], cwd=ROOT, check=False)
+        if not (run / "report.html").is_file():
+            parser.error(f"{run} has no report.html: give the folder of a run that has ended")
         page = (run / "report.html").read_text(encoding="utf-8")
     (PICTURES / "report.svg").write_text(report(page), encoding="utf-8")
 
