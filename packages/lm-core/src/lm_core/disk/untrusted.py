@@ -104,7 +104,7 @@ def append_regular(path: Path, data: bytes) -> None:
     """Add to the end of a file, which is made where it is missing. One that has another name as well is copied first.
 
     Raises:
-        OSError: when it cannot be written, or is a link or no regular file.
+        OSError: when it cannot be written, or is a link or not a regular file.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
     descriptor = os.open(path, flags, 0o644)
