@@ -50,6 +50,7 @@ def test_attention_takes_positions_and_shifted_ones_change_nothing(kernels: Modu
 def test_a_module_has_a_type_of_its_own_and_computes_in_that_of_its_input(
     kernels: ModuleType, dtype: torch.dtype
 ) -> None:
+    torch.manual_seed(0)
     modules = [
         Linear(8, 8, kernels=kernels, dtype=dtype),
         RMSNorm(8, kernels=kernels, dtype=dtype),

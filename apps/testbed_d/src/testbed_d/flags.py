@@ -39,8 +39,8 @@ class Flags(Config):
     """Optimizer: Kourkoutas-beta or Adam."""
     adam_beta2: float = Field(0.999, ge=0, lt=1)
     """Adam's beta2."""
-    eval_every: int = Field(2000, gt=0)
-    """Evaluate every so many steps, and at the first and the last."""
+    eval_every: int = Field(2000, ge=0)
+    """Evaluate every so many steps, and at the first and the last; 0: at these alone."""
     layer_bucket: Literal["global", "shape", "per-array"] = "global"
     """Which parameters share a K-beta beta2."""
     compile: bool = False
@@ -88,8 +88,8 @@ class Flags(Config):
     override its config."""
     save_every: int = Field(1000, ge=0)
     """Save a checkpoint every so many steps; 0: only at the end and on Ctrl-C."""
-    log_every: int = Field(20, gt=0)
-    """Log training metrics every so many steps."""
+    log_every: int = Field(20, ge=0)
+    """Log training metrics every so many steps, and at the first; 0: there alone."""
     sample: int = Field(200, ge=0)
     """Characters to sample at the end."""
     kbeta_bias_correction: Literal["none", "beta2max", "exact"] = "beta2max"

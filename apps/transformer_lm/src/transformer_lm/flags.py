@@ -69,10 +69,10 @@ class Flags(Config):
     """For samples and --inference: below 1 likely tokens get likelier; 0 is greedy."""
     sample_tokens: int = Field(50, ge=0)
     """Length of the sample written at each save, in tokens; 0: none."""
-    steps_per_report: int = Field(10, gt=0)
-    """Steps between training records."""
-    steps_per_eval: int = Field(1000, gt=0)
-    """Steps between validations, each over the whole split."""
+    steps_per_report: int = Field(10, ge=0)
+    """Steps between training records; 0: the first step alone."""
+    steps_per_eval: int = Field(1000, ge=0)
+    """Steps between validations, each over the whole split; 0: none."""
     steps_per_save: int = Field(1000, ge=0)
     """Steps between checkpoints; 0: only at the end, and on Ctrl-C."""
     keep: int = Field(2, gt=0)
