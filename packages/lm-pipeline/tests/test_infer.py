@@ -384,13 +384,13 @@ def test_a_folder_without_a_tokenizer_needs_one_named(
         ("--checkpoint run", "output: give a folder to write"),
         ("--checkpoint none --output x", "checkpoint: there is no folder none"),
         ("--checkpoint run --output tok", "tok holds "),
-        ("--checkpoint characters --output x", "a tokenizer of the kind 'characters' has no tokenizer.json to export"),
+        ("--checkpoint words --output x", "a tokenizer of the kind 'words' has no tokenizer.json to export"),
     ],
 )
 def test_a_mistake_in_an_export_is_one_line(
     told: Told, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], flags: str, said: str
 ) -> None:
-    save_run(folder / "characters", train_tokenizer("characters", ["abc"]))
+    save_run(folder / "words", train_tokenizer("words", ["a b c"]))
     (folder / "mine").mkdir()
     (folder / "mine/notes.txt").write_text("mine")
     monkeypatch.setattr("sys.argv", ["export", *flags.replace("--output tok", "--output mine").split()])
