@@ -25,13 +25,14 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     assert (facts.tokens, facts.bytes, facts.documents, facts.eos_id, facts.vocab_size) == (3, 17, 1, 299, 300)
 
 
+@pytest.mark.parametrize("trials", [300, pytest.param(10_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["x.npy", "x.npy.json"])
-def test_a_flipped_bit_is_noticed_or_changes_nothing(tmp_path: Path, name: str) -> None:
+def test_a_flipped_bit_is_noticed_or_changes_nothing(tmp_path: Path, name: str, trials: int) -> None:
     path = write(tmp_path / "x.npy", [7] * 300)
     good, target = TokenFile.open(path), tmp_path / name
     facts, data = good.facts, target.read_bytes()
     draw = random.Random(0)
-    for _ in range(300):
+    for _ in range(trials):
         position, bit = draw.randrange(len(data)), draw.randrange(8)
         damaged = bytearray(data)
         damaged[position] ^= 1 << bit

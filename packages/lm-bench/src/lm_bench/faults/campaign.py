@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from lm_bench.faults.bench import Bench
-from lm_bench.faults.damage import flipped_and_cut
+from lm_bench.faults.damage import damaged
 from lm_bench.faults.every_step import resumed_everywhere
 from lm_bench.faults.kills import asked_to_stop, asked_twice, killed_in_a_row, killed_once
 from lm_bench.faults.malice import malicious
@@ -28,7 +28,7 @@ ROWS: Mapping[str, tuple[Callable[[Bench, Row], None], str]] = {
     "interrupt": (asked_to_stop, "SIGINT or SIGTERM: saves, exits 0"),
     "second": (asked_twice, "a second SIGINT or SIGTERM"),
     "steps": (resumed_everywhere, "resumed at every step"),
-    "damage": (flipped_and_cut, "flipped bits, cuts, swapped files"),
+    "damage": (damaged, "flipped bits, cuts, swapped files"),
     "poison": (poisoned, "NaN and infinity"),
     "places": (surroundings, "read-only, size limit, two processes, wrong clock"),
     "malice": (malicious, "malicious files"),

@@ -10,9 +10,9 @@ from lm_core.run.checkpoint import Checkpoint, Checkpoints
 from lm_core.run.folder import RunFolder
 from lm_core.run.log import TIMING_FIELDS, read_records
 
-_OF_THE_COURSE = {"parent", "log"}
-"""Facts that say how a run came here, and when: one that was interrupted saved at other steps, and its records, which
-are compared without their times, have other ones."""
+_OF_THE_COURSE = {"parent"}
+"""Facts that say how a run came here: one that was interrupted saved at other steps. The digest of its records, `log`,
+holds no times, so it is that of the uninterrupted run."""
 
 
 @dataclass(frozen=True)
