@@ -126,7 +126,8 @@ class Checkpoints:
         sha1 = _sha1(weights_file)
         text = json.dumps({**facts, "weights": sha1, "format": FORMAT}, sort_keys=True, allow_nan=False)
         state = contiguous(optimizer_state)
-        metadata_file = safetensors_parts(state, {"facts": text, "digest": _digest(text, state), "format": str(FORMAT)})
+        header = {"facts": text, "facts_sha1": _sha1([text.encode()]), "digest": _digest(text, state)}
+        metadata_file = safetensors_parts(state, {**header, "format": str(FORMAT)})
         path = self.folder / f"{sha1}.metadata"
         write_whole(path.with_suffix(".safetensors"), *weights_file)
         write_whole(path, *metadata_file)
@@ -307,6 +308,9 @@ def _metadata(path: Path, *, whole: bool) -> tuple[tuple[str, str], bytes]:
         header = read_header(file)["__metadata__"]
         facts, digest = header["facts"], header["digest"]
         _check_format(path, header, facts)
+        # A header alone must not lie either: what it says of the step decides which checkpoint is the newest.
+        if int(header.get("format", 1)) > 1 and header["facts_sha1"] != _sha1([facts.encode()]):
+            raise DamagedError(f"{path.name} is not what was written")
         if whole:
             _check_memory(path, file)
         file.seek(0)
