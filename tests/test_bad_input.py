@@ -170,4 +170,4 @@ def test_a_run_is_resumed_from_another_folder_and_says_when_its_text_has_changed
     assert "text is not the one" not in capsys.readouterr().err
     (folder / "good.txt").write_text(GOOD[::-1])
     assert run(monkeypatch, "--save_dir ../run --resume --steps 8") == 0
-    assert "note: the text is not the one this run started with" in capsys.readouterr().err
+    assert "note: text holds other data than the run was trained on" in capsys.readouterr().err

@@ -74,5 +74,13 @@ def test_a_resume_may_not_read_other_windows(app: ModuleType) -> None:
         app.run(["--resume", "--batch", "4"])
 
 
+def test_a_text_that_was_edited_is_another_one(app: ModuleType) -> None:
+    app.run(f"{SMALL} --steps 3".split())
+    with Path("text.txt").open("a") as file:
+        file.write("over\n")
+    with pytest.raises(UserError, match=r"text is \w{12} in the run and \w{12} here: this is fixed"):
+        app.run(["--resume", "--steps", "4"])
+
+
 def test_every_flag_has_a_place_in_the_policy(app: ModuleType) -> None:
     assert app.POLICY.problems(app.Flags) == []

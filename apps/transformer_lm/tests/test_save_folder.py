@@ -138,7 +138,7 @@ def test_a_run_without_a_checkpoint_is_passed_over_for_the_newest_that_has_one(f
         said = list[str]()
         found = folder.find(identifier, said.append)
         assert found is not None
-        assert (found.run.path, found.goes_on) == (first.path, True)
+        assert (found.run.path, found.is_resumed) == (first.path, True)
         assert said == (["note: 002-ptb is newer and has no checkpoint: skipped"] if not identifier else [])
 
 
@@ -158,7 +158,7 @@ def test_a_run_that_is_a_link_goes_on_as_a_run_of_its_own(folder: SaveFolder, tm
     run.path.symlink_to(tmp_path / "elsewhere")
     found = folder.find("", pytest.fail)
     assert found is not None
-    assert (found.newest, found.goes_on) == (True, False)
+    assert (found.newest, found.is_resumed) == (True, False)
 
 
 def test_a_folder_of_datasets_that_is_a_link_out_is_refused(folder: SaveFolder, tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_of_two_copies_of_a_checkpoint_the_whole_one_is_taken(folder: SaveFolder
     (second.checkpoints / f"{name}.safetensors").write_bytes(b"torn")
     found = folder.find(name[:8], lambda _: None)
     assert found is not None
-    assert (found.run.path, found.goes_on) == (first.path, False)
+    assert (found.run.path, found.is_resumed) == (first.path, False)
 
 
 def test_a_series_of_runs_holds_folders_that_share_their_data(tmp_path: Path) -> None:

@@ -61,8 +61,9 @@ def resumed(before: dict[str, Any], now: dict[str, Any], known: dict[str, Any]) 
     return resumed_as(POLICY, Whole.parse(before), Whole.parse(now), checkpoint, "leave it out")
 
 
-def base_of(folder: RunFolder, known: dict[str, Any] | None, *, goes_on: bool = True) -> dict[str, Any]:
-    return recorded(Whole, POLICY, folder, known, goes_on=goes_on).base
+def base_of(folder: RunFolder, known: dict[str, Any] | None, *, resumed: bool = True) -> dict[str, Any]:
+    checkpoint = Checkpoint(Path("x"), {}, {}, known) if known else None
+    return recorded(Whole, POLICY, folder, checkpoint, resumed=resumed).base
 
 
 @pytest.fixture
@@ -140,7 +141,7 @@ def test_a_change_that_no_checkpoint_has_yet_is_part_of_the_base(folder: RunFold
     assert flat(base_of(folder, facts())) == values_of(
         Whole.parse({"inner": {"steps": 20}, "log_every": 1, "text": "x"})
     )
-    assert base_of(folder, facts(), goes_on=False)["inner"]["steps"] == 10
+    assert base_of(folder, facts(), resumed=False)["inner"]["steps"] == 10
     assert base_of(folder, facts(step=8))["inner"]["steps"] == 10, "a later checkpoint knows all"
     assert base_of(folder, facts(step=4))["inner"]["steps"] == 20, "an older one has to be used instead"
 

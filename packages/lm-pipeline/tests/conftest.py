@@ -17,7 +17,6 @@ from lm_core.run.folder import RunFolder
 from lm_core.run.plan import Plan
 from lm_core.run.state import RunState
 from lm_pipeline.commands import infer, make_data, train, train_tokenizer
-from lm_pipeline.commands.train_config import TrainConfig
 from lm_pipeline.tokens.config import MakeDataConfig
 from lm_tokenizer import Tokenizer
 
@@ -114,7 +113,7 @@ def planned() -> Callable[..., Plan]:
         plans = list[Plan]()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(session, "run", lambda plan, _folder: plans.append(plan))
-            train.train(train.parse_train(TrainConfig, "train", flags))
+            train.train(flags)
         plans[0].check_fits()
         return plans[0]
 

@@ -18,6 +18,7 @@ from lm_core.run.plan import Plan
 from lm_pipeline.commands import train
 from lm_pipeline.commands.train_config import TrainConfig
 from lm_pipeline.commands.train_plan import folder_of, plan_run
+from lm_pipeline.commands.train_resume import POLICY
 from lm_pipeline.saved_model import newest_run
 from lm_pipeline.training import has_tokenizer
 from lm_tokenizer import Tokenizer
@@ -64,7 +65,7 @@ def plan_of(**values: Any) -> Plan:
 
 
 def start(plan: Plan) -> None:
-    with session.opened(RUN, resume=False):
+    with session.opened(RUN, TrainConfig, POLICY, resume=False):
         session.run(plan, RUN, backend=cast("Backend", Bare()))
 
 
@@ -185,4 +186,4 @@ def test_a_newer_run_folder_is_refused_by_its_version(workplace: Path) -> None:
     config = workplace / "run/config.toml"
     config.write_text("# run folder, format 9\n[[what = nobody]]\n")
     with pytest.raises(UserError, match="run is a run folder of format 9, made by a newer version"):
-        train.parse_train(TrainConfig, "train", ["--resume", "--save_dir", "run"])
+        train.train(["--resume", "--save_dir", "run"])

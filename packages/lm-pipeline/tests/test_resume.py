@@ -209,7 +209,7 @@ def test_a_complete_run_says_so_and_stays_as_it_is(
     (workplace / "run/result.json").write_text(f'{{"step": {STEPS}}}')
     before = files()
     for words in ([], ["--training.max_steps", "30"], ["--schedule.peak_lr", "1.0"]):
-        train.train(train.parse_train(TrainConfig, "train", ["--resume", "--save_dir", "run", *words]))
+        train.train(["--resume", "--save_dir", "run", *words])
         said = capsys.readouterr()
         assert said.err == "run is complete at step 60; nothing was changed\n"
         assert said.out.startswith("report: run/report.html\n")

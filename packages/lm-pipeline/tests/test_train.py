@@ -115,7 +115,7 @@ def refusal(run_train: Run, workplace: Path, capsys: pytest.CaptureFixture[str])
         ("--init_from none", "init_from: there is no folder none"),
         ("--init_from tok", "init_from: tok is neither a run folder"),
         ("--resume", "--resume: there is no run under runs/transformerlm"),
-        ("--resume --save_dir tok", "--resume: tok holds no run"),
+        ("--resume --save_dir tok", "tok holds no run to resume"),
         ("--save_dir", "--save_dir"),
     ],
 )
@@ -278,7 +278,7 @@ def test_the_state_of_another_optimizer_is_refused(
 
 def test_other_token_files_are_said(begun: Plan, resumed: Planned) -> None:
     notes = resumed("--data.train", "tokens/validation.npy").notes
-    assert "note: data.train is not the token file that this run started with" in notes
+    assert "note: data.train holds other data than the run was trained on" in notes
 
 
 @pytest.mark.parametrize("damage", ["other", "gone"])

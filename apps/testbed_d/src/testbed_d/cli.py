@@ -12,13 +12,12 @@ from lm_core.cli import parse_flags
 from lm_core.errors import UserError, exit_code_of
 from lm_core.run import session
 from lm_core.run.folder import RunFolder, new_run, newest_run
-from lm_core.run.resume import recorded
 from lm_core.run.seeds import for_each_seed
 from lm_core.terminal import say
 from lm_pipeline.training import next_steps_of_seeds
 from testbed_d.flags import Flags
 from testbed_d.resume_policy import POLICY
-from testbed_d.workload import COMMAND, plan, resumed
+from testbed_d.workload import COMMAND, plan, schedule_of
 
 PROGRAM = "testbed_d"
 ROOT = Path("runs") / "testbed_d"
@@ -33,15 +32,11 @@ def run(argv: Sequence[str]) -> None:
     """One run, new or resumed."""
     flags = parse_flags(Flags, COMMAND, argv)
     folder = run_folder(flags)
-    with session.opened(folder, resume=flags.resume) as checkpoint:
-        if not flags.resume:
-            session.run(plan(flags, folder, argv), folder)
-            return
-        known = recorded(Flags, POLICY, folder, checkpoint.facts if checkpoint else None)
-        if known.doubt:
-            say(known.doubt)
-        made = plan(parse_flags(Flags, COMMAND, argv, known.base), folder, argv)
-        session.run(resumed(made, known.before, checkpoint) if checkpoint else made, folder)
+    with session.opened(folder, Flags, POLICY, resume=flags.resume) as known:
+        if known:
+            flags = parse_flags(Flags, COMMAND, argv, known.base)
+        made = plan(flags, folder, argv)
+        session.run(made.resumed(known, schedule_of) if known else made, folder)
 
 
 def run_folder(flags: Flags, root: Path = ROOT) -> RunFolder:

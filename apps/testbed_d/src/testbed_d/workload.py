@@ -5,9 +5,7 @@ Flags -> text -> tokenizer -> ids -> (train, validation) -> batches -> Plan
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from shlex import join
 
 from lm_core.backend import default_backend
 from lm_core.config import (
@@ -23,8 +21,7 @@ from lm_core.config import (
 )
 from lm_core.data.batches import LengthRule, RandomWindows, frozen_batch
 from lm_core.errors import UserError
-from lm_core.run.about import command_line
-from lm_core.run.checkpoint import Checkpoint
+from lm_core.run.about import command_line, resume_line
 from lm_core.run.folder import RunFolder
 from lm_core.run.plan import Plan
 from lm_pipeline.text.one_file import read_text, split, standard_library_text
@@ -61,7 +58,7 @@ def plan(flags: Flags, folder: RunFolder, argv: Sequence[str] = ()) -> Plan:
         config=flags.model_copy(update={"text": str(Path(flags.text).resolve()) if flags.text else ""}),
         policy=POLICY,
         command=command_line(COMMAND, argv),
-        resume_command=join([*COMMAND.split(), "--save_dir", str(folder.path), "--resume"]),
+        resume_command=resume_line(COMMAND, folder.path, "--resume"),
         backend=flags.backend,
         seed=flags.seed,
         model=model,
@@ -93,6 +90,7 @@ def plan(flags: Flags, folder: RunFolder, argv: Sequence[str] = ()) -> Plan:
         data=f"{Path(flags.text).name if flags.text else 'standard library'}, {len(text):,} characters",
         training_tokens=len(train),
         metadata={"text": hashlib.sha1(text.encode()).hexdigest()},
+        content={"text": "text"},
         tokenizer=tokenizer,
         has_tokenizer=has_tokenizer(folder, tokenizer),
         notes=_notes(flags, len(text)),
@@ -102,18 +100,6 @@ def plan(flags: Flags, folder: RunFolder, argv: Sequence[str] = ()) -> Plan:
         ),
         next_steps=next_steps(model, tokenizer),
     )
-
-
-def resumed(made: Plan, before: Flags, checkpoint: Checkpoint) -> Plan:
-    """The plan of a run that is resumed from a checkpoint, which was saved with other flags or the same.
-
-    Raises:
-        UserError: when a flag differs that must not.
-    """
-    was, now = checkpoint.facts["text"], made.metadata["text"]
-    of_run = made.resumed(checkpoint, before, schedule_of(before), ({"text": was[:12]}, {"text": now[:12]}))
-    other = ["note: the text is not the one this run started with"] if was != now else []
-    return replace(of_run, notes=[*other, *of_run.notes])
 
 
 def _check(flags: Flags) -> None:

@@ -82,8 +82,6 @@ def _train(argv: Sequence[str], flags: Flags, folder: SaveFolder) -> None:
     found = None if flags.new_model else _find(folder, flags.identifier)
     known = _known(found) if found else None
     if found and known:
-        if known.doubt:
-            say(known.doubt)
         flags = parse_flags(Flags, COMMAND, argv, known.base)
         if found.checkpoint:
             POLICY.check(known.before.of_run, flags.of_run, f"{found.name}: {ADVICE}")
@@ -98,14 +96,14 @@ def _train(argv: Sequence[str], flags: Flags, folder: SaveFolder) -> None:
     if flags.gpu:
         _describe(load_backend(flags.backend), flags)
     corpus = load_corpus(flags.dataset, flags.data_dir, tokenizer or flags.tokenizer, folder.data, say)
-    made = plan(flags, corpus, str(folder.path), argv)
+    made = plan(flags, corpus, folder.path, argv)
     if not (found and known and checkpoint):
         if found:
             say(f"{found.name}: starting again at step 0, as a new run")
         session.run(made, partial(_start, folder, None, flags, made))
         return
-    made = resumed(made, flags, known.before, checkpoint)
-    if found.goes_on:
+    made = resumed(made, known)
+    if found.is_resumed:
         session.run(made, found.run)
         return
     made.check_fits()
@@ -143,8 +141,7 @@ def _find(folder: SaveFolder, identifier: str, *, saved: bool = False) -> Found 
 
 
 def _known(found: Found) -> Recorded[Flags]:
-    facts = found.checkpoint.facts if found.checkpoint else None
-    return recorded(Flags, POLICY, found.run, facts, goes_on=found.goes_on)
+    return recorded(Flags, POLICY, found.run, found.checkpoint, resumed=found.is_resumed)
 
 
 def _describe(backend: Backend, flags: Flags) -> str:

@@ -54,7 +54,7 @@ class Found:
         return f"checkpoint {name} of {self.run.path} (step {step:,})"
 
     @property
-    def goes_on(self) -> bool:
+    def is_resumed(self) -> bool:
         """Whether the run itself is resumed. One without a checkpoint, or elsewhere by a link, is left as it is."""
         return self.newest and self.checkpoint is not None and not self.run.path.is_symlink()
 

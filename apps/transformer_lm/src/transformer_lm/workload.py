@@ -4,15 +4,14 @@ Flags, Corpus --plan--> Plan --resumed--> Plan of a resumed run
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
-from shlex import join
+from pathlib import Path
 
 from lm_core.config import AdamWConfig, LoopConfig, ModelConfig, SamplingConfig, ScheduleConfig, StepConfig
-from lm_core.data.batches import Origin, SequentialWindows, ShuffledWindows
+from lm_core.data.batches import SequentialWindows, ShuffledWindows
 from lm_core.errors import UserError
-from lm_core.run.about import command_line
-from lm_core.run.checkpoint import Checkpoint
+from lm_core.run.about import command_line, resume_line
 from lm_core.run.plan import Plan
+from lm_core.run.resume import Recorded
 from lm_pipeline.tokens.named import Corpus
 from lm_pipeline.training import bytes_of_targets, next_steps, sample_of
 from lm_tokenizer.errors import TokenizerError
@@ -57,7 +56,7 @@ def schedule_of(flags: Flags) -> ScheduleConfig:
     return ScheduleConfig(peak_lr=flags.learning_rate, warmup_steps=flags.lr_warmup)
 
 
-def plan(flags: Flags, corpus: Corpus, save_dir: str, argv: Sequence[str] = ()) -> Plan:
+def plan(flags: Flags, corpus: Corpus, save_dir: Path, argv: Sequence[str] = ()) -> Plan:
     """Decide a run in a save folder; `argv` is what was typed, for the report.
 
     Raises:
@@ -80,7 +79,7 @@ def plan(flags: Flags, corpus: Corpus, save_dir: str, argv: Sequence[str] = ()) 
         config=flags.of_run,
         policy=POLICY,
         command=command_line(COMMAND, argv),
-        resume_command=join([*COMMAND.split(), "--save_dir", save_dir]),
+        resume_command=resume_line(COMMAND, save_dir),
         backend=flags.backend,
         seed=flags.seed,
         model=model,
@@ -104,6 +103,7 @@ def plan(flags: Flags, corpus: Corpus, save_dir: str, argv: Sequence[str] = ()) 
             "data": {"name": flags.dataset, "text": corpus.text},
             "batches": {"seed": flags.seed, "batch_size": flags.batch_size, "seq_len": length},
         },
+        content={"data_dir": "data.text"},
         tokenizer=tokenizer,
         has_tokenizer=True,  # a run's folder appears with it, or never
         bytes_of=None if of_words else bytes_of_targets(tokenizer),
@@ -130,19 +130,13 @@ def _line_end(corpus: Corpus) -> list[int]:
     return ids or [int(corpus.splits["train"].tokens[0])]
 
 
-def resumed(made: Plan, flags: Flags, before: Flags, checkpoint: Checkpoint) -> Plan:
-    """The plan of a run that is resumed from a checkpoint, which was saved with the flags `before`.
+def resumed(made: Plan, known: Recorded[Flags]) -> Plan:
+    """The plan of a run that is resumed.
 
     Raises:
         UserError: when a flag differs that must not.
     """
-    facts, known, text = checkpoint.facts, checkpoint.facts["data"]["text"], made.metadata["data"]["text"]
-    content = {"data_dir": str(known)[:12]}, {"data_dir": text[:12]}
-    run = made.resumed(checkpoint, before.of_run, schedule_of(before), content, ADVICE)
-    assert isinstance(run.batches, ShuffledWindows)
-    # The checkpoints of before have the batch size, and not the flags.
-    size = before.batch_size if "config" in facts else facts.get("batches", {}).get("batch_size", before.batch_size)
-    per_epoch = run.batches.per_epoch if known != text else None
-    origin = Origin(**facts.get("origin", {})).moved(checkpoint.step, size, flags.batch_size, per_epoch)
-    other = [f"note: {flags.dataset} is another text than the one that this run started with"] * (known != text)
-    return replace(run, batches=replace(run.batches, origin=origin), notes=[*other, *run.notes])
+    facts, size = known.checkpoint.facts if known.checkpoint else {}, known.before.batch_size
+    if "config" not in facts:  # older checkpoints have the batch size, and not the flags
+        size = facts.get("batches", {}).get("batch_size", size)
+    return made.resumed(known, schedule_of, advice=ADVICE, batch_size=size)

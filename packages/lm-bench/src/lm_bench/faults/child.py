@@ -22,6 +22,7 @@ from lm_core.run.plan import Plan
 from lm_core.run.resume import Policy
 
 EVAL_EVERY = 10
+POLICY = Policy(refused="", recorded="", no_effect="", call="")
 
 
 class ChildConfig(Config):
@@ -45,7 +46,8 @@ def run(trial: Trial) -> None:
     """Train in the folder, or resume there."""
     prepare(trial)
     folder = RunFolder(Path(trial.folder))
-    with session.opened(folder, resume=folder.holds_run()) as checkpoint:
+    with session.opened(folder, ChildConfig, POLICY, resume=folder.holds_run()) as known:
+        checkpoint = known.checkpoint if known else None
         plan = replace(plan_of(trial), checkpoint=checkpoint, has_tokenizer=folder.tokenizer.exists())
         backend = Poisoning(load_backend(trial.backend), trial)
         session.run(plan, folder, backend=backend, interrupts=Interrupts(echo=0))
@@ -56,7 +58,7 @@ def plan_of(trial: Trial) -> Plan:
     corpus = data()
     return Plan(
         config=ChildConfig(backend=trial.backend),
-        policy=Policy(refused="", recorded="", no_effect="", call=""),
+        policy=POLICY,
         command="child",
         resume_command="child",
         backend=trial.backend,

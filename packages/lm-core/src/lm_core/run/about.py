@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Self
 
 from lm_core.config import Config, OptimizerConfig
@@ -47,6 +48,11 @@ class About(Config):
 def command_line(program: str, argv: Sequence[str]) -> str:
     """A command as a shell takes it; `program` may be several words."""
     return " ".join([program, shlex.join(argv)]).strip()
+
+
+def resume_line(program: str, folder: Path, *flags: str) -> str:
+    """The command that resumes the run in a folder, by a `save_dir` flag and others, as a shell takes it."""
+    return command_line(program, ["--save_dir", str(folder), *flags])
 
 
 def optimizer_line(config: OptimizerConfig) -> str:

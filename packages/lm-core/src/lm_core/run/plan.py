@@ -6,11 +6,11 @@ an app's config --its translation--> Plan --session.run--> run folder
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 from lm_core.backend import NumpyArrays, Trainer
 from lm_core.config import Config, LoopConfig, ModelConfig, OptimizerConfig, ScheduleConfig, StepConfig
-from lm_core.data.batches import Batch, Batches, ShuffledWindows
+from lm_core.data.batches import Batch, Batches, Origin, ShuffledWindows
 from lm_core.errors import UserError
 from lm_core.file_names import toml_document
 from lm_core.model.init import initial_arrays
@@ -19,9 +19,12 @@ from lm_core.model.parameters import check_fit, parameter_table
 from lm_core.optim import state_shapes
 from lm_core.run.checkpoint import Checkpoint
 from lm_core.run.evaluation import BytesOf
-from lm_core.run.resume import History, Policy, Values, rate_change, resumed_as
+from lm_core.run.resume import History, Policy, Recorded, Values, flat, rate_change, resumed_as
 from lm_core.run.sinks.sink import Sink
 
+_SHOWN = 12
+"""Letters of a hash in a history."""
+C = TypeVar("C", bound=Config)
 Sinks = Callable[[Path, int], list[Sink]]
 """Opens where else records go: takes the run folder and the step that the run starts or is resumed from."""
 
@@ -85,6 +88,8 @@ class Plan:
     """Tokens in the training text."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """Further metadata of the checkpoints."""
+    content: Mapping[str, str] = field(default_factory=dict)
+    """Keys of the config that name data, which counts by its content: key -> dotted key of its hash in `metadata`."""
     tokenizer: RunTokenizer
     has_tokenizer: bool = False
     """Whether the run folder holds the tokenizer already."""
@@ -111,28 +116,50 @@ class Plan:
 
     def resumed(
         self,
-        checkpoint: Checkpoint,
-        before: Config,
-        schedule: ScheduleConfig,
-        content: tuple[Values, Values] = ({}, {}),
+        known: Recorded[C],
+        schedule_of: Callable[[C], ScheduleConfig],
+        *,
         advice: str = "this is fixed for a run: leave it out, or start another run",
+        batch_size: int | None = None,
     ) -> Self:
-        """The plan of a run that is resumed from a checkpoint, with what that changes.
+        """The plan of a run that is resumed, with what that changes; the same plan where nothing was saved.
+
+        Shuffled windows are counted on from those that the run has read; those of other data start with an epoch.
 
         Args:
-            checkpoint: what is resumed.
-            before: the config that it was saved with.
-            schedule: the learning rate over the run of that config.
-            content: see `resumed_as`.
+            known: the run, as `lm_core.run.session.opened` gives it.
+            schedule_of: the learning rate over the run of a config.
             advice: what to do about a change that is refused.
+            batch_size: rows per step before, where a resume may change them.
 
         Raises:
             UserError: when a key differs that must not.
         """
-        history = resumed_as(self.policy, before, self.config, checkpoint, advice, content)
-        rate = rate_change(schedule, self.schedule, checkpoint.step, self.loop.max_steps)
-        notes = [*self.notes, *history.lines(), *([rate] if rate else [])]
-        return replace(self, checkpoint=checkpoint, history=history, notes=notes)
+        checkpoint = known.checkpoint
+        if checkpoint is None:
+            return self
+        was, now = self._hashes(checkpoint.facts)
+        history = resumed_as(self.policy, known.before, self.config, checkpoint, advice, (was, now))
+        rate = rate_change(schedule_of(known.before), self.schedule, checkpoint.step, self.loop.max_steps)
+        other = [f"note: {key} holds other data than the run was trained on" for key in now if now[key] != was[key]]
+        notes = [*self.notes, *other, *history.lines(), *([rate] if rate else [])]
+        batches = self.batches
+        if isinstance(batches, ShuffledWindows):
+            origin = Origin(**(checkpoint.facts.get("origin") or {})).moved(
+                checkpoint.step,
+                batches.batch_size if batch_size is None else batch_size,
+                batches.batch_size,
+                batches.per_epoch if other else None,
+            )
+            batches = replace(batches, origin=origin)
+        return replace(self, checkpoint=checkpoint, history=history, notes=notes, batches=batches)
+
+    def _hashes(self, facts: Mapping[str, Any]) -> tuple[Values, Values]:
+        """Hashes of the data, in a checkpoint and here, by key; data without one there counts by its path."""
+        was, now = flat(facts), flat(self.metadata)
+        known = {key: place for key, place in self.content.items() if place in was}
+        old, new = ({key: str(of[place])[:_SHOWN] for key, place in known.items()} for of in (was, now))
+        return old, new
 
     @property
     def memory(self) -> Memory:

@@ -19,6 +19,7 @@ from lm_core.run.checkpoint import Checkpoint
 from lm_core.run.folder import RunFolder, upgraded
 from lm_core.run.log import RESUME, RunLog, read_records
 from lm_core.schedules import learning_rate
+from lm_core.terminal import say
 
 Decision = Literal["refused", "recorded", "no effect", "call"]
 Values = Mapping[str, Any]
@@ -190,49 +191,55 @@ def resumed_as(
 
 @dataclass(frozen=True)
 class Recorded(Generic[C]):
-    """The config of a run that is resumed."""
+    """The run that is resumed: its checkpoint, and its config."""
 
+    checkpoint: Checkpoint | None
+    """None where nothing was saved."""
     base: dict[str, Any]
     """Config under the flags, as tables: the checkpoint's, with the changes that it lacks."""
     before: C
     """Config that the checkpoint was saved with."""
-    doubt: str | None
-    """Line on keys of config.toml that differ from it."""
 
 
 def recorded(
-    cls: type[C], policy: Policy, folder: RunFolder, facts: Mapping[str, Any] | None, *, goes_on: bool = True
+    cls: type[C], policy: Policy, folder: RunFolder, checkpoint: Checkpoint | None, *, resumed: bool = True
 ) -> Recorded[C]:
-    """The config that a run is resumed with.
+    """The config that a run is resumed with; keys of config.toml that differ from it are reported.
 
     Args:
         cls: the app's config.
         policy: what a resume may change of it.
         folder: the run.
-        facts: of the checkpoint that is resumed; None where nothing was saved.
-        goes_on: whether it is this run that goes on, and not one that starts from a checkpoint of it.
+        checkpoint: what is resumed; None where nothing was saved.
+        resumed: whether this run is resumed, and not another one started from a checkpoint of it.
 
     Raises:
         UserError: when there is no config, it is not one of this app, or the folder is of a newer format.
     """
     folder.check_format()
-    known = config_of(cls, facts)
+    facts = checkpoint.facts if checkpoint else None
+    where = f"{folder.path}: the config in the checkpoint"
+    known = config_of(cls, facts, where)
     if known is None:
         only = folder.read_config(cls)
-        return Recorded(only.model_dump(mode="json"), only, None)
+        return Recorded(checkpoint, only.model_dump(mode="json"), only)
     before = cls.parse(known)
-    for key, value in (_unsaved_in(folder, int(facts["step"])) if facts and goes_on else {}).items():
+    for key, value in (_unsaved_in(folder, int(facts["step"])) if facts and resumed else {}).items():
         *tables, name = key.split(".")
         place = known
         for table in tables:
             place = place.setdefault(table, {})
         place[name] = value
-    base = cls.parse(known, "the config of the run").model_dump(mode="json")
-    return Recorded(base, before, compare_config_file(policy, cls, folder, base) if goes_on else None)
+    base = cls.parse(known, where).model_dump(mode="json")
+    if resumed and (doubt := compare_config_file(policy, cls, folder, base)):
+        say(doubt)
+    return Recorded(checkpoint, base, before)
 
 
-def config_of(cls: type[Config], facts: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The config in a checkpoint's facts, as tables; None where it has none, as one of before this was recorded.
+def config_of(
+    cls: type[Config], facts: Mapping[str, Any] | None, where: str = "the config in the checkpoint"
+) -> dict[str, Any] | None:
+    """The config in a checkpoint's metadata, as tables; None where it has none, as one from before this was recorded.
 
     Raises:
         UserError: when it is not one of this app.
@@ -241,7 +248,7 @@ def config_of(cls: type[Config], facts: Mapping[str, Any] | None) -> dict[str, A
     if not facts or not known:
         return None
     today = upgraded(known, int(facts.get("format", 1)))
-    return cls.parse(today, "the config in the checkpoint").model_dump(mode="json")
+    return cls.parse(today, where).model_dump(mode="json")
 
 
 def compare_config_file(policy: Policy, cls: type[Config], folder: RunFolder, config: Mapping[str, Any]) -> str | None:

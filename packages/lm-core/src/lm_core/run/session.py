@@ -14,9 +14,10 @@ import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lm_core.backend import Backend, Trainer, load_backend
+from lm_core.config import Config
 from lm_core.disk.files import make_folder, optional, write_whole
 from lm_core.disk.untrusted import read_regular
 from lm_core.errors import UserError
@@ -32,6 +33,7 @@ from lm_core.run.interrupts import Interrupts
 from lm_core.run.log import RunLog
 from lm_core.run.loop import Run, train
 from lm_core.run.plan import Plan
+from lm_core.run.resume import Policy, Recorded, recorded
 from lm_core.run.samples import Samples
 from lm_core.run.sinks.sink import Sink
 from lm_core.run.state import RunState, is_complete
@@ -39,17 +41,22 @@ from lm_core.schedules import learning_rate
 from lm_core.terminal import put, say
 
 _LARGEST_RESULT = 1 << 16
+C = TypeVar("C", bound=Config)
 
 
 @contextlib.contextmanager
-def opened(folder: RunFolder, *, resume: bool) -> Iterator[Checkpoint | None]:
-    """Hold a run folder, for a new run or one that is resumed; gives the newest whole checkpoint.
+def opened(folder: RunFolder, cls: type[C], policy: Policy, *, resume: bool) -> Iterator[Recorded[C] | None]:
+    """Hold a run folder, for a new run, or for one that is resumed, whose newest checkpoint and config it gives.
 
-    There is none for a new run, and where the run was killed before it saved any.
+    Args:
+        folder: the run folder.
+        cls: the app's config.
+        policy: what a resume may change of it.
+        resume: whether a run is resumed; None is given for a new one.
 
     Raises:
-        UserError: when another process holds the folder, a new run would write over something, or there is nothing to
-            resume.
+        UserError: when another process holds the folder, a new run would write over something, there is nothing to
+            resume, or it is a run of another app.
     """
     if not resume:
         folder.check_new()
@@ -60,7 +67,7 @@ def opened(folder: RunFolder, *, resume: bool) -> Iterator[Checkpoint | None]:
             return
         if not folder.holds_run():
             raise UserError(f"{folder.path} holds no run to resume")
-        yield newest_checkpoint(folder)
+        yield recorded(cls, policy, folder, newest_checkpoint(folder))
 
 
 def newest_checkpoint(folder: RunFolder) -> Checkpoint | None:

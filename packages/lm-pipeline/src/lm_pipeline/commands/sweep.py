@@ -19,6 +19,7 @@ from typing import Any
 
 from pydantic import Field
 
+from lm_core.cli import parse_flags
 from lm_core.disk.files import write_whole
 from lm_core.disk.untrusted import open_regular
 from lm_core.errors import NonFiniteError, UserError
@@ -27,7 +28,6 @@ from lm_core.run.interrupts import stop_signals
 from lm_core.run.session import read_result, result_of
 from lm_core.run.state import RunState
 from lm_core.terminal import put, say
-from lm_pipeline.commands.train import parse_train
 from lm_pipeline.commands.train_config import TrainConfig
 from lm_pipeline.commands.train_plan import folder_of, plan_run
 from lm_pipeline.program import ProgramConfig, run_program
@@ -102,7 +102,7 @@ def _check(trial: Trial, folder: Path) -> None:
     """Check a trial's flags now, and not after hours of other trials."""
     try:
         if not (folder / trial.name).exists():
-            config = parse_train(TrainConfig, PROGRAM, _flags(trial, folder / trial.name))
+            config = parse_flags(TrainConfig, PROGRAM, _flags(trial, folder / trial.name))
             _check_nulls(trial, config)
             plan_run(config, folder_of(config))
     except UserError as error:

@@ -8,23 +8,24 @@ from collections.abc import Sequence
 from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
-from shlex import join
 
 from lm_core.config import ModelConfig
 from lm_core.data.bare_tokens import is_bare, open_bare
 from lm_core.data.batches import Batches, LengthRule, RandomWindows, SequentialWindows, ShuffledWindows
 from lm_core.data.token_file import TokenFile, check_pair
 from lm_core.errors import UserError
-from lm_core.run.about import command_line
+from lm_core.run.about import command_line, resume_line
+from lm_core.run.checkpoint import Checkpoint
 from lm_core.run.folder import RunFolder, new_run
 from lm_core.run.plan import Plan, Sinks
+from lm_core.run.resume import Recorded
 from lm_core.run.sinks.sink import Sink
 from lm_core.run.sinks.tensorboard import TensorBoardSink
 from lm_core.run.sinks.wandb import WandbSink
 from lm_core.terminal import say, show
 from lm_pipeline.commands.train_config import DataConfig, ShapeConfig, TrainConfig
-from lm_pipeline.commands.train_resume import POLICY, Resumed, schedule_of
-from lm_pipeline.saved_model import ROOT, SavedModel, load_model, load_tokenizer_of
+from lm_pipeline.commands.train_resume import POLICY, extended_config, resumed, schedule_of
+from lm_pipeline.saved_model import ROOT, SavedModel, load_model, load_tokenizer_of, newest_run
 from lm_pipeline.training import bytes_of_targets, has_tokenizer, next_steps, sample_of
 from lm_tokenizer.adapters import TextTokenizer, load_tokenizer
 from lm_tokenizer.errors import TokenizerError
@@ -39,9 +40,11 @@ def folder_of(config: TrainConfig) -> RunFolder:
     """Folder of the run, existing or new.
 
     Raises:
-        UserError: when the run's name cannot be that of a folder.
+        UserError: when the run's name cannot be that of a folder, or there is none to resume.
     """
     name = config.logging.run_name
+    if config.resume and not config.save_dir:
+        return RunFolder(newest_run("--resume"))
     if not config.save_dir and not name:
         return new_run(ROOT, datetime.now().strftime("%Y%m%d-%H%M%S"))
     return RunFolder(Path(config.save_dir) if config.save_dir else ROOT / _checked(name))
@@ -54,21 +57,21 @@ def _checked(name: str) -> str:
     return name
 
 
-def plan_run(config: TrainConfig, folder: RunFolder, resumed: Resumed | None = None, argv: Sequence[str] = ()) -> Plan:
-    """Decide a run in a folder; `argv` is what was typed, for the report.
+def plan_run(
+    config: TrainConfig, folder: RunFolder, known: Recorded[TrainConfig] | None = None, argv: Sequence[str] = ()
+) -> Plan:
+    """Decide a run in a folder, `known` where it is resumed; `argv` is what was typed, for the report.
 
     Raises:
         UserError: when the config contradicts itself or what it names, saying which key; nothing has been written then.
     """
     _check_logging(config)
     _check_batch(config)
-    if resumed:
-        config = resumed.extend(config)
-    elif config.schedule.on_resume:
-        raise UserError("schedule.on_resume: there is nothing to resume; leave it out")
+    config = extended_config(config, known)
+    checkpoint = known.checkpoint if known else None
     schedule = schedule_of(config)
-    source = load_model(config.init_from, key="init_from") if config.init_from and not resumed else None
-    tokenizer = _tokenizer(config.data, folder, resumed, source)
+    source = load_model(config.init_from, key="init_from") if config.init_from and not checkpoint else None
+    tokenizer = _tokenizer(config.data, folder, checkpoint, source)
     model = _model(config, tokenizer, source)
     train, validation = (_token_file(config.data, split, tokenizer) for split in ("train", "validation"))
     check_pair(train, validation)
@@ -78,7 +81,7 @@ def plan_run(config: TrainConfig, folder: RunFolder, resumed: Resumed | None = N
         config=filled,
         policy=POLICY,
         command=command_line(COMMAND, argv),
-        resume_command=join([*COMMAND.split(), "--save_dir", str(folder.path), "--resume"]),
+        resume_command=resume_line(COMMAND, folder.path, "--resume"),
         backend=config.backend,
         seed=config.seed,
         model=model,
@@ -91,8 +94,8 @@ def plan_run(config: TrainConfig, folder: RunFolder, resumed: Resumed | None = N
         evaluation=_evaluation(config, model, validation),
         data=f"{name}, {len(train):,} training tokens",
         training_tokens=len(train),
-        # By which token files are told apart, wherever they are.
         metadata={"data": {"train": train.facts.sha256, "validation": validation.facts.sha256}},
+        content={key: key for key in ("data.train", "data.validation")},
         tokenizer=tokenizer,
         has_tokenizer=has_tokenizer(folder, tokenizer),
         weights=source.weights if source else None,
@@ -110,7 +113,7 @@ def plan_run(config: TrainConfig, folder: RunFolder, resumed: Resumed | None = N
         console="console" in config.logging.backend,
         next_steps=next_steps(model, tokenizer),
     )
-    return resumed.plan(made, config) if resumed else made
+    return resumed(made, known) if known else made
 
 
 def _sinks(config: TrainConfig, run: RunFolder) -> Sinks:
@@ -141,11 +144,11 @@ def _check_batch(config: TrainConfig) -> None:
 
 
 def _tokenizer(
-    data: DataConfig, folder: RunFolder, resumed: Resumed | None, source: SavedModel | None
+    data: DataConfig, folder: RunFolder, checkpoint: Checkpoint | None, source: SavedModel | None
 ) -> TextTokenizer:
     """The run's own, that of the config, or that of the model it begins with."""
-    if resumed:
-        return load_tokenizer_of(folder.path, resumed.checkpoint.facts, "--resume")
+    if checkpoint:
+        return load_tokenizer_of(folder.path, checkpoint.facts, "--resume")
     if data.tokenizer:
         try:
             return load_tokenizer(data.tokenizer)

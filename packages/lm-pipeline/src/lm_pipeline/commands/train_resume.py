@@ -1,16 +1,15 @@
 """Policy of what a resumed training run may change, key by key, and its plan (`lm_core.run.resume`).
 
-checkpoint + config --Resumed.plan--> what changes, where in the data, and the schedule past its old end
+config, run --extended_config--> config with the schedule past its old end --> Plan --resumed--> Plan of the resumed run
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from lm_core.config import DECAYING, ScheduleConfig
-from lm_core.data.batches import Origin, ShuffledWindows
-from lm_core.run.checkpoint import Checkpoint
+from lm_core.errors import UserError
 from lm_core.run.plan import Plan
-from lm_core.run.resume import Policy, rate_change
+from lm_core.run.resume import Policy, Recorded, rate_change
 from lm_core.schedules import extended
 from lm_pipeline.commands.train_config import TrainConfig
 
@@ -49,56 +48,41 @@ POLICY = Policy(
 ADVICE = "this is fixed for a run: leave it out, or start another run (init_from takes this one's weights)"
 
 
-@dataclass(frozen=True)
-class Resumed:
-    """The run to resume."""
+def extended_config(config: TrainConfig, known: Recorded[TrainConfig] | None) -> TrainConfig:
+    """The config with the schedule that `schedule.on_resume` asks for.
 
-    checkpoint: Checkpoint
-    before: TrainConfig
-    """The config that the checkpoint was saved with."""
+    Raises:
+        UserError: when it cannot be had.
+    """
+    how, last = config.schedule.on_resume, config.training.max_steps
+    if how is None:
+        return config
+    if not (known and known.checkpoint):
+        raise UserError("schedule.on_resume: there is nothing to resume; leave it out")
+    so_far, step = schedule_of(known.before), known.checkpoint.step
+    typed = {**config.schedule.model_dump(exclude={"on_resume"}), "max_steps": so_far.max_steps}
+    extended(so_far.model_copy(update=typed), how, step, last)
+    end = so_far.max_steps if how == "floor" else 0
+    start = step if how == "warmup" else config.schedule.start_step
+    chosen = config.schedule.model_copy(update={"on_resume": None, "max_steps": end, "start_step": start})
+    return config.model_copy(update={"schedule": chosen})
 
-    def extend(self, config: TrainConfig) -> TrainConfig:
-        """The config with the schedule that `schedule.on_resume` asks for.
 
-        Raises:
-            UserError: when it cannot be had.
-        """
-        how, last, step = config.schedule.on_resume, config.training.max_steps, self.checkpoint.step
-        if how is None:
-            return config
-        so_far = schedule_of(self.before)
-        typed = {**config.schedule.model_dump(exclude={"on_resume"}), "max_steps": so_far.max_steps}
-        extended(so_far.model_copy(update=typed), how, step, last)
-        end = so_far.max_steps if how == "floor" else 0
-        start = step if how == "warmup" else config.schedule.start_step
-        chosen = config.schedule.model_copy(update={"on_resume": None, "max_steps": end, "start_step": start})
-        return config.model_copy(update={"schedule": chosen})
+def resumed(made: Plan, known: Recorded[TrainConfig]) -> Plan:
+    """The plan of a run that is resumed.
 
-    def plan(self, made: Plan, config: TrainConfig) -> Plan:
-        """The plan of the resumed run: what changes, and from where windows are counted.
-
-        Raises:
-            UserError: when a key differs that must not.
-        """
-        known, data = self.checkpoint.facts.get("data") or {}, made.metadata["data"]
-        was, now = ({f"data.{split}": str(sha)[:12] for split, sha in each.items()} for each in (known, data))
-        so_far = schedule_of(self.before)
-        plan = made.resumed(self.checkpoint, self.before, so_far, (was, now), ADVICE)
-        changed = {change.key for change in plan.history.changes}
-        notes = list(plan.notes if changed else made.notes)  # that a decay is over is no news then
-        if "data.train" in changed:
-            notes.append("note: data.train is not the token file that this run started with")
-        bends = rate_change(so_far, plan.schedule, self.checkpoint.step, plan.loop.max_steps)
-        if bends and plan.schedule.kind in DECAYING and "training.max_steps" in changed:
-            notes.append("note: --schedule.on_resume stretch, floor or warmup chooses how the decay continues")
-        batches = plan.batches
-        if isinstance(batches, ShuffledWindows):
-            other = known.get("train") != data["train"]
-            sizes = self.before.training.batch_size, config.training.batch_size
-            place = Origin(**(self.checkpoint.facts.get("origin") or {}))
-            moved = place.moved(self.checkpoint.step, *sizes, batches.per_epoch if other else None)
-            batches = replace(batches, origin=moved)
-        return replace(plan, batches=batches, notes=notes)
+    Raises:
+        UserError: when a key differs that must not.
+    """
+    plan = made.resumed(known, schedule_of, advice=ADVICE, batch_size=known.before.training.batch_size)
+    changed = {change.key for change in plan.history.changes}
+    if not changed:
+        return replace(plan, notes=list(made.notes))  # that a decay is over is no news then
+    rate = rate_change(schedule_of(known.before), plan.schedule, plan.history.step, plan.loop.max_steps)
+    if rate and plan.schedule.kind in DECAYING and "training.max_steps" in changed:
+        choice = "note: --schedule.on_resume stretch, floor or warmup chooses how the decay continues"
+        return replace(plan, notes=[*plan.notes, choice])
+    return plan
 
 
 def schedule_of(config: TrainConfig) -> ScheduleConfig:
