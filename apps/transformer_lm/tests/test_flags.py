@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from lm_core.cli import parse_flags
+from lm_core.config import Execution
 from lm_core.errors import UserError
 from transformer_lm.flags import Flags
 from transformer_lm.resume_policy import ADVICE, POLICY, SHAPE
@@ -29,6 +31,13 @@ def test_the_flags_of_the_step_reach_it() -> None:
     step = step_of(Flags(checkpoint=True, gpu=True, dtype="bfloat16", compile=True))
     assert (step.gradient_checkpointing, step.device, step.dtype, step.compile) == (True, "gpu", "bfloat16", True)
     assert not step_of(Flags()).gradient_checkpointing
+
+
+def test_every_key_of_the_execution_is_a_flag() -> None:
+    words = ["--dtype", "bfloat16", "--matmul_precision", "high", "--deterministic", "--compile", "--cuda_graph", "off"]
+    step = step_of(parse_flags(Flags, "app", words))
+    values = {"dtype": "bfloat16", "matmul_precision": "high", "deterministic": True, "compile": True}
+    assert step.model_dump(include=set(Execution.model_fields)) == {**values, "cuda_graph": "off"}
 
 
 def test_what_differs_is_named_and_what_may_change_is_not() -> None:

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from lm_core import terminal
 from lm_core.cli import parse_flags
-from lm_core.config import Config
+from lm_core.config import Config, Execution
 from lm_core.errors import NonFiniteError, UserError, exit_code_of
 
 
@@ -145,6 +145,20 @@ def test_help_prints_every_field_with_its_docstring_and_ends_well(capsys: pytest
     assert "--shape.name {round,square}" in said
     for words in ("--steps", "Number of steps.", "--inner.depth", "How deep.", "--save_dir"):
         assert words in said
+
+
+def test_help_prints_the_flags_that_programs_share_after_a_program_s_own(capsys: pytest.CaptureFixture[str]) -> None:
+    class App(Execution):
+        """An app."""
+
+        own: int = 1
+        """Its own."""
+
+    with pytest.raises(SystemExit):
+        parse_flags(App, "app", ["--help"])
+    said = capsys.readouterr().out
+    assert said.index("--own") < said.index("--dtype") < said.index("--cuda_graph")
+    assert parse_flags(App, "app", ["--own", "2", "--dtype", "bfloat16"]) == App(own=2, dtype="bfloat16")
 
 
 # Mistakes

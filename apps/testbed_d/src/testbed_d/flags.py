@@ -4,10 +4,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from lm_core.config import Config, Dtype
+from lm_core.config import Execution
 
 
-class Flags(Config):
+class Flags(Execution):
     """Train a character language model with Kourkoutas-beta or Adam, and compare what they reach."""
 
     text: str = ""
@@ -43,8 +43,6 @@ class Flags(Config):
     """Evaluate every so many steps, and at the first and the last; 0: at these alone."""
     layer_bucket: Literal["global", "shape", "per-array"] = "global"
     """Which parameters share a K-beta beta2."""
-    compile: bool = False
-    """Let the framework compile the step."""
     len_bucket: int = Field(32, gt=0)
     """Round window lengths up to a multiple of this, so that fewer shapes are compiled; 1 disables."""
     lr_schedule: str = ""
@@ -77,10 +75,6 @@ class Flags(Config):
     """auto: MLX on Apple silicon, torch elsewhere."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """auto: CUDA (torch) or Metal (MLX) if there is one."""
-    dtype: Dtype = "float32"
-    """Type of activations and matrix products; parameters stay float32."""
-    matmul_precision: Literal["highest", "high"] = "highest"
-    """How torch multiplies float32 matrices on CUDA: in float32, or in TF32."""
     save_dir: str = ""
     """Run folder; a new one under runs/testbed_d when not given."""
     resume: bool = False

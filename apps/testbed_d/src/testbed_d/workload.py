@@ -63,12 +63,10 @@ def plan(flags: Flags, folder: RunFolder, argv: Sequence[str] = ()) -> Plan:
         seed=flags.seed,
         model=model,
         optimizer=_optimizer(flags),
-        step=StepConfig(
-            dtype=flags.dtype,
-            matmul_precision=flags.matmul_precision,
+        step=StepConfig.of(
+            flags,
             # MLX promises it on the CPU alone; what else --deterministic means holds there too.
             deterministic=flags.deterministic and _backend(flags) == "torch",
-            compile=flags.compile,
             varying_length=lengths.shortest < lengths.longest,
             device=flags.device,
             barrier_every=flags.barrier_every,

@@ -5,10 +5,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from lm_core.config import Config, Dtype
+from lm_core.config import Execution
 
 
-class Flags(Config):
+class Flags(Execution):
     """Train a Transformer language model on a named dataset; called again, resume it. With --inference,
     let it continue your texts."""
 
@@ -34,10 +34,6 @@ class Flags(Config):
     """auto: MLX on Apple silicon, torch elsewhere."""
     gpu: bool = False
     """Use the GPU: Metal (MLX) or CUDA (torch)."""
-    dtype: Dtype = "float32"
-    """Type of activations and matrix products; parameters stay float32."""
-    compile: bool = False
-    """Let the framework compile the step."""
     seed: int = Field(42, ge=0)
     """Seed of the weights, the batches, the dropout and the samples. --seeds 1 2 3 --save_dir S trains several models,
     each in a save folder of its own."""

@@ -8,9 +8,11 @@ POLICY = Policy(
     # data_dir counts by the text that it holds.
     recorded="""
         data_dir dropout batch_size num_iters learning_rate lr_warmup weight_decay
-        backend gpu dtype compile
+        backend gpu dtype matmul_precision deterministic compile
     """,
-    no_effect="checkpoint top_k temperature sample_tokens steps_per_report steps_per_eval steps_per_save keep",
+    no_effect="""
+        checkpoint cuda_graph top_k temperature sample_tokens steps_per_report steps_per_eval steps_per_save keep
+    """,
     call="save_dir new_model identifier inference eval_test config",
 )
 ADVICE = "leave these flags out, or give --new_model to start another model"

@@ -43,12 +43,8 @@ def model_of(flags: Flags, vocab_size: int) -> ModelConfig:
 
 def step_of(flags: Flags) -> StepConfig:
     """How the backend executes it."""
-    return StepConfig(
-        dtype=flags.dtype,
-        compile=flags.compile,
-        device="gpu" if flags.gpu else "cpu",
-        gradient_checkpointing=flags.checkpoint,
-    )
+    device = "gpu" if flags.gpu else "cpu"
+    return StepConfig.of(flags, device=device, gradient_checkpointing=flags.checkpoint)
 
 
 def schedule_of(flags: Flags) -> ScheduleConfig:

@@ -93,7 +93,7 @@ def _plain(default: Config, names: Sequence[str] = ()) -> type[Any]:
     `names` are those of the union that the config is a member of.
     """
     fields: list[Any] = []
-    for name, info in type(default).model_fields.items():
+    for name, info in _own_first(type(default)).items():
         value = getattr(default, name)
         kind: Any = info.annotation
         default_of: Any = partial(copy.copy, value)
@@ -107,6 +107,12 @@ def _plain(default: Config, names: Sequence[str] = ()) -> type[Any]:
     plain = dataclasses.make_dataclass(type(default).__name__, fields)
     plain.__doc__ = type(default).__doc__
     return plain
+
+
+def _own_first(cls: type[Config]) -> dict[str, Any]:
+    """The fields in the order of the help page: a config's own, then those that it shares with others."""
+    shared = {name for base in cls.__mro__[1:] if issubclass(base, Config) for name in base.model_fields}
+    return dict(sorted(cls.model_fields.items(), key=lambda field: field[0] in shared))
 
 
 class _Page(io.StringIO):

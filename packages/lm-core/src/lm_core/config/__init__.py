@@ -12,7 +12,7 @@ from lm_core.config.model import ModelConfig
 from lm_core.config.optimizer import AdamWConfig, DecayGroup, KBetaConfig, MuonConfig, OptimizerConfig
 from lm_core.config.sampling import SamplingConfig
 from lm_core.config.schedule import DECAYING, Points, ScheduleConfig, parse_piecewise
-from lm_core.config.step import Dtype, StepConfig
+from lm_core.config.step import Dtype, Execution, StepConfig
 
 __all__ = [
     "DECAYING",
@@ -20,6 +20,7 @@ __all__ = [
     "Config",
     "DecayGroup",
     "Dtype",
+    "Execution",
     "KBetaConfig",
     "LoopConfig",
     "ModelConfig",

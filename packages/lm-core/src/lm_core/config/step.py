@@ -1,6 +1,10 @@
-"""How a backend executes the training step."""
+"""How a backend executes the training step.
 
-from typing import Literal
+Execution   the keys that every app has as flags of the same names
+StepConfig  all keys
+"""
+
+from typing import Any, Literal, Self
 
 from pydantic import Field
 
@@ -9,8 +13,8 @@ from lm_core.config.base import Config
 Dtype = Literal["float32", "bfloat16"]
 
 
-class StepConfig(Config):
-    """How a backend executes the model and the training step; the results are the same up to rounding."""
+class Execution(Config):
+    """The keys of a step that are flags of every app; the results are the same up to rounding."""
 
     dtype: Dtype = "float32"
     """Type of activations and matrix products; parameters and optimizer state are float32 always."""
@@ -20,13 +24,18 @@ class StepConfig(Config):
     deterministic: bool = False
     """Repeat the same bits in every run on the same device: torch uses algorithms that add in a fixed order, and its
     compiler picks kernels without timing them. MLX on the CPU always does; on a GPU it cannot."""
-    kernels: Literal["fused", "scratch"] = "fused"
-    """The framework's fused kernels, or the same operations spelled out (`scratch.py` of either backend)."""
     compile: bool = False
     """Let the framework compile the step."""
     cuda_graph: Literal["auto", "on", "off"] = "auto"
     """Replay the training step as one CUDA graph per batch shape: auto where kernel launches dominate, as for small
     models and batches. Decoding is a graph unless this is off. MLX has no CUDA graphs and ignores this."""
+
+
+class StepConfig(Execution):
+    """How a backend executes the model and the training step; the results are the same up to rounding."""
+
+    kernels: Literal["fused", "scratch"] = "fused"
+    """The framework's fused kernels, or the same operations spelled out (`scratch.py` of either backend)."""
     varying_length: bool = False
     """Sequence lengths differ from step to step: torch compiles once for all of them (MLX compiles for each)."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
@@ -37,3 +46,8 @@ class StepConfig(Config):
     """Store only each block's input, and recompute its activations in the backward pass (Chen et al. 2016)."""
     barrier_every: int = Field(1, gt=0)
     """MLX evaluates its lazy graph every this many steps; torch is eager and ignores this."""
+
+    @classmethod
+    def of(cls, flags: Execution, **values: Any) -> Self:
+        """The step of an app's flags, with `values` for the keys that they do not have, or that follow from others."""
+        return cls(**{name: getattr(flags, name) for name in Execution.model_fields} | values)
