@@ -37,6 +37,7 @@ CORE_ORDER = [
     "interchange.ignored", "interchange.keys", "interchange.tensor_file", "interchange.architecture",
     "interchange.gpt2", "interchange.llama", "interchange.tokenizer", "interchange.folder", "report", "run.session",
     "testing.models", "testing.base", "testing.steps", "testing.batches", "testing.decoders",
+    "testing.tensors", "testing.operations", "testing.attention", "testing.losses",
 ]  # fmt: skip
 
 

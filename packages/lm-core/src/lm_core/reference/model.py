@@ -42,12 +42,20 @@ def silu(x: Array) -> Array:
     return np.asarray(x / (1 + np.exp(-x)))
 
 
+def rms_norm(x: Array, weight: NDArray[Any], bias: NDArray[Any] | float = 0.0, eps: float = 1e-5) -> Array:
+    """RMSNorm over the last axis (Zhang and Sennrich 2019)."""
+    return np.asarray(x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + eps) * weight + bias)
+
+
+def layer_norm(x: Array, weight: NDArray[Any], bias: NDArray[Any] | float = 0.0, eps: float = 1e-5) -> Array:
+    """LayerNorm over the last axis (Ba et al. 2016)."""
+    return rms_norm(x - x.mean(axis=-1, keepdims=True), weight, bias, eps)
+
+
 def normalize(config: ModelConfig, weights: Weights, name: str, x: Array) -> Array:
     """LayerNorm or RMSNorm over D, as the config says."""
-    if config.norm == "layer":
-        x = x - x.mean(axis=-1, keepdims=True)
-    scaled = x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + config.norm_eps) * weights[f"{name}.weight"]
-    return np.asarray(scaled + weights.get(f"{name}.bias", 0.0))
+    norm = layer_norm if config.norm == "layer" else rms_norm
+    return norm(x, weights[f"{name}.weight"], weights.get(f"{name}.bias", 0.0), config.norm_eps)
 
 
 def linear(weights: Weights, name: str, x: Array) -> Array:
@@ -67,10 +75,22 @@ def rotate(x: Array, theta: float, positions: NDArray[Any] | None = None) -> Arr
     return np.concatenate([a * np.cos(angles) - b * np.sin(angles), a * np.sin(angles) + b * np.cos(angles)], axis=-1)
 
 
+def scaled_dot_product_attention(q: Array, k: Array, v: Array, seen: NDArray[np.bool_] | bool = True) -> Array:
+    """Attention (Vaswani et al. 2017, eq. 1), with the keys that a query has `seen`.
+
+    q [..., N, T, H], k and v [..., K, S, H], `seen` [..., T, S] -> [..., N, T, H]; each of the K kv heads serves N / K
+    query heads.
+    """
+    if k.ndim > 2:
+        k, v = (np.repeat(a, q.shape[-3] // a.shape[-3], axis=-3) for a in (k, v))
+    scores = np.where(seen, q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1]), -np.inf)
+    return softmax(scores) @ v
+
+
 def attention(
     config: ModelConfig, weights: Weights, name: str, x_BTD: Array, starts_BT: NDArray[Any] | None = None
 ) -> Array:
-    """Attention to the earlier tokens of a document and to itself; each of the K kv heads serves N / K query heads."""
+    """Attention to the earlier tokens of a document and to itself."""
     c = config
     B, T, _ = x_BTD.shape
     times = np.arange(T)
@@ -82,11 +102,8 @@ def attention(
     q, k, v = heads("q_proj", c.n_heads), heads("k_proj", c.kv_heads), heads("v_proj", c.kv_heads)
     if c.positions == "rope":
         q, k = (rotate(a, c.rope_theta, (times - starts_BT)[:, None]) for a in (q, k))
-    k, v = (np.repeat(a, c.n_heads // c.kv_heads, axis=1) for a in (k, v))
-    scores_BNTT = q @ k.swapaxes(-1, -2) / np.sqrt(c.head_dim)
     seen_BTT = (starts_BT[..., None] <= times) & (times <= times[:, None])
-    scores_BNTT = np.where(seen_BTT[:, None], scores_BNTT, -np.inf)
-    mixed = (softmax(scores_BNTT) @ v).transpose(0, 2, 1, 3).reshape(B, T, c.d_model)
+    mixed = scaled_dot_product_attention(q, k, v, seen_BTT[:, None]).transpose(0, 2, 1, 3).reshape(B, T, c.d_model)
     return linear(weights, f"{name}.o_proj", mixed)
 
 
@@ -120,6 +137,14 @@ def logits(
     return linear(weights, "embed" if config.tie_embeddings else "lm_head", x)
 
 
+def token_losses(logits: Array, targets: NDArray[Any]) -> Array:
+    """Nats of each target: logits [..., V], targets [...] -> [...]."""
+    top = logits.max(axis=-1)
+    log_sum = top + np.log(np.exp(logits - top[..., None]).sum(axis=-1))
+    chosen = np.take_along_axis(logits, targets[..., None].astype(np.int64), axis=-1)[..., 0]
+    return np.asarray(log_sum - chosen)
+
+
 def score(
     config: ModelConfig,
     weights: Weights,
@@ -128,11 +153,7 @@ def score(
     segments_BT: NDArray[Any] | None = None,
 ) -> Array:
     """Nats of each target, [B, T]."""
-    logits_BTV = logits(config, weights, ids_BT, segments_BT)
-    top = logits_BTV.max(axis=-1)
-    log_sum = top + np.log(np.exp(logits_BTV - top[..., None]).sum(axis=-1))
-    chosen = np.take_along_axis(logits_BTV, targets_BT[..., None].astype(np.int64), axis=-1)[..., 0]
-    return np.asarray(log_sum - chosen)
+    return token_losses(logits(config, weights, ids_BT, segments_BT), targets_BT)
 
 
 def loss(

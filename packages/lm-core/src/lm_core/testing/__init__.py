@@ -1,13 +1,16 @@
-"""Conformance suite of the backends, as pytest classes. A backend's suite subclasses them and names the backend:
+"""Conformance suites of the backends, as pytest classes. A backend's suite subclasses them and names the backend:
 
     class TestTorch(BackendConformance):
         backend_name = "torch"
 
-The oracle is the float64 reference. Nothing here knows a framework.
+`ComponentConformance` is of a backend's operations alone, and asks besides how the framework makes tensors and
+gradients (`lm_core.testing.tensors`). The oracle is the float64 reference. Nothing here knows a framework.
 """
 
+from lm_core.testing.attention import AttentionConformance
 from lm_core.testing.batches import BatchConformance
 from lm_core.testing.decoders import DecoderConformance
+from lm_core.testing.losses import LossConformance
 from lm_core.testing.models import (
     ADAMW,
     KBETA,
@@ -18,11 +21,16 @@ from lm_core.testing.models import (
     some_batches,
     without_key_biases,
 )
+from lm_core.testing.operations import OperationConformance
 from lm_core.testing.steps import StepConformance
 
 
 class BackendConformance(StepConformance, BatchConformance, DecoderConformance):
     """A backend against the float64 reference."""
+
+
+class ComponentConformance(OperationConformance, AttentionConformance, LossConformance):
+    """Each operation of a backend alone, values and gradients: against the framework's own and the reference."""
 
 
 __all__ = [
@@ -31,6 +39,7 @@ __all__ = [
     "MODELS",
     "OPTIMIZERS",
     "BackendConformance",
+    "ComponentConformance",
     "packed_batch",
     "rough_arrays",
     "some_batches",
