@@ -56,7 +56,7 @@ def recorded(folder: Path, bits_name: str) -> dict[str, set[str]]:
             config=LoopConfig(max_steps=1, log_norms=True),
             log=log,
             checkpoints=Checkpoints(folder / "checkpoints", 1),
-            facts={},
+            metadata={},
             bits_name=bits_name,
             bytes_of=lambda batch: batch.tokens,
             perplexity=True,

@@ -21,8 +21,14 @@ def write(path: Path, ids: list[int], text_bytes: int = 0) -> Path:
 def test_what_was_written_is_read(tmp_path: Path) -> None:
     file = TokenFile.open(write(tmp_path / "x.npy", [5, 299, 0], 17), "f")
     assert file.tokens[:].tolist() == [5, 299, 0]
-    facts = file.facts
-    assert (facts.tokens, facts.bytes, facts.documents, facts.eos_id, facts.vocab_size) == (3, 17, 1, 299, 300)
+    metadata = file.metadata
+    assert (metadata.tokens, metadata.bytes, metadata.documents, metadata.eos_id, metadata.vocab_size) == (
+        3,
+        17,
+        1,
+        299,
+        300,
+    )
 
 
 @pytest.mark.parametrize("trials", [300, pytest.param(10_000, marks=pytest.mark.slow)])
@@ -30,7 +36,7 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
 def test_a_flipped_bit_is_noticed_or_changes_nothing(tmp_path: Path, name: str, trials: int) -> None:
     path = write(tmp_path / "x.npy", [7] * 300)
     good, target = TokenFile.open(path), tmp_path / name
-    facts, data = good.facts, target.read_bytes()
+    metadata, data = good.metadata, target.read_bytes()
     draw = random.Random(0)
     for _ in range(trials):
         position, bit = draw.randrange(len(data)), draw.randrange(8)
@@ -42,7 +48,7 @@ def test_a_flipped_bit_is_noticed_or_changes_nothing(tmp_path: Path, name: str, 
         except UserError:
             continue
         assert name == "x.npy.json", f"bit {bit} of byte {position}"  # white space between the keys
-        assert read.facts == facts
+        assert read.metadata == metadata
         assert read.tokens[:].tolist() == [7] * 300
 
 

@@ -170,8 +170,8 @@ def test_a_run_learns_and_its_folder_has_everything(
     assert {"config.toml", "tokenizer", "metrics.jsonl", "checkpoints", "samples.txt", "report.html"} <= present
     assert json.loads((run / "result.json").read_text())["metrics.val_loss"] == evals[-1]["loss_nats"]
     tokenizer = Tokenizer.load(run / "tokenizer")
-    facts = newest(run).facts
-    assert facts["tokenizer"] == {"kind": "bpe", "fingerprint": tokenizer.fingerprint}
+    metadata = newest(run).metadata
+    assert metadata["tokenizer"] == {"kind": "bpe", "fingerprint": tokenizer.fingerprint}
     assert len(list((run / "checkpoints").glob("*.metadata"))) in (2, 3), "the latest two, and the best"
     assert not list(run.rglob("*.new"))
 
@@ -274,7 +274,7 @@ def test_a_model_that_is_fine_tuned_begins_where_the_other_ended(
     flags = ["--config", "train.toml", "--backend", "torch", "--training.max_steps", "6", "--save_dir", "tuned"]
     assert call(train, *flags, "--init_from", str(whole("torch")), "--model.n_layers", "1") == 0
     assert records(workplace / "tuned", "eval")[0]["loss_nats"] < records(whole("torch"), "eval")[0]["loss_nats"] - 1
-    assert newest(workplace / "tuned").facts["model"]["n_layers"] == 2
+    assert newest(workplace / "tuned").metadata["model"]["n_layers"] == 2
 
 
 # Inference

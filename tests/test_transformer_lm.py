@@ -309,7 +309,7 @@ def test_the_newest_run_goes_on_unless_a_new_one_is_asked_for(train: App) -> Non
         os.utime(path, (0, 0))  # whatever the clock says
     said = train("--num_iters", 5, "--save_dir", "s", "--dim", 32).err
     assert "resuming s/002-ptb at step 3 of 5" in said
-    assert newest(Path("s/002-ptb")).facts["parent"]
+    assert newest(Path("s/002-ptb")).metadata["parent"]
     assert newest(Path("s/002-ptb")).step == 5
     assert (
         "s/002-ptb is complete at step 5; nothing was changed"

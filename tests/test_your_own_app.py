@@ -42,7 +42,7 @@ def test_its_runs_are_resumed_sampled_and_verified(app: ModuleType, capsys: pyte
     config = Path("my_run/config.toml")
     config.write_text(config.read_text().replace("steps = 20", "steps = 25"))
     app.run(f"{SMALL} --steps 30 --resume".split())
-    assert Checkpoints(Path("my_run/checkpoints")).newest_facts()["step"] == 30
+    assert Checkpoints(Path("my_run/checkpoints")).newest_metadata()["step"] == 30
     said = capsys.readouterr().err
     assert "changed from step 21 on: steps 20 -> 30" in said
     assert "config.toml" in said.split("resuming")[0]
@@ -57,8 +57,8 @@ def test_a_run_that_was_killed_before_it_saved_is_resumed_with_its_own_flags(app
     app.run(f"{SMALL} --steps 3".split())
     shutil.rmtree("my_run/checkpoints")
     app.run(["--resume"])
-    facts = Checkpoints(Path("my_run/checkpoints")).newest_facts()
-    assert (facts["step"], facts["config"]["width"]) == (3, 8)
+    metadata = Checkpoints(Path("my_run/checkpoints")).newest_metadata()
+    assert (metadata["step"], metadata["config"]["width"]) == (3, 8)
 
 
 def test_the_command_that_resumes_it_names_the_folder_whatever_it_is_called(app: ModuleType) -> None:

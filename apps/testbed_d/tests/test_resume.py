@@ -89,19 +89,19 @@ def test_what_is_changed_is_in_the_checkpoint_the_log_and_the_report(call: Call)
     assert code == 0
     assert "changed from step 7 on: steps 6 -> 8; lr 0.0003 -> 0.01" in said
     assert "learning rate: 0.0003 at step 6, 0.01 at step 7, 0.01 at step 8" in said
-    facts = Checkpoints(Path("run/checkpoints")).newest_facts()
-    assert [(entry["step"], entry["key"], entry["to"]) for entry in facts["history"]] == [
+    metadata = Checkpoints(Path("run/checkpoints")).newest_metadata()
+    assert [(entry["step"], entry["key"], entry["to"]) for entry in metadata["history"]] == [
         (6, "steps", 8),
         (6, "lr", 0.01),
     ]
-    assert facts["config"]["steps"] == 8
+    assert metadata["config"]["steps"] == 8
     records = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
     assert [r["changed"] for r in records if r["kind"] == "resume"] == [{"steps": [6, 8], "lr": [3e-4, 1e-2]}]
     page = Path("run/report.html").read_text()
     assert "Changed by resumes" in page
     assert "0.0003 → 0.01" in page
     assert call("--save_dir run --resume --steps 9")[0] == 0
-    assert len(Checkpoints(Path("run/checkpoints")).newest_facts()["history"]) == 3
+    assert len(Checkpoints(Path("run/checkpoints")).newest_metadata()["history"]) == 3
 
 
 @pytest.mark.parametrize("edit", [lambda toml: toml.replace("lr = 0.0003", "lr = 0.5"), lambda toml: ""])
@@ -120,11 +120,13 @@ def test_a_run_of_before_configs_were_recorded_resumes_by_its_config_file(call: 
     checkpoints = Checkpoints(Path("run/checkpoints"))
     for path in checkpoints.folder.glob("*.metadata"):
         old = checkpoints.read(path)
-        facts = {
-            key: old.facts[key] for key in old.facts if key not in ("config", "history", "about", "log", "weights")
+        metadata = {
+            key: old.metadata[key]
+            for key in old.metadata
+            if key not in ("config", "history", "about", "log", "weights")
         }
-        checkpoints.save(old.weights, old.optimizer_state, facts)
+        checkpoints.save(old.weights, old.optimizer_state, metadata)
     code, said = call("--save_dir run --resume --steps 7")
     assert code == 0
     assert "changed from step 7 on: steps 6 -> 7" in said
-    assert values_of(Flags.parse(checkpoints.newest_facts()["config"])) == values_of(Flags.load("run/config.toml"))
+    assert values_of(Flags.parse(checkpoints.newest_metadata()["config"])) == values_of(Flags.load("run/config.toml"))

@@ -45,8 +45,8 @@ def workload(flags: Flags, text: str = "a" * 64) -> Plan:
     return plan(flags, Corpus(train_tokenizer("characters", ["abcdefg\n"]), splits, text), Path("save"))
 
 
-def saved(of: Plan, step: int = STEP, **facts: object) -> Checkpoint:
-    return Checkpoint(Path("none"), {}, {}, {**of.facts(), "step": step, **facts})
+def saved(of: Plan, step: int = STEP, **metadata: object) -> Checkpoint:
+    return Checkpoint(Path("none"), {}, {}, {**of.checkpoint_metadata(), "step": step, **metadata})
 
 
 def going_on(flags: Flags, checkpoint: Checkpoint, before: Flags = BEFORE, text: str = "a" * 64) -> Plan:
@@ -60,17 +60,17 @@ def changed(**flags: Any) -> Flags:
 def test_what_changes_results_is_kept_and_told() -> None:
     flags = changed(learning_rate=1e-2, batch_size=6, top_k=1, num_iters=30)
     after = going_on(flags, saved(workload(BEFORE)))
-    assert {entry["key"]: entry["to"] for entry in after.facts()["history"]} == {
+    assert {entry["key"]: entry["to"] for entry in after.checkpoint_metadata()["history"]} == {
         "batch_size": 6, "num_iters": 30, "learning_rate": 1e-2,
     }  # fmt: skip
     assert list(after.notes) == [
         "changed from step 11 on: batch_size 4 -> 6; num_iters 20 -> 30; learning_rate 0.0003 -> 0.01",
         "learning rate: 0.0003 at step 10, 0.01 at step 11, 0.01 at step 30",
     ]
-    assert after.facts()["config"]["batch_size"] == 6
+    assert after.checkpoint_metadata()["config"]["batch_size"] == 6
     again = going_on(flags, saved(after, 12), flags)
     assert list(again.notes) == []
-    assert again.facts()["history"] == after.facts()["history"]
+    assert again.checkpoint_metadata()["history"] == after.checkpoint_metadata()["history"]
 
 
 def test_another_batch_size_goes_on_in_the_data_where_it_was() -> None:
@@ -88,7 +88,7 @@ def test_a_checkpoint_of_before_counts_by_the_batch_size_that_it_names(size: int
     """Whatever config.toml says by now."""
     old = saved(workload(changed(batch_size=size)))
     for key in ("config", "history", "origin"):
-        del old.facts[key]
+        del old.metadata[key]
     after = going_on(changed(batch_size=6), old)
     assert isinstance(after.batches, ShuffledWindows)
     assert after.batches.origin.seen(STEP, 6) == STEP * size
@@ -112,8 +112,8 @@ def found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Found:
     run.prepare(BEFORE.of_run.to_toml())
     shapes = state_shapes(of.optimizer, parameter_table(of.model))
     state = {name: np.ones(shape, np.int64 if name == "step" else np.float32) for name, shape in shapes.items()}
-    facts = {**of.facts(), "step": 20, "state": {**vars(RunState()), "step": 20}}
-    Checkpoints(run.checkpoints).save(initial_arrays(of.model, 0), state, facts)
+    metadata = {**of.checkpoint_metadata(), "step": 20, "state": {**vars(RunState()), "step": 20}}
+    Checkpoints(run.checkpoints).save(initial_arrays(of.model, 0), state, metadata)
     return Found(run, Checkpoints(run.checkpoints).newest(pytest.fail), newest=True)
 
 

@@ -30,7 +30,7 @@ def tokenizer(tmp_path_factory):
 def save(run, at, step, loss, tokenizer, **facts):
     """A checkpoint of the step after its evaluation."""
     state = {"step": step, "last_val_step": step, "last_val_loss": loss, "best_step": step, "best_val_loss": loss}
-    about = {"step": step, "state": state, "config": CONFIG, "log": at.facts(), "val_loss": loss}
+    about = {"step": step, "state": state, "config": CONFIG, "log": at.metadata(), "val_loss": loss}
     about |= {"tokenizer": {"kind": "bpe", "fingerprint": tokenizer[1]}, **facts}
     Checkpoints(run.checkpoints, keep=9).save({"w": np.full(3, step, np.float32)}, {}, about)
 

@@ -27,14 +27,19 @@ def test_numpy_s_files_of_integers_are_read(tmp_path: Path, dtype: str) -> None:
     ids = (IDS % 250).astype(dtype)
     file = open_bare(saved(tmp_path / "x.npy", ids), 700, 699)
     assert file.tokens[:].tolist() == ids.tolist()
-    assert (len(file), file.facts.vocab_size, file.facts.eos_id, file.facts.fingerprint) == (3000, 700, 699, "")
+    assert (len(file), file.metadata.vocab_size, file.metadata.eos_id, file.metadata.fingerprint) == (
+        3000,
+        700,
+        699,
+        "",
+    )
 
 
 def test_nanogpt_s_files_are_read_and_the_same_ids_have_the_same_digest(tmp_path: Path) -> None:
     file = open_bare(saved(tmp_path / "train.bin"), 700)
     assert file.tokens[:].tolist() == IDS.tolist()
     same = open_bare(saved(tmp_path / "train.npy", IDS.astype("<u2")), 700)
-    assert file.facts.sha256 == same.facts.sha256
+    assert file.metadata.sha256 == same.metadata.sha256
     check_pair(file, same)
 
 

@@ -27,9 +27,9 @@ class Crash(BaseException):
     """The process ends here: nothing in the code under test may catch it."""
 
 
-def save(checkpoints: Checkpoints, step: int, **facts: Any) -> Path:
+def save(checkpoints: Checkpoints, step: int, **metadata: Any) -> Path:
     weights = {"w": np.full((2, 2), step, np.float32), "b": np.arange(3, dtype=np.float32)}
-    return checkpoints.save(weights, STATE | {"step": np.array(step)}, {"step": step, "text": "é\n\0", **facts})
+    return checkpoints.save(weights, STATE | {"step": np.array(step)}, {"step": step, "text": "é\n\0", **metadata})
 
 
 def newest(checkpoints: Checkpoints) -> tuple[int | None, list[str]]:
@@ -48,7 +48,7 @@ def assert_whole(found: Checkpoint) -> None:
         assert {n: (a.dtype, a.shape, a.tobytes()) for n, a in read.items()} == {
             n: (a.dtype, a.shape, a.tobytes()) for n, a in written.items()
         }
-    assert found.facts["text"] == "é\n\0"
+    assert found.metadata["text"] == "é\n\0"
 
 
 def files(path: Path) -> tuple[Path, Path]:
@@ -62,7 +62,7 @@ def test_what_is_read_is_what_was_saved_zero_dimensional_and_int64_arrays_includ
     assert_whole(read)
     assert read.optimizer_state["step"].dtype == np.int64
     assert read.optimizer_state["grad_ema.all"].shape == ()
-    assert read.facts["nested"] == {"a": [1, 2.5, None, True]}
+    assert read.metadata["nested"] == {"a": [1, 2.5, None, True]}
 
 
 def test_arrays_that_are_not_contiguous_keep_their_values(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_a_folder_without_checkpoints_has_no_newest(tmp_path: Path) -> None:
     assert newest(Checkpoints(tmp_path / "missing")) == (None, [])
 
 
-def test_facts_that_json_cannot_say_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+def test_metadata_that_json_cannot_say_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path)
     save(checkpoints, 1)
     before = sorted(tmp_path.iterdir())

@@ -136,11 +136,11 @@ def test_pruning_removes_a_newer_one_that_was_read_and_found_damaged(tmp_path: P
 # The format's version
 
 
-def rewritten(path: Path, header_format: int | None, facts_format: int | None) -> None:
+def rewritten(path: Path, header_format: int | None, metadata_format: int | None) -> None:
     """The metadata file with other versions in it, and a digest that fits."""
     state = {"m": np.ones(2, np.float32)}
-    facts = {"step": 2, "weights": path.stem} | ({} if facts_format is None else {"format": facts_format})
-    text = json.dumps(facts, sort_keys=True)
+    metadata = {"step": 2, "weights": path.stem} | ({} if metadata_format is None else {"format": metadata_format})
+    text = json.dumps(metadata, sort_keys=True)
     header = {"facts": text, "digest": checkpoint._digest(text, state)}
     header |= {} if header_format is None else {"format": str(header_format)}
     path.write_bytes(b"".join(safetensors_parts(state, header)))
@@ -149,7 +149,7 @@ def rewritten(path: Path, header_format: int | None, facts_format: int | None) -
 def test_a_checkpoint_without_a_version_is_of_the_first(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path)
     path = save(checkpoints, 2)
-    assert checkpoints.read(path).facts["format"] == FORMAT
+    assert checkpoints.read(path).metadata["format"] == FORMAT
     rewritten(path, None, None)
     found = checkpoints.newest(pytest.fail)
     assert found is not None
@@ -167,11 +167,11 @@ def test_a_checkpoint_of_a_newer_version_is_refused_by_its_name_and_kept(tmp_pat
     assert path in checkpoints.files()
 
 
-@pytest.mark.parametrize(("header", "facts"), [(FORMAT + 1, FORMAT), (FORMAT, FORMAT + 1), (FORMAT + 2, None)])
-def test_versions_that_contradict_each_other_are_damage(tmp_path: Path, header: int, facts: int | None) -> None:
+@pytest.mark.parametrize(("header", "metadata"), [(FORMAT + 1, FORMAT), (FORMAT, FORMAT + 1), (FORMAT + 2, None)])
+def test_versions_that_contradict_each_other_are_damage(tmp_path: Path, header: int, metadata: int | None) -> None:
     checkpoints = Checkpoints(tmp_path)
     path = save(checkpoints, 2)
-    rewritten(path, header, facts)
+    rewritten(path, header, metadata)
     with pytest.raises(DamagedError, match="names two formats"):
         checkpoints.read(path)
 

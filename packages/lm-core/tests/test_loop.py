@@ -151,7 +151,7 @@ class Bench:
             config=self.config,
             log=log,
             checkpoints=self.saves,
-            facts={"model": {"d_model": 3}},
+            metadata={"model": {"d_model": 3}},
             **{"evaluation": [frozen_batch(TOKENS, 8, 9, seed=4)], **self.extras},
         )
         self.run, threads = run, threading.active_count()
@@ -165,7 +165,7 @@ class Bench:
         found = self.saves.newest(pytest.fail)
         assert found is not None
         self.trainer.load(found.weights, found.optimizer_state)
-        self.state = RunState.from_facts(found.facts)
+        self.state = RunState.from_metadata(found.metadata)
 
     def at(self, kind: str) -> list[int]:
         return [step for event, step in self.events if event == kind]
@@ -459,9 +459,9 @@ def test_a_run_knows_which_checkpoint_each_one_follows(tmp_path: Path) -> None:
     then.go()
     by_step = {c.step: c for c in map(then.saves.read, then.saves.folder.glob("*.metadata"))}
     assert sorted(by_step) == [3, 5, 6, 9, 10]
-    assert by_step[3].facts["parent"] is None
+    assert by_step[3].metadata["parent"] is None
     for before, after in itertools.pairwise(sorted(by_step)):
-        assert by_step[after].facts["parent"] == by_step[before].path.stem
+        assert by_step[after].metadata["parent"] == by_step[before].path.stem
 
 
 def test_something_is_shown_wherever_a_checkpoint_is_due_and_at_the_end(tmp_path: Path) -> None:
@@ -518,7 +518,7 @@ def test_what_is_saved_is_what_was_there_at_its_step(tmp_path: Path) -> None:
     [saved] = [found for path in long.saves.folder.glob("*.metadata") if (found := long.saves.read(path)).step == 3]
     assert saved.weights["w"].tobytes() == short.trainer.w.tobytes()
     assert saved.optimizer_state["m"].tobytes() == short.trainer.m.tobytes()
-    assert saved.facts["state"]["step"] == 3
+    assert saved.metadata["state"]["step"] == 3
 
 
 @pytest.mark.parametrize(
@@ -626,8 +626,8 @@ def test_a_new_best_loss_is_saved_where_it_is_measured_and_only_once(tmp_path: P
     best, newest = bench.saves.best(pytest.fail), bench.saves.newest(pytest.fail)
     assert best is not None
     assert newest is not None
-    assert (best.step, best.facts["val_loss"]) == (4, 3.0)
-    assert (newest.step, newest.facts["val_loss"]) == (7, 8.0)
+    assert (best.step, best.metadata["val_loss"]) == (4, 3.0)
+    assert (newest.step, newest.metadata["val_loss"]) == (7, 8.0)
 
 
 def test_a_checkpoint_says_the_validation_loss_only_if_it_is_that_of_its_step(tmp_path: Path) -> None:
@@ -635,7 +635,7 @@ def test_a_checkpoint_says_the_validation_loss_only_if_it_is_that_of_its_step(tm
     bench.trainer.val_losses = iter([5.0, 4.0, 3.0])
     bench.go()
     found = [bench.saves.read(path) for path in bench.saves.folder.glob("*.metadata")]
-    assert {one.step: one.facts["val_loss"] for one in found} == {2: None, 4: 4.0, 6: 3.0}
+    assert {one.step: one.metadata["val_loss"] for one in found} == {2: None, 4: 4.0, 6: 3.0}
 
 
 # Resuming
@@ -662,7 +662,7 @@ def test_a_run_in_two_parts_has_the_records_and_the_weights_of_one_in_one(
     assert state.seconds > first.state.seconds
     if save_best:
         best = [bench.saves.best(pytest.fail) for bench in (whole, second)]
-        assert [found and (found.step, found.facts["val_loss"]) for found in best] == [
+        assert [found and (found.step, found.metadata["val_loss"]) for found in best] == [
             (state.best_step, state.best_val_loss)
         ] * 2
 

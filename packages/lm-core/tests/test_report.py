@@ -329,8 +329,8 @@ def test_drawing_does_load_it_but_not_pyplot(make_run: MakeRun) -> None:
     assert loaded_after(f"{draw}\nassert 'matplotlib.pyplot' not in sys.modules")
 
 
-def save(folder: Path, step: int, **facts: Any) -> None:
-    Checkpoints(folder / "checkpoints").save({"w": np.full(3, step, np.float32)}, {}, {"step": step, **facts})
+def save(folder: Path, step: int, **metadata: Any) -> None:
+    Checkpoints(folder / "checkpoints").save({"w": np.full(3, step, np.float32)}, {}, {"step": step, **metadata})
 
 
 def test_the_steps_are_those_of_the_newest_checkpoint_and_not_of_the_last_record(make_run: MakeRun) -> None:

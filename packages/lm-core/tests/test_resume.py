@@ -48,12 +48,12 @@ POLICY = Policy(
 )
 
 
-def facts(step: int = 7, **config: Any) -> dict[str, Any]:
+def metadata(step: int = 7, **config: Any) -> dict[str, Any]:
     return {"step": step, "config": Whole.parse(config).model_dump(mode="json")}
 
 
 def history(before: dict[str, Any], now: dict[str, Any], step: int = 7) -> History:
-    return resumed(before, now, facts(step, **before))
+    return resumed(before, now, metadata(step, **before))
 
 
 def resumed(before: dict[str, Any], now: dict[str, Any], known: dict[str, Any]) -> History:
@@ -111,9 +111,9 @@ def test_what_changes_results_is_told_and_kept_and_what_does_not_is_neither() ->
     assert found.changes == (Change("inner.steps", 10, 20),)
     assert found.settings == (Change("log_every", 5, 1),)
     assert list(found.lines()) == ["changed from step 8 on: inner.steps 10 -> 20"]
-    assert found.facts == [{"step": 7, "key": "inner.steps", "from": 10, "to": 20}]
-    later = resumed({}, {"inner": {"rate": 0.2}}, {"step": 9, "history": found.facts})
-    assert later.facts == [*found.facts, {"step": 9, "key": "inner.rate", "from": 0.1, "to": 0.2}]
+    assert found.entries == [{"step": 7, "key": "inner.steps", "from": 10, "to": 20}]
+    later = resumed({}, {"inner": {"rate": 0.2}}, {"step": 9, "history": found.entries})
+    assert later.entries == [*found.entries, {"step": 9, "key": "inner.rate", "from": 0.1, "to": 0.2}]
     assert list(history({}, {"log_every": 1}).lines()) == []
 
 
@@ -130,20 +130,20 @@ def test_the_log_has_a_change_once_and_the_last_word_on_it(folder: RunFolder) ->
 
 def test_the_checkpoints_config_is_the_base_whatever_config_toml_says(folder: RunFolder) -> None:
     folder.config.write_text("seed = 9\n")
-    base = base_of(folder, facts(seed=3, inner={"steps": 12}))
+    base = base_of(folder, metadata(seed=3, inner={"steps": 12}))
     assert values_of(Whole.parse(base)) == values_of(Whole.parse({"seed": 3, "inner": {"steps": 12}}))
     folder.config.unlink()
-    assert base_of(folder, facts(seed=3))["seed"] == 3
+    assert base_of(folder, metadata(seed=3))["seed"] == 3
 
 
 def test_a_change_that_no_checkpoint_has_yet_is_part_of_the_base(folder: RunFolder) -> None:
     log_of(folder, history({}, {"inner": {"steps": 20}, "log_every": 1, "text": "x"}))
-    assert flat(base_of(folder, facts())) == values_of(
+    assert flat(base_of(folder, metadata())) == values_of(
         Whole.parse({"inner": {"steps": 20}, "log_every": 1, "text": "x"})
     )
-    assert base_of(folder, facts(), resumed=False)["inner"]["steps"] == 10
-    assert base_of(folder, facts(step=8))["inner"]["steps"] == 10, "a later checkpoint knows all"
-    assert base_of(folder, facts(step=4))["inner"]["steps"] == 20, "an older one has to be used instead"
+    assert base_of(folder, metadata(), resumed=False)["inner"]["steps"] == 10
+    assert base_of(folder, metadata(step=8))["inner"]["steps"] == 10, "a later checkpoint knows all"
+    assert base_of(folder, metadata(step=4))["inner"]["steps"] == 20, "an older one has to be used instead"
 
 
 def test_a_checkpoint_without_a_config_leaves_config_toml_to_be_believed(folder: RunFolder) -> None:
@@ -158,7 +158,7 @@ def test_a_checkpoint_without_a_config_leaves_config_toml_to_be_believed(folder:
 def test_a_folder_of_a_newer_format_is_refused(folder: RunFolder) -> None:
     folder.config.write_text("# run folder, format 999\n")
     with pytest.raises(UserError, match="of format 999, made by a newer version"):
-        base_of(folder, facts())
+        base_of(folder, metadata())
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_a_folder_of_a_newer_format_is_refused(folder: RunFolder) -> None:
 def test_a_config_toml_that_was_edited_or_cut_is_named_by_its_key(folder: RunFolder, change: Any, said: str) -> None:
     config = {"seed": 3, "inner": {"rate": 0.5}}
     folder.config.write_text(Whole.parse(config).to_toml())
-    base = base_of(folder, facts(**config))
+    base = base_of(folder, metadata(**config))
     assert compare_config_file(POLICY, Whole, folder, base) is None
     if change:
         folder.config.write_text(change(folder.config.read_text()))
@@ -207,17 +207,17 @@ def test_a_checkpoint_knows_the_log_before_it(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     with RunLog(path, 0, 10) as log:
         log.record("train", 1, {"loss_nats": 1.5, "tokens_per_second": 1.0})
-        first = log.facts()
+        first = log.metadata()
         log.record("train", 2, {"loss_nats": 1.25, "tokens_per_second": 1.0})
-        both = log.facts()
+        both = log.metadata()
     assert (first["records"], both["records"]) == (1, 2)
     assert first["sha1"] != both["sha1"]
     for start, expected in ((1, first), (2, both)):
         copy = tmp_path / f"{start}.jsonl"
         copy.write_bytes(path.read_bytes())
         with RunLog(copy, start, 10) as log:
-            assert log.facts() == expected
+            assert log.metadata() == expected
     with RunLog(tmp_path / "again.jsonl", 0, 10) as log:
         log.record("train", 1, {"loss_nats": 1.5, "tokens_per_second": 7.0, "seconds": 3.0})
-        assert log.facts() == first, "an equal run has an equal log, but for its times"
+        assert log.metadata() == first, "an equal run has an equal log, but for its times"
     assert json.loads(json.dumps(first)) == first

@@ -146,8 +146,8 @@ def test_a_run_leaves_everything_that_reads_a_run_looks_for(
     assert names == {
         "config.toml", "tokenizer", "metrics.jsonl", "checkpoints", "samples.txt", "report.html", "result.json", "lock",
     }  # fmt: skip
-    facts = Checkpoints(folder.checkpoints).newest_facts()
-    assert (facts["config"], facts["tokenizer"]) == (
+    metadata = Checkpoints(folder.checkpoints).newest_metadata()
+    assert (metadata["config"], metadata["tokenizer"]) == (
         {"seed": 0, "rate": 0.1},
         {"kind": "letters", "fingerprint": "abc"},
     )
@@ -202,7 +202,7 @@ def test_a_disk_that_refuses_the_end_is_one_line_and_the_run_is_saved(
 
     run(replace(plan, sample=Sample(in_the_way, "temperature 1", at_saves=True)), folder)
     assert f"{name} not written" in capsys.readouterr().err
-    assert Checkpoints(folder.checkpoints).newest_facts()["step"] == 4
+    assert Checkpoints(folder.checkpoints).newest_metadata()["step"] == 4
 
 
 def test_what_fails_at_the_start_leaves_nothing(folder: RunFolder) -> None:
@@ -258,7 +258,7 @@ def test_a_resume_says_and_records_what_it_changes(folder: RunFolder, capsys: py
         plan_of(AppConfig(seed=1)).resumed(known, schedule_of)
     with session.opened(folder, AppConfig, POLICY, resume=True):
         session.run(replace(changed, has_tokenizer=True), folder, backend=cast("Backend", Numpy()))
-    assert Checkpoints(folder.checkpoints).newest_facts()["history"] == [
+    assert Checkpoints(folder.checkpoints).newest_metadata()["history"] == [
         {"step": 4, "key": "rate", "from": 0.1, "to": 0.2}
     ]
     assert "rate = 0.2" in folder.config.read_text()
@@ -280,7 +280,7 @@ def test_a_config_toml_that_was_edited_is_reported_once_and_not_used(
 
 
 def saved(of: Plan, step: int = 10) -> Recorded[AppConfig]:
-    checkpoint = Checkpoint(Path("x"), {}, {}, {**of.facts(), "step": step})
+    checkpoint = Checkpoint(Path("x"), {}, {}, {**of.checkpoint_metadata(), "step": step})
     return Recorded(checkpoint, {}, cast("AppConfig", of.config))
 
 

@@ -20,7 +20,7 @@ IDS = np.arange(1000, dtype=np.uint16)
 def write(path: Path, ids: Any = IDS, **changes: object) -> Path:
     """A token file, by other means than the writer's."""
     np.save(path, ids)
-    facts = {
+    metadata = {
         "format": "token file 1",
         "dtype": ids.dtype.name,
         "tokens": len(ids),
@@ -33,9 +33,9 @@ def write(path: Path, ids: Any = IDS, **changes: object) -> Path:
         "sha256": hashlib.sha256(ids.tobytes()).hexdigest(),
         **changes,
     }
-    facts = {key: value for key, value in facts.items() if value != "absent"}
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-    path.with_name(path.name + ".json").write_text(json.dumps({**facts, "sidecar_sha256": digest}, indent=2))
+    metadata = {key: value for key, value in metadata.items() if value != "absent"}
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode()).hexdigest()
+    path.with_name(path.name + ".json").write_text(json.dumps({**metadata, "sidecar_sha256": digest}, indent=2))
     return path
 
 
@@ -59,7 +59,7 @@ def test_a_file_is_read_as_an_array_would_be(tmp_path: Path, dtype: str, count: 
     assert [file.tokens[i] for i in range(-min(count, 3), min(count, 3))] == [*range(count)][-3:] + [*range(count)][:3]
     with pytest.raises(IndexError):
         file.tokens[count]
-    assert (file.facts.bytes, file.facts.documents, file.facts.eos_id) == (3000, 1, 999)
+    assert (file.metadata.bytes, file.metadata.documents, file.metadata.eos_id) == (3000, 1, 999)
 
 
 def test_another_tokenizer_is_refused_by_name_and_any_is_taken_when_none_is_named(tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def planned() -> Callable[..., Plan]:
 def save_run() -> Callable[..., Checkpoints]:
     """What a run of a plan leaves that has come to a step, in the folder `run`."""
 
-    def save(plan: Plan, step: int, **facts: object) -> Checkpoints:
+    def save(plan: Plan, step: int, **metadata: object) -> Checkpoints:
         folder = RunFolder(Path("run"))
         if not plan.has_tokenizer:
             plan.tokenizer.save(folder.tokenizer)
@@ -133,7 +133,7 @@ def save_run() -> Callable[..., Checkpoints]:
         state = {name: np.ones(shape, np.int64 if name == "step" else np.float32) for name, shape in shapes.items()}
         of_loop = {"step": step, "val_loss": 5.0, "state": {**vars(RunState()), "step": step}}
         checkpoints = Checkpoints(folder.checkpoints, plan.keep)
-        checkpoints.save(initial_arrays(plan.model, step), state, {**plan.facts(), **of_loop, **facts})
+        checkpoints.save(initial_arrays(plan.model, step), state, {**plan.checkpoint_metadata(), **of_loop, **metadata})
         return checkpoints
 
     return save

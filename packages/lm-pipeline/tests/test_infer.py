@@ -67,7 +67,7 @@ class Told:
         pass
 
 
-def save_run(folder: Path, tokenizer: Any, model: ModelConfig = MODEL, facts: dict[str, Any] | None = None) -> None:
+def save_run(folder: Path, tokenizer: Any, model: ModelConfig = MODEL, metadata: dict[str, Any] | None = None) -> None:
     """A run folder with two checkpoints: step 1 with the better loss, and step 2."""
     (folder / "tokenizer").mkdir(parents=True)
     (folder / "config.toml").write_text("")
@@ -75,7 +75,8 @@ def save_run(folder: Path, tokenizer: Any, model: ModelConfig = MODEL, facts: di
     said = {"model": model.model_dump(), "tokenizer": {"kind": tokenizer.name, "fingerprint": tokenizer.fingerprint}}
     for step, loss in ((1, 2.0), (2, 3.0)):
         weights = initial_arrays(model, step)
-        Checkpoints(folder / "checkpoints").save(weights, {}, {**said, **(facts or {}), "step": step, "val_loss": loss})
+        kept = {**said, **(metadata or {}), "step": step, "val_loss": loss}
+        Checkpoints(folder / "checkpoints").save(weights, {}, kept)
 
 
 @pytest.fixture
@@ -320,7 +321,7 @@ def test_a_run_folder_whose_parts_do_not_fit(
 
 
 @pytest.mark.parametrize(
-    ("facts", "said"),
+    ("metadata", "said"),
     [
         ({"tokenizer": None}, "does not name its tokenizer"),
         ({"model": {**MODEL.model_dump(), "n_layers": 2}}, "blocks.1"),
@@ -329,9 +330,9 @@ def test_a_run_folder_whose_parts_do_not_fit(
 )
 def test_a_checkpoint_that_does_not_say_what_it_is(
     told: Told, run_infer: Run, folder: Path, tokenizer: Tokenizer, capsys: pytest.CaptureFixture[str],
-    facts: dict[str, Any], said: str,
+    metadata: dict[str, Any], said: str,
 ) -> None:  # fmt: skip
-    save_run(folder / "odd", tokenizer, facts=facts)
+    save_run(folder / "odd", tokenizer, metadata=metadata)
     assert run_infer("--checkpoint", "odd", "--prompt", "a") == 2
     assert said in capsys.readouterr().err
 

@@ -77,9 +77,9 @@ def test_the_decoded_token_file_is_the_input(
     for more in ([], ["--shard_bytes", 500, "--threads", 1]):
         assert run_make_data("--train", *write(folder), "--tokenizer", "tok", "--output", "out", *more) == 0
         assert decoded(folder / "out/train.npy", tokenizer) == "".join(text + END for text in DOCUMENTS)
-    facts = TokenFile.open(folder / "out/train.npy").facts
-    assert (facts.documents, facts.bytes) == (len(DOCUMENTS), len("".join(DOCUMENTS).encode()))
-    assert facts.eos_id == tokenizer.eos_id
+    metadata = TokenFile.open(folder / "out/train.npy").metadata
+    assert (metadata.documents, metadata.bytes) == (len(DOCUMENTS), len("".join(DOCUMENTS).encode()))
+    assert metadata.eos_id == tokenizer.eos_id
     assert sorted(contents(folder / "out")) == ["make_data.toml", "train.npy", "train.npy.json"]
     assert not (folder / "out/.parts").exists()
 
@@ -102,7 +102,7 @@ def test_a_long_document_is_encoded_in_pieces_to_the_same_ids(
     assert run_make_data("--train", "a.txt", "--tokenizer", "tok", "--output", "out", "--shard_bytes", 3000) == 0
     file = TokenFile.open(folder / "out/train.npy")
     assert file.tokens[:].tolist() == [*tokenizer.encode(text), tokenizer.eos_id]
-    assert (file.facts.documents, file.facts.bytes) == (1, len(text.encode()))
+    assert (file.metadata.documents, file.metadata.bytes) == (1, len(text.encode()))
     assert len(list((folder / "out/.parts").glob("*.train.npy"))) > 2
 
 

@@ -53,9 +53,9 @@ def test_every_key_has_a_decision() -> None:
 def test_a_run_resumed_by_the_command_that_started_it_changes_nothing(begun: Plan, resumed: Planned) -> None:
     plan = resumed(*FLAGS)
     assert plan.notes == []
-    assert plan.history.facts == []
+    assert plan.history.entries == []
     assert plan.kept_config == begun.kept_config
-    assert plan.facts() == begun.facts()
+    assert plan.checkpoint_metadata() == begun.checkpoint_metadata()
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_more_steps_bend_the_rate_with_a_word_and_a_choice(begun: Plan, resumed:
         "learning rate: 0.0002 at step 60, 0.00166 at step 61, 0.0002 at step 200",
         "note: --schedule.on_resume stretch, floor or warmup chooses how the decay continues",
     ]
-    assert {entry["key"] for entry in plan.facts()["history"]} == {"training.max_steps"}
+    assert {entry["key"] for entry in plan.checkpoint_metadata()["history"]} == {"training.max_steps"}
 
 
 def test_a_decay_that_goes_on_as_it_would_have_needs_no_word(
@@ -131,7 +131,7 @@ def test_another_batch_size_repeats_no_window(begun: Plan, resumed: Planned, sav
     plan = resumed("--training.batch_size", "6", "--training.max_steps", "80")
     assert isinstance(plan.batches, ShuffledWindows)
     assert isinstance(begun.batches, ShuffledWindows)
-    assert plan.facts()["origin"] == {"step": STEPS, "windows": 4 * STEPS}
+    assert plan.checkpoint_metadata()["origin"] == {"step": STEPS, "windows": 4 * STEPS}
     one_by_one = ShuffledWindows(begun.batches.tokens, 1, 16, 0)
     for stream, step, first in ((begun.batches, STEPS, 4 * STEPS - 4), (plan.batches, STEPS + 1, 4 * STEPS)):
         rows = stream.batch(step).inputs
@@ -139,8 +139,8 @@ def test_another_batch_size_repeats_no_window(begun: Plan, resumed: Planned, sav
         assert np.array_equal(rows, expected)
     save_run(plan, 70)
     back = resumed("--training.batch_size", "4")
-    assert back.facts()["origin"] == {"step": 70, "windows": 4 * STEPS + 6 * 10}
-    assert resumed().facts()["origin"] == plan.facts()["origin"]
+    assert back.checkpoint_metadata()["origin"] == {"step": 70, "windows": 4 * STEPS + 6 * 10}
+    assert resumed().checkpoint_metadata()["origin"] == plan.checkpoint_metadata()["origin"]
 
 
 def test_other_training_text_begins_with_a_whole_epoch(begun: Plan, resumed: Planned) -> None:
@@ -172,8 +172,8 @@ def test_a_checkpoint_of_before_goes_on_by_config_toml_and_from_the_same_place(
     plan = resumed("--training.max_steps", "80")
     for step in (1, STEPS + 1):
         assert np.array_equal(plan.batches.batch(step).inputs, begun.batches.batch(step).inputs)
-    assert Origin(**plan.facts()["origin"]) == Origin()
-    assert plan.history.facts == [{"step": STEPS, "key": "training.max_steps", "from": STEPS, "to": 80}]
+    assert Origin(**plan.checkpoint_metadata()["origin"]) == Origin()
+    assert plan.history.entries == [{"step": STEPS, "key": "training.max_steps", "from": STEPS, "to": 80}]
 
 
 @pytest.mark.parametrize("of_before", [False, True])

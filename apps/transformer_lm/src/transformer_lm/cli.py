@@ -41,7 +41,7 @@ from transformer_lm.save_folder import Found, SaveFolder, copy_into, default_fol
 from transformer_lm.workload import COMMAND, model_of, plan, resumed, step_of
 
 PROGRAM = "transformer_lm"
-_FACTS = {"model", "tokenizer", "data", "state"}
+_METADATA = {"model", "tokenizer", "data", "state"}
 """What every checkpoint of this app says."""
 
 
@@ -91,7 +91,7 @@ def _train(argv: Sequence[str], flags: Flags, folder: SaveFolder) -> None:
                 " --data_dir '' to download it"
             )
     checkpoint = found.checkpoint if found else None
-    tokenizer = load_tokenizer_of(found.run.path, checkpoint.facts, found.name) if found and checkpoint else None
+    tokenizer = load_tokenizer_of(found.run.path, checkpoint.metadata, found.name) if found and checkpoint else None
     model_of(flags, 1)  # heads that do not fit need no dataset to be seen, nor does a GPU that is not there
     if flags.gpu:
         _describe(load_backend(flags.backend), flags)
@@ -107,7 +107,7 @@ def _train(argv: Sequence[str], flags: Flags, folder: SaveFolder) -> None:
         session.run(made, found.run)
         return
     made.check_fits()
-    if is_complete(made.loop, RunState.from_facts(checkpoint.facts)):
+    if is_complete(made.loop, RunState.from_metadata(checkpoint.metadata)):
         say(f"{found.name} is complete: --num_iters above {checkpoint.step:,} starts a new run there")
         return
     say(f"starting a new run from {found.name}")
@@ -135,7 +135,7 @@ def _find(folder: SaveFolder, identifier: str, *, saved: bool = False) -> Found 
         found = folder.find(identifier, say, saved=saved)
     except DamagedError as error:
         raise UserError(f"--identifier {identifier}: {error}; give another, or none for the newest good one") from None
-    if found and found.checkpoint and not found.checkpoint.facts.keys() >= _FACTS:
+    if found and found.checkpoint and not found.checkpoint.metadata.keys() >= _METADATA:
         raise UserError(f"{found.name} was not saved by {PROGRAM}")
     return found
 
@@ -163,7 +163,7 @@ def _talk(argv: Sequence[str], flags: Flags, folder: SaveFolder) -> int:
     known, checkpoint = _known(found), found.checkpoint
     flags = parse_flags(Flags, COMMAND, argv, known.base)
     POLICY.check(known.before.of_run, flags.of_run, f"{found.name}: leave these flags out", SHAPE)
-    tokenizer = load_tokenizer_of(found.run.path, checkpoint.facts, found.name)
+    tokenizer = load_tokenizer_of(found.run.path, checkpoint.metadata, found.name)
     model = model_of(flags, tokenizer.vocab_size)
     try:
         check_fit(parameter_table(model), checkpoint.weights)

@@ -132,7 +132,7 @@ def resumed(made: Plan, known: Recorded[Flags]) -> Plan:
     Raises:
         UserError: when a flag differs that must not.
     """
-    facts, size = known.checkpoint.facts if known.checkpoint else {}, known.before.batch_size
-    if "config" not in facts:  # older checkpoints have the batch size, and not the flags
-        size = facts.get("batches", {}).get("batch_size", size)
+    metadata, size = known.checkpoint.metadata if known.checkpoint else {}, known.before.batch_size
+    if "config" not in metadata:  # older checkpoints have the batch size, and not the flags
+        size = metadata.get("batches", {}).get("batch_size", size)
     return made.resumed(known, schedule_of, advice=ADVICE, batch_size=size)

@@ -1,6 +1,6 @@
 """What the checkpoints of a run claim of its other files: its config, its records, its tokenizer.
 
-    checkpoints' facts --> config.toml, key by key
+    checkpoints' metadata --> config.toml, key by key
                        --> metrics.jsonl: the digest of the records before the checkpoint, and the losses that it knows
                        --> tokenizer/: its fingerprint
 
@@ -41,7 +41,7 @@ class Claims:
     def add(self, record: Mapping[str, Any]) -> None:
         """Take the next record of the log."""
         self._digest.add(record)
-        known = self._digest.facts
+        known = self._digest.metadata
         if known["records"] in self._digests:
             self._digests[known["records"]] = known["sha1"]
         if record.get("kind") == "eval":
@@ -65,7 +65,7 @@ class Claims:
         return "lines, order, losses" if self._digests else "lines, order, validation losses"
 
     def _loss_problems(self, checkpoint: Checkpoint) -> Iterator[str]:
-        state = checkpoint.facts.get("state")
+        state = checkpoint.metadata.get("state")
         if not isinstance(state, dict):
             return
         for which in ("last_val", "best"):
@@ -82,7 +82,7 @@ class Claims:
 
 def config_problems(config: Mapping[str, Any], newest: Checkpoint, resumes: Records) -> Iterator[str]:
     """The keys of config.toml that are not as the newest checkpoint has them, or as they were changed since."""
-    known = newest.facts.get("config")
+    known = newest.metadata.get("config")
     if not isinstance(known, dict):
         return
     expected = flat(known) | unsaved(resumes, newest.step)
@@ -102,7 +102,7 @@ def tokenizer_problems(folder: Path, newest: Checkpoint) -> tuple[list[str], lis
     """What is wrong with the tokenizer that the run needs, and what could not be checked; empty where it needs none."""
     if not needs_tokenizer(newest):
         return [], []
-    facts = newest.facts["tokenizer"]
+    facts = newest.metadata["tokenizer"]
     path = folder / TOKENIZER
     if not path.is_dir() or not any(path.iterdir()):
         return ["missing, and a model of this run cannot be used without it"], []
@@ -117,10 +117,10 @@ def tokenizer_problems(folder: Path, newest: Checkpoint) -> tuple[list[str], lis
 
 def needs_tokenizer(checkpoint: Checkpoint) -> bool:
     """Whether a run carries its tokenizer; that of characters is in the checkpoint."""
-    facts = checkpoint.facts.get("tokenizer")
+    facts = checkpoint.metadata.get("tokenizer")
     return isinstance(facts, dict) and "fingerprint" in facts
 
 
 def _log_of(checkpoint: Checkpoint) -> dict[str, Any]:
-    log = checkpoint.facts.get("log")
+    log = checkpoint.metadata.get("log")
     return log if isinstance(log, dict) and isinstance(log.get("records"), int) else {}

@@ -139,7 +139,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _check_config(run: RunFolder, config: dict[str, Any], newest: Checkpoint | None, claims: Claims) -> CheckedFile:
-    path, known = run.config, newest is not None and isinstance(newest.facts.get("config"), dict)
+    path, known = run.config, newest is not None and isinstance(newest.metadata.get("config"), dict)
     if not path.exists():
         said = ("missing",)
         return CheckedFile(path.name, damage=said) if newest else CheckedFile(path.name, notes=said)
@@ -210,7 +210,7 @@ def _check_log(path: Path, newest: Checkpoint | None, log_every: int, claims: Cl
 
 def _uncovered(newest: Checkpoint, last: int, last_training: int, gap: int) -> Iterator[str]:
     """Records that the newest checkpoint's run must have written; how often it logs shows in the log and the config."""
-    state = newest.facts.get("state")
+    state = newest.metadata.get("state")
     evaluated = state.get("last_val_step", 0) if isinstance(state, dict) else 0
     if isinstance(evaluated, int) and evaluated > last:
         yield f"the evaluation of step {evaluated} is missing, and a checkpoint knows of it"
@@ -247,7 +247,7 @@ def _check_checkpoints(folder: Path) -> tuple[list[CheckedFile], list[Checkpoint
             damaged.append(CheckedFile(path.stem, damage=(str(error),)))
             continue
         # The arrays have been looked at; of many checkpoints only the facts stay in memory.
-        facts[path.stem] = Checkpoint(path, {}, {}, checkpoint.facts)
+        facts[path.stem] = Checkpoint(path, {}, {}, checkpoint.metadata)
     files = []
     for stem, checkpoint in sorted(facts.items(), key=lambda item: item[1].step):
         problems = wrong[stem] + list(_lineage_problems(checkpoint, facts))
@@ -258,13 +258,13 @@ def _check_checkpoints(folder: Path) -> tuple[list[CheckedFile], list[Checkpoint
 
 
 def _content_problems(checkpoint: Checkpoint) -> Iterator[str]:
-    step = checkpoint.facts.get("step")
+    step = checkpoint.metadata.get("step")
     if not isinstance(step, int) or step < 0:
         raise DamagedError(f"{checkpoint.path.name} is malformed (its step is {step!r})")
-    state = checkpoint.facts.get("state")
+    state = checkpoint.metadata.get("state")
     if isinstance(state, dict) and state.get("step", step) != step:
         yield f"it is of step {step}, and its state of step {state['step']}"
-    loss = checkpoint.facts.get("val_loss")
+    loss = checkpoint.metadata.get("val_loss")
     if isinstance(loss, float) and not math.isfinite(loss):
         yield f"its val_loss is {loss}"
     for name, array in (checkpoint.weights | checkpoint.optimizer_state).items():
@@ -273,14 +273,14 @@ def _content_problems(checkpoint: Checkpoint) -> Iterator[str]:
 
 
 def _lineage_problems(checkpoint: Checkpoint, known: dict[str, Checkpoint]) -> Iterator[str]:
-    parent = known.get(str(checkpoint.facts.get("parent")))
+    parent = known.get(str(checkpoint.metadata.get("parent")))
     # None for the first of its run, or where it is not kept any longer; the same where no weight has moved.
     if parent is None or parent.path == checkpoint.path:
         return
     if parent.step >= checkpoint.step:
         yield f"its parent {parent.path.stem[:12]} has more steps: {parent.step}"
     for key in _LASTING:
-        if checkpoint.facts.get(key) != parent.facts.get(key):
+        if checkpoint.metadata.get(key) != parent.metadata.get(key):
             yield f"its {key} is not that of its parent {parent.path.stem[:12]}"
 
 

@@ -106,12 +106,12 @@ def write_report(folder: Path) -> Path:
     Raises:
         UserError: when metrics.jsonl is missing or holds no training or validation record.
     """
-    run, facts = read_run(folder / "metrics.jsonl"), Checkpoints(folder / "checkpoints").newest_facts()
+    run, metadata = read_run(folder / "metrics.jsonl"), Checkpoints(folder / "checkpoints").newest_metadata()
     name = escape(show(folder.resolve().name))
     quoted = [_quoted("Sample", folder / "samples.txt"), _quoted("Config", folder / "config.toml")]
     head = '<meta charset="utf-8">\n<meta name="viewport" content="width=device-width, initial-scale=1">'
     parts = ["<!doctype html>", '<html lang="en">', head, f"<title>{name}</title>", f"<style>{CSS}</style>"]
-    parts += [f"<h1>{name}</h1>", "<main>", _summary(run, facts), *_about(facts), *_figures(run), "</main>"]
+    parts += [f"<h1>{name}</h1>", "<main>", _summary(run, metadata), *_about(metadata), *_figures(run), "</main>"]
     parts += [*_changes(run), *quoted, "</html>\n"]
     path = folder / "report.html"
     write_whole(path, visible("\n".join(parts)).encode())  # a name may have bytes that are no UTF-8
@@ -182,11 +182,11 @@ def _smooth(steps: Array, values: Array) -> tuple[Array, Array]:
     return steps[place], np.divide(sums, counts, out=np.full(len(place), np.nan), where=counts > 0)
 
 
-def _summary(run: History, facts: Record) -> str:
+def _summary(run: History, metadata: Record) -> str:
     """The steps are those that the newest checkpoint has: records are written now and then only."""
     train, evals = ([r for r in rs if _is_number(r.get("loss_nats"))] for rs in (run.train, run.evals))
     both = sorted(run.train + run.evals, key=lambda record: record["step"])
-    saved = facts.get("step")
+    saved = metadata.get("step")
     rows = [["Steps", f"{max([both[-1]['step'], *[saved] * _is_number(saved)]):,}"]]
     rows += [["Training time", _duration(clock[-1])] for clock in _series(both, "seconds")[1].values()]
     speeds = _series(run.train, "tokens_per_second")[1].values()
@@ -207,9 +207,9 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
     return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
 
 
-def _about(facts: Record) -> list[str]:
+def _about(metadata: Record) -> list[str]:
     """What was trained with, and on what."""
-    about = About.of(facts)
+    about = About.of(metadata)
     return [f'<div class="about">{_table(about.rows())}</div>'] if about else []
 
 

@@ -82,10 +82,10 @@ def newest_run(key: str) -> Path:
     return newest.path
 
 
-def load_tokenizer_of(folder: Path, facts: dict[str, Any], key: str) -> TextTokenizer:
+def load_tokenizer_of(folder: Path, metadata: dict[str, Any], key: str) -> TextTokenizer:
     """The tokenizer that a run folder carries, which must be the one that its checkpoint was trained with."""
     try:
-        kind, fingerprint = facts["tokenizer"]["kind"], facts["tokenizer"]["fingerprint"]
+        kind, fingerprint = metadata["tokenizer"]["kind"], metadata["tokenizer"]["fingerprint"]
     except (KeyError, TypeError):
         raise UserError(f"{key}: the checkpoint in {folder} does not name its tokenizer") from None
     tokenizer = _tokenizer(f"{kind}:{folder / TOKENIZER}", key)
@@ -116,7 +116,7 @@ def _of_run(folder: Path, which: Which, tokenizer: str, key: str) -> SavedModel:
         raise UserError(f"{key}: {folder} has no intact checkpoint")
     config = model_of(checkpoint, key)
     check_weights(config, checkpoint.weights, f"{key}: {checkpoint.path.stem}.safetensors")
-    own = load_tokenizer_of(folder, checkpoint.facts, key)
+    own = load_tokenizer_of(folder, checkpoint.metadata, key)
     if tokenizer and _tokenizer(tokenizer, "tokenizer").fingerprint != own.fingerprint:
         raise UserError(f"tokenizer: {tokenizer} is not the one that the run {folder} was trained with; leave it out")
     _check_vocabulary(own, config, folder, key)
@@ -125,7 +125,7 @@ def _of_run(folder: Path, which: Which, tokenizer: str, key: str) -> SavedModel:
 
 def model_of(checkpoint: Checkpoint, key: str) -> ModelConfig:
     """The shape of a checkpoint's model."""
-    return ModelConfig.parse(checkpoint.facts.get("model") or {}, f"{key}: {checkpoint.path.name}")
+    return ModelConfig.parse(checkpoint.metadata.get("model") or {}, f"{key}: {checkpoint.path.name}")
 
 
 def _of_hugging_face(folder: Path, tokenizer: str, key: str) -> SavedModel:

@@ -175,7 +175,7 @@ class TokenFileWriter:
             raise
 
     def _sidecar(self) -> bytes:
-        facts: dict[str, Any] = {
+        metadata: dict[str, Any] = {
             "format": FORMAT,
             "dtype": self.dtype.name,
             "tokens": self.tokens,
@@ -188,8 +188,8 @@ class TokenFileWriter:
             **({"pair": self.pair} if self.pair else {}),
             "sha256": self._digest.hexdigest(),
         }
-        own = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-        return (json.dumps({**facts, "sidecar_sha256": own}, indent=1) + "\n").encode()
+        own = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode()).hexdigest()
+        return (json.dumps({**metadata, "sidecar_sha256": own}, indent=1) + "\n").encode()
 
     def _failed(self, error: OSError) -> TokenizerError:
         self.discard()

@@ -103,7 +103,7 @@ def _read(folder: Path) -> ComparedRun:
 
 def _config(run: RunFolder) -> dict[str, Any]:
     """The config that the newest checkpoint knows; that of config.toml, which anybody may have edited, without one."""
-    known = Checkpoints(run.checkpoints).newest_facts().get("config")
+    known = Checkpoints(run.checkpoints).newest_metadata().get("config")
     if known is None and run.config.exists():
         known = read_toml(run.config)
     return flat(known or {})

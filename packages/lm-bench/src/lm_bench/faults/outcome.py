@@ -72,7 +72,7 @@ def _of_arrays(what: str, ours: dict[str, NDArray[Any]], theirs: dict[str, NDArr
 
 
 def _untimed_facts(checkpoint: Checkpoint, left_out: set[str]) -> dict[str, Any]:
-    facts = {key: value for key, value in checkpoint.facts.items() if key not in left_out}
+    facts = {key: value for key, value in checkpoint.metadata.items() if key not in left_out}
     return facts | {"state": _untimed(facts["state"])}
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lm_core.data.token_file import Facts, TokenFile, sidecar_of
+from lm_core.data.token_file import TokenFile, TokenMetadata, sidecar_of
 from lm_core.data.token_ids import TokenIds
 from lm_core.errors import UserError
 
@@ -43,7 +43,7 @@ def open_bare(path: str | Path, vocab_size: int, eos_id: int | None = None) -> T
     start, dtype, count = (_npy if path.suffix == ".npy" else _bin)(path, whole)
     tokens = TokenIds(path, dtype, start, count, vocab_size)
     tokens.verify()
-    facts = Facts(
+    metadata = TokenMetadata(
         format="token file 1",
         dtype="uint16" if vocab_size <= 1 << 16 else "uint32",
         tokens=count,
@@ -55,7 +55,7 @@ def open_bare(path: str | Path, vocab_size: int, eos_id: int | None = None) -> T
         source="",
         sha256=tokens.sha256,
     )
-    return TokenFile(path, tokens, facts)
+    return TokenFile(path, tokens, metadata)
 
 
 def _bin(path: Path, file: TokenIds) -> tuple[int, np.dtype[Any], int]:

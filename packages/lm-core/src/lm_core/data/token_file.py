@@ -25,7 +25,7 @@ HEADER_BYTES = 128
 _LONGEST_SIDECAR = 1 << 16
 
 
-class Facts(Config):
+class TokenMetadata(Config):
     """Metadata in the sidecar of a token file."""
 
     format: Literal["token file 1"]
@@ -66,8 +66,8 @@ class TokenFile:
 
     path: Path
     tokens: TokenIds
-    """The ids, facts.tokens of them, read from disk as they are used."""
-    facts: Facts
+    """The ids, metadata.tokens of them, read from disk as they are used."""
+    metadata: TokenMetadata
 
     @classmethod
     def open(cls, path: str | Path, fingerprint: str | None = None, *, verify: bool = True) -> "TokenFile":
@@ -82,18 +82,18 @@ class TokenFile:
             UserError: for a file that is missing, damaged, or made by another tokenizer.
         """
         path = Path(path)
-        facts = read_sidecar(path)
-        if fingerprint is not None and facts.fingerprint != fingerprint:
+        metadata = read_sidecar(path)
+        if fingerprint is not None and metadata.fingerprint != fingerprint:
             raise UserError(
-                f"token file {path} was made with another tokenizer ({_short(facts.fingerprint)}) than the one in use"
-                f" ({_short(fingerprint)}): rebuild it, or use the tokenizer it was made with"
+                f"token file {path} was made with another tokenizer ({_short(metadata.fingerprint)}) than the one in"
+                f" use ({_short(fingerprint)}): rebuild it, or use the tokenizer it was made with"
             )
-        dtype = np.dtype(facts.dtype).newbyteorder("<")
-        tokens = TokenIds(path, dtype, HEADER_BYTES, facts.tokens, facts.vocab_size, facts.sha256)
+        dtype = np.dtype(metadata.dtype).newbyteorder("<")
+        tokens = TokenIds(path, dtype, HEADER_BYTES, metadata.tokens, metadata.vocab_size, metadata.sha256)
         _check_layout(path, tokens)
         if verify:
             tokens.verify()
-        return cls(path, tokens, facts)
+        return cls(path, tokens, metadata)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -108,8 +108,8 @@ def check_pair(train: TokenFile, validation: TokenFile) -> None:
         UserError: when they were not.
     """
     same_folder = train.path.resolve().parent == validation.path.resolve().parent
-    stated = train.facts.fingerprint and validation.facts.fingerprint
-    if same_folder and stated and train.facts.pair != validation.facts.pair:
+    stated = train.metadata.fingerprint and validation.metadata.fingerprint
+    if same_folder and stated and train.metadata.pair != validation.metadata.pair:
         raise UserError(
             f"token files {train.path} and {validation.path} were not made together, so validation text may be in the"
             " training text: rebuild them together (to finish an interrupted make-data, run it again), or"
@@ -122,7 +122,7 @@ def sidecar_of(path: str | Path) -> Path:
     return Path(f"{path}.json")
 
 
-def read_sidecar(path: str | Path) -> Facts:
+def read_sidecar(path: str | Path) -> TokenMetadata:
     """Read the sidecar of the token file at `path`.
 
     Raises:
@@ -147,7 +147,7 @@ def read_sidecar(path: str | Path) -> Facts:
         raise UserError(f"{sidecar} is not the sidecar of a token file: rebuild the token file") from None
     if digest != hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest():
         raise UserError(f"{sidecar} is damaged, its SHA-256 differs: rebuild the token file")
-    return Facts.parse(said, str(sidecar))
+    return TokenMetadata.parse(said, str(sidecar))
 
 
 def npy_header(dtype: np.dtype[Any], count: int) -> bytes:

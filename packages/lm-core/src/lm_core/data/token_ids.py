@@ -144,10 +144,10 @@ class TokenIds:
 
     def _stamped(self) -> tuple[int, int]:
         try:
-            facts = os.fstat(self._descriptor)
+            status = os.fstat(self._descriptor)
         except OSError as error:
             raise self._unreadable(error) from None
-        return facts.st_size, facts.st_mtime_ns
+        return status.st_size, status.st_mtime_ns
 
     def _unreadable(self, error: OSError) -> UnreadableError:
         return UnreadableError(f"cannot read token file {self.path}: {error.strerror}")

@@ -80,9 +80,9 @@ class Lock:
                 continue  # the folder was taken away by the process before
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                facts = os.fstat(descriptor)
-                if facts.st_ino == self.path.stat().st_ino:
-                    if facts.st_nlink == 1:
+                status = os.fstat(descriptor)
+                if status.st_ino == self.path.stat().st_ino:
+                    if status.st_nlink == 1:
                         return descriptor
                     self.path.unlink()  # a hard link, as `cp -al` makes them: the other folder has its own lock
             except FileNotFoundError:

@@ -109,14 +109,14 @@ def append_regular(path: Path, data: bytes) -> None:
     flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
     descriptor = os.open(path, flags, 0o644)
     try:
-        facts = os.fstat(descriptor)
-        if not stat.S_ISREG(facts.st_mode):
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
     except OSError:
         os.close(descriptor)
         raise
     with os.fdopen(descriptor, "ab+") as file:
-        if facts.st_nlink == 1:
+        if status.st_nlink == 1:
             file.write(data)
             return
         file.seek(0)

@@ -30,10 +30,10 @@ class About(Config):
     """Seed of the weights and the batches."""
 
     @classmethod
-    def of(cls, facts: dict[str, Any]) -> Self | None:
+    def of(cls, metadata: dict[str, Any]) -> Self | None:
         """Read it from a checkpoint's metadata; None where there is none."""
         try:
-            return cls.parse(facts["about"])
+            return cls.parse(metadata["about"])
         except (LookupError, TypeError, UserError):
             return None
 

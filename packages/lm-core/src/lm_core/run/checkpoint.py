@@ -13,10 +13,10 @@ is left, no right to read, a disk that answers with EIO, a stale network handle,
 file is long) ends the command that meets it: resuming from an older checkpoint would remove the newer one at the next
 save. Files of other names are not the project's, and are left alone.
 
-The format has a version, in the metadata's header and in the facts; one without it is of the first. Where both name a
-newer one it is refused by that name; where they differ, a byte was flipped.
+The format has a version, in the metadata file's header and in the metadata, which are the header's `facts`; one without
+it is of the first. Where both name a newer one it is refused by that name; where they differ, a byte was flipped.
 
-The best checkpoint is that with the lowest `val_loss` in its facts; it may be the newest, too.
+The best checkpoint is that with the lowest `val_loss` in its metadata; it may be the newest, too.
 """
 
 import contextlib
@@ -58,13 +58,13 @@ class Checkpoint:
     path: Path
     weights: dict[str, NDArray[Any]]
     optimizer_state: dict[str, NDArray[Any]]
-    facts: dict[str, Any]
-    """Metadata, as JSON has it; `facts["step"]` is always there."""
+    metadata: dict[str, Any]
+    """Metadata, as JSON has it; `metadata["step"]` is always there."""
 
     @property
     def step(self) -> int:
         """Number of steps taken."""
-        return int(self.facts["step"])
+        return int(self.metadata["step"])
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,9 @@ def _sha1(parts: Iterable[Buffer]) -> str:
     return digest.hexdigest()
 
 
-def _digest(facts: str, arrays: Arrays) -> str:
+def _digest(metadata: str, arrays: Arrays) -> str:
     """SHA-1 over the JSON and over every contiguous array's name, type, shape and bytes."""
-    digest = hashlib.sha1(facts.encode())
+    digest = hashlib.sha1(metadata.encode())
     for name in sorted(arrays):
         array = arrays[name]
         digest.update(f"\0{name}\0{array.dtype.str}\0{array.shape}\0".encode())
@@ -107,7 +107,7 @@ class Checkpoints:
         """Files that were read and found damaged."""
 
     def save(
-        self, weights: Arrays, optimizer_state: Arrays, facts: Mapping[str, Any], *, keep_best: bool = False
+        self, weights: Arrays, optimizer_state: Arrays, metadata: Mapping[str, Any], *, keep_best: bool = False
     ) -> Path:
         """Write a checkpoint, prove it by reading it back, drop older ones; returns its metadata file.
 
@@ -124,7 +124,7 @@ class Checkpoints:
         make_folder(self.folder, within=self.folder.parent)
         weights_file = safetensors_parts(contiguous(weights))
         sha1 = _sha1(weights_file)
-        text = json.dumps({**facts, "weights": sha1, "format": FORMAT}, sort_keys=True, allow_nan=False)
+        text = json.dumps({**metadata, "weights": sha1, "format": FORMAT}, sort_keys=True, allow_nan=False)
         state = contiguous(optimizer_state)
         header = {"facts": text, "facts_sha1": _sha1([text.encode()]), "digest": _digest(text, state)}
         metadata_file = safetensors_parts(state, {**header, "format": str(FORMAT)})
@@ -155,11 +155,11 @@ class Checkpoints:
             UnreadableError: when it cannot be read just now, or is of a newer format.
         """
         with _judged(path):
-            (facts, digest), data = _metadata(path, whole=True)
+            (metadata, digest), data = _metadata(path, whole=True)
             state = load(data)
-            if _digest(facts, state) != digest:
+            if _digest(metadata, state) != digest:
                 raise DamagedError(f"{path.name} is not what was written: its digest differs")
-            named = json.loads(facts)
+            named = json.loads(metadata)
         weights = path.with_suffix(".safetensors")
         with _judged(weights):
             data = _content(weights)
@@ -180,16 +180,16 @@ class Checkpoints:
         """The good checkpoint with the lowest validation loss, the newest when none says one; else as `newest`."""
         return self._first_good(sorted(self._by_step(warn), key=lambda listed: listed.score), warn)
 
-    def newest_facts(self) -> dict[str, Any]:
-        """The facts of the checkpoint with the most steps, from its header alone, unproven; empty where there is none.
+    def newest_metadata(self) -> dict[str, Any]:
+        """The metadata of the checkpoint with the most steps, from its header alone, unproven; empty if there is none.
 
         For what only shows them, or asks again once the checkpoint has been read.
         """
         with contextlib.suppress(UnreadableError):
             for listed in self._survey()[0]:
                 with contextlib.suppress(DamagedError), _judged(listed.path):
-                    facts: dict[str, Any] = json.loads(_metadata(listed.path, whole=False)[0][0])
-                    return facts
+                    metadata: dict[str, Any] = json.loads(_metadata(listed.path, whole=False)[0][0])
+                    return metadata
         return {}
 
     def _first_good(self, order: Iterable[_Listed], warn: Callable[[str], None]) -> Checkpoint | None:
@@ -216,11 +216,11 @@ class Checkpoints:
         for path in self.files():
             try:
                 with _judged(path):
-                    facts = json.loads(_metadata(path, whole=False)[0][0])
-                    loss = facts.get("val_loss")
+                    metadata = json.loads(_metadata(path, whole=False)[0][0])
+                    loss = metadata.get("val_loss")
                     if loss is not None and not math.isfinite(loss):
                         raise ValueError(f"its val_loss is {loss}")
-                    found.append(_Listed(path, int(facts["step"]), loss))
+                    found.append(_Listed(path, int(metadata["step"]), loss))
             except (DamagedError, UnreadableError) as error:
                 others[path] = error
         return sorted(found, key=lambda listed: listed.step, reverse=True), others
@@ -303,22 +303,22 @@ def _check_memory(path: Path, file: BinaryIO) -> None:
 
 
 def _metadata(path: Path, *, whole: bool) -> tuple[tuple[str, str], bytes]:
-    """The facts as JSON and the digest in a metadata file's header; with `whole`, all of the file too."""
+    """The metadata as JSON and the digest in a metadata file's header; with `whole`, all of the file too."""
     with open_regular(path) as file:
         header = read_header(file)["__metadata__"]
-        facts, digest = header["facts"], header["digest"]
-        _check_format(path, header, facts)
+        metadata, digest = header["facts"], header["digest"]
+        _check_format(path, header, metadata)
         # A header alone must not lie either: what it says of the step decides which checkpoint is the newest.
-        if int(header.get("format", 1)) > 1 and header["facts_sha1"] != _sha1([facts.encode()]):
+        if int(header.get("format", 1)) > 1 and header["facts_sha1"] != _sha1([metadata.encode()]):
             raise DamagedError(f"{path.name} is not what was written")
         if whole:
             _check_memory(path, file)
         file.seek(0)
-        return (facts, digest), file.read() if whole else b""
+        return (metadata, digest), file.read() if whole else b""
 
 
-def _check_format(path: Path, header: Mapping[str, Any], facts: str) -> None:
-    stated, again = int(header.get("format", 1)), json.loads(facts).get("format", 1)
+def _check_format(path: Path, header: Mapping[str, Any], metadata: str) -> None:
+    stated, again = int(header.get("format", 1)), json.loads(metadata).get("format", 1)
     if stated != again:
         raise DamagedError(f"{path.name} is not what was written: it names two formats")
     if stated > FORMAT:

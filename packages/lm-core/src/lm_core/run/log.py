@@ -71,7 +71,7 @@ class Digest:
         self._records += 1
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """The number of records, and the digest, as a checkpoint has them."""
         return {"records": self._records, "sha1": self._sha1.hexdigest()}
 
@@ -184,9 +184,9 @@ class RunLog:
             self._append(record)
             self._last_resume = record
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """Metadata on the log for a checkpoint: number of records, and a digest of them."""
-        return self._digest.facts
+        return self._digest.metadata
 
     def _append(self, record: Mapping[str, Any]) -> None:
         step = record["step"]

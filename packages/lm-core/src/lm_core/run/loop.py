@@ -52,7 +52,7 @@ class Run:
     config: LoopConfig
     log: RunLog
     checkpoints: Checkpoints
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
     """Metadata of a checkpoint besides the loop's own state: configs, vocabulary."""
     bits_name: str = "bits_per_token"
     """Name of loss / ln 2 in records."""
@@ -208,12 +208,12 @@ def _start_to_save(run: Run, state: RunState) -> None:
     _settle(run, wait=True)
     read = run.trainer.snapshot()
     step, is_best, run.retry_at = state.step, state.is_best, math.inf
-    facts = {
-        **run.facts,
+    metadata = {
+        **run.metadata,
         "step": step,
         "val_loss": state.val_loss,
         "state": asdict(state),
-        "log": run.log.facts(),
+        "log": run.log.metadata(),
         "parent": run.parent,
     }
 
@@ -222,7 +222,7 @@ def _start_to_save(run: Run, state: RunState) -> None:
         for arrays in (weights, optimizer_state):
             _check_arrays(step, arrays)
         run.log.flush()  # a checkpoint is not to know of steps that the log does not
-        path = run.checkpoints.save(weights, optimizer_state, facts, keep_best=run.config.save_best)
+        path = run.checkpoints.save(weights, optimizer_state, metadata, keep_best=run.config.save_best)
         run.parent = path.stem
         run.log.saved(path, step, is_best)
 

@@ -138,14 +138,14 @@ class Plan:
         checkpoint = known.checkpoint
         if checkpoint is None:
             return self
-        was, now = self._hashes(checkpoint.facts)
+        was, now = self._hashes(checkpoint.metadata)
         history = resumed_as(self.policy, known.before, self.config, checkpoint, advice, (was, now))
         rate = rate_change(schedule_of(known.before), self.schedule, checkpoint.step, self.loop.max_steps)
         other = [f"note: {key} holds other data than the run was trained on" for key in now if now[key] != was[key]]
         notes = [*self.notes, *other, *history.lines(), *([rate] if rate else [])]
         batches = self.batches
         if isinstance(batches, ShuffledWindows):
-            origin = Origin(**(checkpoint.facts.get("origin") or {})).moved(
+            origin = Origin(**(checkpoint.metadata.get("origin") or {})).moved(
                 checkpoint.step,
                 batches.batch_size if batch_size is None else batch_size,
                 batches.batch_size,
@@ -154,9 +154,9 @@ class Plan:
             batches = replace(batches, origin=origin)
         return replace(self, checkpoint=checkpoint, history=history, notes=notes, batches=batches)
 
-    def _hashes(self, facts: Mapping[str, Any]) -> tuple[Values, Values]:
+    def _hashes(self, metadata: Mapping[str, Any]) -> tuple[Values, Values]:
         """Hashes of the data, in a checkpoint and here, by key; data without one there counts by its path."""
-        was, now = flat(facts), flat(self.metadata)
+        was, now = flat(metadata), flat(self.metadata)
         known = {key: place for key, place in self.content.items() if place in was}
         old, new = ({key: str(of[place])[:_SHOWN] for key, place in known.items()} for of in (was, now))
         return old, new
@@ -176,7 +176,7 @@ class Plan:
         """The same as TOML."""
         return toml_document(self.kept_config)
 
-    def facts(self) -> dict[str, Any]:
+    def checkpoint_metadata(self) -> dict[str, Any]:
         """Metadata of every checkpoint of the run, besides the loop's own state."""
         return {
             **self.metadata,
@@ -184,7 +184,7 @@ class Plan:
             "optimizer": self.optimizer.model_dump(mode="json"),
             "tokenizer": {"kind": self.tokenizer.name, "fingerprint": self.tokenizer.fingerprint},
             "config": self.kept_config,
-            "history": self.history.facts,
+            "history": self.history.entries,
             **({"origin": asdict(self.batches.origin)} if isinstance(self.batches, ShuffledWindows) else {}),
         }
 
@@ -202,8 +202,8 @@ class Plan:
         """
         if self.checkpoint is None:
             return
-        path, facts = self.checkpoint.path, self.checkpoint.facts
-        theirs, table = facts.get("model") or {}, parameter_table(self.model)
+        path, metadata = self.checkpoint.path, self.checkpoint.metadata
+        theirs, table = metadata.get("model") or {}, parameter_table(self.model)
         different = [
             f"model.{key} is {theirs.get(key)} in the checkpoint and {ours} here"
             for key, ours in self.model.model_dump(mode="json", exclude={"dropout"}).items()
@@ -216,8 +216,8 @@ class Plan:
         except ValueError as error:
             raise UserError(f"{path.with_suffix('.safetensors')}: {error}") from None
         if {n: a.shape for n, a in self.checkpoint.optimizer_state.items()} != state_shapes(self.optimizer, table):
-            was = (facts.get("optimizer") or {}).get("name")
+            was = (metadata.get("optimizer") or {}).get("name")
             raise UserError(f"{path}: its optimizer state, of {was}, does not fit the optimizer {self.optimizer.name}")
-        known = (facts.get("tokenizer") or {}).get("fingerprint")
+        known = (metadata.get("tokenizer") or {}).get("fingerprint")
         if known not in (None, self.tokenizer.fingerprint):
             raise UserError(f"{path}: it was trained with another tokenizer")

@@ -144,7 +144,7 @@ class History:
     """Changes that do not."""
 
     @property
-    def facts(self) -> list[Entry]:
+    def entries(self) -> list[Entry]:
         """Metadata for a checkpoint."""
         now = [{"step": self.step, "key": c.key, "from": c.old, "to": c.new} for c in self.changes]
         return [*self.earlier, *now]
@@ -185,7 +185,7 @@ def resumed_as(
     for change in differences({**values_of(before), **content[0]}, {**values_of(now), **content[1]}):
         by[policy.of(change.key)].append(change)
     _refuse(by["refused"], advice)
-    earlier = tuple(checkpoint.facts.get("history") or ())
+    earlier = tuple(checkpoint.metadata.get("history") or ())
     return History(checkpoint.step, earlier, tuple(by["recorded"]), tuple(by["no effect"]))
 
 
@@ -217,14 +217,14 @@ def recorded(
         UserError: when there is no config, it is not one of this app, or the folder is of a newer format.
     """
     folder.check_format()
-    facts = checkpoint.facts if checkpoint else None
+    metadata = checkpoint.metadata if checkpoint else None
     where = f"{folder.path}: the config in the checkpoint"
-    known = config_of(cls, facts, where)
+    known = config_of(cls, metadata, where)
     if known is None:
         only = folder.read_config(cls)
         return Recorded(checkpoint, only.model_dump(mode="json"), only)
     before = cls.parse(known)
-    for key, value in (_unsaved_in(folder, int(facts["step"])) if facts and resumed else {}).items():
+    for key, value in (_unsaved_in(folder, int(metadata["step"])) if metadata and resumed else {}).items():
         *tables, name = key.split(".")
         place = known
         for table in tables:
@@ -237,17 +237,17 @@ def recorded(
 
 
 def config_of(
-    cls: type[Config], facts: Mapping[str, Any] | None, where: str = "the config in the checkpoint"
+    cls: type[Config], metadata: Mapping[str, Any] | None, where: str = "the config in the checkpoint"
 ) -> dict[str, Any] | None:
     """The config in a checkpoint's metadata, as tables; None where it has none, as one from before this was recorded.
 
     Raises:
         UserError: when it is not one of this app.
     """
-    known = facts.get("config") if facts else None
-    if not facts or not known:
+    known = metadata.get("config") if metadata else None
+    if not metadata or not known:
         return None
-    today = upgraded(known, int(facts.get("format", 1)))
+    today = upgraded(known, int(metadata.get("format", 1)))
     return cls.parse(today, where).model_dump(mode="json")
 
 

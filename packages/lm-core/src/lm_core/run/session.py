@@ -105,7 +105,7 @@ def run(
         NonFiniteError: when training diverges.
     """
     plan.check_fits()
-    state = RunState.from_facts(plan.checkpoint.facts) if plan.checkpoint else RunState()
+    state = RunState.from_metadata(plan.checkpoint.metadata) if plan.checkpoint else RunState()
     complete = plan.checkpoint is not None and is_complete(plan.loop, state)
     if complete and isinstance(place, RunFolder) and _is_finished(plan, place, state):
         say(f"{place.path} is complete at step {state.step:,}; nothing was changed")
@@ -201,7 +201,7 @@ def _loop(plan: Plan, folder: RunFolder, backend: Backend, trainer: Trainer, sam
         config=plan.loop,
         log=log,
         checkpoints=Checkpoints(folder.checkpoints, plan.keep),
-        facts={**plan.facts(), "about": about.model_dump()},
+        metadata={**plan.checkpoint_metadata(), "about": about.model_dump()},
         bits_name=plan.bits_name,
         bytes_of=plan.bytes_of,
         perplexity=plan.perplexity,

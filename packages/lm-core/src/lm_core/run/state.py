@@ -21,9 +21,9 @@ class RunState:
     evals_without_gain: int = 0
 
     @classmethod
-    def from_facts(cls, facts: dict[str, Any]) -> Self:
-        """The state in a checkpoint's facts."""
-        return cls(**facts["state"])
+    def from_metadata(cls, metadata: dict[str, Any]) -> Self:
+        """The state in a checkpoint's metadata."""
+        return cls(**metadata["state"])
 
     @property
     def val_loss(self) -> float | None:

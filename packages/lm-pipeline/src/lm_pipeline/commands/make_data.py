@@ -17,7 +17,7 @@ from typing import get_args
 
 from tqdm import tqdm
 
-from lm_core.data.token_file import Facts, TokenFile, read_sidecar, sidecar_of
+from lm_core.data.token_file import TokenFile, TokenMetadata, read_sidecar, sidecar_of
 from lm_core.disk.files import write_whole
 from lm_core.disk.untrusted import may_pass, read_regular
 from lm_core.errors import UnreadableError, UserError
@@ -88,29 +88,29 @@ def _make(config: MakeDataConfig, encoder: Encoder, output: Path) -> None:
     parts.remove()
     for line in parts.flaws(encoder.job.files).lines():
         say(line)
-    for split, facts in made.items():
+    for split, file in made.items():
         put(
-            f"{output / split}.npy: {facts.tokens:,} tokens, {facts.documents:,} documents, {facts.bytes:,} bytes"
-            f" ({facts.bytes / facts.tokens:.2f} per token)"
+            f"{output / split}.npy: {file.tokens:,} tokens, {file.documents:,} documents, {file.bytes:,} bytes"
+            f" ({file.bytes / file.tokens:.2f} per token)"
         )
 
 
-def finished(job: Job, output: Path) -> dict[Split, Facts]:
+def finished(job: Job, output: Path) -> dict[Split, TokenMetadata]:
     """Metadata of the job's token files, if all are there and intact; else nothing.
 
     Raises:
         UnreadableError: when one cannot be read at the moment; they are not rebuilt for that.
     """
     try:
-        found = {split: TokenFile.open(output / f"{split}.npy").facts for split in job.splits}
+        found = {split: TokenFile.open(output / f"{split}.npy").metadata for split in job.splits}
     except UnreadableError:
         raise
     except UserError:
         return {}
-    return found if all(facts.source == job.fingerprint for facts in found.values()) else {}
+    return found if all(metadata.source == job.fingerprint for metadata in found.values()) else {}
 
 
-def join(encoder: Encoder, parts: Parts, output: Path, config: str) -> dict[Split, Facts]:
+def join(encoder: Encoder, parts: Parts, output: Path, config: str) -> dict[Split, TokenMetadata]:
     """Make the token files of the parts, and write the config beside them.
 
     Raises:
@@ -123,7 +123,7 @@ def join(encoder: Encoder, parts: Parts, output: Path, config: str) -> dict[Spli
             for part in parts.token_files(split):
                 for start in range(0, len(part), COPIED_AT_ONCE):
                     file.write(part.tokens[start : start + COPIED_AT_ONCE])
-                file.write(part.tokens[:0], part.facts.bytes, part.facts.documents)
+                file.write(part.tokens[:0], part.metadata.bytes, part.metadata.documents)
         if not all(file.tokens for file in files.values()):
             raise UserError(no_documents(job, parts.progress.documents, [*parts.flaws(job.files).lines()]))
         for file in files.values():

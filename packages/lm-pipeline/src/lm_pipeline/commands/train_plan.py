@@ -94,7 +94,7 @@ def plan_run(
         evaluation=_evaluation(config, model, validation),
         data=f"{name}, {len(train):,} training tokens",
         training_tokens=len(train),
-        metadata={"data": {"train": train.facts.sha256, "validation": validation.facts.sha256}},
+        metadata={"data": {"train": train.metadata.sha256, "validation": validation.metadata.sha256}},
         content={key: key for key in ("data.train", "data.validation")},
         tokenizer=tokenizer,
         has_tokenizer=has_tokenizer(folder, tokenizer),
@@ -148,7 +148,7 @@ def _tokenizer(
 ) -> TextTokenizer:
     """The run's own, that of the config, or that of the model it begins with."""
     if checkpoint:
-        return load_tokenizer_of(folder.path, checkpoint.facts, "--resume")
+        return load_tokenizer_of(folder.path, checkpoint.metadata, "--resume")
     if data.tokenizer:
         try:
             return load_tokenizer(data.tokenizer)
@@ -189,9 +189,9 @@ def _token_file(data: DataConfig, split: str, tokenizer: TextTokenizer) -> Token
         file = _bare_file(data, path, tokenizer) if is_bare(path) else TokenFile.open(path, tokenizer.fingerprint)
     except UserError as error:
         raise UserError(f"data.{split}: {error}") from None
-    if file.facts.vocab_size > tokenizer.vocab_size:
+    if file.metadata.vocab_size > tokenizer.vocab_size:
         raise UserError(
-            f"data.{split}: {path} has ids up to {file.facts.vocab_size - 1:,}, beyond the tokenizer's vocabulary of"
+            f"data.{split}: {path} has ids up to {file.metadata.vocab_size - 1:,}, beyond the tokenizer's vocabulary of"
             f" {tokenizer.vocab_size:,}"
         )
     return file

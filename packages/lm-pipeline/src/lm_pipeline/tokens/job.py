@@ -130,7 +130,7 @@ def _fingerprint(
     reading = config.model_dump(
         mode="json", include={*InputConfig.model_fields} - {*ProgramConfig.model_fields, "include", "exclude", "format"}
     )
-    facts = {
+    identity = {
         "version": 2,
         "tokenizer": tokenizer.fingerprint,
         "rules": reading,
@@ -141,5 +141,5 @@ def _fingerprint(
         "for_training": for_training,
     }
     if any(file.stream for file in files):
-        facts["once"] = secrets.token_hex(16)
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        identity["once"] = secrets.token_hex(16)
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()

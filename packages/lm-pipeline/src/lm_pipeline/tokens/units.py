@@ -168,7 +168,7 @@ class Parts:
 
     def _open(self, number: int, split: Split) -> TokenFile:
         file = TokenFile.open(self.folder / f"{number:06d}.{split}.npy")
-        if file.facts.source != self.job:
+        if file.metadata.source != self.job:
             raise UserError(f"{file.path} belongs to another job: remove {self.folder} and run again")
         return file
 

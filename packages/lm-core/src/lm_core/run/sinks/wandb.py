@@ -84,8 +84,10 @@ class WandbSink:
         """End the W&B run; waits until it is uploaded."""
         self.run.finish(exit_code=int(failed))
 
-    def _log_files(self, kind: str, paths: list[Path], aliases: list[str], facts: dict[str, Any] | None = None) -> None:
-        artifact = self.artifact(f"{kind}-{self.run.id}", type=kind, metadata=facts)
+    def _log_files(
+        self, kind: str, paths: list[Path], aliases: list[str], metadata: dict[str, Any] | None = None
+    ) -> None:
+        artifact = self.artifact(f"{kind}-{self.run.id}", type=kind, metadata=metadata)
         for path in paths:
             artifact.add_file(str(path))
         self.run.log_artifact(artifact, aliases=aliases)

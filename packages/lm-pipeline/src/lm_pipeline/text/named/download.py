@@ -192,11 +192,11 @@ def _explained(error: Exception, patience: Patience) -> tuple[str, bool]:
 def _own_size(part: Path) -> int:
     """Bytes of a `.part` file; what is not one of this project, and could lead elsewhere, makes way."""
     try:
-        facts = part.lstat()
+        status = part.lstat()
     except FileNotFoundError:
         return 0
-    if stat.S_ISREG(facts.st_mode) and facts.st_nlink == 1:
-        return facts.st_size
+    if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
+        return status.st_size
     part.unlink()
     return 0
 
