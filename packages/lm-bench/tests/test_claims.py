@@ -13,40 +13,35 @@ from lm_core.run.checkpoint import Checkpoints
 from lm_core.run.folder import RunFolder
 from lm_core.run.log import RunLog
 from lm_core.run.resume import Change, History
-from lm_tokenizer import Tokenizer
+from lm_tokenizer.adapters.characters import CharacterTokenizer
 
 CONFIG = {"seed": 3, "training": {"batch_size": 8, "log_every": 1, "peak_lr": 3e-4}}
 TOML = "seed = 3\n\n[training]\nbatch_size = 8\nlog_every = 1\npeak_lr = 0.0003\n"
 
 
-@pytest.fixture(scope="session")
-def tokenizer(tmp_path_factory):
-    made = Tokenizer.train(["a few words " * 20], 260, [], progress=False)
-    folder = tmp_path_factory.mktemp("tok")
-    made.save(folder)
-    return folder, made.fingerprint
+TOKENIZER = CharacterTokenizer("abc")
 
 
-def save(run, at, step, loss, tokenizer, **facts):
+def save(run, at, step, loss, **facts):
     """A checkpoint of the step after its evaluation."""
     state = {"step": step, "last_val_step": step, "last_val_loss": loss, "best_step": step, "best_val_loss": loss}
     about = {"step": step, "state": state, "config": CONFIG, "log": at.metadata(), "val_loss": loss}
-    about |= {"tokenizer": {"kind": "bpe", "fingerprint": tokenizer[1]}, **facts}
+    about |= {"tokenizer": {"kind": "characters", "fingerprint": TOKENIZER.fingerprint}, **facts}
     Checkpoints(run.checkpoints, keep=9).save({"w": np.full(3, step, np.float32)}, {}, about)
 
 
 @pytest.fixture
-def run(tmp_path, tokenizer):
+def run(tmp_path):
     """A run of 6 steps with checkpoints at 3 and 6, as a program leaves it."""
     run = RunFolder(tmp_path / "run")
     run.prepare(TOML)
-    shutil.copytree(tokenizer[0], run.path / "tokenizer")
+    TOKENIZER.save(run.path / "tokenizer")
     with RunLog(run.metrics, 0, 6) as log:
         for step in range(1, 7):
             log.record("train", step, {"loss_nats": 3.0 / step, "tokens_per_second": 10.0 + step})
             if step % 3 == 0:
                 log.record("eval", step, {"loss_nats": 4.0 / step})
-                save(run, log, step, 4.0 / step, tokenizer)
+                save(run, log, step, 4.0 / step)
     return run
 
 
@@ -64,7 +59,7 @@ def test_a_whole_run_is_sound_and_says_what_was_checked(run):
     assert said.count("hashes, numbers, parent") == 2
 
 
-def test_a_change_that_was_recorded_is_no_damage(run, tokenizer):
+def test_a_change_that_was_recorded_is_no_damage(run):
     history = History(6, (), (Change("training.batch_size", 8, 16),), (Change("training.log_every", 1, 2),))
     run.prepare(TOML.replace("batch_size = 8", "batch_size = 16").replace("log_every = 1", "log_every = 2"))
     assert not said_of(run)[0], "until the log has it"
@@ -86,7 +81,7 @@ DAMAGE = {
     "no tokenizer": (lambda run: shutil.rmtree(run.path / "tokenizer"), "missing, and a model of this run cannot be"),
     "empty tokenizer": (lambda run: [p.unlink() for p in (run.path / "tokenizer").iterdir()], "missing, and a model"),
     "another tokenizer": (
-        lambda run: Tokenizer.train(["other words " * 20], 261, [], progress=False).save(run.path / "tokenizer"),
+        lambda run: CharacterTokenizer("abd").save(run.path / "tokenizer"),
         "not the one that the checkpoint of step 6 was trained with",
     ),
     "empty config": (lambda run: run.config.write_text(""), "empty"),
@@ -128,21 +123,21 @@ def test_what_the_checkpoints_know_better_is_damage(run, what):
     assert complaint in said
 
 
-def test_a_checkpoint_of_a_newer_format_is_damage(run, tokenizer, monkeypatch):
+def test_a_checkpoint_of_a_newer_format_is_damage(run, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint_module, "FORMAT", 99)
         with RunLog(run.metrics, 6, 9) as log:
-            save(run, log, 7, 4 / 6, tokenizer)
+            save(run, log, 7, 4 / 6)
     sound, said = said_of(run)
     assert not sound
     assert "is of format 99, made by a newer version of this project" in said
 
 
-def test_checkpoints_of_before_are_held_to_what_they_know(run, tokenizer):
+def test_checkpoints_of_before_are_held_to_what_they_know(run):
     for path in run.checkpoints.iterdir():
         path.unlink()
     with RunLog(run.metrics, 6, 6) as log:
-        save(run, log, 6, 4 / 6, tokenizer, **{"config": None, "log": None})
+        save(run, log, 6, 4 / 6, config=None, log=None)
     sound, said = said_of(run)
     assert sound
     assert re.search(r"config\.toml .* syntax +sound", said)

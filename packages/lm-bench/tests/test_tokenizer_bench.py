@@ -2,18 +2,20 @@
 
 import json
 import signal
+from types import SimpleNamespace
 
 import pytest
 
 from lm_bench import cli, commands
 from lm_bench.flags import TokenizerFlags
 from lm_bench.statistics import Quartiles
+from lm_bench.tokenizer import gpt2
 from lm_bench.tokenizer.encoding import Encoding, SameIds
-from lm_bench.tokenizer.gpt2 import _BYTE_OF
 from lm_bench.tokenizer.libraries import LIBRARIES, installed
 from lm_bench.tokenizer.measurement import Results, measure
 from lm_bench.tokenizer.report import tokenizer_report
 from lm_bench.tokenizer.training import Training
+from lm_bench.tokenizer.worker import Server, WorkerJob
 from lm_bench.tokenizer.workers import Side, Worker, WorkerError
 
 ONES = Quartiles(1, 1, 1)
@@ -24,7 +26,7 @@ ENCODERS = [name for name, library in LIBRARIES.items() if library.encodes and l
 def files(tmp_path):
     """Flags that name a tiny vocabulary and a tiny corpus."""
     merges = ["t h", "th e", "Ġ the"]
-    tokens = [*_BYTE_OF, "th", "the", "Ġthe", "<|endoftext|>"]
+    tokens = [*gpt2._BYTE_OF, "th", "the", "Ġthe", "<|endoftext|>"]
     (tmp_path / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}), "utf-8")
     (tmp_path / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]), "utf-8")
     lines = (f"the {i}th line, and the same in 中文: 第{i}行 <|endoftext|>\n" for i in range(200))
@@ -41,14 +43,35 @@ def files(tmp_path):
     }
 
 
+class Here:
+    """A worker without a process."""
+
+    def __init__(self, side, models):
+        self.server = Server(WorkerJob(library=side.library, threads=side.threads, models=models))
+
+    def ask(self, do, timeout=None, **arguments):
+        return getattr(self.server, do)(**arguments)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+
 @pytest.fixture
 def measured(files, monkeypatch):
-    """Measures parts for one library alone."""
+    """Measures parts for one library, or a few, in this process."""
+    for module in ("workers", "training", "encoding", "corpus"):
+        monkeypatch.setattr(f"lm_bench.tokenizer.{module}.Worker", Here)
+    monkeypatch.setattr("lm_bench.tokenizer.scaling.LENGTH", 10_000)
+    monkeypatch.setattr("lm_bench.tokenizer.worker.gc", SimpleNamespace(collect=lambda: None))  # walks all of torch
 
-    def of(name, *parts):
-        if not installed(name):
-            pytest.skip(f"{name} is not installed")
-        monkeypatch.setattr("lm_bench.tokenizer.measurement.installed", lambda other: other == name)
+    def of(names, *parts):
+        for name in (asked := names.split()):
+            if not installed(name):
+                pytest.skip(f"{name} is not installed")
+        monkeypatch.setattr("lm_bench.tokenizer.measurement.installed", lambda other: other in asked)
         results = measure(TokenizerFlags(**files, parts=parts), lambda _: None)
         assert results.failed == []
         return results
@@ -66,11 +89,8 @@ def test_encoding_and_decoding_give_the_text_back(name, measured):
     assert all(row.equal for row in results.decode)
 
 
-def test_ratios_are_against_the_first_and_ids_are_compared_with_its(files, monkeypatch):
-    pytest.importorskip("tiktoken")
-    pytest.importorskip("tokenizers")
-    monkeypatch.setattr("lm_bench.tokenizer.measurement.installed", lambda name: name in ("tiktoken", "tokenizers"))
-    results = measure(TokenizerFlags(**files, parts=("encode",)), lambda _: None)
+def test_ratios_are_against_the_first_and_ids_are_compared_with_its(measured):
+    results = measured("tiktoken tokenizers", "encode")
     first, other = results.encode
     assert (first.library, first.cold_ratio, first.warm_ratio) == ("tiktoken", None, None)
     assert other.cold_ratio.median > 0
@@ -87,11 +107,18 @@ def test_training_tells_time_memory_and_merges(name, measured):
     assert row.merges == "44"
 
 
-@pytest.mark.parametrize("name", ENCODERS)
-def test_a_new_process_starts_and_a_prompt_is_timed(name, measured):
-    alone, row = measured(name, "start").start
+def test_a_new_process_starts_and_a_prompt_is_timed(measured):
+    alone, row = measured("tokenizers", "start").start
     assert 0 < alone.seconds.median < row.seconds.median
     assert row.prompt_ns.median > 0
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_the_program_of_a_start_reads_gpt2_and_encodes(name, files, tmp_path):
+    if not installed(name):
+        pytest.skip(f"{name} is not installed")
+    models = gpt2.convert(files["vocab_json"], files["merges"], tmp_path)
+    exec(LIBRARIES[name].start_code(models), {"prompt": "the 1st line"})
 
 
 @pytest.mark.parametrize("name", ["ours", "gigatoken"])
@@ -102,13 +129,11 @@ def test_length_and_pathological_texts(name, measured):
     assert texts == ["ordinary", "letter", "space", "emoji", "newline"]
 
 
-def test_a_library_that_fails_is_reported_and_not_measured(files):
-    from lm_bench.tokenizer.gpt2 import Models
-
+def test_a_worker_that_fails_or_hangs_is_named():
     name = next((name for name in ENCODERS if installed(name)), None)
     if name is None:
         pytest.skip("no library is installed")
-    with Worker(Side(name, 1), Models("nowhere", "nowhere", "nowhere", "nowhere")) as worker:
+    with Worker(Side(name, 1), gpt2.Models("nowhere", "nowhere", "nowhere", "nowhere")) as worker:
         with pytest.raises(WorkerError, match="renew: "):
             worker.ask("renew")
         worker.process.send_signal(signal.SIGSTOP)  # it never answers

@@ -45,7 +45,7 @@ class Tiktoken(Library):
         """From its rank file."""
         return (
             "import base64, tiktoken\nfrom tiktoken_ext.openai_public import r50k_pat_str\n"
-            f"lines = open({models.ranks!r}, 'rb').read().splitlines()\n"
+            f"with open({models.ranks!r}, 'rb') as file:\n    lines = file.read().splitlines()\n"
             "ranks = {base64.b64decode(token): int(rank) for token, rank in (line.split() for line in lines)}\n"
             "encoding = tiktoken.Encoding('gpt2', pat_str=r50k_pat_str, mergeable_ranks=ranks, special_tokens={})\n"
             "encoding.encode_ordinary(prompt)"
