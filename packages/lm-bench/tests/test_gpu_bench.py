@@ -8,7 +8,7 @@ import pytest
 
 from lm_bench import cli
 from lm_bench.flags import GpuFlags
-from lm_bench.gpu import child, measurement, work
+from lm_bench.gpu import measurement, work
 from lm_bench.gpu.jobs import Group, Job, groups_of
 from lm_bench.gpu.measurement import Results, Row, measure, waves
 from lm_bench.gpu.report import gpu_report
@@ -55,7 +55,7 @@ def test_a_side_that_fails_says_why_and_the_others_are_measured(monkeypatch):
             raise MemoryError("no room")
         return whole(job)
 
-    monkeypatch.setattr(child, "prepare", prepare)
+    monkeypatch.setattr(work, "prepare", prepare)
     rows = measured(parts=("testbed",))
     assert rows["testbed", "K-beta, bfloat16"].note == "not measured: MemoryError: no room"
     assert all(row.figure for (_, side), row in rows.items() if side != "K-beta, bfloat16")
@@ -120,10 +120,9 @@ def test_a_process_answers_as_the_job_here_does():
 
 
 def test_a_process_that_fails_gives_the_end_of_its_traceback():
-    job = Job(side="x", kind="train", unit="tokens/s")  # without a model
-    side = Process(job, {})
+    side = Process(Job.model_construct(side="x", kind="sleep", unit="s"), {})
     try:
-        with pytest.raises(SideError, match="AssertionError"):
+        with pytest.raises(SideError, match="kind"):
             side.ready(300)
     finally:
         side.end()

@@ -16,6 +16,7 @@ from lm_bench.faults.malice import malicious
 from lm_bench.faults.places import surroundings
 from lm_bench.faults.poison import poisoned
 from lm_bench.faults.power import power_cuts
+from lm_bench.faults.programs import command_lines
 from lm_bench.faults.row import Row
 from lm_bench.faults.traced_saves import every_operation
 from lm_bench.flags import BackendName
@@ -25,6 +26,7 @@ ROWS: Mapping[str, tuple[Callable[[Bench, Row], None], str]] = {
     "power": (power_cuts, "power cut after each file operation"),
     "kill": (killed_once, "SIGKILL at random instants"),
     "chain": (killed_in_a_row, "five SIGKILLs in a row"),
+    "commands": (command_lines, "each command line, stopped, killed, resumed"),
     "interrupt": (asked_to_stop, "SIGINT or SIGTERM: saves, exits 0"),
     "second": (asked_twice, "a second SIGINT or SIGTERM"),
     "steps": (resumed_everywhere, "resumed at every step"),
@@ -33,6 +35,8 @@ ROWS: Mapping[str, tuple[Callable[[Bench, Row], None], str]] = {
     "places": (surroundings, "read-only, size limit, two processes, wrong clock"),
     "malice": (malicious, "malicious files"),
 }
+IN_THIS_PROCESS = ("steps", "damage", "poison", "malice")
+"""Rows of which no process is the subject: a kill, a signal, a limit or a right of one."""
 SHORT = 0.005
 """The share of the trials that `--short` makes."""
 
@@ -73,6 +77,7 @@ def run_campaign(
 def _run_row(bench: Bench, name: str) -> Row:
     row = Row(name, bench.backend)
     begun = time.monotonic()
+    bench.here = name in IN_THIS_PROCESS
     try:
         ROWS[name][0](bench, row)
     except Exception as error:

@@ -29,6 +29,10 @@ from lm_core.run.loop import Run
 GRADIENT = "gradient of "
 _CAPABILITY_VERSION_3 = 0x20080522
 _PR_SET_PTRACER = 0x59616D61
+_SUSPICIOUS = ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "pickle.find_class", "socket.connect")
+"""Start programs, run compiled or pickled code, reach for the network."""
+_AUDITED: list[str] = []
+"""The file of the hook, once there is one."""
 
 
 def prepare(trial: Trial) -> None:
@@ -59,9 +63,10 @@ def prepare(trial: Trial) -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     if trial.memory_limit and sys.platform == "linux":
         in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (in_use + trial.memory_limit, resource.RLIM_INFINITY))
+        most = resource.getrlimit(resource.RLIMIT_AS)[1]
+        resource.setrlimit(resource.RLIMIT_AS, (in_use + trial.memory_limit, most))
     if trial.audit:
-        _audit(trial.audit)
+        audit(trial.audit)
     if trial.stop_at_start:
         _stop()
 
@@ -215,15 +220,16 @@ def _drop_capabilities() -> None:
     assert ctypes.CDLL(None, use_errno=True).capset(header, (ctypes.c_uint32 * 6)()) == 0
 
 
-def _audit(path: str) -> None:
-    """Note what only foreign code would do: start programs, run compiled or pickled code, reach for the network."""
-    suspicious = ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "pickle.find_class", "socket.connect")
+def audit(path: str) -> None:
+    """Note in a file what only foreign code would do; "" ends it. A hook itself cannot be taken away."""
+    if path and not _AUDITED:
+        sys.addaudithook(_note_suspicious)
+    _AUDITED[:] = [path]
 
-    def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if event.startswith(suspicious):
-            _note(path, f"{event} {arguments!r}")
 
-    sys.addaudithook(hook)
+def _note_suspicious(event: str, arguments: tuple[Any, ...]) -> None:
+    if _AUDITED[0] and event.startswith(_SUSPICIOUS):
+        _note(_AUDITED[0], f"{event} {arguments!r}")
 
 
 def _prune_first() -> None:

@@ -57,8 +57,9 @@ def differences(ours: Outcome, theirs: Outcome, *, log: bool = True) -> list[str
     found += _of_arrays("weights", a.weights, b.weights)
     found += _of_arrays("optimizer state", a.optimizer_state, b.optimizer_state)
     left_out = _OF_THE_COURSE if log else _OF_THE_COURSE | {"log"}
-    if _untimed_facts(a, left_out) != _untimed_facts(b, left_out):
-        found.append(f"facts: step {a.step} and {b.step}")
+    ours_known, theirs_known = _untimed_metadata(a, left_out), _untimed_metadata(b, left_out)
+    keys = sorted(key for key in ours_known.keys() | theirs_known if ours_known.get(key) != theirs_known.get(key))
+    found += [f"metadata: {key} is {ours_known.get(key)}, not {theirs_known.get(key)}" for key in keys]
     return found
 
 
@@ -71,9 +72,10 @@ def _of_arrays(what: str, ours: dict[str, NDArray[Any]], theirs: dict[str, NDArr
     ]
 
 
-def _untimed_facts(checkpoint: Checkpoint, left_out: set[str]) -> dict[str, Any]:
-    facts = {key: value for key, value in checkpoint.metadata.items() if key not in left_out}
-    return facts | {"state": _untimed(facts["state"])}
+def _untimed_metadata(checkpoint: Checkpoint, left_out: set[str]) -> dict[str, Any]:
+    metadata = {key: value for key, value in checkpoint.metadata.items() if key not in left_out}
+    about = {key: value for key, value in metadata.get("about", {}).items() if key != "command"}  # it names the folder
+    return metadata | {"state": _untimed(metadata["state"]), "about": about}
 
 
 def _untimed(record: dict[str, Any]) -> dict[str, Any]:

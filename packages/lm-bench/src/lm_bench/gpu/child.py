@@ -10,21 +10,7 @@ import sys
 import traceback
 
 from lm_bench.gpu.jobs import Job
-from lm_bench.gpu.sides import LAST_LINES, Report
-from lm_bench.gpu.work import Block, Sample, peak_gib, prepare, profile, tf32
-from lm_bench.peak import device_type
-
-
-def start(job: Job) -> Block:
-    """Its block, ready to be timed; what memory was taken on the way there does not count."""
-    block = prepare(job)
-    peak_gib(device_type(job.step.device))
-    return block
-
-
-def report(job: Job, sample: Sample) -> Report:
-    """What a block found, and what the process knows besides."""
-    return Report(**sample.model_dump(), peak_gib=peak_gib(device_type(job.step.device)), tf32=tf32(job))
+from lm_bench.gpu.sides import LAST_LINES
 
 
 def main() -> None:
@@ -33,6 +19,8 @@ def main() -> None:
     os.dup2(2, 1)  # what libraries print is no answer
     try:
         job = Job.model_validate_json(sys.argv[1])
+        from lm_bench.gpu.work import profile, report, start  # takes seconds, and a wrong job needs none of it
+
         block = start(job)
         answers.write('{"ready": true}\n')
         for line in sys.stdin:

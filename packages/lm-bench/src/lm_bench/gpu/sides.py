@@ -77,7 +77,7 @@ class Local:
 
     def ready(self, patience: float) -> None:
         """See `Side`."""
-        from lm_bench.gpu.child import report, start
+        from lm_bench.gpu.work import report, start
 
         with failing():
             self.work = start(self.job)

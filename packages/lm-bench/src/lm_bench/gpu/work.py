@@ -13,7 +13,7 @@ import torch
 from lm_bench import peak
 from lm_bench.cases import SEED, Case
 from lm_bench.gpu.jobs import Job
-from lm_bench.gpu.sides import Kernel, Profile
+from lm_bench.gpu.sides import Kernel, Profile, Report
 from lm_bench.infer.sides import GREEDY, Decoded, Ours, Side, Theirs
 from lm_bench.infer.workload import prompts_of
 from lm_bench.train.sides import make_side, our_trainer
@@ -43,6 +43,18 @@ class Sample(Config):
 
 
 Block = Callable[[], Sample]
+
+
+def start(job: Job) -> Block:
+    """Its block, ready to be timed; what memory was taken on the way there does not count."""
+    block = prepare(job)
+    peak_gib(peak.device_type(job.step.device))
+    return block
+
+
+def report(job: Job, sample: Sample) -> Report:
+    """What a block found, and what the process knows besides."""
+    return Report(**sample.model_dump(), peak_gib=peak_gib(peak.device_type(job.step.device)), tf32=tf32(job))
 
 
 def prepare(job: Job) -> Block:
