@@ -9,13 +9,13 @@ from types import ModuleType
 
 import pytest
 
-from lm_bench.verify import check_run
 from lm_core.cli import parse_flags
 from lm_core.errors import UserError
 from lm_core.run.checkpoint import Checkpoints
 from lm_core.run.folder import RunFolder
 from lm_pipeline.commands.infer import infer
 from lm_pipeline.generation.config import InferConfig
+from lm_pipeline.verify.check import check_run
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "your_own_app.md"
 [SOURCE] = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)

@@ -156,3 +156,7 @@ def test_a_narrow_encoding_escapes_and_a_name_that_is_not_utf8_reaches_a_pipe_as
     done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=tmp_path, env=environment, capture_output=True)
     assert done.stdout == b"a library printscaf\xe9 \\u20ac\n"
     assert done.stderr == b"caf\\xe9 \\u20ac\ndemo: error: caf\\xe9\n"
+
+
+def test_columns_line_up():
+    assert terminal.aligned([("a", "bb"), ("ccc", "d")]) == "a    bb\nccc  d"

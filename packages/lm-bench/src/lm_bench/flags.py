@@ -121,7 +121,7 @@ class FaultsFlags(Config):
     backend: Literal[BackendName, "both"] = "both"
     """Which backend."""
     only: tuple[str, ...] = ()
-    """Of save, power, kill, chain, interrupt, second, steps, damage, poison, places, malice; all when not given."""
+    """Of save, power, kill, chain, commands, interrupt, second, steps, damage, poison, places, malice; default: all."""
     short: bool = False
     """A few trials of each row, which takes seconds."""
     seed: int = Field(0, ge=0)

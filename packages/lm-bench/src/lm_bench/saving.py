@@ -16,12 +16,12 @@ from lm_bench.cases import SEED, Case
 from lm_bench.flags import BackendName
 from lm_bench.rounds import interleaved
 from lm_bench.statistics import Quartiles
-from lm_bench.table import aligned
 from lm_core.backend import Trainer, load_backend
 from lm_core.config import AdamWConfig, ModelConfig, StepConfig
 from lm_core.data.batches import Batch
 from lm_core.model.init import initial_arrays
 from lm_core.run.checkpoint import Checkpoints
+from lm_core.terminal import aligned
 
 # 42.5 million parameters, and AdamW's two averages of each.
 CASE = Case(

@@ -20,3 +20,8 @@ class Quartiles:
         """The quartiles of `sample`, interpolated linearly."""
         low, median, high = np.percentile(sample, [25, 50, 75])
         return cls(float(low), float(median), float(high))
+
+
+def with_quartiles(q: Quartiles) -> str:
+    """A median between its quartiles."""
+    return f"{q.median:.3f} ({q.low:.3f}-{q.high:.3f})"

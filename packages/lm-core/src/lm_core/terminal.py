@@ -15,6 +15,7 @@ import re
 import select
 import sys
 import time
+from collections.abc import Sequence
 from threading import Thread
 from typing import IO, Any
 
@@ -166,3 +167,10 @@ def _escape(error: UnicodeError) -> tuple[str | bytes, int]:
 
 
 codecs.register_error(_ERRORS, _escape)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as a table: columns as wide as their widest cell, two spaces between."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)

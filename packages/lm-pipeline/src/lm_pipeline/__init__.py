@@ -4,6 +4,7 @@
     tokens      text -> token files, resumable, in parallel
     saved_model a run folder or a Hugging Face folder -> model and tokenizer
     generation  prompt -> text: streams, the prompt loop, its settings
+    verify      whether a run folder is whole
     trials      grids and sweeps of runs
     commands    transformerlm-{train-tokenizer, make-data, train, infer, export, sweep}
 

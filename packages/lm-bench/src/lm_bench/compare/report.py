@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lm_bench.compare.groups import Group, thinned
-from lm_bench.table import aligned
 from lm_core.disk.files import write_whole
 from lm_core.errors import UserError
 from lm_core.report import COLORS, CSS, STYLE
-from lm_core.terminal import show
+from lm_core.terminal import aligned, show
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

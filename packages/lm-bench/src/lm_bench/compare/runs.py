@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lm_bench.verify import find_runs
 from lm_core.config import read_toml
 from lm_core.errors import UserError
 from lm_core.report import Record, read_run
 from lm_core.run.checkpoint import Checkpoints
 from lm_core.run.folder import RunFolder
 from lm_core.run.resume import flat
+from lm_pipeline.verify.check import find_runs
 
 Curve = list[tuple[int, float]]
 """Steps and losses, in nats."""

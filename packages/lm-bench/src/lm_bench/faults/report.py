@@ -8,8 +8,8 @@ from pathlib import Path
 from lm_bench.environment import Environment
 from lm_bench.faults.campaign import ROWS
 from lm_bench.faults.row import Row
-from lm_bench.table import aligned
 from lm_core.errors import UserError
+from lm_core.terminal import aligned
 
 HEADER = ("what is done", "backend", "trials", "lost saves", "resumed", "same to the bit", "seconds")
 _LISTED = 10

@@ -5,7 +5,8 @@ from typing import get_args
 
 from lm_bench.flags import GpuFlags, GpuPart
 from lm_bench.gpu.measurement import NOT_MEASURED, Results, Row
-from lm_bench.table import aligned, with_quartiles
+from lm_bench.statistics import with_quartiles
+from lm_core.terminal import aligned
 
 HEADER = ("side", "figure", "unit", "first / this", "GiB", "TFLOP/s", "note")
 

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from lm_bench.flags import InferFlags
 from lm_bench.infer.measurement import PERCENTILES, Inference, Results, SameIds
 from lm_bench.infer.workload import CHAR_CONTEXT
-from lm_bench.table import aligned, with_quartiles
+from lm_bench.statistics import with_quartiles
+from lm_core.terminal import aligned
 
 
 def infer_report(results: Results, flags: InferFlags) -> str:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from lm_bench.flags import TokenizerFlags
 from lm_bench.statistics import Quartiles
-from lm_bench.table import aligned
 from lm_bench.tokenizer.decoding import Decoding
 from lm_bench.tokenizer.encoding import Encoding, SameIds
 from lm_bench.tokenizer.libraries import LIBRARIES
@@ -12,6 +11,7 @@ from lm_bench.tokenizer.measurement import Results
 from lm_bench.tokenizer.scaling import Scaling
 from lm_bench.tokenizer.starting import Start
 from lm_bench.tokenizer.training import Training
+from lm_core.terminal import aligned
 
 
 def tokenizer_report(results: Results, flags: TokenizerFlags) -> str:

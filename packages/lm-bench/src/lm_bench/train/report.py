@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 
 from lm_bench.flags import TrainFlags
-from lm_bench.table import aligned, with_quartiles
+from lm_bench.statistics import with_quartiles
 from lm_bench.train.convergence import Convergence
 from lm_bench.train.loop import LOG_EVERY, SAVE_EVERY, LoopCost
 from lm_bench.train.measurement import Results
 from lm_bench.train.memory import PeakMemory
 from lm_bench.train.sides import OURS
 from lm_bench.train.speed import Proof, Speed
+from lm_core.terminal import aligned
 
 
 def train_report(results: Results, flags: TrainFlags) -> str:

@@ -1,4 +1,4 @@
-"""`lm-bench verify` holds a run against what its checkpoints know: config, records, tokenizer, format."""
+"""Verifying holds a run against what its checkpoints know: config, records, tokenizer, format."""
 
 import json
 import re
@@ -7,12 +7,12 @@ import shutil
 import numpy as np
 import pytest
 
-from lm_bench.verify import check_run, verify_table
 from lm_core.run import checkpoint as checkpoint_module
 from lm_core.run.checkpoint import Checkpoints
 from lm_core.run.folder import RunFolder
 from lm_core.run.log import RunLog
 from lm_core.run.resume import Change, History
+from lm_pipeline.verify.check import check_run, verify_table
 from lm_tokenizer.adapters.characters import CharacterTokenizer
 
 CONFIG = {"seed": 3, "training": {"batch_size": 8, "log_every": 1, "peak_lr": 3e-4}}
