@@ -7,19 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lm_core.config import ModelConfig
 from lm_core.errors import UserError
 from lm_core.interchange.folder import CONFIG, GENERATION, export_model, import_model
 from lm_core.reference.model import logits
 from lm_core.testing import rough_arrays
 
-GPT2 = ModelConfig(vocab_size=31, seq_len=24, d_model=32, n_layers=2, n_heads=4, tie_embeddings=True)
-LLAMA = GPT2.model_copy(
-    update={"norm": "rms", "mlp": "swiglu", "positions": "rope", "bias": False, "tie_embeddings": False}
-)
+from .small_exports import GPT2, LLAMA, TOKENIZER
+
 MODELS = {"gpt2": GPT2, "llama": LLAMA}
 each = pytest.mark.parametrize("name", MODELS)
-TOKENIZER = json.dumps({"model": {"vocab": {"a": 0, "b": 1}}, "added_tokens": [{"id": 2, "content": "<end>"}]}).encode()
 
 
 def written(folder: Path, name: str, file: str = CONFIG, **changes: Any) -> Path:

@@ -1,7 +1,7 @@
 """Row: a newest checkpoint whose files are flipped, cut, missing or swapped, before a run is resumed.
 
 That every flipped bit and every cut is noticed, of token files too, is proved without a process where the files are
-read: `test_checkpoint.py` of lm-core and `tests/test_token_files.py`, with more trials under `-m slow`.
+read: `test_checkpoint_damage.py` of lm-core and `tests/test_token_files.py`, with more trials under `-m slow`.
 """
 
 from pathlib import Path
