@@ -56,7 +56,7 @@ def written(decoder: Scripted, ending: Ending, show: Show) -> list[Continuation]
 
 
 class Shown(dict[int, list[str]]):
-    """The pieces of every row, as they come."""
+    """The deltas of every row, as they come."""
 
     def __call__(self, row: int, text: str) -> None:
         self.setdefault(row, []).append(text)
@@ -106,8 +106,8 @@ def test_text_is_shown_as_it_comes() -> None:
     lengths: list[int] = []
     found: list[str] = []
 
-    def show(row: int, piece: str) -> None:
-        found.append(piece)
+    def show(row: int, delta: str) -> None:
+        found.append(delta)
         lengths.append(len("".join(found)))
 
     written(Scripted([text.encode()]), Ending(len(text)), show)

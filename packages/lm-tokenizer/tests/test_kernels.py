@@ -18,7 +18,7 @@ from lm_tokenizer import tokenizer as module
 from lm_tokenizer.boundaries import safe_ends
 from lm_tokenizer.engine import Engine, NotUTF8Error, UnknownIdError
 from lm_tokenizer.pretokenize import PATTERNS, splitter
-from lm_tokenizer.words import encode_piece
+from lm_tokenizer.words import encode_pretoken
 
 TEXT = """The quick brown foxes don't jump; they're over the lazy dogs' backs -- 1234567 times, or 12,345.67!
     def fibonacci(n):\n\tif n < 2: return n  # naïve\n\treturn fibonacci(n - 1) + fibonacci(n - 2)\n\n
@@ -48,7 +48,7 @@ def encode(machine: Engine, *parts: str, threads: int = 1) -> list[list[int]]:
 
 
 @pytest.fixture
-def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_pretokens(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of a few bytes, and a cache that must grow and be emptied all the time."""
     for name, value in {"CHUNK": 48, "FIRST_SLOTS": 8, "MOST_SLOTS": 32, "FIRST_ARENA": 64, "MOST_ARENA": 256}.items():
         monkeypatch.setattr(engine, name, value)
@@ -71,7 +71,7 @@ def test_the_twins_agree(tokenizer: Tokenizer) -> None:
     check()
 
 
-def test_how_a_text_is_cut_and_cached_makes_no_difference(tokenizer: Tokenizer, small_pieces: None) -> None:
+def test_how_a_text_is_cut_and_cached_makes_no_difference(tokenizer: Tokenizer, small_pretokens: None) -> None:
     machine = Engine(tokenizer.vocabulary)
     rng = random.Random(0)
     for _ in range(60):
@@ -82,7 +82,7 @@ def test_how_a_text_is_cut_and_cached_makes_no_difference(tokenizer: Tokenizer, 
 
 
 @pytest.mark.parametrize("name", PATTERNS)
-def test_a_text_is_cut_only_where_its_pieces_end(name: str) -> None:
+def test_a_text_is_cut_only_where_its_pretokens_end(name: str) -> None:
     split = splitter(name)
 
     @settings(max_examples=200, deadline=None)
@@ -92,7 +92,7 @@ def test_a_text_is_cut_only_where_its_pieces_end(name: str) -> None:
         data = text.encode()
         ends = list(safe_ends(data, size, name))
         parts = [data[start:end].decode() for start, end in zip([0, *ends], ends, strict=False)]
-        assert [piece for part in parts for piece in split(part)] == split(text)
+        assert [pretoken for part in parts for pretoken in split(part)] == split(text)
 
     check()
 
@@ -102,16 +102,16 @@ def test_a_custom_pattern_is_not_cut() -> None:
 
 
 @pytest.mark.parametrize("letters", [b"a", b"ab", b"the ", bytes(range(256))])
-def test_a_long_piece_is_merged_as_the_definition_says(letters: bytes, gpt2_like: Tokenizer) -> None:
+def test_a_long_pretoken_is_merged_as_the_definition_says(letters: bytes, gpt2_like: Tokenizer) -> None:
     from lm_tokenizer._kernels.merge import merge_long, merge_run
 
     machine, rng = Engine(gpt2_like.vocabulary), random.Random(1)
     for size in [2, 3, 7, 64, 65, 255, 700]:
-        piece = bytes(rng.choices(letters, k=size))
-        expected = encode_piece(piece, gpt2_like.vocabulary)
+        pretoken = bytes(rng.choices(letters, k=size))
+        expected = encode_pretoken(pretoken, gpt2_like.vocabulary)
         if size < 300:
-            assert expected == reference.encode_piece(piece, gpt2_like.vocabulary)
-        data, ids = np.frombuffer(piece, np.uint8), np.zeros(size, np.uint32)
+            assert expected == reference.encode_pretoken(pretoken, gpt2_like.vocabulary)
+        data, ids = np.frombuffer(pretoken, np.uint8), np.zeros(size, np.uint32)
         n = merge_long(data.ctypes.data, size, machine._model, ids.ctypes.data)
         assert ids[:n].tolist() == expected
         if len(letters) == 1:

@@ -25,41 +25,41 @@ PUBLISHED = pytest.mark.parametrize("name", PATTERNS)
 @PUBLISHED
 @settings(max_examples=100, deadline=None)
 @given(text=TEXTS)
-def test_the_pieces_are_the_text(name: str, text: str) -> None:
-    pieces = splitter(name)(text)
-    assert "".join(pieces) == text
-    assert "" not in pieces
+def test_the_pretokens_are_the_text(name: str, text: str) -> None:
+    pretokens = splitter(name)(text)
+    assert "".join(pretokens) == text
+    assert "" not in pretokens
 
 
 @settings(max_examples=200, deadline=None)
 @given(text=TEXTS)
-def test_gpt2_pieces_are_those_of_byte_level(text: str) -> None:
+def test_gpt2_pretokens_are_those_of_byte_level(text: str) -> None:
     peer = pytest.importorskip("tokenizers").pre_tokenizers.ByteLevel(add_prefix_space=False)
-    assert splitter("gpt2")(text) == [from_printable(piece).decode() for piece, _ in peer.pre_tokenize_str(text)]
+    assert splitter("gpt2")(text) == [from_printable(pretoken).decode() for pretoken, _ in peer.pre_tokenize_str(text)]
 
 
 @PUBLISHED
 @settings(max_examples=200, deadline=None)
 @given(text=TEXTS)
-def test_the_pieces_are_those_of_the_published_expression(name: str, text: str) -> None:
+def test_the_pretokens_are_those_of_the_published_expression(name: str, text: str) -> None:
     tokenizers = pytest.importorskip("tokenizers")
     expression = PATTERNS[name].replace("{1,3}+", "{1,3}")  # that engine reads }+ as a repetition
     peer = tokenizers.pre_tokenizers.Split(tokenizers.Regex(expression), "isolated")
-    assert splitter(name)(text) == [piece for piece, _ in peer.pre_tokenize_str(text)]
+    assert splitter(name)(text) == [pretoken for pretoken, _ in peer.pre_tokenize_str(text)]
 
 
 @PUBLISHED
 @settings(max_examples=100, deadline=None)
 @given(text=TEXTS)
-def test_the_pieces_are_those_of_tiktoken(name: str, text: str) -> None:
+def test_the_pretokens_are_those_of_tiktoken(name: str, text: str) -> None:
     tiktoken = pytest.importorskip("tiktoken")
-    pieces = [piece.encode() for piece in splitter(name)(text)]
-    # Ids alone show no borders, so every piece is a token: tiktoken takes a piece that is one whole.
+    pretokens = [pretoken.encode() for pretoken in splitter(name)(text)]
+    # Ids alone show no borders, so every pretoken is a token: tiktoken takes a pretoken that is one whole.
     ranks = {bytes([byte]): byte for byte in range(256)}
-    for piece in pieces:
-        ranks.setdefault(piece, len(ranks))
-    peer = tiktoken.Encoding("pieces", pat_str=PATTERNS[name], mergeable_ranks=ranks, special_tokens={})
-    assert peer.encode_ordinary(text) == [ranks[piece] for piece in pieces]
+    for pretoken in pretokens:
+        ranks.setdefault(pretoken, len(ranks))
+    peer = tiktoken.Encoding("pretokens", pat_str=PATTERNS[name], mergeable_ranks=ranks, special_tokens={})
+    assert peer.encode_ordinary(text) == [ranks[pretoken] for pretoken in pretokens]
 
 
 CLASSES = {
@@ -77,7 +77,7 @@ def test_every_character_has_the_class_that_tokenizers_gives_it(letter: str) -> 
     tokenizers = pytest.importorskip("tokenizers")
     everything = "".join(map(chr, [*range(0x80, 0xD800), *range(0xE000, 0x110000)]))
     peer = tokenizers.pre_tokenizers.Split(tokenizers.Regex(CLASSES[letter] + "+"), "removed")
-    others = "".join(piece for piece, _ in peer.pre_tokenize_str(everything))
+    others = "".join(pretoken for pretoken, _ in peer.pre_tokenize_str(everything))
     ours = shadow(everything)
     assert "".join(character for character, kind in zip(everything, ours, strict=True) if kind not in letter) == others
 
@@ -87,7 +87,7 @@ def test_an_ascii_text_is_its_own_shadow() -> None:
     assert shadow(text) == text
 
 
-def test_what_a_custom_pattern_leaves_out_is_a_piece() -> None:
+def test_what_a_custom_pattern_leaves_out_is_a_pretoken() -> None:
     assert splitter(r"[a-z]+")("12ab, cd!") == ["12", "ab", ", ", "cd", "!"]
     with pytest.raises(TokenizerError, match="matches the empty text"):
         splitter(r"x*")

@@ -16,7 +16,7 @@ NEAR = st.lists(
 
 
 @given(NEAR, st.lists(st.integers(0, 5)))
-def test_the_pieces_joined_are_the_text_decoded_at_once(ids: list[int], cuts: list[int]) -> None:
+def test_the_deltas_joined_are_the_text_decoded_at_once(ids: list[int], cuts: list[int]) -> None:
     decoder, out, start = StreamDecoder(BYTES), "", 0
     for length in cuts:
         out += decoder.feed(ids[start : start + length])

@@ -101,16 +101,16 @@ def test_special_tokens_cut_the_text_and_are_not_counted(monkeypatch: pytest.Mon
     assert names["<|pad|>"] == 1
 
 
-def test_long_pieces_and_runs_are_trained_right() -> None:
+def test_long_pretokens_and_runs_are_trained_right() -> None:
     text = "=" * 3000 + "\n" + "ab" * 700 + " " + "x" * 4097 + "\n" * 90 + "langes" * 40
     assert learn([text], 275).merges == reference.train([text], 275).merges
 
 
-def test_too_many_distinct_pieces_lose_the_rarest_alike_for_any_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tally, "MOST_PIECES", 300)
+def test_too_many_distinct_pretokens_lose_the_rarest_alike_for_any_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tally, "MOST_PRETOKENS", 300)
     monkeypatch.setattr(tally, "SEGMENT", 4000)
     monkeypatch.setattr(corpus, "UNIT", 700)
-    with pytest.warns(UserWarning, match="more than 300 distinct pieces"):
+    with pytest.warns(UserWarning, match="more than 300 distinct pretokens"):
         one = learn([MIXED], 500, threads=1)
     with pytest.warns(UserWarning, match="rarest"):
         four = learn([MIXED], 500, threads=4)

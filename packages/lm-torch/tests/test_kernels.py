@@ -151,15 +151,16 @@ def test_fused_attention_takes_the_kernel_where_it_runs(dtype: torch.dtype, monk
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch 2.11's compiler
 @pytest.mark.parametrize("backend", ["aot_eager"] if INTERPRETED else ["inductor"])
-@pytest.mark.parametrize("recompute", [False] if INTERPRETED else [False, True])
-def test_a_model_with_dropout_is_its_scratch_twin_compiled_too(backend: str, recompute: bool) -> None:
-    config = MODELS["llama" if recompute else "testbed-d"].model_copy(update={"dropout": 0.2, "n_layers": 1})
+@pytest.mark.parametrize("checkpointing", [False] if INTERPRETED else [False, True])
+def test_a_model_with_dropout_is_its_scratch_twin_compiled_too(backend: str, checkpointing: bool) -> None:
+    config = MODELS["llama" if checkpointing else "testbed-d"].model_copy(update={"dropout": 0.2, "n_layers": 1})
     ids = torch.from_numpy(np.random.default_rng(0).integers(0, 31, (2, config.seq_len))).to(DEVICE)
     key, found = torch.tensor(77, device=DEVICE), []
     for kind in (scratch, fused):
-        model = LanguageModel(config, kernels=kind, recompute=recompute).to(DEVICE)
+        model = LanguageModel(config, kernels=kind, gradient_checkpointing=checkpointing).to(DEVICE)
         model.load_state_dict({name: torch.from_numpy(a) for name, a in rough_arrays(config).items()})
-        loss = model.loss if kind is scratch else torch.compile(model.loss, backend=backend, fullgraph=not recompute)
+        whole = not checkpointing
+        loss = model.loss if kind is scratch else torch.compile(model.loss, backend=backend, fullgraph=whole)
         value = loss(ids, ids, key)
         value.backward()
         found.append((value.detach(), {name: p.grad for name, p in model.named_parameters()}))

@@ -1,8 +1,8 @@
 """Continuing texts, several rows at a time: each ends by itself, and its text is shown as it comes.
 
-    Generation.step --id of each row--> pieces --whole characters--> StopStrings --text that is sure--> shown, and kept
+    Generation.step --id of each row--> deltas --whole characters--> StopStrings --text that is sure--> shown, and kept
 
-Nothing here knows a framework or a tokenizer: a `Generation` over any decoder will do, and any `Pieces`.
+Nothing here knows a framework or a tokenizer: a `Generation` over any decoder will do, and any `TextDeltas`.
 """
 
 import time
@@ -16,7 +16,7 @@ from lm_core.stop_strings import StopStrings
 Reason = Literal["length", "end_of_text", "stop", "interrupted"]
 
 
-class Pieces(Protocol):
+class TextDeltas(Protocol):
     """Ids of one row -> text, a whole number of characters at a time."""
 
     def feed(self, token_id: int, /) -> str:
@@ -55,7 +55,7 @@ Show = Callable[[int, str], None]
 
 def continue_rows(
     begin: Callable[[], Generation],
-    pieces: Sequence[Pieces],
+    deltas: Sequence[TextDeltas],
     ending: Ending,
     show: Show = lambda row, text: None,
 ) -> list[Continuation]:
@@ -63,11 +63,11 @@ def continue_rows(
 
     Args:
         begin: makes the generation, which reads the prompts; that is part of the time.
-        pieces: turns the ids of each row into text.
+        deltas: turns the ids of each row into text.
         ending: when a row ends.
         show: is called with text as soon as it is sure.
     """
-    rows = [_Row(number, Continuation(), of_row, ending, show) for number, of_row in enumerate(pieces)]
+    rows = [_Row(number, Continuation(), of_row, ending, show) for number, of_row in enumerate(deltas)]
     started = time.perf_counter()
     try:
         generation = begin()
@@ -87,8 +87,8 @@ def continue_rows(
 class _Row:
     """One text on its way."""
 
-    def __init__(self, number: int, continuation: Continuation, pieces: Pieces, ending: Ending, show: Show) -> None:
-        self.number, self.continuation, self.pieces, self.ending = number, continuation, pieces, ending
+    def __init__(self, number: int, continuation: Continuation, deltas: TextDeltas, ending: Ending, show: Show) -> None:
+        self.number, self.continuation, self.deltas, self.ending = number, continuation, deltas, ending
         self.stops, self.show, self.ended = StopStrings(ending.stop), show, False
 
     def take(self, token_id: int) -> None:
@@ -98,7 +98,7 @@ class _Row:
         if token_id in self.ending.eos_ids:
             self.end("end_of_text")
             return
-        self._add(self.stops.feed(self.pieces.feed(token_id)))
+        self._add(self.stops.feed(self.deltas.feed(token_id)))
         if self.stops.found:
             self.ended, self.continuation.reason = True, "stop"
         elif len(ids) == self.ending.max_new_tokens:
@@ -106,7 +106,7 @@ class _Row:
 
     def end(self, reason: Reason) -> None:
         """No id follows: let go of what was held back."""
-        self._add(self.stops.feed(self.pieces.finish()))
+        self._add(self.stops.feed(self.deltas.finish()))
         if self.stops.found:
             reason = "stop"
         else:

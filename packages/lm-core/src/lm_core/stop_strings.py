@@ -1,4 +1,4 @@
-"""Stop strings in a text that comes in pieces: what may be the beginning of one waits for its end."""
+"""Stop strings in a text that comes in deltas: what may be the beginning of one waits for its end."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ class StopStrings:
     def feed(self, text: str) -> str:
         """The text that is sure not to be in a stop string."""
         self._held += text
-        # The one that ends first, however the text is cut into pieces; of two, the longer.
+        # The one that ends first, however the text is cut into deltas; of two, the longer.
         ends = [(at + len(s), at) for s in self._strings if (at := self._held.find(s)) >= 0]
         if ends:
             self.found = True

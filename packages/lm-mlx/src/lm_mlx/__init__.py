@@ -1,7 +1,7 @@
 """The MLX backend.
 
-Reading order: blas, scratch -> layers -> attention -> recompute, model -> optim -> step (the trainer) -> inference,
-decode -> backend.
+Reading order: blas, scratch -> layers -> attention, gradient_checkpointing, model -> optim -> step (the trainer)
+-> inference, decode -> backend.
 `fused` is `scratch` made fast. `lm_torch` is its twin.
 """
 

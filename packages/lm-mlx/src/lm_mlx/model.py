@@ -14,8 +14,8 @@ from lm_core.model.positions import sinusoids
 from lm_mlx import fused
 from lm_mlx.attention import Attention, packed
 from lm_mlx.dropout import dropout
+from lm_mlx.gradient_checkpointing import checkpointed
 from lm_mlx.layers import MLP, Embedding, Kernels, LayerNorm, Linear, RMSNorm, SwiGLU
-from lm_mlx.recompute import recomputed
 from lm_mlx.scratch import widened
 
 
@@ -59,14 +59,19 @@ class Block(nn.Module):
 class LanguageModel(nn.Module):
     """A decoder-only Transformer. `dtype` is the type of the activations; parameters are float32.
 
-    With `recompute` each block's activations are made again in the backward pass.
+    With `gradient_checkpointing` each block's activations are computed again in the backward pass.
     """
 
     def __init__(
-        self, config: ModelConfig, dtype: mx.Dtype = mx.float32, kernels: Kernels = fused, recompute: bool = False
+        self,
+        config: ModelConfig,
+        dtype: mx.Dtype = mx.float32,
+        kernels: Kernels = fused,
+        gradient_checkpointing: bool = False,
     ):
         super().__init__()
-        self.config, self.dtype, self.kernels, self.recompute = config, dtype, kernels, recompute
+        self.config, self.dtype, self.kernels = config, dtype, kernels
+        self.gradient_checkpointing = gradient_checkpointing
         self.embed = Embedding(config.vocab_size, config.d_model, kernels)
         if config.positions == "learned":
             self.pos_embed = Embedding(config.seq_len, config.d_model, kernels)
@@ -97,8 +102,8 @@ class LanguageModel(nn.Module):
             x = x + self._sinusoids[slice(ids.shape[1]) if positions is None else positions]
         x = dropout(x.astype(self.dtype), self.config.dropout, key, 0)
         for block in self.blocks:
-            again = self.recompute
-            x = recomputed(block, x, key, positions, mask) if again else block(x, key, positions, mask)
+            again = self.gradient_checkpointing
+            x = checkpointed(block, x, key, positions, mask) if again else block(x, key, positions, mask)
             if taps is not None:
                 taps.append(x)
         return self.norm(x)

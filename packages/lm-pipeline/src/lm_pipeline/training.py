@@ -23,7 +23,7 @@ from lm_pipeline.generation.ending import eos_ids
 from lm_pipeline.tokens.tokenizers import tokenizer_in
 from lm_tokenizer.adapters import TextTokenizer
 from lm_tokenizer.errors import TokenizerError
-from lm_tokenizer.pieces import pieces_of
+from lm_tokenizer.text_deltas import text_deltas_of
 
 _PLAIN = SamplingConfig()
 _EXPORTED = ("bpe", "hf", "characters")
@@ -89,7 +89,7 @@ def sample_of(
         def begin() -> Generation:
             return Generation(trainer.decoder(1, tokenizer.vocab_size), [prompt], seq_len, seed(step), chosen)
 
-        [written] = continue_rows(begin, [pieces_of(tokenizer, prompt, text)], ending)
+        [written] = continue_rows(begin, [text_deltas_of(tokenizer, prompt, text)], ending)
         return text + written.text
 
     return Sample(write, f"temperature {chosen.temperature:g}", at_saves) if tokens else None

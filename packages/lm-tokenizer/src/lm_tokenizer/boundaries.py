@@ -1,7 +1,7 @@
-"""Where a long text may be cut so that its parts, each by itself, give the pieces of the whole.
+"""Places at which a long text may be cut, so that its parts, each by itself, give the pretokens of the whole.
 
-None of the published patterns has a piece that reaches from a character that is not white space to a following space:
-a space begins a piece or continues a run of white space. The same holds for a newline after a letter or number, and in
+No pretoken of a published pattern reaches from a character that is not white space to a following space: a space starts
+a pretoken or continues a run of white space. The same holds for a newline after a letter or number, and in
 GPT-2's pattern after any such character. A custom pattern promises nothing, so its texts are not cut.
 """
 

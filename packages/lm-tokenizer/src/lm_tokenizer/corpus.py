@@ -1,4 +1,4 @@
-"""A corpus as units of bytes: read in stretches, cut where no piece and no special token is cut.
+"""A corpus as units of bytes: read in stretches, cut where no pretoken and no special token is cut.
 
 files, folders, texts --read--> stretches --Cutter--> parts --> units of some MB, each of whole texts or parts of one
 """

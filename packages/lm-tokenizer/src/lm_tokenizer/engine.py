@@ -1,4 +1,4 @@
-"""Large inputs: compiled kernels over chunks of text, in threads, with one cache of pieces.
+"""Large inputs: compiled kernels over chunks of text, in threads, with one cache of pretokens.
 
     text --cut--> chunks of about 1 MB --threads--> ids of each chunk --> one array
 
@@ -167,14 +167,14 @@ class Engine:
             one = bytes(text[int(ends[failed - 1]) if failed else 0 : ends[failed]])
             if self._ends is None and counts[failed] == INVALID:
                 raise NotUTF8Error(one)
-            counts[failed] = self._encode_by_pieces(one, cache, scratch, ids[n:])
+            counts[failed] = self._encode_by_pretokens(one, cache, scratch, ids[n:])
             n += int(counts[failed])
             done = failed + 1
         self._idle.append((scratch, memory))
         self._make_room(cache)
         return counts
 
-    def _encode_by_pieces(self, text: bytes, cache: Cache, scratch: Scratch, ids: np.ndarray) -> int:
+    def _encode_by_pretokens(self, text: bytes, cache: Cache, scratch: Scratch, ids: np.ndarray) -> int:
         """Encode a text that Python splits; how many ids it has."""
         try:
             characters = text.decode()
@@ -184,7 +184,7 @@ class Engine:
         if self._ends is not None:
             ends = byte_ends(self._ends(characters), characters, data)
             begin = data.ctypes.data
-            n = encode.encode_pieces(
+            n = encode.encode_pretokens(
                 begin, ends, begin + len(data), self._model, cache, scratch, ids.ctypes.data, self.wide
             )
             if n >= 0:

@@ -1,6 +1,6 @@
-r"""Pretokenization: the pieces of a text that byte pair encoding never merges across.
+r"""Pretokenization: the pretokens of a text that byte pair encoding never merges across.
 
-    text --shadow--> one class letter for every non-ASCII character --pattern--> spans --> pieces of the text
+    text --shadow--> one class letter for every non-ASCII character --pattern--> spans --> pretokens of the text
 
 The published patterns speak of Unicode classes (\p{L}, \p{N}, \s), and every regular-expression library knows another
 version of Unicode. Here a text is first mapped to its *shadow*: ASCII characters stay, every other character becomes
@@ -95,7 +95,7 @@ def expression_of(pattern: str) -> str:
 
 
 def splitter(pattern: str) -> Split:
-    """A function text -> pieces whose concatenation is the text; what a custom pattern leaves out is a piece too."""
+    """A function text -> pretokens, which joined are the text; what a custom pattern leaves out is a pretoken too."""
     name = name_of(pattern)
     if name is None:
         compiled = _compiled(pattern)
@@ -111,7 +111,7 @@ def splitter(pattern: str) -> Split:
 
 
 def end_finder(pattern: str) -> Callable[[str], list[int]]:
-    """A function text -> the offset in characters at which each of its pieces ends."""
+    """A function text -> the offset in characters at which each of its pretokens ends."""
     name = name_of(pattern)
     if name is None:
         compiled = _compiled(pattern)
@@ -139,7 +139,7 @@ def _compiled(expression: str) -> "regex.Pattern[str]":
     except regex.error as error:
         raise TokenizerError(f"the pattern {expression!r} is not a regular expression: {error}") from None
     if compiled.match("") is not None:
-        raise TokenizerError(f"the pattern {expression!r} matches the empty text: a piece has one character or more")
+        raise TokenizerError(f"the pattern {expression!r} matches the empty text: a pretoken has one character or more")
     return compiled
 
 

@@ -1,10 +1,10 @@
 """Byte-level BPE as it is defined, to be read first; everything fast in this package is tested against it.
 
-Train (Sennrich et al. 2016, algorithm 1, on bytes): count the pieces of the text, then, until the vocabulary is full,
+Train (Sennrich et al. 2016, algorithm 1, on bytes): count the pretokens of the text, then until the vocabulary is full,
 merge the most frequent pair of neighbouring tokens everywhere. Of pairs that are equally frequent the one with the
 smaller ids is merged first, as in Hugging Face's trainer, or the one with the greater bytes.
 
-Encode: cut the text into pieces, write each as bytes, and apply the merges in the order in which they were learned.
+Encode: cut the text into pretokens, write each as bytes, and apply the merges in the order in which they were learned.
 """
 
 from collections import Counter
@@ -52,7 +52,7 @@ def train(
     Args:
         texts: of the corpus.
         vocab_size: the most tokens there may be.
-        pattern: that cuts texts into pieces.
+        pattern: that cuts texts into pretokens.
         min_frequency: a pair that occurs less often is not merged.
         max_token_length: in bytes; tokens of this length or longer are not made, but for pairs of bytes. That is how
             Hugging Face's trainer counts.
@@ -62,10 +62,10 @@ def train(
             the rule of subword-nmt (Sennrich et al.) and of the trainers in courses.
     """
     split = splitter(pattern)
-    counts = Counter(piece.encode() for text in texts for piece in split(as_unicode(text)))
+    counts = Counter(pretoken.encode() for text in texts for pretoken in split(as_unicode(text)))
     tokens = [bytes([byte]) for byte in BYTE_ORDER]
     id_of = {token: i for i, token in enumerate(tokens)}
-    words = {piece: [id_of[bytes([byte])] for byte in piece] for piece in counts}
+    words = {pretoken: [id_of[bytes([byte])] for byte in pretoken] for pretoken in counts}
     merges: list[Pair] = []
 
     def may_merge(pair: Pair) -> bool:
@@ -76,9 +76,9 @@ def train(
 
     while len(tokens) < vocab_size:
         frequency: Counter[Pair] = Counter()
-        for piece, ids in words.items():
+        for pretoken, ids in words.items():
             for pair in pairs_of(ids):
-                frequency[pair] += counts[piece]
+                frequency[pair] += counts[pretoken]
         candidates = list(filter(may_merge, frequency))
         if not candidates:
             break
@@ -91,13 +91,13 @@ def train(
         if token not in id_of:  # two merges may make the same token; the second adds none
             id_of[token] = len(tokens)
             tokens.append(token)
-        words = {piece: merge(ids, best, id_of[token]) for piece, ids in words.items()}
+        words = {pretoken: merge(ids, best, id_of[token]) for pretoken, ids in words.items()}
     return Vocabulary(tokens, merges, {}, pattern)
 
 
-def encode_piece(piece: bytes, vocabulary: Vocabulary) -> list[int]:
-    """The ids of one piece: while any merge applies, apply the one of the lowest rank, leftmost first."""
-    ids = [vocabulary.id_of_bytes[bytes([byte])] for byte in piece]
+def encode_pretoken(pretoken: bytes, vocabulary: Vocabulary) -> list[int]:
+    """The ids of one pretoken: while any merge applies, apply the one of the lowest rank, leftmost first."""
+    ids = [vocabulary.id_of_bytes[bytes([byte])] for byte in pretoken]
     ranks, merged = vocabulary.ranks, vocabulary.merged_ids
     while found := [(ranks[pair], i) for i, pair in enumerate(pairs_of(ids)) if pair in ranks]:
         rank, i = min(found)
@@ -108,7 +108,9 @@ def encode_piece(piece: bytes, vocabulary: Vocabulary) -> list[int]:
 def encode(text: str, vocabulary: Vocabulary) -> list[int]:
     """The ids of a text without special tokens."""
     return [
-        i for piece in splitter(vocabulary.pattern)(as_unicode(text)) for i in encode_piece(piece.encode(), vocabulary)
+        i
+        for pretoken in splitter(vocabulary.pattern)(as_unicode(text))
+        for i in encode_pretoken(pretoken.encode(), vocabulary)
     ]
 
 

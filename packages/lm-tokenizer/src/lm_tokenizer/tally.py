@@ -1,4 +1,4 @@
-"""How often every piece of a corpus occurs, counted by threads.
+"""How often every pretoken of a corpus occurs, counted by threads.
 
 units --threads--> a table each --merge--> one table, after every SEGMENT of text
 """
@@ -20,13 +20,13 @@ from lm_tokenizer.pretokenize import byte_ends, end_finder, name_of
 
 SEGMENT = 1 << 26
 """Bytes of text after which the threads' tables are merged."""
-MOST_PIECES = 10_000_000
-"""Distinct pieces that are kept, in about 250 bytes each while they are counted and learned from. When a segment ends
+MOST_PRETOKENS = 10_000_000
+"""Distinct pretokens that are kept, in about 250 bytes each while they are counted and merged. When a segment ends
 with more, the rarest are dropped."""
 
 
 class Table:
-    """Pieces and their counts, in memory that grows."""
+    """Pretokens and their counts, in memory that grows."""
 
     def __init__(self, slots: int = 1 << 16, room: int = 1 << 20) -> None:
         self.slots, self.room = slots, room
@@ -41,15 +41,15 @@ class Table:
 
     @property
     def arena_used(self) -> int:
-        """Bytes that the long pieces take."""
+        """Bytes that the long pretokens take."""
         return int(self._used[1])
 
-    def with_room_for(self, pieces: int, n_bytes: int) -> "Table":
-        """This table, or a larger one of the same content, with room for more pieces."""
+    def with_room_for(self, pretokens: int, n_bytes: int) -> "Table":
+        """This table, or a larger one of the same content, with room for more pretokens."""
         slots, room = self.slots, self.room
-        while 2 * (len(self) + pieces) > slots:
+        while 2 * (len(self) + pretokens) > slots:
             slots *= 2
-        while self.arena_used + n_bytes + 8 * pieces > room:
+        while self.arena_used + n_bytes + 8 * pretokens > room:
             room *= 2
         if (slots, room) == (self.slots, self.room):
             return self
@@ -66,17 +66,17 @@ class Table:
         return total
 
     def pruned(self, most: int) -> "Table":
-        """The table without its rarest pieces, so many that at most `most` are left."""
-        _, numbers = self.pieces(1)
+        """The table without its rarest pretokens, so many that at most `most` are left."""
+        _, numbers = self.pretokens(1)
         least = int(np.sort(numbers)[-most]) + 1 if len(numbers) > most else 1
         kept = Table(self.slots, self.room)
         count.add_all(self.counts, kept.counts, least)
         return kept
 
-    def pieces(self, shortest: int = 2) -> tuple[np.ndarray, np.ndarray]:
-        """Address of the slot and count of every piece of at least `shortest` bytes, int64."""
+    def pretokens(self, shortest: int = 2) -> tuple[np.ndarray, np.ndarray]:
+        """Address of the slot and count of every pretoken of at least `shortest` bytes, int64."""
         places, numbers = np.empty(len(self), np.int64), np.empty(len(self), np.int64)
-        n = count.pieces_of(self.counts, shortest, places, numbers)
+        n = count.pretokens_of(self.counts, shortest, places, numbers)
         return places[:n], numbers[:n]
 
 
@@ -87,12 +87,12 @@ class Tally:
         self._ends = None if name_of(pattern) == "gpt2" else end_finder(pattern)
         self._threads, self._on_bytes = threads, on_bytes
         self._classes = class_table()
-        self.most = MOST_PIECES
+        self.most = MOST_PRETOKENS
         self.dropped = 0
-        """Distinct pieces that were dropped because there were more than `most`."""
+        """Distinct pretokens that were dropped because there were more than `most`."""
 
     def count(self, units: Iterator[Unit]) -> Table:
-        """Count all pieces of all units.
+        """Count all pretokens of all units.
 
         Raises:
             TokenizerError: for a text that is not UTF-8.
@@ -153,6 +153,6 @@ class Tally:
             text = unit.data[start:end].decode()
             ends = byte_ends(self._ends(text), text, data[start:end])
             progress[:] = 0
-            while count.count_pieces(begin + start, ends, readable, table.counts, scratch, progress):
+            while count.count_pretokens(begin + start, ends, readable, table.counts, scratch, progress):
                 table = table.with_room_for(table.slots // 2, table.room)
         return table

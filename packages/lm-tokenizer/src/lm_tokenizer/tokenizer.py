@@ -1,6 +1,6 @@
 """The tokenizer: text -> ids -> text, by the readable path for a prompt and by compiled kernels for a corpus.
 
-    text --special tokens--> stretches --small--> words.py, Python with a memory of pieces
+    text --special tokens--> stretches --small--> words.py, Python with a memory of pretokens
                                        --large--> large.py, engine.py: kernels in threads
 
 Loading the kernels takes most of a second (and compiling them, once on a machine, several), so a process that has
@@ -22,7 +22,7 @@ from lm_tokenizer.special import NAMES_OF_THE_END, Choice, Found, SpecialTokens
 from lm_tokenizer.surrogates import as_unicode
 from lm_tokenizer.threads import thread_count
 from lm_tokenizer.vocab import Vocabulary
-from lm_tokenizer.words import LongPieceError, Words, decoded
+from lm_tokenizer.words import LongPretokenError, Words, decoded
 
 if TYPE_CHECKING:
     import numpy as np
@@ -93,7 +93,7 @@ class Tokenizer:
             vocab_size: the most tokens there may be, special tokens and the 256 bytes among them.
             special_tokens: cut the documents, are never counted, and get the last ids (or the first).
             pattern: a name of `pretokenize.PATTERNS`, or a regular expression.
-            threads: that count the pieces; by default one a core. The result does not depend on it.
+            threads: that count the pretokens; by default one a core. The result does not depend on it.
             progress: whether to show a bar, on a terminal.
             min_frequency: a pair that occurs less often is not merged.
             max_token_length: in bytes; tokens of this length or longer are not made, but for pairs of bytes.
@@ -198,7 +198,7 @@ class Tokenizer:
         if self._is_small(len(text)):
             try:
                 return self._encode_small(text, allowed_special, disallowed_special, errors)
-            except LongPieceError:
+            except LongPretokenError:
                 pass
         ids, _ = self._encode_large([text], 1, allowed_special, disallowed_special, errors)
         return ids.tolist()  # type: ignore[no-any-return]

@@ -1,6 +1,6 @@
-"""Training: a corpus -> counts of its pieces -> merges -> a vocabulary.
+"""Training: a corpus -> counts of its pretokens -> merges -> a vocabulary.
 
-    corpus.py --units--> tally.py --pieces and counts--> _kernels/learn.py --merges--> Vocabulary
+    corpus.py --units--> tally.py --pretokens and counts--> _kernels/learn.py --merges--> Vocabulary
 
 What it learns is what `reference.train` learns and, but for ties that are broken by bytes, Hugging Face's trainer.
 """
@@ -35,7 +35,7 @@ def train(
         table = tally.count(units)
     if tally.dropped:
         warnings.warn(
-            f"the corpus has more than {tally.most:,} distinct pieces: {tally.dropped:,} of the rarest were left out",
+            f"the corpus has more than {tally.most:,} distinct pretokens: the rarest {tally.dropped:,} were skipped",
             stacklevel=3,
         )
     tokens, merges = _learn(table, options, progress)
@@ -64,13 +64,13 @@ class _Learner(threading.Thread):
 
     def __init__(self, table: Table, n_tokens: int, options: TrainingOptions) -> None:
         super().__init__(daemon=True)
-        places, numbers = table.pieces()
+        places, numbers = table.pretokens()
         order = np.argsort(-numbers)
         places, numbers = places[order], numbers[order]
         self._until = n_tokens
         self.error: BaseException | None = None
         # In 10 to 100 MB of text the last of 32,000 merges is found more often than this. A floor that is too low
-        # costs memory, one that is too high another pass over the pieces.
+        # costs memory, one that is too high another pass over the pretokens.
         self._least = max(1, options.min_frequency)
         self._floor = max(self._least, int(numbers.sum()) // (16 * n_tokens))
         self._too_long = options.max_token_length or NO_LIMIT
@@ -79,7 +79,7 @@ class _Learner(threading.Thread):
         self._end = int(np.iinfo(dtype).max)
         positions = layout.size_of_layout(places, numbers)
         if positions >= 1 << 32:
-            raise TokenizerError(f"the distinct pieces of the corpus have {positions:,} bytes; the limit is 4 GB")
+            raise TokenizerError(f"the distinct pretokens of the corpus have {positions:,} bytes; the limit is 4 GB")
         self._symbols = np.empty(positions, dtype)
         self._weights = np.zeros((positions >> layout.BLOCK_BITS) + 1, np.int64)
         order_of_bytes = np.frombuffer(BYTE_ORDER, np.uint8)

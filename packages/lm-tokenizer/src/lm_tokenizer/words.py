@@ -1,4 +1,4 @@
-"""The readable path: the pieces of a small text, each merged once and remembered."""
+"""The readable path: the pretokens of a small text, each merged once and remembered."""
 
 import heapq
 from itertools import pairwise
@@ -8,18 +8,18 @@ from lm_tokenizer.pretokenize import splitter
 from lm_tokenizer.vocab import Vocabulary
 
 LONGEST_REMEMBERED = 256
-"""Characters of the longest piece that is remembered."""
+"""Characters of the longest pretoken that is remembered."""
 MOST_REMEMBERED = 1 << 16
 LONGEST = 1 << 12
-"""Characters of the longest piece that is merged here: the kernels take a thousandth of the time."""
+"""Characters of the longest pretoken that is merged here: the kernels take a thousandth of the time."""
 
 
-class LongPieceError(Exception):
-    """A text has a piece that is better left to the kernels."""
+class LongPretokenError(Exception):
+    """A text has a pretoken that is better left to the kernels."""
 
 
 class Words:
-    """Encodes small texts without special tokens, in Python, with a bounded memory of pieces."""
+    """Encodes small texts without special tokens, in Python, with a bounded memory of pretokens."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
@@ -32,25 +32,25 @@ class Words:
 
         Raises:
             UnicodeEncodeError: when the text holds a surrogate, lone or of a pair.
-            LongPieceError: when a piece is longer than LONGEST.
+            LongPretokenError: when a pretoken is longer than LONGEST.
         """
         known = self._known
         ids: list[int] = []
-        for piece in self._split(text):
+        for pretoken in self._split(text):
             try:
-                ids += known[piece]
+                ids += known[pretoken]
             except KeyError:
-                ids += self._encode_new(piece)
+                ids += self._encode_new(pretoken)
         return ids
 
-    def _encode_new(self, piece: str) -> list[int]:
-        if len(piece) > self.longest:
-            raise LongPieceError
-        ids = encode_piece(piece.encode(), self._vocabulary)
-        if len(piece) <= LONGEST_REMEMBERED:
+    def _encode_new(self, pretoken: str) -> list[int]:
+        if len(pretoken) > self.longest:
+            raise LongPretokenError
+        ids = encode_pretoken(pretoken.encode(), self._vocabulary)
+        if len(pretoken) <= LONGEST_REMEMBERED:
             if len(self._known) >= MOST_REMEMBERED:
                 self._known = {}
-            self._known[piece] = ids
+            self._known[pretoken] = ids
         return ids
 
 
@@ -69,9 +69,9 @@ def decoded(text: bytes, errors: str = "strict") -> str:
         ) from None
 
 
-def encode_piece(piece: bytes, vocabulary: Vocabulary) -> list[int]:
-    """What `reference.encode_piece` gives, in n log n steps: pairs wait in a heap, tokens are linked to neighbours."""
-    ids = [vocabulary.id_of_byte[byte] for byte in piece]
+def encode_pretoken(pretoken: bytes, vocabulary: Vocabulary) -> list[int]:
+    """As `reference.encode_pretoken`, in n log n steps: pairs wait in a heap, tokens are linked to their neighbours."""
+    ids = [vocabulary.id_of_byte[byte] for byte in pretoken]
     if len(ids) < 2:
         return ids
     ranks, merged = vocabulary.ranks, vocabulary.merged_ids

@@ -1,7 +1,7 @@
 """The PyTorch backend.
 
-Reading order: scratch -> layers -> attention -> recompute, model -> optim -> snapshot, step (the trainer) -> inference,
-decode -> backend. `fused` and `onednn` are `scratch` made fast. `lm_mlx` has the same files.
+Reading order: scratch -> layers -> attention, gradient_checkpointing, model -> optim -> snapshot, step (the trainer)
+-> inference, decode -> backend. `fused` and `onednn` are `scratch` made fast. `lm_mlx` has the same files.
 """
 
 import os

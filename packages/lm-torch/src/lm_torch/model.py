@@ -14,8 +14,8 @@ from lm_core.model.positions import sinusoids
 from lm_torch import fused
 from lm_torch.attention import Attention, packed
 from lm_torch.dropout import dropout
+from lm_torch.gradient_checkpointing import checkpointed
 from lm_torch.layers import MLP, Embedding, Kernels, LayerNorm, Linear, RMSNorm, SwiGLU
-from lm_torch.recompute import recomputed
 from lm_torch.scratch import widened
 
 
@@ -59,7 +59,7 @@ class Block(nn.Module):
 class LanguageModel(nn.Module):
     """A decoder-only Transformer. `dtype` is the type of the activations; parameters are float32.
 
-    With `recompute` each block's activations are made again in the backward pass.
+    With `gradient_checkpointing` each block's activations are computed again in the backward pass.
     """
 
     def __init__(
@@ -67,10 +67,11 @@ class LanguageModel(nn.Module):
         config: ModelConfig,
         dtype: torch.dtype = torch.float32,
         kernels: Kernels = fused,
-        recompute: bool = False,
+        gradient_checkpointing: bool = False,
     ):
         super().__init__()
-        self.config, self.dtype, self.kernels, self.recompute = config, dtype, kernels, recompute
+        self.config, self.dtype, self.kernels = config, dtype, kernels
+        self.gradient_checkpointing = gradient_checkpointing
         self.embed = Embedding(config.vocab_size, config.d_model, kernels)
         self.pos_embed = Embedding(config.seq_len, config.d_model, kernels) if config.positions == "learned" else None
         self.sinusoids: Tensor | None
@@ -105,8 +106,8 @@ class LanguageModel(nn.Module):
             x = x + self.sinusoids[slice(ids.shape[1]) if positions is None else positions]
         x = dropout(x.to(self.dtype), self.config.dropout, key, 0)
         for block in self.blocks:
-            again = self.recompute and torch.is_grad_enabled()
-            x = recomputed(block, x, key, positions, mask) if again else block(x, key, positions, mask)
+            again = self.gradient_checkpointing and torch.is_grad_enabled()
+            x = checkpointed(block, x, key, positions, mask) if again else block(x, key, positions, mask)
             if taps is not None:
                 taps.append(x)
         return self.norm(x)

@@ -275,8 +275,8 @@ def rate_change(before: ScheduleConfig, now: ScheduleConfig, step: int, last: in
         learning_rate(before, step + 1),
         learning_rate(now, step + 1),
     )
-    goes_on = then == would and (now.kind not in DECAYING or (before == now and last <= now.max_steps))
-    if goes_on or not step:
+    unchanged = then == would and (now.kind not in DECAYING or (before == now and last <= now.max_steps))
+    if unchanged or not step:
         return None
     end = f", {learning_rate(now, last):.3g} at step {last}" if last > step + 1 else ""
     return f"learning rate: {was:.3g} at step {step}, {then:.3g} at step {step + 1}{end}"

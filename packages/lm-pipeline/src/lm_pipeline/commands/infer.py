@@ -23,7 +23,7 @@ from lm_pipeline.generation.prompts import encode_prompts, read_prompts
 from lm_pipeline.generation.records import TextRecords, check_logging
 from lm_pipeline.program import run_program
 from lm_pipeline.saved_model import SavedModel, load_model
-from lm_tokenizer.pieces import pieces_of
+from lm_tokenizer.text_deltas import text_deltas_of
 
 PROGRAM = "transformerlm-infer"
 INTERRUPTED = 130
@@ -108,11 +108,11 @@ class Writer:
         def begin() -> Generation:
             return Generation(decoder, prompts, model.config.seq_len, self.config.seed + first, self.sampling)
 
-        pieces = [pieces_of(model.tokenizer, row.ids, row.prompt) for row in group]
+        deltas = [text_deltas_of(model.tokenizer, row.ids, row.prompt) for row in group]
         if not stream:
-            return continue_rows(begin, pieces, self.ending)
+            return continue_rows(begin, deltas, self.ending)
         put(group[0].prompt, end="")
-        written = continue_rows(begin, pieces, self.ending, _print_piece)
+        written = continue_rows(begin, deltas, self.ending, _print_delta)
         put("")
         return written
 
@@ -151,7 +151,7 @@ def _clamped(sampling: SamplingConfig, vocab_size: int) -> SamplingConfig:
     return sampling.model_copy(update={"top_k": vocab_size})
 
 
-def _print_piece(_row: int, text: str) -> None:
+def _print_delta(_row: int, text: str) -> None:
     put(text, end="")
 
 

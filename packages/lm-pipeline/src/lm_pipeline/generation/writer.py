@@ -1,6 +1,6 @@
 """A model that continues prompts, one after another.
 
-prompt --read_prompt--> ids --Generation--> ids --pieces--> text --> shown as it comes
+prompt --read_prompt--> ids --Generation--> ids --deltas--> text --> shown as it comes
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from lm_pipeline.generation.ending import eos_ids
 from lm_pipeline.generation.prompt import read_prompt
 from lm_pipeline.generation.settings import Settings
 from lm_tokenizer.adapters import TextTokenizer
-from lm_tokenizer.pieces import pieces_of
+from lm_tokenizer.text_deltas import text_deltas_of
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,6 @@ class Writer:
         self.show(prompt)
         ending = Ending(settings.max_new_tokens, self._eos_ids, settings.stop)
         [written] = continue_rows(
-            begin, [pieces_of(model.tokenizer, ids, prompt)], ending, show=lambda _row, text: self.show(text)
+            begin, [text_deltas_of(model.tokenizer, ids, prompt)], ending, show=lambda _row, text: self.show(text)
         )
         return written.reason

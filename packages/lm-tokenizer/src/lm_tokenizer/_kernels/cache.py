@@ -1,9 +1,9 @@
-"""The cache of pieces and their ids, which threads share without a lock.
+"""The cache of pretokens and their ids, which threads share without a lock.
 
-A slot is 32 bytes: the piece itself (up to 15 bytes and its length), and its ids (up to three and their number). More
-ids, and longer pieces, are in the arena, to which the slot points. Slots are written once and never changed: a thread
-claims an empty one, fills it, and publishes it with its second word; a reader compares that word first. So a fork in
-the middle of a write costs one slot.
+A slot is 32 bytes: the pretoken itself (up to 15 bytes and its length), and its ids (up to three and their number).
+More ids, and longer pretokens, are in the arena, to which the slot points. Slots are written once: a thread claims an
+empty one, fills it, and publishes it with its second word; a reader compares that word first. So a fork in the middle
+of a write costs one slot.
 """
 
 from typing import NamedTuple
@@ -36,7 +36,7 @@ HIGH_MASKS = np.array([(1 << 8 * max(n - 8, 0)) - 1 for n in range(16)], np.uint
 
 
 class Cache(NamedTuple):
-    """Pieces and their ids.
+    """Pretokens and their ids.
 
     Attributes:
         table: address of the slots, a multiple of 64, and of PROBES more than can be addressed.
@@ -53,7 +53,7 @@ class Cache(NamedTuple):
 
 @compiled
 def key_of(at, length, readable):
-    """The two words that stand for a piece of at most INLINE_BYTES bytes: its bytes, and its length on top."""
+    """The two words that stand for a pretoken of at most INLINE_BYTES bytes: its bytes, and its length on top."""
     if at + 16 <= readable:
         low = load_u64(at) & LOW_MASKS[length]
         high = load_u64(at + 8) & HIGH_MASKS[length]
@@ -70,7 +70,7 @@ def key_of(at, length, readable):
 
 @compiled
 def key_of_long(at, length):
-    """The two words that stand for a longer piece: a hash, and its length; that its bytes are equal is checked."""
+    """The two words that stand for a longer pretoken: a hash, and its length; that its bytes are equal is checked."""
     value = np.uint64(length) * K3
     for i in range(0, length - 7, 8):
         value = (value ^ load_u64(at + i)) * K1
@@ -96,7 +96,7 @@ def same_bytes(a, b, length):
 
 @compiled
 def keep(at, length, low, high, slot, cache, ids, n):
-    """Put a piece and its ids into the cache, if there is room."""
+    """Put a pretoken and its ids into the cache, if there is room."""
     first = load_u64(ids)
     second = np.uint64(item_u32(ids, 2))
     if n > INLINE_IDS or length > INLINE_BYTES:

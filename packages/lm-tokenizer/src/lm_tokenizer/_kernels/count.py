@@ -1,7 +1,7 @@
-"""Counting pieces: a table of its own for each thread, merged when all are done.
+"""Counting pretokens: a table of its own for each thread, merged when all are done.
 
-A slot is 32 bytes: the piece as in the encoder's cache (itself, or a hash and its length), its count, and for a long
-piece the place of its bytes in the arena.
+A slot is 32 bytes: the pretoken as in the encoder's cache (itself, or a hash and its length), its count, and for a long
+pretoken the place of its bytes in the arena.
 """
 
 from typing import NamedTuple
@@ -19,11 +19,11 @@ GROUP_BYTES = GROUP * 64
 
 
 class Counts(NamedTuple):
-    """Pieces and how often they occur: addresses, as in `merge.Model`.
+    """Pretokens and how often they occur: addresses, as in `merge.Model`.
 
     Attributes:
         table: slots. shift: 64 less the bits of their number.
-        arena: bytes of long pieces. room: its bytes.
+        arena: bytes of long pretokens. room: its bytes.
         used: address of two int64, slots taken and bytes taken of the arena.
     """
 
@@ -42,7 +42,7 @@ def first_slot(low, high, counts):
 
 @compiled
 def add(at, length, low, high, slot, number, counts):
-    """Add `number` to the count of a piece, whose bytes are at the address `at` if it is long."""
+    """Add `number` to the count of a pretoken, whose bytes are at the address `at` if it is long."""
     end = counts.table + (SLOT << (64 - counts.shift))
     while True:
         seen = load_u64(slot + 8)
@@ -71,7 +71,7 @@ def add(at, length, low, high, slot, number, counts):
 
 @compiled
 def count_spans(n, readable, counts, scratch):
-    """Count the pieces between the first n + 1 starts of the scratch, as far as there is room; how many were."""
+    """Count the pretokens between the first n + 1 starts of the scratch, as far as there is room; how many were."""
     starts = scratch.starts
     for i in range(n):
         start = np.int64(item_u64(starts, i))
@@ -98,7 +98,7 @@ def count_spans(n, readable, counts, scratch):
 
 @compiled
 def has_room(counts, n, total):
-    """Whether `n` new pieces of `total` bytes together fit without crowding the table."""
+    """Whether `n` new pretokens of `total` bytes together fit without crowding the table."""
     slots = np.int64(1) << (64 - counts.shift)
     used, taken = np.int64(item_u64(counts.used, 0)), np.int64(item_u64(counts.used, 1))
     return 2 * (used + n) <= slots and taken + total + 8 * n <= counts.room
@@ -106,7 +106,7 @@ def has_room(counts, n, total):
 
 @compiled
 def count_gpt2(text, position, end, readable, classes, counts, scratch):
-    """Count the pieces of the text from the address `text` to `end`, split by GPT-2's pattern.
+    """Count the pretokens of the text from the address `text` to `end`, split by GPT-2's pattern.
 
     Args:
         position: where to go on: `text` at first, then what the last call returned.
@@ -120,7 +120,7 @@ def count_gpt2(text, position, end, readable, classes, counts, scratch):
         for i in range(STATES):
             set_item_u64(scratch.state, i, U0)
     while position < end:
-        # A piece that began before this group is counted where it ends, so its bytes need room too.
+        # A pretoken that began before this group is counted where it ends, so its bytes need room too.
         pending = position - np.int64(item_u64(scratch.starts, 0)) if count else 0
         if not has_room(counts, GROUP_BYTES + 1, GROUP_BYTES + pending):
             return position
@@ -139,7 +139,7 @@ def count_gpt2(text, position, end, readable, classes, counts, scratch):
 
 @compiled
 def count_texts(text, begins, ends, readable, classes, counts, scratch, progress):
-    """Count the pieces of texts, each split by itself, by GPT-2's pattern.
+    """Count the pretokens of texts, each split by itself, by GPT-2's pattern.
 
     Args:
         text: address that the offsets `begins` and `ends` count from.
@@ -161,8 +161,8 @@ def count_texts(text, begins, ends, readable, classes, counts, scratch, progress
 
 
 @compiled
-def count_pieces(text, ends, readable, counts, scratch, progress):
-    """Count the pieces that lie behind one another from the address `text`: piece i ends at the offset ends[i].
+def count_pretokens(text, ends, readable, counts, scratch, progress):
+    """Count the pretokens that lie behind one another from the address `text`: pretoken i ends at the offset ends[i].
 
     Args and returns as `count_texts`.
     """
@@ -200,7 +200,7 @@ def add_all(source, counts, least):
 
 @compiled
 def length_at(place):
-    """Bytes of the piece in a slot."""
+    """Bytes of the pretoken in a slot."""
     high = load_u64(place + 8)
     if high >> np.uint64(63):
         return np.int64(high & ~(U1 << np.uint64(63)))
@@ -208,8 +208,8 @@ def length_at(place):
 
 
 @compiled
-def pieces_of(counts, shortest, places, numbers):
-    """The slots that hold a piece of at least `shortest` bytes: their addresses and counts; how many there are."""
+def pretokens_of(counts, shortest, places, numbers):
+    """The slots that hold a pretoken of at least `shortest` bytes: their addresses and counts; how many there are."""
     n = 0
     for i in range(np.int64(1) << (64 - counts.shift)):
         place = counts.table + i * SLOT
@@ -222,7 +222,7 @@ def pieces_of(counts, shortest, places, numbers):
 
 @compiled
 def bytes_at(place, counts):
-    """Address of the bytes of the piece in a slot."""
+    """Address of the bytes of the pretoken in a slot."""
     if load_u64(place + 8) >> np.uint64(63):
         return counts.arena + np.int64(load_u64(place + 24))
     return place

@@ -1,9 +1,9 @@
-"""Encoding: pieces -> ids, by the cache, and by merging what it does not hold.
+"""Encoding: pretokens -> ids, by the cache, and by merging what it does not hold.
 
     starts --keys--> slots, prefetched --compare--> ids
                                   '--miss--> merge --> keep
 
-A long piece is first cut where no token of the vocabulary holds the two bytes on both sides: no merge reaches across.
+A long pretoken is first cut where no token of the vocabulary holds the two bytes on both sides: no merge crosses that.
 """
 
 from typing import NamedTuple
@@ -41,16 +41,16 @@ from lm_tokenizer._kernels.merge import SHORT, is_run, merge_long, merge_run, me
 from lm_tokenizer._kernels.scan import GROUP, INVALID, MASKS, SLACK, STATES, U0, scan_gpt2
 
 LONGEST_KEPT = 512
-"""Bytes of the longest piece that is kept in the cache."""
+"""Bytes of the longest pretoken that is kept in the cache."""
 OUT_SLACK = 4
 """Elements that may be written past the last id."""
 UNORDERED = -2
-"""A long piece and merges that are not `ordered`: the kernels do not encode it."""
+"""A long pretoken and merges that are not `ordered`: the kernels do not encode it."""
 BATCH = GROUP * 64 + SLACK
 
 
 class Scratch(NamedTuple):
-    """What one thread works on: the addresses of its arrays."""
+    """Working memory of one thread: the addresses of its arrays."""
 
     state: int
     masks: int
@@ -91,7 +91,7 @@ def copy_many(out, source, n, wide):
 
 @compiled
 def encode_unknown(at, length, low, high, slot, model, cache, scratch, out, wide):
-    """Merge a piece that the cache does not hold, and keep it."""
+    """Merge a pretoken that the cache does not hold, and keep it."""
     if length <= SHORT:
         n = merge_short(at, length, model, scratch.ids, scratch.queue)
         keep(at, length, low, high, slot, cache, scratch.ids, n)
@@ -112,7 +112,7 @@ def encode_unknown(at, length, low, high, slot, model, cache, scratch, out, wide
 
 @compiled
 def encode_long(at, length, readable, model, cache, scratch, out, wide):
-    """Encode a piece of more than INLINE_BYTES bytes: cut it where no token reaches across, look up, merge."""
+    """Encode a pretoken of more than INLINE_BYTES bytes: cut it where no token reaches across, look up, merge."""
     end = at + length
     while at < end:
         stop = at + 1
@@ -159,7 +159,7 @@ def encode_long(at, length, readable, model, cache, scratch, out, wide):
 
 @compiled
 def encode_spans(n, readable, model, cache, scratch, out, wide):
-    """Encode the pieces between scratch.starts[0], ..., scratch.starts[n]; the address after the last id."""
+    """Encode the pretokens between scratch.starts[0], ..., scratch.starts[n]; the address after the last id."""
     starts = scratch.starts
     for i in range(n):
         start = np.int64(item_u64(starts, i))
@@ -260,8 +260,8 @@ def encode_texts(text, start, ends, counts, readable, model, cache, scratch, out
 
 
 @compiled
-def encode_pieces(text, ends, readable, model, cache, scratch, out, wide):
-    """Encode the pieces that lie behind one another from the address `text`: piece i ends at the offset ends[i].
+def encode_pretokens(text, ends, readable, model, cache, scratch, out, wide):
+    """Encode the pretokens that lie behind one another from the address `text`: pretoken i ends at the offset ends[i].
 
     Returns:
         The number of ids, or UNORDERED.

@@ -1,8 +1,8 @@
-"""The distinct pieces of a corpus, laid out for learning.
+"""The distinct pretokens of a corpus, laid out for learning.
 
 All lie behind one another in `symbols`, most frequent first, each followed by END. A token that spans bytes p to q has
 its id in symbols[p] and in symbols[q], so both its neighbours are one look away; what lies between is never read. How
-often a piece occurs is kept for blocks of positions: pieces of different counts do not share one.
+often a pretoken occurs is kept for blocks of positions: pretokens of different counts do not share one.
 """
 
 from lm_tokenizer._kernels.compiled import compiled
@@ -10,9 +10,9 @@ from lm_tokenizer._kernels.count import bytes_at, length_at
 from lm_tokenizer._kernels.intrinsics import load_u8, prefetch
 
 AHEAD = 16
-"""Pieces between asking for a cache line and reading it."""
+"""Pretokens between asking for a cache line and reading it."""
 BLOCK_BITS = 4
-"""Positions of one block of 2**BLOCK_BITS belong to pieces of one count."""
+"""Positions of one block of 2**BLOCK_BITS belong to pretokens of one count."""
 
 
 @compiled
@@ -31,7 +31,7 @@ def size_of_layout(places, numbers):
 
 @compiled
 def lay_out(places, numbers, counts, id_of_byte, symbols, weights, end_symbol):
-    """Write the pieces, ordered by count, and the count of every block; the position of the first that occurs once."""
+    """Write the pretokens, ordered by count, and the count of each block; position of the first that occurs once."""
     block = 1 << BLOCK_BITS
     symbols[:block] = end_symbol
     p = block

@@ -174,7 +174,7 @@ def learn(
 
     Args:
         symbols: ids, uint16 or uint32, as `lay_out` wrote them; changed in place. once: uint64, the position from which
-            on every piece occurs once.
+            on every pretoken occurs once.
         state: int64: number of tokens, number of merges, whether to stop. Kept up to date for other threads to see.
         merges: int64 (n, 2), written from row state[1] on.
         room: uint32, for positions of pairs.

@@ -1,6 +1,6 @@
-"""Byte pair encoding of one piece: apply the merge of the lowest rank, leftmost first, until none applies.
+"""Byte pair encoding of one pretoken: apply the merge of the lowest rank, leftmost first, until none applies.
 
-A short piece keeps the rank of every pair in an array and the tokens that are left in the bits of one word. A long one
+A short pretoken has the rank of every pair in an array and the tokens that are left in the bits of one word. A long one
 keeps its pairs in a queue with a bucket for each rank, so that its time is linear in its bytes.
 """
 
@@ -27,10 +27,10 @@ ID_BITS, RANK_BITS = 21, 22
 EMPTY = ALL
 NO_RANK = np.int64((1 << RANK_BITS) - 1)  # the rank that an EMPTY entry of the table shows
 SHORT = 64
-"""Bytes of the longest piece whose tokens are bits of one word."""
+"""Bytes of the longest pretoken whose tokens are bits of one word."""
 NOBODY = np.int64(0xFFFFFFFF)
 ROOM = 64
-"""Runs of equal tokens in a piece of one byte: about one for every doubling."""
+"""Runs of equal tokens in a pretoken of one byte: about one for every doubling."""
 
 U3, U_ID, U_RANK = np.uint64(3), np.uint64(ID_BITS), np.uint64(RANK_BITS)
 RANK_MASK = (U1 << U_RANK) - U1
@@ -139,7 +139,7 @@ def merge_short(text, length, model, ids, queue):
 
 
 class Queue(NamedTuple):
-    """The pairs of a long piece, in buckets by rank: addresses of uint32, as in `Model`.
+    """The pairs of a long pretoken, in buckets by rank: addresses of uint32, as in `Model`.
 
     Attributes:
         heads: rank -> position of the first pair, or NOBODY. occupied: uint64, a bit for each rank.

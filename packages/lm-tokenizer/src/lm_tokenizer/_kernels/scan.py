@@ -1,10 +1,10 @@
 """GPT-2's pretokenization of UTF-8 bytes, 64 at a time.
 
-    64 bytes --wide compares--> one bit a byte for each class --shifts--> one bit a byte: a piece starts here
+    64 bytes --wide compares--> one bit a byte for each class --shifts--> one bit a byte: a pretoken starts here
 
-Every byte of a character carries the class of the character, so a piece starts where the class changes: except after
-a single space, which belongs to the piece that follows; and at the last white space of a run, which is a piece of its
-own or the space of the next. Contractions are looked at one by one. Non-ASCII characters are decoded, checked, and
+Every byte of a character carries the class of the character, so a pretoken starts where the class changes: except after
+a single space, which belongs to the pretoken that follows; and at the last white space of a run, which is a pretoken by
+itself or the space of the next. Contractions are looked at one by one. Non-ASCII characters are decoded, checked, and
 looked up; all else is the same for them.
 
     '(?:[sdmt]|ll|ve|re)| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+
@@ -146,7 +146,7 @@ def contraction(at, end):
 
 @compiled
 def scan_gpt2(origin, position, end, classes, scratch, count):
-    """Append to `starts` where pieces start in the next GROUP blocks from `position`, or in what is left before `end`.
+    """Append to `starts` where pretokens start in the next GROUP blocks from `position`, or in the rest before `end`.
 
     Args:
         origin, end: addresses of the text, which is scanned by itself. position: origin + a multiple of the group's
@@ -190,7 +190,7 @@ def scan_gpt2(origin, position, end, classes, scratch, count):
             j = trailing_zeros(apostrophes)
             apostrophes &= apostrophes - U1
             length = contraction(at + j, end)
-            # A space before the apostrophe has made it no start, so it begins a piece here, and the piece is this one.
+            # A space before the apostrophe has made it no start, so a pretoken starts here, which is this one.
             if length:
                 mark = U1 << np.uint64(j)
                 found = (found & ~(mark << U1)) | mark << np.uint64(length)

@@ -27,7 +27,7 @@ from lm_tokenizer.vocab import Vocabulary
 
 # The published patterns in a form that Oniguruma reads as they are meant.
 _WRITTEN = {name: expression.replace("{1,3}+", "{1,3}") for name, expression in PATTERNS.items()}
-# Other spellings of the same pieces. tokenizers' ByteLevel; GPT-2's encoder.py; tiktoken's r50k_base.
+# Other spellings of the same pretokens. tokenizers' ByteLevel; GPT-2's encoder.py; tiktoken's r50k_base.
 _GPT2 = (
     r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
     r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s",
@@ -184,7 +184,7 @@ def _split_pattern(step: Mapping[str, Any], path: Path) -> str:
             raise TokenizerError(f"{path}: its Split is by {other!r:.60}, not by a regular expression: {INSTEAD}")
     name = _NAME_OF.get(expression)
     how = (str(step.get("behavior")).lower(), bool(step.get("invert")))
-    # What matches is a piece; a published pattern leaves nothing out, so that what does not match may be dropped.
+    # What matches is a pretoken; a published pattern leaves nothing out, so that what does not match may be dropped.
     if how != ("isolated", False) and not (name and how == ("removed", True)):
         raise TokenizerError(f"{path}: its Split has the behavior {how[0]!r} and invert={how[1]}: {INSTEAD}")
     if name:
@@ -214,9 +214,9 @@ def _refuse(path: Path, document: Mapping[str, Any]) -> None:
 
 
 def _refuse_unreachable(vocabulary: Vocabulary, path: Path) -> None:
-    """With ignore_merges a piece that is a token is that token; refuse where the merges say otherwise."""
+    """With ignore_merges a pretoken that is a token is that token; refuse where the merges say otherwise."""
     for token, token_id in vocabulary.id_of_bytes.items():
-        if len(token) > 1 and reference.encode_piece(token, vocabulary) != [token_id]:
+        if len(token) > 1 and reference.encode_pretoken(token, vocabulary) != [token_id]:
             raise TokenizerError(f"{path}: it has ignore_merges, and its merges do not make {token!r}: {INSTEAD}")
 
 

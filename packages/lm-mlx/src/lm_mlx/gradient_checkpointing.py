@@ -1,4 +1,4 @@
-"""Gradient checkpointing (Chen et al. 2016, arXiv 1604.06174): of each block its input is kept, the rest is made again.
+"""Gradient checkpointing (Chen et al. 2016, arXiv 1604.06174): keep each block's input, compute the rest again.
 
     forward:   x --block--> y                          kept: x [B, T, D]
     backward:  x, after the gradient of y --block--> y, then back through it
@@ -13,8 +13,8 @@ import mlx.core as mx
 from mlx import nn
 
 
-def recomputed(block: nn.Module, x: mx.array, *constants: mx.array | None) -> mx.array:
-    """block(x, *constants), whose activations are made again for the gradients.
+def checkpointed(block: nn.Module, x: mx.array, *constants: mx.array | None) -> mx.array:
+    """block(x, *constants), whose activations are computed again for the gradients.
 
     Dropout's masks follow from a key among the constants, so they are the same both times.
     """

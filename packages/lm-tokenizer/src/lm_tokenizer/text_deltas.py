@@ -10,7 +10,7 @@ _CONTEXT = 8
 """Ids before those that are decoded, for tokenizers whose text of an id depends on what stands before it."""
 
 
-class Pieces(Protocol):
+class TextDeltas(Protocol):
     """Ids -> text, a whole number of characters at a time."""
 
     def feed(self, token_id: int, /) -> str:
@@ -20,7 +20,7 @@ class Pieces(Protocol):
         """The rest, where a character is left incomplete."""
 
 
-def pieces_of(tokenizer: TextTokenizer, prompt: Sequence[int], text: str) -> Pieces:
+def text_deltas_of(tokenizer: TextTokenizer, prompt: Sequence[int], text: str) -> TextDeltas:
     """A decoder of the ids that follow a prompt, whose texts continue the prompt as it was written.
 
     Args:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from lm_tokenizer import Tokenizer
 from lm_tokenizer.adapters import TextTokenizer, train_tokenizer
-from lm_tokenizer.pieces import DecodedAgain, pieces_of
+from lm_tokenizer.text_deltas import DecodedAgain, text_deltas_of
 
 
 @pytest.fixture(scope="module")
@@ -19,10 +19,10 @@ def tokenizer() -> Tokenizer:
 def test_an_incomplete_character_waits_and_all_pieces_are_the_text(tokenizer: Tokenizer) -> None:
     text = "naïve 東京 \U0001f600 fox 叫"  # the last character is in no merge: three ids
     ids = tokenizer.encode(text)
-    pieces = pieces_of(tokenizer, [1], "!")
-    out = [pieces.feed(token_id) for token_id in ids]
-    assert "".join(out) + pieces.finish() == text
-    assert not any("�" in piece for piece in out)
+    deltas = text_deltas_of(tokenizer, [1], "!")
+    out = [deltas.feed(token_id) for token_id in ids]
+    assert "".join(out) + deltas.finish() == text
+    assert not any("�" in delta for delta in out)
     assert "" in out
 
 
@@ -31,18 +31,18 @@ def test_a_tokenizer_of_another_kind_gives_its_text_in_pieces_too(kind: str) -> 
     text = "a fox and a dog\nand a fox\n" * 5
     tokenizer = train_tokenizer(kind, [text])
     ids = [int(i) for i in tokenizer.encode(text)]
-    pieces = pieces_of(tokenizer, ids[:10], tokenizer.decode(ids[:10]))
-    assert isinstance(pieces, DecodedAgain)
+    deltas = text_deltas_of(tokenizer, ids[:10], tokenizer.decode(ids[:10]))
+    assert isinstance(deltas, DecodedAgain)
     assert (
-        "".join(map(pieces.feed, ids[10:])) + pieces.finish()
+        "".join(map(deltas.feed, ids[10:])) + deltas.finish()
         == tokenizer.decode(ids)[len(tokenizer.decode(ids[:10])) :]
     )
 
 
 def test_a_character_in_three_ids_waits_where_texts_are_decoded_as_a_whole(tokenizer: Tokenizer) -> None:
     ids = tokenizer.encode("a 叫 b")
-    pieces = DecodedAgain(tokenizer, tokenizer.encode("before"), "before")
-    assert "".join(map(pieces.feed, ids)) == "a 叫 b"
+    deltas = DecodedAgain(tokenizer, tokenizer.encode("before"), "before")
+    assert "".join(map(deltas.feed, ids)) == "a 叫 b"
 
 
 WORDS = train_tokenizer("words", ["the company was strapped for cash"])
@@ -58,8 +58,8 @@ def test_a_prompt_and_its_continuation_are_one_text_of_words(words: list[tuple[s
 
 
 def continued(tokenizer: TextTokenizer, prompt: str, ids: list[int]) -> str:
-    pieces = pieces_of(tokenizer, tokenizer.encode(prompt) or [1], prompt)
-    return "".join(map(pieces.feed, ids)) + pieces.finish()
+    deltas = text_deltas_of(tokenizer, tokenizer.encode(prompt) or [1], prompt)
+    return "".join(map(deltas.feed, ids)) + deltas.finish()
 
 
 def test_a_continuation_does_not_repeat_a_space_and_a_prompt_that_is_not_shown_takes_none() -> None:

@@ -1,4 +1,4 @@
-"""Gradient checkpointing (Chen et al. 2016, arXiv 1604.06174): of each block its input is kept, the rest is made again.
+"""Gradient checkpointing (Chen et al. 2016, arXiv 1604.06174): keep each block's input, compute the rest again.
 
     forward:   x --block, no graph--> y            kept: x [B, T, D]
     backward:  x --block, with its graph--> y, then through that graph and no further
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 
-def recomputed(block: nn.Module, x: Tensor, *constants: Tensor | None) -> Tensor:
-    """block(x, *constants), whose activations are made again for the gradients.
+def checkpointed(block: nn.Module, x: Tensor, *constants: Tensor | None) -> Tensor:
+    """block(x, *constants), whose activations are computed again for the gradients.
 
     Dropout's masks follow from a key among the constants, so they are the same both times. At least x must ask for a
     gradient: the parameters' alone would not be noticed.
@@ -23,11 +23,11 @@ def recomputed(block: nn.Module, x: Tensor, *constants: Tensor | None) -> Tensor
     if torch.compiler.is_compiling():
         y: Tensor = checkpoint(block, x, *constants, use_reentrant=False, preserve_rng_state=False)
     else:
-        y = _Recomputed.apply(x, block, constants)
+        y = _Checkpointed.apply(x, block, constants)
     return y
 
 
-class _Recomputed(torch.autograd.Function):
+class _Checkpointed(torch.autograd.Function):
     """x [B, T, D] -> [B, T, D]. The parameters' gradients are added up in place, as `backward` does everywhere."""
 
     @staticmethod
@@ -42,7 +42,7 @@ class _Recomputed(torch.autograd.Function):
         if torch.is_grad_enabled() or not torch.autograd._is_checkpoint_valid():
             raise NotImplementedError(
                 "gradient checkpointing works with backward() alone, without create_graph and inputs, and not with"
-                " autograd.grad: build the model with recompute=False (gradient_checkpointing = false)"
+                " autograd.grad: build the model with gradient_checkpointing=False"
             )
         x = ctx.saved_tensors[0].detach().requires_grad_()
         with torch.enable_grad():
