@@ -1,5 +1,6 @@
 """Graphs that are retained, and gradients of gradients: right, or refused by name. Never a constant without a word."""
 
+import sys
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -125,3 +126,13 @@ def test_checkpointed_blocks_are_gone_through_again_and_refuse_the_rest_by_name(
         torch.autograd.grad(output, list(models[0].parameters()), allow_unused=True, retain_graph=True)
     with pytest.raises(NotImplementedError, match="gradient_checkpointing=False"):
         output.backward(create_graph=True)
+
+
+def test_checkpointed_blocks_need_nothing_of_torch_s_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its import takes seconds and tens of megabytes, more than a small model saves."""
+    for name in ("torch._dynamo", "torch.fx.experimental.symbolic_shapes"):
+        monkeypatch.setitem(sys.modules, name, None)
+    model = LanguageModel(MODELS["llama"], recompute=True)
+    ids = torch.arange(12).view(2, 6) % 31
+    model.loss(ids, ids).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())

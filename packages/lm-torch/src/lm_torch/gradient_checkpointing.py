@@ -46,6 +46,19 @@ class _Checkpointed(torch.autograd.Function):
             )
         x = ctx.saved_tensors[0].detach().requires_grad_()
         with torch.enable_grad():
-            y = ctx.block(x, *ctx.constants)
-        torch.autograd.backward(y, dy)
+            scalar: Tensor = _Upstream.apply(ctx.block(x, *ctx.constants), dy)
+        scalar.backward()
         return x.grad, None, None
+
+
+class _Upstream(torch.autograd.Function):
+    """A scalar whose gradient by y is `dy`: torch imports its compiler where `backward` is given a gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, dy: Tensor) -> Tensor:
+        ctx.save_for_backward(dy)
+        return y.new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, _: Tensor) -> tuple[Tensor, None]:
+        return ctx.saved_tensors[0], None
