@@ -97,17 +97,18 @@ def header_lengths(place: Place, draw: Draw) -> list[Path]:
 def json_bombs(place: Place, draw: Draw) -> list[Path]:
     """JSON that is deep, huge, or has keys twice, as the header or as the facts in it."""
     depth = int(draw.integers(1_000, 200_000))
-    bombs = [
-        b'{"a":' * depth + b"1" + b"}" * depth,
-        b'{"__metadata__":{"facts":"' + b"[" * depth + b"]" * depth + b'","digest":"0"}}',
-        b'{"__metadata__":{"facts":"{\\"step\\":' + b"9" * depth + b'}","digest":"0"}}',
-        b'{"a":' + json.dumps(_array([0, 64])).encode() + b',"a":' + json.dumps(_array([0, 64])).encode() + b"}",
-        b'{"__metadata__":{"facts":"{}","facts":"{}","digest":"0"},"__metadata__":{}}',
-        b" " * 50_000_000 + b"{}",
-        json.dumps({f"a{i}": _array([0, 0], shape=[0]) for i in range(100_000)}).encode(),
-        b"\xff\xfe{}",
-    ]
-    return _put(place, draw, _safetensors(bombs[int(draw.integers(len(bombs)))], bytes(64)))
+    header = json.dumps(_array([0, 64])).encode()
+    bombs: list[Callable[[], bytes]] = [
+        lambda: b'{"a":' * depth + b"1" + b"}" * depth,
+        lambda: b'{"__metadata__":{"facts":"' + b"[" * depth + b"]" * depth + b'","digest":"0"}}',
+        lambda: b'{"__metadata__":{"facts":"{\\"step\\":' + b"9" * depth + b'}","digest":"0"}}',
+        lambda: b'{"a":' + header + b',"a":' + header + b"}",
+        lambda: b'{"__metadata__":{"facts":"{}","facts":"{}","digest":"0"},"__metadata__":{}}',
+        lambda: b" " * 50_000_000 + b"{}",
+        lambda: json.dumps({f"a{i}": _array([0, 0], shape=[0]) for i in range(100_000)}).encode(),
+        lambda: b"\xff\xfe{}",
+    ]  # made when drawn: some take a second
+    return _put(place, draw, _safetensors(bombs[int(draw.integers(len(bombs)))](), bytes(64)))
 
 
 def facts(place: Place, draw: Draw) -> list[Path]:

@@ -1,9 +1,9 @@
 """Row: the command lines themselves, each stopped, killed, and resumed by the command that it printed.
 
-    whole: PROGRAM ... --save_dir whole                       to its end
-    trial: PROGRAM ... --save_dir I     --SIGINT--> prints "to resume: COMMAND"
-           COMMAND                      --SIGKILL, at a random instant-->
-           COMMAND                                            to its end, which is that of `whole` to the bit
+    whole: PROGRAM ... --save_dir whole/NAME                to its end
+    trial: PROGRAM ... --save_dir I/NAME  --SIGINT--> prints "to resume: COMMAND"
+           COMMAND                        --SIGKILL, at a random instant-->
+           COMMAND                                          to its end, which is that of `whole` to the bit
 
 Everything else in a campaign goes through `child`; here nothing of the campaign is in the process.
 """
@@ -104,15 +104,15 @@ def _hurt(bench: Bench, row: Row, program: Program, runner: _Runner) -> None:
     name = program.command.rpartition("/")[2]
     flags = [*program.flags.split(), "--backend", runner.backend, "--save_dir"]
     begun = time.monotonic()
-    code = _end(runner.popen([*flags, f"{name}-whole"], runner.folder / f"{name}-whole.said"))
+    code = _end(runner.popen([*flags, f"whole/{name}"], runner.folder / f"{name}-whole.said"))
     duration = time.monotonic() - begun
-    whole = Outcome.of(runner.folder / f"{name}-whole" / program.inner)
+    whole = Outcome.of(runner.folder / "whole" / name / program.inner)
     assert code == 0, f"{name}: {(runner.folder / f'{name}-whole.said').read_text()[-400:]}"
     for i in range(bench.count(TRIALS, 1)):
         what = f"--only commands --seed {bench.seed}, {name} {i}"
-        saved, said = runner.folder / f"{name}-{i}", runner.folder / f"{name}-{i}.said"
+        saved, said = runner.folder / str(i) / name, runner.folder / f"{name}-{i}.said"  # its name is in the config
         row.trials += 1
-        again = _stopped(runner, [*flags, saved.name], saved / program.inner, said)
+        again = _stopped(runner, [*flags, f"{i}/{name}"], saved / program.inner, said)
         if not again:
             row.violations.append(f"{what}: stopped, it prints no command: {said.read_text()[-400:]}")
             continue
