@@ -275,7 +275,7 @@ def test_sentencepiece_says_why_it_cannot_learn_or_read(tmp_path: Path) -> None:
     with pytest.raises(TokenizerError, match="cannot learn 300 pieces"):
         train_tokenizer("sentencepiece", [], 300)
     (tmp_path / "x.model").write_bytes(b"not a model")
-    with pytest.raises(TokenizerError, match=r"x\.model: .*no SentencePiece model"):
+    with pytest.raises(TokenizerError, match=r"x\.model: .*not a SentencePiece model"):
         load_tokenizer(tmp_path / "x.model")
 
 

@@ -38,8 +38,8 @@ def test_carriage_returns_and_a_missing_first_line_are_tolerated(gpt2: tuple[Pat
 VOCABULARIES: dict[str, tuple[Callable[[str], str | bytes], str]] = {
     "empty": (lambda s: "", "not JSON at line 1"),
     "cut": (lambda s: s[:-100], "not JSON at line 1, column .*cut short"),
-    "no object": (lambda s: "[1]", "this is no vocabulary"),
-    "empty object": (lambda s: "{}", "this is no vocabulary"),
+    "no object": (lambda s: "[1]", "this is not a vocabulary"),
+    "empty object": (lambda s: "{}", "this is not a vocabulary"),
     "deep": (lambda s: "[" * 100_000, "not JSON"),
     "a long number": (lambda s: '{"a": ' + "1" * 5000 + "}", "not JSON"),
     "not UTF-8": (lambda s: s.encode() + b"\xff", "not UTF-8 at byte"),

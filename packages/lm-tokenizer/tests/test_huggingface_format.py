@@ -74,8 +74,8 @@ def test_what_does_not_change_the_ids_is_left_out(document: Any, read: Any, plai
 
 
 REFUSED: dict[str, tuple[Callable[[Any], Any], str]] = {
-    "no object": (lambda d: [], "no tokenizer.json"),
-    "no model": (lambda d: {}, "no tokenizer.json"),
+    "no object": (lambda d: [], "not a tokenizer.json"),
+    "no model": (lambda d: {}, "not a tokenizer.json"),
     "another model": (lambda d: d["model"].update(type="WordPiece"), "its model is WordPiece"),
     "normalizer": (lambda d: d.update(normalizer={"type": "NFC"}), r"normalizes texts \(NFC\)"),
     "dropout": (lambda d: d["model"].update(dropout=0.1), "dropout=0.1"),
@@ -98,7 +98,7 @@ REFUSED: dict[str, tuple[Callable[[Any], Any], str]] = {
     "added without id": (lambda d: d.update(added_tokens=[{"content": "<s>"}]), "an `id` and a `content`"),
     "added no list": (lambda d: d.update(added_tokens="<s>"), "an `id` and a `content`"),
     "huge id": (lambda d: d.update(added_tokens=[{"id": 10**12, "content": "<s>"}]), "an `id` and a `content`"),
-    "no vocab": (lambda d: d["model"].pop("vocab"), "model.vocab: this is no vocabulary"),
+    "no vocab": (lambda d: d["model"].pop("vocab"), "model.vocab: this is not a vocabulary"),
     "no merges": (lambda d: d["model"].pop("merges"), "there is no list of merges"),
     "a merge of three": (
         lambda d: d["model"]["merges"].insert(2, ["a", "b", "c"]),

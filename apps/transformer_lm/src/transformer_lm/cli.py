@@ -42,7 +42,7 @@ from transformer_lm.workload import COMMAND, model_of, plan, resumed, step_of
 
 PROGRAM = "transformer_lm"
 _METADATA = {"model", "tokenizer", "data", "state"}
-"""What every checkpoint of this app says."""
+"""Keys of the metadata of every checkpoint of this app."""
 
 
 def main() -> int:

@@ -47,7 +47,7 @@ class Found:
 
     @property
     def name(self) -> str:
-        """What it is, in words."""
+        """Description of it."""
         if self.checkpoint is None:
             return f"run {self.run.path}, which has no checkpoint"
         name, step = self.checkpoint.path.stem[:12], self.checkpoint.step
@@ -129,7 +129,7 @@ class SaveFolder:
         Args:
             identifier: a name or the beginning of one; "" for the newest.
             warn: takes a line on each damaged checkpoint.
-            saved: whether a run that has not saved any checkpoint yet is passed over.
+            saved: whether a run that has not saved any checkpoint yet is skipped.
 
         Raises:
             UserError: when there is none of that name, or more than one, or only damaged ones.

@@ -56,7 +56,7 @@ def parse_flags(cls: type[C], program: str, argv: Sequence[str], values: Mapping
 
 
 def _last_value(argv: Sequence[str], flag: str) -> str | None:
-    """What `--flag VALUE` or `--flag=VALUE` gives; the last one counts, as for every flag."""
+    """Value of `--flag VALUE` or `--flag=VALUE`; the last one counts, as for every flag."""
     found = None
     for word, following in itertools.zip_longest(argv, argv[1:], fillvalue=""):
         name, equals, value = word.partition("=")
@@ -132,7 +132,7 @@ def _in_reach(page: str) -> str:
 
 
 def _first_sentence(box: str) -> str:
-    """What tyro says between the title and the next rule of its box, as one line."""
+    """Text between the title and the next rule of tyro's box, as one line."""
     lines = [line.strip("│╭╮╰╯ ") for line in box.splitlines()[1:]]
     content = list(itertools.dropwhile(_is_rule, lines))
     return " ".join(itertools.takewhile(lambda line: not _is_rule(line), content))

@@ -208,13 +208,13 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _about(metadata: Record) -> list[str]:
-    """What was trained with, and on what."""
+    """Data, model and machine of the run."""
     about = About.of(metadata)
     return [f'<div class="about">{_table(about.rows())}</div>'] if about else []
 
 
 def _changes(run: History) -> list[str]:
-    """What resumes have changed of the run, by step."""
+    """Changes of the run by resumes, by step."""
     rows = [
         [f"from step {record['step'] + 1:,}", str(key), f"{pair[0]} → {pair[1]}"]
         for record in run.resumes

@@ -32,7 +32,7 @@ _had_terminal = False
 _COMMANDING = [*range(0x00, 0x09), *range(0x0B, 0x20), *range(0x7F, 0xA0)]
 _TURNING = [*range(0x202A, 0x202F), *range(0x2066, 0x206A)]
 _ESCAPED = {code: chr(code).encode("unicode_escape").decode() for code in (*_COMMANDING, *_TURNING)}
-# A lone surrogate is no character. Those of PEP 383 stand for a byte of a file's name that is not UTF-8.
+# A lone surrogate is not a character. Those of PEP 383 stand for a byte of a file's name that is not UTF-8.
 _ESCAPED |= {code: f"\\u{code:x}" for code in range(0xD800, 0xE000)}
 _ESCAPED |= {0xDC00 + byte: f"\\x{byte:x}" for byte in range(0x80, 0x100)}
 _IN_A_LINE = _ESCAPED | {ord(c): c.encode("unicode_escape").decode() for c in "\n\t\u2028\u2029"}
@@ -132,7 +132,7 @@ def say_without_waiting(text: str) -> None:
 def give_up_stuck_outputs(patience: float) -> None:
     """Send stdout and stderr nowhere from now on if they take nothing for `patience` seconds.
 
-    The standard streams then go on: a write that waits, and is interrupted by a signal, is tried again by Python.
+    The standard streams then continue: a write that waits, and is interrupted by a signal, is tried again by Python.
     """
     end = time.monotonic() + patience
     for number in (_STDOUT, _STDERR):

@@ -10,7 +10,7 @@ from mlx import nn
 from lm_mlx import scratch
 
 LOGITS_BYTES = 1 << 26
-"""What `linear_cross_entropy` and `linear_token_losses` hold of the logits at a time."""
+"""Bytes of logits that `linear_cross_entropy` and `linear_token_losses` hold at a time."""
 
 embedding = scratch.embedding
 silu = nn.silu

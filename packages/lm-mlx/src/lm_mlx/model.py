@@ -76,7 +76,7 @@ class LanguageModel(nn.Module):
         if config.positions == "learned":
             self.pos_embed = Embedding(config.seq_len, config.d_model, kernels)
         if config.positions == "sinusoidal":
-            # By its underscore MLX knows that it is no parameter.
+            # By its underscore MLX knows that it is not a parameter.
             table = sinusoids(config.seq_len, config.d_model).tolist()
             self._sinusoids = mx.array(table, mx.float64 if dtype == mx.float64 else mx.float32)
         self.blocks = [Block(config, i, kernels) for i in range(config.n_layers)]
@@ -91,7 +91,7 @@ class LanguageModel(nn.Module):
         starts: mx.array | None = None,
         taps: list[mx.array] | None = None,
     ) -> mx.array:
-        """What the head reads, [B, T, D]; `taps` gets what each block gives, the rest is as in `__call__`."""
+        """Input of the head, [B, T, D]; `taps` gets what each block gives, the rest is as in `__call__`."""
         positions, mask = (None, None) if starts is None else packed(starts)
         x = self.embed(ids)
         if self.dtype == mx.float64:

@@ -101,7 +101,7 @@ class MlxTrainer:
         return mx.array(key32(self.seed, "dropout", self.optimizer.t + 1, micro_batch), dtype=mx.uint32)
 
     def diagnostics(self) -> dict[str, dict[str, float]]:
-        """What the optimizer did in the last step."""
+        """Diagnostics of the optimizer in the last step."""
         return self.optimizer.diagnostics()
 
     def evaluate(self, batch: Batch) -> "_Lazy":
@@ -138,7 +138,7 @@ class MlxTrainer:
         return {name: np.array(array) for name, array in self.optimizer.named_state().items()}
 
     def snapshot(self) -> Snapshot:
-        """What a checkpoint would hold now, to be read later and from another thread.
+        """State for a checkpoint as it is now, to be read later and from another thread.
 
         No copy: an update makes new arrays, and leaves alone the memory of one that is held here. The handles are new
         ones, for `+=` on the other would change what it stands for.

@@ -75,7 +75,7 @@ class Cutter:
             self._look_at = self._size
 
     def finish(self) -> bytes:
-        """What is left."""
+        """The rest of the text."""
         left, self._held = bytes(self._held), bytearray()
         return left
 

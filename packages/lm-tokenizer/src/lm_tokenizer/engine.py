@@ -60,7 +60,7 @@ class NotUTF8Error(Exception):
 
 
 class UnknownIdError(Exception):
-    """An id is no token."""
+    """An id is not a token."""
 
     def __init__(self, position: int) -> None:
         self.position = position
@@ -216,7 +216,7 @@ class Engine:
         """The bytes of ids.
 
         Raises:
-            UnknownIdError: for an id that is no token.
+            UnknownIdError: for an id that is not a token.
         """
         if self._decoder is None:
             self._decoder = _decoder(self._vocabulary)

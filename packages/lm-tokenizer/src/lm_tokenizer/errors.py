@@ -1,4 +1,4 @@
-"""What goes wrong in a tokenizer, in one line that says what, where and what to do."""
+"""Errors of a tokenizer, in one line that says what, where and what to do."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -29,7 +29,7 @@ class SpecialTokenError(TokenizerError):
 
 
 def for_each(texts: Sequence[T], work: Callable[[T], R]) -> list[R]:
-    """What `work` gives for each text; an error about one of several says which."""
+    """Results of `work` for each text; an error about one of several names it."""
     done: list[R] = []
     try:
         for text in texts:

@@ -1,4 +1,4 @@
-"""Where the tokens of a text lie in it: offsets of bytes from their lengths, and of characters from those.
+"""Positions of the tokens of a text in it: offsets of bytes from their lengths, and of characters from those.
 
     ids --lengths--> bytes --which character each byte is of--> characters
 
@@ -36,7 +36,7 @@ def character_offsets(offsets: np.ndarray, text: str) -> np.ndarray:
 
 
 def _places(whole: str, text: str) -> np.ndarray:
-    """Where each character of `whole` is in `text`, in which some are surrogate pairs; at last, where it ends."""
+    """Position of each character of `whole` in `text`, in which some are surrogate pairs; at last, where it ends."""
     places = [0]
     for character in whole:
         places.append(places[-1] + (1 if text[places[-1]] == character else 2))

@@ -1,4 +1,4 @@
-"""What can be chosen about training; checked when it is made, before anything is read or compiled."""
+"""Options of training; checked when they are made, before anything is read or compiled."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

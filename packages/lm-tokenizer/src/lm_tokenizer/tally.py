@@ -115,7 +115,7 @@ class Tally:
                 try:
                     tables = list(pool.map(lambda _, take=take: self._work(take), range(self._threads)))
                 except BaseException:
-                    left[0] = 0  # the other threads end with the unit in hand
+                    left[0] = 0  # the other threads end with their current unit
                     raise
             more = left[0] < 0 or any(len(table) for table in tables)
             for table in tables:

@@ -50,7 +50,7 @@ class DecodedAgain:
     def feed(self, token_id: int, /) -> str:
         """The text that one more id completes."""
         self._ids.append(token_id)
-        if self._tokenizer.decode(self._ids).endswith("\ufffd"):  # perhaps a character that goes on
+        if self._tokenizer.decode(self._ids).endswith("\ufffd"):  # perhaps an incomplete character
             return ""
         return self.finish()
 

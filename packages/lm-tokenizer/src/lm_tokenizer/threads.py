@@ -6,7 +6,7 @@ from lm_tokenizer.errors import TokenizerError
 
 
 def thread_count(threads: int | None) -> int:
-    """What the caller asks for, or as many as there are cores for this process.
+    """Number of threads asked for, or that of the cores of this process.
 
     Raises:
         TokenizerError: for a number below 1.

@@ -39,7 +39,7 @@ def npy_header(dtype: np.dtype[Any], count: int) -> bytes:
 
 
 def sidecar_of(path: Path) -> Path:
-    """Where the sidecar of a token file is: `X.npy.json` for `X.npy`."""
+    """Path of the sidecar of a token file: `X.npy.json` for `X.npy`."""
     return path.with_name(path.name + ".json")
 
 

@@ -121,7 +121,7 @@ class Tokenizer:
     ) -> "Tokenizer":
         """Read GPT-2's `vocab.json` and `merges.txt`.
 
-        A token that is no byte and that no merge makes is special (GPT-2's `<|endoftext|>`), beside those of
+        A token that is not a byte and that no merge makes is special (GPT-2's `<|endoftext|>`), beside those of
         `special_tokens`, which get the ids after the last one if the vocabulary does not have them.
 
         Raises:
@@ -333,7 +333,7 @@ class Tokenizer:
         """The text that ids stand for.
 
         Raises:
-            TokenizerError: for an id that is no token, and with errors="strict" for bytes that are not UTF-8.
+            TokenizerError: for an id that is not a token, and with errors="strict" for bytes that are not UTF-8.
         """
         try:
             return str(self._decoded(ids), "utf-8", errors)
@@ -342,7 +342,7 @@ class Tokenizer:
                                  'pass errors="replace", or use decode_bytes') from None  # fmt: skip
 
     def decode_bytes(self, ids: "Sequence[int] | np.ndarray") -> bytes:
-        """The bytes that ids stand for. Raises TokenizerError for an id that is no token."""
+        """The bytes that ids stand for. Raises TokenizerError for an id that is not a token."""
         return bytes(self._decoded(ids))
 
     def _decoded(self, ids: "Sequence[int] | np.ndarray") -> bytes | memoryview:
@@ -378,7 +378,7 @@ class Tokenizer:
 
     def _unknown(self, token_id: int, position: int) -> TokenizerError:
         return TokenizerError(
-            f"the id {token_id} at position {position} is no token: ids are from 0 to {self.vocab_size - 1}"
+            f"the id {token_id} at position {position} is not a token: ids are from 0 to {self.vocab_size - 1}"
         )
 
     def stream_decoder(self, errors: Errors = "replace") -> "StreamDecoder":

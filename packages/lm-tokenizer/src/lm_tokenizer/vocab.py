@@ -182,7 +182,7 @@ class Vocabulary:
 
 
 def check_special_tokens(special_tokens: Iterable[str]) -> list[str]:
-    """The special tokens with surrogate pairs joined; refuses those that cannot be told from text or from one another.
+    """The special tokens with surrogate pairs joined; refuses those that text or another one may be taken for.
 
     Raises:
         TokenizerError: for one that is empty, listed twice, or not Unicode text.

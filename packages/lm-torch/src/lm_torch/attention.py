@@ -126,7 +126,7 @@ class Attention(nn.Module):
 
 
 def projected_together(x: Tensor, *layers: Linear) -> list[Tensor]:
-    """What linear layers give for x, [..., out] each, by one product, as a GPU is faster at one than at several.
+    """Outputs of linear layers for x, [..., out] each, by one product, as a GPU is faster at one than at several.
 
     The weights are stored apart, and joined where they are cast to the type of x.
     """

@@ -51,7 +51,7 @@ class TorchBackend:
         return make_decoder(language_model, step, rows, vocab_size, step.compile)
 
     def peak_flops(self, step: StepConfig) -> float | None:
-        """What the maker states for the card; None for a CPU or a card that is not listed."""
+        """Peak that the maker states for the card; None for a CPU or a card that is not listed."""
         device = pick_device(step.device)
         if device.type != "cuda":
             return None

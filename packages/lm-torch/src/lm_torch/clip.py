@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def clip_by_global_norm(grads: list[Tensor], max_norm: float) -> tuple[Tensor, Tensor, Tensor | None]:
-    """What shortens gradients to a joint norm of at most `max_norm` (0 does not clip).
+    """Norms, and the factor that shortens gradients to a joint norm of at most `max_norm` (0 does not clip).
 
     Returns:
         The joint norm, that of each of them, [len(grads)], and what they are to be multiplied by, at most 1: the

@@ -1,4 +1,4 @@
-"""What torch's compiler cannot do, in one line."""
+"""Errors of torch's compiler in one line."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

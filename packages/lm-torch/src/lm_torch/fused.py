@@ -15,7 +15,7 @@ from lm_torch.kernels.gelu import bias_gelu
 from lm_torch.products import add_product_
 
 LOGITS_BYTES = 1 << 26
-"""What `linear_cross_entropy` and `linear_token_losses` hold of the logits at a time."""
+"""Bytes of logits that `linear_cross_entropy` and `linear_token_losses` hold at a time."""
 GPU_LOGITS_BYTES = 1 << 31
 """The same on a GPU, where each time the head's weights and their gradient are read again, which takes as long as some
 thousand rows do."""

@@ -40,7 +40,7 @@ def is_launch_bound(parameters: int, tokens: int) -> bool:
 
 
 class Graphs:
-    """Those of a function of tensors on the device that changes state in place, which is given at each call anew.
+    """Those of a function of tensors on the device that changes state in place, which is given again at each call.
 
     (Kept here, it would keep alive what it is a method of, and with it the memory of a model.)
     """
@@ -55,7 +55,7 @@ class Graphs:
         self.pool = torch.cuda.graph_pool_handle() if on_gpu else None
 
     def call(self, function: Function, *given: Tensor | None) -> Tensor:
-        """What the function gives for tensors on the host; valid until the next call.
+        """Results of the function for tensors on the host; valid until the next call.
 
         Args:
             function: the same at each call; from tensors on the device to one, without waiting for the device.

@@ -1,6 +1,6 @@
-"""What goes from the host to the device and comes back, without either waiting for the other.
+"""Copies from the host to the device and back, without either waiting for the other.
 
-    numpy --pinned copy--> device       the host goes on at once
+    numpy --pinned copy--> device       the host continues at once
     device --pinned copy, event--> a number that is read later, and waits for its own step alone
 
 A copy from or to ordinary memory makes the host wait. torch keeps pinned memory for the next copy, and gives it out

@@ -15,7 +15,7 @@ Part = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]
 
 
 class Inputs(NamedTuple):
-    """What a loss is computed from; all but `keys` are [B, T]."""
+    """Inputs of a loss; all but `keys` are [B, T]."""
 
     ids: Tensor
     """Integers of any width."""
@@ -26,7 +26,7 @@ class Inputs(NamedTuple):
     weights: Tensor | None = None
     """Of the targets, float32."""
     starts: Tensor | None = None
-    """Where the document of each token starts; integers of any width."""
+    """Start of the document of each token; integers of any width."""
 
     @classmethod
     def of(cls, batch: Batch, keys: Tensor | None = None) -> Self:

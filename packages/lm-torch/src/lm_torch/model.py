@@ -82,7 +82,7 @@ class LanguageModel(nn.Module):
         self.lm_head = head
 
     def _sinusoids(self) -> Tensor | None:
-        """The table [T, D] of sinusoidal positions, which is no parameter."""
+        """The table [T, D] of sinusoidal positions, which is not a parameter."""
         if self.config.positions != "sinusoidal":
             return None
         table = torch.from_numpy(sinusoids(self.config.seq_len, self.config.d_model))
@@ -95,7 +95,7 @@ class LanguageModel(nn.Module):
         starts: Tensor | None = None,
         taps: list[Tensor] | None = None,
     ) -> Tensor:
-        """What the head reads, [B, T, D]; `taps` gets what each block gives, the rest is as in `forward`."""
+        """Input of the head, [B, T, D]; `taps` gets what each block gives, the rest is as in `forward`."""
         positions, mask = (None, None) if starts is None else packed(starts)
         x = self.embed(ids)
         if self.dtype == torch.float64:

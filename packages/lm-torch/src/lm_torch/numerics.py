@@ -22,11 +22,11 @@ _FASTEST = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.E
 
 
 _ADVICE = ["TensorFloat32 tensor cores", r"\s*Online softmax is disabled"]
-"""What the compiler advises, of which the first is decided here, and nobody can follow the second."""
+"""Advice of the compiler, of which the first is decided here, and nobody can follow the second."""
 
 
 class Numerics:
-    """What a config asks of torch, on a device."""
+    """Numerics that a config asks of torch, on a device."""
 
     def __init__(self, config: StepConfig, device: torch.device):
         self.on_gpu = device.type == "cuda"

@@ -1,6 +1,6 @@
-"""What makers state for their cards: dense matrix operations a second, without sparsity.
+"""Peak FLOP/s that makers state for their cards: dense matrix operations a second, without sparsity.
 
-Sources: NVIDIA's data sheets. float32 is that of the ordinary units, which torch uses unless told otherwise.
+Sources: NVIDIA's data sheets. float32 is that of the ordinary units, which torch uses by default.
 """
 
 import re

@@ -35,7 +35,7 @@ Steps = Callable[[int], None]
 class StaticDecoder(TorchDecoder):
     """See `lm_core.sampling.Decoder`; every step writes one position of the whole cache and reads all of it, masked.
 
-    Rows that end are not copied away one by one: the first `size` rows go on, a power of two, and what is drawn for
+    Rows that end are not copied away one by one: the first `size` rows continue, a power of two, and what is drawn for
     those among them that have ended is not looked at. So there are few graphs, or compiled steps.
 
     Args:
@@ -151,7 +151,7 @@ class StaticDecoder(TorchDecoder):
     def _capture(self, step: Step) -> Steps:
         """Steps as graphs to be replayed: one of one step, one of as many as are asked for at once.
 
-        Where that cannot be done, as they are, which is said.
+        Where that cannot be done, as they are, which is reported.
         """
         one, all_at_once, stream = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph(), torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())

@@ -176,7 +176,7 @@ class TorchTrainer:
         return next(Inputs.of(batch).on(self.device).parts(1))
 
     def diagnostics(self) -> dict[str, dict[str, float]]:
-        """What the optimizer did in the last step."""
+        """Diagnostics of the optimizer in the last step."""
         return self.optimizer.diagnostics()
 
     @torch.no_grad()
@@ -216,7 +216,7 @@ class TorchTrainer:
         return {name: _numpy(tensor) for name, tensor in self.optimizer.named_state().items()}
 
     def snapshot(self) -> Snapshot:
-        """What a checkpoint would hold now, to be read later and from another thread, until the next snapshot."""
+        """State for a checkpoint as it is now, to be read later and from another thread, until the next snapshot."""
         weights, state = self.copies[0].take(self.params), self.copies[1].take(self.optimizer.named_state())
         return lambda: (weights(), state())
 

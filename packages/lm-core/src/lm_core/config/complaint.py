@@ -70,7 +70,7 @@ def _look_up(cls: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[list[str
 
 
 def _hint(key: str, models: list[type[BaseModel]]) -> str:
-    """What may have been meant by an unknown key of the first of `models`; the others are its union's members."""
+    """Suggestion for an unknown key of the first of `models`; the others are its union's members."""
     known = list(models[0].model_fields)
     owner = next((tag_of(model) for model in models[1:] if key in model.model_fields), None)
     if owner:

@@ -130,7 +130,7 @@ def architecture_of(config: ModelConfig) -> Architecture:
 
 
 def _refuse_what_is_not_causal_and_full(keys: Keys) -> None:
-    """What any model of transformers 5 may have: other masks, other parts, other numbers."""
+    """Refuse options of any model of transformers 5: other masks, other parts, other numbers."""
     keys.only("quantization_config", None)
     keys.only("quantization", None)
     keys.only("is_causal", True)

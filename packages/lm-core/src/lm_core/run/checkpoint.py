@@ -202,7 +202,7 @@ class Checkpoints:
         return None
 
     def _by_step(self, warn: Callable[[str], None]) -> list[_Listed]:
-        """What can be listed, most steps first, whatever the clock said when it was written."""
+        """Checkpoints that can be listed, most steps first, whatever the clock said when it was written."""
         listed, others = self._survey()
         for error in others.values():
             if isinstance(error, UnreadableError):
@@ -211,7 +211,7 @@ class Checkpoints:
         return listed
 
     def _survey(self) -> tuple[list[_Listed], dict[Path, DamagedError | UnreadableError]]:
-        """What the metadata files' headers claim, most steps first, and what is wrong with those that claim nothing."""
+        """Claims of the metadata files' headers, most steps first, and what is wrong with those that claim nothing."""
         found, others = [], dict[Path, DamagedError | UnreadableError]()
         for path in self.files():
             try:

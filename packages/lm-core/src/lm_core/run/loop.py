@@ -252,7 +252,7 @@ def _pause(run: Run, failures: int) -> float:
 
 
 def _show(run: Run, state: RunState) -> None:
-    """What goes with a checkpoint, once a step."""
+    """Call `after_save`, once a step."""
     if run.after_save and run.shown_step != state.step:
         run.after_save(state)
         run.shown_step = state.step

@@ -21,7 +21,7 @@ class Samples:
 
     def __init__(self, path: Path, start: int) -> None:
         self.path, self._last = path, 0
-        with contextlib.suppress(OSError):  # what cannot be written is told when a sample is added
+        with contextlib.suppress(OSError):  # what cannot be written is reported when a sample is added
             data = read_regular(path, _LONGEST)
             for found in _HEADING.finditer(data):
                 if int(found[1]) > start:

@@ -150,7 +150,7 @@ def _summary(plan: Plan, folder: RunFolder, state: RunState) -> str:
 
 
 def _prepare(plan: Plan, folder: RunFolder, start: int, *, complete: bool) -> list[Sink]:
-    """Make the run folder: the tokenizer, the sinks, and then the config, by which a folder is told to hold a run.
+    """Make the run folder: the tokenizer, the sinks, and then the config, which marks a folder that holds a run.
 
     Raises:
         UserError: when it cannot be written; what was made is taken away again.

@@ -14,7 +14,7 @@ class Done:
 
 
 class Writer:
-    """Does one piece of work at a time. A thread ends with its work and is no daemon, so Python's exit waits for it."""
+    """Does one piece of work at a time. A thread ends with its work, and Python's exit waits for it."""
 
     def __init__(self) -> None:
         self._thread: Thread | None = None

@@ -22,6 +22,6 @@ class Conformance:
         step: StepConfig | None = None,
         weights: Arrays | None = None,
     ) -> Trainer:
-        """A trainer on the CPU, from rough weights unless told otherwise."""
+        """A trainer on the CPU, by default from rough weights."""
         config = (step or StepConfig()).model_copy(update={"device": "cpu"})
         return load_backend(self.backend_name).build(model, optimizer, config, weights or rough_arrays(model), 0)

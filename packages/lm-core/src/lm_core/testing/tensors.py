@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 Tensor = Any
-"""What the framework computes with."""
+"""A tensor of the framework."""
 
 both = pytest.mark.parametrize("kernels", ["scratch", "fused"], indirect=True)
 

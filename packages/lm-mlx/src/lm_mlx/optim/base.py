@@ -1,4 +1,4 @@
-"""What the optimizers share: named state, the step counter, weight decay.
+"""Shared code of the optimizers: named state, the step counter, weight decay.
 
 An update maps (parameters, gradients, scalars) to new parameters and changes `state`, a tree of arrays that a compiled
 step captures. The scalars come as arrays, so that a compiled step is compiled once.
@@ -45,7 +45,7 @@ class Optimizer:
         raise NotImplementedError
 
     def diagnostics(self) -> dict[str, dict[str, float]]:
-        """What is worth a look, by bucket."""
+        """Values to log, by bucket."""
         return {}
 
     def named_state(self) -> Arrays:

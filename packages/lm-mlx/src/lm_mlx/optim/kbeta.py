@@ -1,6 +1,6 @@
 """Kourkoutas-beta by its author's package, with the package's traps closed.
 
-The package keys its state by `id(p)` unless told otherwise, updates arrays in place, keeps neither its
+The package keys its state by `id(p)` by default, updates arrays in place, keeps neither its
 hyperparameters nor its warm-up in its state, and measures beta2 only together with costly statistics. Here the keys are
 bucket names, the arrays it may change are its own, the config travels in the checkpoint, and sunspike and beta2 are
 computed beside it.

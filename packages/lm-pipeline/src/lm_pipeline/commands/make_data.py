@@ -82,7 +82,7 @@ def _make(config: MakeDataConfig, encoder: Encoder, output: Path) -> None:
                 encode_units(encoder, parts, config.shard_bytes, show)
             made = join(encoder, parts, output, config.resolved())
         except Exception:
-            if not parts.units:  # nothing in them to go on with
+            if not parts.units:  # nothing in them to resume from
                 parts.remove()
             raise
     parts.remove()

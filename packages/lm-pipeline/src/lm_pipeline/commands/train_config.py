@@ -73,7 +73,7 @@ class TrainingConfig(LoopConfig):
 
 
 class LoggingConfig(Config):
-    """Where records go besides metrics.jsonl, and the name of the run."""
+    """Destinations of records besides metrics.jsonl, and the name of the run."""
 
     backend: tuple[LogBackend, ...] = ("console",)
     """Any of console, wandb, tensorboard."""

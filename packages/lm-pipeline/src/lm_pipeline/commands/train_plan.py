@@ -133,7 +133,7 @@ def _sinks(config: TrainConfig, run: RunFolder) -> Sinks:
 def _check_logging(config: TrainConfig) -> None:
     for name in config.logging.backend:
         spec = None if name == "console" else find_spec(name)
-        if name != "console" and (spec is None or spec.origin is None):  # a folder of that name is no package
+        if name != "console" and (spec is None or spec.origin is None):  # a folder of that name is not a package
             raise UserError(f"logging.backend: {name} is not installed: pip install {name}, or leave it out")
 
 
@@ -163,7 +163,7 @@ def _model(config: TrainConfig, tokenizer: TextTokenizer, source: SavedModel | N
     """The shape, with a vocabulary that every id of the tokenizer is in."""
     size, multiple = tokenizer.vocab_size, config.data.pad_vocab_to
     if source:
-        # What is no part of the weights is chosen anew.
+        # These are not part of the weights: the config's count.
         kept = {"dropout": config.model.dropout, "init_std": config.model.init_std}
         model = source.config.model_copy(update=kept)
         if size > model.vocab_size:

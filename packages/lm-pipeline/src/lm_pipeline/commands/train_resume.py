@@ -77,7 +77,7 @@ def resumed(made: Plan, known: Recorded[TrainConfig]) -> Plan:
     plan = made.resumed(known, schedule_of, advice=ADVICE, batch_size=known.before.training.batch_size)
     changed = {change.key for change in plan.history.changes}
     if not changed:
-        return replace(plan, notes=list(made.notes))  # that a decay is over is no news then
+        return replace(plan, notes=list(made.notes))  # that a decay is over is not news then
     rate = rate_change(schedule_of(known.before), plan.schedule, plan.history.step, plan.loop.max_steps)
     if rate and plan.schedule.kind in DECAYING and "training.max_steps" in changed:
         choice = "note: --schedule.on_resume stretch, floor or warmup chooses how the decay continues"

@@ -49,7 +49,7 @@ class InferConfig(ProgramConfig):
     stream: bool = True
     """Stream the text, if there is a single continuation."""
     output: Literal["text", "json"] = "text"
-    """What to print: prompt and continuation, or the record of each as a JSON line."""
+    """Print prompt and continuation, or the record of each as a JSON line."""
     sampling: SamplingConfig = SamplingConfig()
     """Sampling of the next token."""
     step: StepConfig = StepConfig()

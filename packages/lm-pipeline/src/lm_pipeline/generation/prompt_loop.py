@@ -4,7 +4,7 @@
                             '-> text -----> Writer --> text on the screen
     otherwise   every line, whatever it begins with --> Writer --> standard output
 
-A line of a pipe is never a command: a text that happens to begin with a slash is a text. What a person is told goes to
+A line of a pipe is never a command: a text that happens to begin with a slash is a text. Messages go to
 the terminal in between, and beside a pipe to standard error.
 """
 

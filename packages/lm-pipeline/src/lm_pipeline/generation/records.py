@@ -61,7 +61,7 @@ def check_logging(config: InferConfig) -> None:
     """
     if "wandb" in config.logging.backend:
         spec = find_spec("wandb")
-        if spec is None or spec.origin is None:  # a folder of that name, such as W&B's own, is no package
+        if spec is None or spec.origin is None:  # a folder of that name, such as W&B's own, is not a package
             raise UserError("logging.backend: wandb is not installed: pip install wandb, or leave it out")
 
 

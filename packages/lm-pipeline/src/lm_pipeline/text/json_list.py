@@ -85,7 +85,7 @@ class _Items:
         raise UserError(f"{self.name} is truncated: its list does not end")
 
     def _scan(self, depth: int, in_string: bool) -> tuple[int, int, bool, bytes]:
-        """Where the item or, before it, the block ends; the depth there, whether in a string; what ends the item."""
+        """End of the item or, before it, of the block; the depth there, whether in a string; what ends the item."""
         at = self.at
         while found := _INSIDE.match(self.block, at) if in_string else _OUTSIDE.search(self.block, at):
             start, at = found.span()

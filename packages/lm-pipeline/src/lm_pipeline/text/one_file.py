@@ -24,7 +24,7 @@ def read_text(path: str | Path) -> str:
             or not UTF-8, naming the byte.
     """
     try:
-        with open_regular(Path(path)) as file:  # a run that goes on reads it again, which no pipe allows
+        with open_regular(Path(path)) as file:  # a resumed run reads it again, which no pipe allows
             size = os.fstat(file.fileno()).st_size
             if size > MOST_BYTES:
                 raise UserError(

@@ -79,7 +79,7 @@ class _Scan:
                 self._drop(size)
 
     def _safe_end(self) -> int:
-        """Where the held bytes may be cut; a separator that they may hold the beginning of stays behind."""
+        """Position where the held bytes may be cut; a separator that they may hold the beginning of stays behind."""
         assert self.rules.cut
         return self.rules.cut(bytes(self.held[: self.searched] if self.separator else self.held))
 

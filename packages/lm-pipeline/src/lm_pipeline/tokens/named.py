@@ -69,7 +69,7 @@ def load_corpus(
     folder = data / "tokens" / f"{name}-{text.hexdigest()[:16]}"
     try:
         if isinstance(tokenizer, str):
-            tokenizer = load_tokenizer(tokenizer) if tokenizer else _customary(name, files, folder, say)
+            tokenizer = load_tokenizer(tokenizer) if tokenizer else _default_tokenizer(name, files, folder, say)
         folder /= tokenizer.fingerprint[:16]
         make_folder(folder, within=data)
         splits = {split: _token_file(folder, split, tokenizer, files, say) for split in SPLITS}
@@ -80,7 +80,7 @@ def load_corpus(
     return Corpus(tokenizer, splits, text.hexdigest())
 
 
-def _customary(name: str, files: DatasetFiles, folder: Path, say: Callable[[str], None]) -> TextTokenizer:
+def _default_tokenizer(name: str, files: DatasetFiles, folder: Path, say: Callable[[str], None]) -> TextTokenizer:
     unit = DATASETS[name].unit
     if unit == "byte":
         return Tokenizer(Vocabulary(_ALL_BYTES, ()))

@@ -14,7 +14,7 @@ from lm_tokenizer._kernels.intrinsics import item_u64, load_u64, prefetch, set_i
 from lm_tokenizer._kernels.scan import GROUP, INVALID, STATES, U0, U1, scan_gpt2
 
 FULL = -2
-"""The table or the arena must grow before the count can go on."""
+"""The table or the arena must grow before the count can continue."""
 GROUP_BYTES = GROUP * 64
 
 
@@ -109,7 +109,7 @@ def count_gpt2(text, position, end, readable, classes, counts, scratch):
     """Count the pretokens of the text from the address `text` to `end`, split by GPT-2's pattern.
 
     Args:
-        position: where to go on: `text` at first, then what the last call returned.
+        position: where to continue: `text` at first, then what the last call returned.
 
     Returns:
         `end` when all is counted; a position before it when the table must grow first; or INVALID.
@@ -143,7 +143,7 @@ def count_texts(text, begins, ends, readable, classes, counts, scratch, progress
 
     Args:
         text: address that the offsets `begins` and `ends` count from.
-        progress: int64: the text and the address to go on with, zeros at first; brought up to date.
+        progress: int64: the text and the address to continue with, zeros at first; brought up to date.
 
     Returns:
         0 when all are counted; FULL when the table must grow first; or INVALID, for the text that `progress` names.

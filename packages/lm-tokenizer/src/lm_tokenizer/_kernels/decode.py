@@ -9,7 +9,7 @@ WIDTH = 16
 
 @compiled
 def decoded_length(ids, lengths):
-    """Bytes that the ids stand for; or -1 less the position of the first id that is no token."""
+    """Bytes that the ids stand for; or -1 less the position of the first id that is not a token."""
     total, wrong = 0, False
     for i in range(len(ids)):
         token = ids[i]

@@ -1,4 +1,4 @@
-"""What Numba's Python cannot say and LLVM can: wide compares, unaligned loads, prefetches, atomics, on raw addresses.
+"""LLVM instructions that Numba's Python lacks: wide compares, unaligned loads, prefetches, atomics, on raw addresses.
 
 An address is an int64. Nothing is checked here: every caller proves that what it reads and writes is its own.
 """

@@ -183,8 +183,8 @@ def learn(
             have bytes decide between pairs that are equally frequent; see `pairs.before`.
 
     Returns:
-        DONE; RARER when no pair is left above the floor; NO_ROOM when `merges` or `texts` must be longer to go on; or
-        AGAIN, to call once more: a merge has made a token that there was, and its pairs must be counted anew.
+        DONE; RARER when no pair is left above the floor; NO_ROOM when `merges` or `texts` must be longer; or
+        AGAIN, to call once more: a merge has made a token that there was, and its pairs must be counted again.
     """
     n_tokens, n_merges = state[0], state[1]
     lengths = np.zeros(len(starts), np.int64)

@@ -1,7 +1,7 @@
 """Pairs of neighbouring tokens: how often each occurs and where, in a table; and which is the next to merge, in a heap.
 
 Only pairs with at least `floor` occurrences are kept: no other can be merged before the floor is lowered and the table
-made anew. A position that no longer holds the pair is passed over when its turn comes.
+rebuilt. A position that no longer holds the pair is skipped when its turn comes.
 """
 
 import numpy as np

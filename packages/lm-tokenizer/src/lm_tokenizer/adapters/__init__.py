@@ -43,7 +43,7 @@ def load_tokenizer(name_or_path: str | Path) -> TextTokenizer:
     """Any tokenizer, by `kind:path` or by a path alone.
 
     Kinds are bpe (this package's own), hf, sentencepiece, tiktoken (also by the name of a published encoding, as in
-    `tiktoken:gpt2`), characters and words. Of a path alone, the kind is told from what it holds: byte-level BPE is read
+    `tiktoken:gpt2`), characters and words. Of a path alone, the kind follows from its content: byte-level BPE is read
     by this package, a `tokenizer.json` of another sort by Hugging Face's library. A `tokenizer.model` is
     SentencePiece's or, with ranks in it, Llama 3's.
 

@@ -83,7 +83,7 @@ class CharacterTokenizer(Adapter):
             case {"kind": "characters", "characters": str(characters), "special_tokens": list(special_tokens)}:
                 with naming(path):
                     return cls(characters, special_tokens)
-        raise TokenizerError(f"{path}: this is no character vocabulary, which has `characters` and `special_tokens`")
+        raise TokenizerError(f"{path}: this is not a character vocabulary, which has `characters` and `special_tokens`")
 
     def save(self, folder: Path) -> None:
         """Write `characters.json` into a folder."""

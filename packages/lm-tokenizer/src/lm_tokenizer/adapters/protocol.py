@@ -1,4 +1,4 @@
-"""What an app asks of a tokenizer, and what the adapters share."""
+"""Protocol of a tokenizer to an app, and the code that the adapters share."""
 
 import hashlib
 import importlib
@@ -43,7 +43,7 @@ class TextTokenizer(Protocol):
     def byte_lengths(self) -> NDArray[np.int64]:
         """Bytes of UTF-8 that each id adds to the decoded text, shape (vocab_size,); each adapter says how it counts.
 
-        Bits per byte leave out the ids in `special_tokens`, which are no text.
+        Bits per byte leave out the ids in `special_tokens`, which are not text.
         """
 
     @property
@@ -64,7 +64,7 @@ class TextTokenizer(Protocol):
 
 
 class Adapter(ABC):
-    """What the adapters share: the choice of special tokens, arrays, and ids that are checked."""
+    """Shared code of the adapters: the choice of special tokens, arrays, and ids that are checked."""
 
     name: str
 
@@ -89,11 +89,11 @@ class Adapter(ABC):
 
     @abstractmethod
     def _byte_lengths(self) -> list[int]:
-        """What `byte_lengths` holds."""
+        """Content of `byte_lengths`."""
 
     @abstractmethod
     def _content(self) -> bytes:
-        """What decides the ids."""
+        """Data that decides the ids."""
 
     @abstractmethod
     def save(self, folder: Path) -> None:
@@ -163,5 +163,5 @@ def needed(module: str) -> Any:
 
 
 def one_line(error: Exception) -> str:
-    """What a library says, on one line."""
+    """A library's error on one line."""
     return " ".join(str(error).split())

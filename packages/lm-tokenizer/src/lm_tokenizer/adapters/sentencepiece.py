@@ -30,7 +30,7 @@ class SentencePieceTokenizer(Adapter):
         try:
             self._processor: Any = library.SentencePieceProcessor(model_proto=model)
         except Exception as error:  # RuntimeError, or what its bindings make of damage
-            raise TokenizerError(f"this is no SentencePiece model: {one_line(error)}") from None
+            raise TokenizerError(f"this is not a SentencePiece model: {one_line(error)}") from None
         self._model = model
         processor = self._processor
         size = processor.get_piece_size()

@@ -19,7 +19,7 @@ UNKNOWN, END_OF_LINE = "<unk>", "<eos>"
 
 
 class WordTokenizer(Adapter):
-    r"""What white space separates is a word, the end of a line (`\n`) is `<eos>`, an unknown word is `<unk>`.
+    r"""Words are separated by white space, the end of a line (`\n`) is `<eos>`, an unknown word is `<unk>`.
 
     Ids: `<unk>`, `<eos>`, further special tokens, then the words as they are given: by falling frequency when they are
     learned. A special token that stands in a text as a word is that token, whatever the choice of special tokens.
@@ -41,7 +41,7 @@ class WordTokenizer(Adapter):
         self._words = [*special, *words]
         for word in self._words:
             if not isinstance(word, str) or word.split() != [word]:
-                raise TokenizerError(f"{word!r:.40} is no word: a word has a character or more, and no white space")
+                raise TokenizerError(f"{word!r:.40} is not a word: a word has a character or more, and no white space")
         self._words = as_unicode(" ".join(self._words)).split(" ")
         self._ids = {word: i for i, word in enumerate(self._words)}
         if len(self._ids) < len(self._words):
@@ -85,7 +85,7 @@ class WordTokenizer(Adapter):
             case {"kind": "words", "words": list(words), "special_tokens": list(special_tokens)}:
                 with naming(path):
                     return cls(words, special_tokens)
-        raise TokenizerError(f"{path}: this is no word vocabulary, which has `words` and `special_tokens`")
+        raise TokenizerError(f"{path}: this is not a word vocabulary, which has `words` and `special_tokens`")
 
     def save(self, folder: Path) -> None:
         """Write `words.json` into a folder."""

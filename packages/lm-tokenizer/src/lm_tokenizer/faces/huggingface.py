@@ -1,6 +1,6 @@
 """The face of `transformers.PreTrainedTokenizerFast`: the call, decoding, padding and the methods on the vocabulary.
 
-As there, special tokens in a text get their ids, and unknown ids are passed over when they are decoded. Nothing is
+As there, special tokens in a text get their ids, and unknown ids are skipped when they are decoded. Nothing is
 added around a text. Left out are pairs of texts, chat templates and what changes the vocabulary.
 """
 
@@ -163,7 +163,7 @@ class HuggingFaceFace:
     # Decoding
 
     def decode(self, token_ids: Ids, skip_special_tokens: bool = False) -> Any:
-        """The text of an id or of ids; of several lists of ids, several texts. Ids that are no token are passed over.
+        """The text of an id or of ids; of several lists of ids, several texts. Ids that are not tokens are skipped.
 
         Raises:
             OverflowError: for a negative id.

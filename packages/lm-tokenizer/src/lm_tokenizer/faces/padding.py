@@ -15,11 +15,11 @@ Padding = bool | Literal["longest", "max_length", "do_not_pad"]
 Tensors = Literal["np", "pt"] | None
 
 ENDLESS = int(1e30)
-"""What `transformers` says for a length without a limit."""
+"""Length without a limit, as in `transformers`."""
 
 
 class Encoded(UserDict[str, Any]):
-    """What encoding gives, by name and as attributes: input_ids, attention_mask, ..."""
+    """Result of encoding, by name and as attributes: input_ids, attention_mask, ..."""
 
     def __getattr__(self, name: str) -> Any:
         if name == "data" or name not in self.data:

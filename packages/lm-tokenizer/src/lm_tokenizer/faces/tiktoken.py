@@ -57,7 +57,7 @@ class TiktokenFace:
     def encode_to_numpy(
         self, text: str, *, allowed_special: Allowed = frozenset(), disallowed_special: Disallowed = "all"
     ) -> "np.ndarray":
-        """What `encode` returns, as uint32 (n,)."""
+        """Ids as of `encode`, uint32 (n,)."""
         allowed = self._checked(text, allowed_special, disallowed_special)
         options: Any = {"allowed_special": allowed, "disallowed_special": (), "errors": "replace"}
         return self._tokenizer.encode_array(text, **options).astype("uint32")
@@ -106,7 +106,7 @@ class TiktokenFace:
         """The bytes of ids.
 
         Raises:
-            KeyError: for an id that is no token.
+            KeyError: for an id that is not a token.
         """
         try:
             return self._tokenizer.decode_bytes(tokens)
@@ -129,7 +129,7 @@ class TiktokenFace:
         """The text, and for each id the index of the first character that has bytes of it.
 
         Raises:
-            KeyError, UnicodeDecodeError: for an id that is no token, and for bytes that are not UTF-8.
+            KeyError, UnicodeDecodeError: for an id that is not a token, and for bytes that are not UTF-8.
         """
         parts, offsets, length = self.decode_tokens_bytes(tokens), list[int](), 0
         for part in parts:

@@ -1,6 +1,6 @@
 """GPT-2's two files: `vocab.json`, name -> id, and `merges.txt`, one merge a line in the order of their ranks.
 
-They know neither the pattern nor which tokens are special. A token that is no byte and that no merge makes is taken
+They know neither the pattern nor which tokens are special. A token that is not a byte and that no merge makes is taken
 for a special one, unless it could be an ordinary one: then the merges are cut short.
 """
 
@@ -22,7 +22,7 @@ def read_gpt2(
 ) -> Vocabulary:
     """Read a vocabulary and its merges.
 
-    Special are the tokens that are no byte and that no merge makes, and `special_tokens`: of these, the ones that the
+    Special are the tokens that are not bytes and that no merge makes, and `special_tokens`: of these, the ones that the
     vocabulary does not have get the ids after its last.
 
     Raises:

@@ -6,7 +6,7 @@ What would give other ids than `tokenizers` gives is refused in one line: a norm
 kind of model, and of the added tokens what added.py says. What does not change the ids of a text is left out: the
 post-processor (it adds tokens around a text), truncation and padding.
 
-Split expressions are run by Oniguruma there and, where they are no published pattern, by `regex` here. What the two
+Split expressions are run by Oniguruma there and, where they are not a published pattern, by `regex` here. What the two
 read differently is refused: `{n,m}+` repeats there and is possessive here, `^` and `$` are the ends of a line there,
 `\w` leaves out joiners there. What stays different are characters that are newer than Unicode 16.
 """
@@ -34,7 +34,7 @@ _GPT2 = (
 )
 _NAME_OF = {expression: name for name, expression in _WRITTEN.items()} | dict.fromkeys(_GPT2, "gpt2")
 
-# Escapes and classes that both engines read alike are passed over whole; of the rest, what they do not is found.
+# Escapes and classes that both engines read alike are skipped whole; in the rest, what they read differently is found.
 _READ_DIFFERENTLY = r"""
         \\[pPxu]\{\w*\} | \\[^wWbBhHRXZGKkgyYoON]
       | \[\^?\]?(?: \\[^wWhHRX] | \[:\^?\w+:\] | &(?!&) | [^\]\\&\[] )*\]
@@ -50,7 +50,7 @@ def read_huggingface(path: Path) -> Vocabulary:
     """
     document = read_json(path)
     if not isinstance(document, dict) or not isinstance(document.get("model"), dict):
-        raise TokenizerError(f"{path}: this is no tokenizer.json, which is an object with a `model`")
+        raise TokenizerError(f"{path}: this is not a tokenizer.json, which is an object with a `model`")
     model, where = document["model"], f"{path}, model"
     _refuse(path, document)
     pattern = _pattern_of(document.get("pre_tokenizer"), path)
@@ -78,7 +78,7 @@ def write_huggingface(vocabulary: Vocabulary, path: Path) -> None:
 
 
 def contents(vocabulary: Vocabulary) -> bytes:
-    """What `write_huggingface` writes.
+    """Content of `tokenizer.json`.
 
     Raises:
         TokenizerError: when a special token has the name of an ordinary one, or a custom pattern has what Hugging

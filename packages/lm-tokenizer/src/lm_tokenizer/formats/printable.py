@@ -1,4 +1,4 @@
-"""What GPT-2's files and Hugging Face's share: tokens by name, merges as pairs of names.
+"""Shared parts of GPT-2's files and Hugging Face's: tokens by name, merges as pairs of names.
 
     {"!": 0, ..., "Ġthe": 262, ...}   ("Ġ", "t"), ...   <-->   tokens: id -> bytes, merges: rank -> (id, id)
 
@@ -26,7 +26,7 @@ def checked_ids(value: Any, where: str) -> dict[str, int]:
         TokenizerError: when it is not an object, or an id is not an integer of its own from 0 on.
     """
     if not isinstance(value, dict) or not value:
-        raise TokenizerError(f'{where}: this is no vocabulary; it should be an object like {{"!": 0, "a": 1, ...}}')
+        raise TokenizerError(f'{where}: this is not a vocabulary; it should be an object like {{"!": 0, "a": 1, ...}}')
     values = list(value.values())
     integers = set(map(type, values)) == {int}
     if integers and values == list(range(len(values))):
@@ -106,7 +106,7 @@ def named(vocabulary: Vocabulary) -> dict[str, int]:
     """Name -> id, in the order of the ids.
 
     Raises:
-        TokenizerError: when a special token has the name of an ordinary one, so that the two cannot be told apart.
+        TokenizerError: when a special token has the name of an ordinary one, so that the two cannot be distinguished.
     """
     special = {token_id: text for text, token_id in vocabulary.found_tokens.items()}
     ids: dict[str, int] = {}

@@ -16,7 +16,7 @@ from lm_tokenizer.vocab import MAX_VOCAB_SIZE, Vocabulary, check_special_tokens,
 
 
 class Encoding(NamedTuple):
-    """What the name of a published encoding implies."""
+    """Definition of a published encoding."""
 
     pattern: str
     ranks: int
@@ -108,7 +108,7 @@ def write_tiktoken(vocabulary: Vocabulary, path: Path) -> None:
 
 
 def ranks_to_bytes(ranks: Mapping[bytes, int]) -> bytes:
-    """What a file of ranks holds, the lowest rank first."""
+    """Content of a file of ranks, the lowest rank first."""
     lines = sorted(ranks.items(), key=lambda item: item[1])
     return b"".join(binascii.b2a_base64(token, newline=False) + b" %d\n" % rank for token, rank in lines)
 

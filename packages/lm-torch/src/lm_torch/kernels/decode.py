@@ -125,7 +125,7 @@ class FewRows:
         return self.chosen
 
     def note(self, chosen: Tensor, drawn: Tensor, turn: Tensor, positions: Tensor) -> None:
-        """drawn[turn, :R] = chosen [R]; turn and the positions [R] go on by one."""
+        """drawn[turn, :R] = chosen [R]; turn and the positions [R] grow by one."""
         self.programs.note[(1,)](
             chosen, drawn, turn, positions, drawn.stride(0),
             ROWS=self.rows, LANES=_power(self.rows), EARLY=self.early, num_warps=1, **self.launch,

@@ -1,10 +1,10 @@
-"""What the optimizers share: named state, the step counter, weight decay.
+"""Shared code of the optimizers: named state, the step counter, weight decay.
 
     lr --next_scalars, on the host--> [lr, corrections, ...] --moved to the device--> apply
 
 Updates use torch's multi-tensor operations (`_foreach_*`): one call for a list of tensors, which a GPU runs in few
 kernels and a compiler fuses further. The scalars that change from step to step come as a tensor, so that a compiled
-update is compiled once, and one that is recorded as a CUDA graph reads them anew.
+update is compiled once, and one that is recorded as a CUDA graph reads them again.
 """
 
 from collections.abc import Callable, Mapping
@@ -104,7 +104,7 @@ class Optimizer:
         raise NotImplementedError
 
     def diagnostics(self) -> dict[str, dict[str, float]]:
-        """What is worth a look, by bucket."""
+        """Values to log, by bucket."""
         return {}
 
     def named_state(self) -> dict[str, Tensor]:

@@ -66,7 +66,7 @@ class Console:
         self.bar.update()
 
     def say(self, text: str, stream: Any = None) -> None:
-        """Print a line without breaking the bar; to stderr unless told otherwise.
+        """Print a line without breaking the bar; to stderr by default.
 
         A reader who has left (`... | head`) and a log on a full disk do not end the run.
         """

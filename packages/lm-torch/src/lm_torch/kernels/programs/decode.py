@@ -23,7 +23,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 @triton.jit
 def _begin(EARLY: tl.constexpr):
-    """What is loaded before does not depend on the kernels in front; what is loaded after may."""
+    """Where EARLY, wait for the kernels in front: loads before this must not depend on them, loads after it may."""
     if EARLY:
         gdc_launch_dependents()
         gdc_wait()

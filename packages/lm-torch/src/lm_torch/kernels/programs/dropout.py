@@ -18,7 +18,7 @@ def mix(x):
 
 @triton.jit
 def site_key(key, site):
-    """What a site adds to the hash of an element: key is where the step's key lies, as int64."""
+    """Term that a site adds to the hash of an element: key is where the step's key lies, as int64."""
     return mix(tl.load(key).to(tl.uint32) + site.to(tl.uint32) * tl.full((), _GOLDEN, tl.uint32))
 
 
