@@ -6,6 +6,7 @@ Set OMP_NUM_THREADS to try another number.
 import contextlib
 import os
 import signal
+from typing import Any
 
 import pytest
 
@@ -42,6 +43,24 @@ def pytest_configure(config: pytest.Config) -> None:
         import torch  # noqa: F401
     with contextlib.suppress(ImportError):
         import lm_mlx  # noqa: F401
+    with contextlib.suppress(ImportError):
+        from lm_core import report
+
+        global _picture
+        _picture = report._picture
+        report._picture = lambda *_: "data:,"
+
+
+_picture: Any = None
+"""What draws a figure of a report: longer than most runs of the tests take."""
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are drawn; elsewhere the reports of this process have none in their places."""
+    from lm_core import report
+
+    monkeypatch.setattr(report, "_picture", _picture)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -1,8 +1,5 @@
 """One training run on two backends: torch against MLX, on the CPU, in float32."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -38,7 +35,6 @@ OPTIMIZERS: dict[str, OptimizerConfig] = {
     "muon": MuonConfig(weight_decay=0.1, lr_factor=2.0),
 }
 SCHEDULE = ScheduleConfig(peak_lr=1e-3, warmup_steps=5)
-ORDERS = [("torch", "mlx"), ("mlx", "torch")]
 
 
 class Corpus:
@@ -56,29 +52,6 @@ class Corpus:
 @pytest.fixture(scope="module")
 def corpus() -> Corpus:
     return Corpus()
-
-
-@dataclass(frozen=True)
-class Straight:
-    """A run of 50 steps that nothing disturbs, and what it held after 20."""
-
-    losses: list[float]
-    weights: dict[str, Any]
-    optimizer_state: dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def straight(corpus: Corpus) -> Callable[[str, str], Straight]:
-    """The run of each backend and optimizer, trained once."""
-
-    @cache
-    def run(backend: str, name: str) -> Straight:
-        trained = trainer(backend, corpus.model, OPTIMIZERS[name])
-        begun = losses(trained, corpus, 1, 20)
-        held = trained.weights(), trained.optimizer_state()
-        return Straight(begun + losses(trained, corpus, 21, 50), *held)
-
-    return run
 
 
 def trainer(backend: str, model: ModelConfig, optimizer: OptimizerConfig, weights: Any = None) -> Trainer:
@@ -132,23 +105,23 @@ def test_scores_and_gradients_of_packed_documents_agree_also_with_weights_and_dr
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_loss_curves_agree_within_1e_4_over_50_steps(straight: Callable[[str, str], Straight], name: str) -> None:
-    torch, mlx = (straight(backend, name).losses for backend in ("torch", "mlx"))
-    assert torch[-1] < torch[0] - 0.5, "nothing was learned, so nothing was compared"
-    np.testing.assert_allclose(torch, mlx, rtol=0, atol=1e-4)
-
-
-@pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize("order", ORDERS, ids="->".join)
-def test_a_state_of_one_backend_goes_on_in_the_other(
-    corpus: Corpus, straight: Callable[[str, str], Straight], order: tuple[str, str], name: str
+def test_losses_agree_within_1e_4_over_50_steps_also_of_a_state_that_crosses(
+    corpus: Corpus, name: str
 ) -> None:
-    first = straight(order[0], name)
-    second = trainer(order[1], corpus.model, OPTIMIZERS[name], initial_arrays(corpus.model, 1))
-    second.load(first.weights, first.optimizer_state)
-    for kind, array in second.optimizer_state().items():
-        np.testing.assert_array_equal(array, first.optimizer_state[kind], err_msg=kind)
-    np.testing.assert_allclose(losses(second, corpus, 21, 50), first.losses[20:], rtol=0, atol=1e-4)
+    trainers = {backend: trainer(backend, corpus.model, OPTIMIZERS[name]) for backend in ("torch", "mlx")}
+    curves = {backend: losses(trained, corpus, 1, 20) for backend, trained in trainers.items()}
+    held = {backend: (trained.weights(), trained.optimizer_state()) for backend, trained in trainers.items()}
+    for backend, trained in trainers.items():
+        curves[backend] += losses(trained, corpus, 21, 50)
+    assert curves["torch"][-1] < curves["torch"][0] - 0.5, "nothing was learned, so nothing was compared"
+    np.testing.assert_allclose(curves["torch"], curves["mlx"], rtol=0, atol=1e-4)
+    for first, second in (("torch", "mlx"), ("mlx", "torch")):
+        weights, optimizer_state = held[first]
+        other = trainer(second, corpus.model, OPTIMIZERS[name], initial_arrays(corpus.model, 1))
+        other.load(weights, optimizer_state)
+        for kind, array in other.optimizer_state().items():
+            np.testing.assert_array_equal(array, optimizer_state[kind], err_msg=kind)
+        np.testing.assert_allclose(losses(other, corpus, 21, 50), curves[first][20:], rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", MODELS)

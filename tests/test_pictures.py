@@ -24,9 +24,9 @@ def pictures() -> ModuleType:
     return module
 
 
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("runs") / "a<b"
+@pytest.fixture
+def page(tmp_path: Path, drawn: None) -> str:
+    folder = tmp_path / "a<b"
     folder.mkdir()
     values = {"loss_nats": 2.5, "bits_per_char": 3.6, "grad_norm": 1.0, "lr": 0.1}
     records = [{"kind": kind, "step": step, **values} for step in (1, 20) for kind in ("train", "eval")]

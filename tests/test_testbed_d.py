@@ -115,7 +115,7 @@ def test_a_run_learns_and_leaves_its_folder(testbed: Testbed, tmp_path: Path) ->
 
 def test_a_deterministic_run_twice_gives_the_same_metrics(testbed: Testbed, tmp_path: Path) -> None:
     for name in ("a", "b"):
-        assert testbed("--deterministic", "--steps", "40", "--log_every", "1", "--save_dir", name).returncode == 0
+        assert testbed("--deterministic", "--steps", "20", "--log_every", "1", "--save_dir", name).returncode == 0
     assert_same_run(tmp_path / "a", tmp_path / "b")
     assert len(records(tmp_path / "a")[0]["beta2"]) > 10, "one bucket per array"
 
@@ -138,12 +138,12 @@ def signalled(text: Path, tmp_path: Path) -> Callable[..., tuple[int, str]]:
 def test_one_interrupt_saves_and_the_printed_command_goes_on(
     testbed: Testbed, signalled: Callable[..., tuple[int, str]], tmp_path: Path, number: signal.Signals
 ) -> None:
-    flags = ["--steps", "40", "--log_every", "1"]
+    flags = ["--steps", "20", "--log_every", "1", "--sample", "0"]
     code, said = signalled(number, *flags, "--save_dir", "cut")
     assert code == 0, said
     assert "to resume: uv run apps/testbed_d --save_dir cut --resume" in said
     assert (tmp_path / "cut" / "report.html").exists()
-    assert 11 <= final(tmp_path / "cut").step < 40
+    assert 11 <= final(tmp_path / "cut").step < 20
     assert testbed("--save_dir", "cut", "--resume").returncode == 0
     assert testbed(*flags, "--save_dir", "whole").returncode == 0
     assert_same_run(tmp_path / "cut", tmp_path / "whole")
@@ -153,7 +153,7 @@ def test_one_interrupt_saves_and_the_printed_command_goes_on(
 def test_a_run_killed_on_its_way_resumes_to_the_same_bits(
     testbed: Testbed, signalled: Callable[..., tuple[int, str]], tmp_path: Path, backend: str
 ) -> None:
-    flags = ["--steps", "30", "--save_every", "3", "--log_every", "1", "--eval_every", "10", "--sample", "0"]
+    flags = ["--steps", "20", "--save_every", "3", "--log_every", "1", "--eval_every", "5", "--sample", "0"]
     flags += ["--backend", backend]
     assert testbed(*flags, "--save_dir", "whole").returncode == 0
     assert signalled(signal.SIGKILL, *flags, "--save_dir", "killed")[0] == -signal.SIGKILL
@@ -185,15 +185,15 @@ def test_a_flipped_byte_is_noticed_and_the_previous_checkpoint_used(
 def test_a_run_begun_on_one_backend_goes_on_on_the_other(
     testbed: Testbed, tmp_path: Path, first: str, second: str, opt: str
 ) -> None:
-    flags = ["--log_every", "1", "--opt", opt, "--layer_bucket", "shape"]
-    assert testbed(*flags, "--steps", "20", "--save_dir", "cross", "--backend", first).returncode == 0
-    assert testbed("--save_dir", "cross", "--resume", "--steps", "50", "--backend", second).returncode == 0
-    assert testbed(*flags, "--steps", "50", "--save_dir", "straight", "--backend", second).returncode == 0
+    flags = ["--sample", "0", "--log_every", "1", "--opt", opt, "--layer_bucket", "shape"]
+    assert testbed(*flags, "--steps", "15", "--save_dir", "cross", "--backend", first).returncode == 0
+    assert testbed("--save_dir", "cross", "--resume", "--steps", "40", "--backend", second).returncode == 0
+    assert testbed(*flags, "--steps", "40", "--save_dir", "straight", "--backend", second).returncode == 0
     cross, straight = (
         [line["loss_nats"] for line in records(tmp_path / name) if line["kind"] == "train"]
         for name in ("cross", "straight")
     )
-    assert len(cross) == 50
+    assert len(cross) == 40
     np.testing.assert_allclose(cross, straight, rtol=0, atol=1e-4)
 
 

@@ -21,6 +21,7 @@ from lm_core.run.checkpoint import Checkpoints
 
 Line = dict[str, Any] | str
 MakeRun = Callable[..., Path]
+drawn = pytest.mark.usefixtures("drawn")
 
 
 def train(step: int, **keys: Any) -> dict[str, Any]:
@@ -84,6 +85,7 @@ def cells(page: str) -> Iterator[list[str]]:
         yield [html.unescape(cell) for cell in re.findall(r"<td>(.*?)</td>", row)]
 
 
+@drawn
 def test_page_loads_nothing(make_run: MakeRun) -> None:
     page = report(make_run(a_run()))
     sources = re.findall(r"""\b(?:src|srcset|href|action|data)\s*=\s*["']?([^"'>\s]{1,20})""", page)
@@ -112,12 +114,14 @@ def test_text_survives_as_written(make_run: MakeRun) -> None:
     assert "<pre>\n\n\n  two lines down é</pre>" in report(make_run(a_run(), sample="\n\n  two lines down é"))
 
 
+@drawn
 def test_same_folder_gives_the_same_bytes(make_run: MakeRun) -> None:
     folder = make_run(a_run())
     first = write_report(folder).read_bytes()
     assert write_report(folder).read_bytes() == first
 
 
+@drawn
 def test_same_folder_gives_the_same_bytes_in_another_process(make_run: MakeRun) -> None:
     folder = make_run([train(step, beta2={f"b{i}": 0.9 for i in range(9)}) for step in (1, 2)])
     here = write_report(folder).read_bytes()
@@ -148,12 +152,14 @@ def test_summary(make_run: MakeRun) -> None:
     assert ["validation, last", "1.7500", "2.5247", "40"] in rows
 
 
+@drawn
 def test_run_without_validation(make_run: MakeRun) -> None:
     page = report(make_run([train(step) for step in (1, 2, 3)]))
     assert "validation" not in words(page)
     assert ["training, last", "2.5000", "3.6067", "3"] in list(cells(page))
 
 
+@drawn
 def test_run_with_validation_alone(make_run: MakeRun) -> None:
     assert captions(report(make_run([evaluation(10, 2.0)]))) == ["Loss"]
 
@@ -162,6 +168,7 @@ def test_optimizer_without_buckets_has_no_bucket_figures(make_run: MakeRun) -> N
     assert captions(report(make_run(a_run()))) == ["Loss", "Tokens per second", "Learning rate", "Gradient norm"]
 
 
+@drawn
 @pytest.mark.parametrize("count", [1, 3, 100])
 def test_buckets(make_run: MakeRun, count: int) -> None:
     names = [f"blocks.{i}.attn.q_proj" for i in range(count)]
@@ -173,11 +180,13 @@ def test_buckets(make_run: MakeRun, count: int) -> None:
     assert len(page) < 1_000_000
 
 
+@drawn
 def test_bucket_that_comes_and_goes(make_run: MakeRun) -> None:
     folder = make_run([train(1, beta2={"a": 0.9}), train(2, beta2={"b": 0.95}), train(3, beta2={}), train(4)])
     assert "nan" not in words(report(folder))
 
 
+@drawn
 def test_page_stays_small_however_long_the_run(make_run: MakeRun) -> None:
     def noisy(step: int) -> Line:
         noise = 1 + step * 7919 % 1000 / 1000
@@ -186,6 +195,7 @@ def test_page_stays_small_however_long_the_run(make_run: MakeRun) -> None:
     assert len(report(make_run([noisy(step) for step in range(1, 20_001)]))) < 700_000
 
 
+@drawn
 def test_every_figure_is_told_in_words(make_run: MakeRun) -> None:
     page = report(make_run(a_run()))
     images = re.findall(r"<img [^>]*>", page)
@@ -193,6 +203,7 @@ def test_every_figure_is_told_in_words(make_run: MakeRun) -> None:
     assert all(re.search(r'alt="[^"]*\bfrom \d[^"]*at step 1 to \d', image) for image in images)
 
 
+@drawn
 def test_single_record_is_drawn_as_a_point(make_run: MakeRun) -> None:
     assert all("fill: #1d4ed8" in picture for picture in pictures(report(make_run([train(1)]))))
     assert not any("fill: #1d4ed8" in picture for picture in pictures(report(make_run(a_run(), name="longer"))))
@@ -209,6 +220,7 @@ def test_bits_per_byte_comes_before_other_units_whatever_their_order(make_run: M
     assert ["validation, best", "2.0000", "0.7000", "1"] in list(cells(report(make_run(lines))))
 
 
+@drawn
 def test_utilization_perplexity_and_norms_are_shown(make_run: MakeRun) -> None:
     norms = {"weight_norm": {"embed": 3.0, "blocks.0": 2.0}, "activation_rms": {"blocks.0": 1.0}}
     lines: list[Line] = [train(step, mfu=0.4123, **norms) for step in (1, 2, 3)]
@@ -231,6 +243,7 @@ def test_torn_character_is_passed_over(make_run: MakeRun) -> None:
     assert len(read_run(path).train) == 1
 
 
+@drawn
 def test_missing_keys_leave_their_figure_out(make_run: MakeRun) -> None:
     page = report(
         make_run(
@@ -240,6 +253,7 @@ def test_missing_keys_leave_their_figure_out(make_run: MakeRun) -> None:
     assert captions(page) == ["Learning rate"]
 
 
+@drawn
 def test_numbers_that_are_not_finite_are_passed_over(make_run: MakeRun) -> None:
     wild = {
         "loss_nats": math.nan,
@@ -253,6 +267,7 @@ def test_numbers_that_are_not_finite_are_passed_over(make_run: MakeRun) -> None:
     assert ["validation, first", "1.0000", "1.4427", "3"] in list(cells(page))
 
 
+@drawn
 @pytest.mark.parametrize("value", [0, 0.0, -1.0, 1e-30, 1e30])
 def test_constant_curves_are_drawn(make_run: MakeRun, value: float) -> None:
     flat = dict.fromkeys(("loss_nats", "bits_per_char", "lr", "grad_norm", "tokens_per_second"), value)

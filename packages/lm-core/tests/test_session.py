@@ -138,6 +138,7 @@ def content(folder: RunFolder) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in folder.path.rglob("*") if p.is_file() and p.name != "lock"}
 
 
+@pytest.mark.usefixtures("drawn")
 def test_a_run_leaves_everything_that_reads_a_run_looks_for(
     folder: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -155,6 +156,7 @@ def test_a_run_leaves_everything_that_reads_a_run_looks_for(
     assert folder.samples.read_text() == (
         "--- step 2, temperature 1 ---\ntext of 2\n--- step 4, temperature 1 ---\ntext of 4\n"
     )
+    assert "data:image/svg+xml;base64," in (folder.path / "report.html").read_text()
     out = capsys.readouterr().out
     assert "validation loss 2.0000 -> 2.0000 nats" in out
     assert out.endswith(f"report: {folder.path / 'report.html'}\nsample: {folder.path}\n")

@@ -30,6 +30,8 @@ if not INTERPRETED:
 ERROR = {torch.float32: 2e-6, torch.bfloat16: 8e-3}
 """Of a whole tensor, relative to its norm; float64 is the oracle."""
 both = pytest.mark.parametrize("dtype", ERROR, ids=str)
+LONG = [pytest.mark.slow] if INTERPRETED else []
+"""Marks of what takes many seconds in the interpreter."""
 
 
 @pytest.fixture(autouse=True)
@@ -99,10 +101,11 @@ def test_flash_attention(shape: str, rate: float, dtype: torch.dtype) -> None:
     )
 
 
-@both
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=LONG)], ids=str)
 def test_attention_within_segments(dtype: torch.dtype) -> None:
-    drop, (q, k, v) = dropping(0.1), heads((2, 2, 1, 70, 16), dtype)
-    segments = torch.from_numpy(np.random.default_rng(0).integers(0, 2, (2, 70)).cumsum(axis=1) // 20).to(DEVICE)
+    T = 40 if INTERPRETED else 70
+    drop, (q, k, v) = dropping(0.1), heads((2, 2, 1, T, 16), dtype)
+    segments = torch.from_numpy(np.random.default_rng(0).integers(0, 2, (2, T)).cumsum(axis=1) // 9).to(DEVICE)
     seen = (segments[:, :, None] == segments[:, None])[:, None]
     check_all(
         lambda q, k, v: flash.attention(q, k, v, drop, segments),
@@ -150,7 +153,7 @@ def test_fused_attention_takes_the_kernel_where_it_runs(dtype: torch.dtype, monk
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch 2.11's compiler
-@pytest.mark.parametrize("backend", ["aot_eager"] if INTERPRETED else ["inductor"])
+@pytest.mark.parametrize("backend", [pytest.param("aot_eager" if INTERPRETED else "inductor", marks=LONG)])
 @pytest.mark.parametrize("checkpointing", [False] if INTERPRETED else [False, True])
 def test_a_model_with_dropout_is_its_scratch_twin_compiled_too(backend: str, checkpointing: bool) -> None:
     config = MODELS["llama" if checkpointing else "testbed-d"].model_copy(update={"dropout": 0.2, "n_layers": 1})

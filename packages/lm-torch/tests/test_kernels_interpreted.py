@@ -23,9 +23,10 @@ def triton_version() -> tuple[int, ...]:
 @pytest.mark.skipif(
     triton_version() < (3, 7), reason="no Triton, or one whose interpreter does not work with numpy 2.4"
 )
-@pytest.mark.parametrize("tests", ["test_kernels.py", "test_kernels_decode.py"])
-def test_the_kernels_are_their_twins_in_triton_s_interpreter(tests: str) -> None:
-    arguments = ["-q", "-n0", "-p", "no:cacheprovider", "-m", "", str(HERE / tests)]
+@pytest.mark.parametrize("marked", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
+def test_the_kernels_are_their_twins_in_triton_s_interpreter(marked: str) -> None:
+    tests = [str(HERE / name) for name in ("test_kernels.py", "test_kernels_decode.py")]
+    arguments = ["-q", "-n0", "-p", "no:cacheprovider", "-m", marked, *tests]
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTEST_ADDOPTS": ""}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *arguments],
