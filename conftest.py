@@ -6,12 +6,18 @@ Set OMP_NUM_THREADS to try another number.
 import contextlib
 import os
 import signal
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
+
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):  # as in many containers: each process would compile all of torch
+    sys.dont_write_bytecode = False
+    sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"] = str(Path(__file__).parent / ".pytest_cache" / "bytecode")
 
 _MOST_WORKERS = 8
 """Each worker holds both frameworks, about a gigabyte."""

@@ -105,9 +105,7 @@ def test_scores_and_gradients_of_packed_documents_agree_also_with_weights_and_dr
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_losses_agree_within_1e_4_over_50_steps_also_of_a_state_that_crosses(
-    corpus: Corpus, name: str
-) -> None:
+def test_losses_agree_within_1e_4_over_50_steps_also_of_a_state_that_crosses(corpus: Corpus, name: str) -> None:
     trainers = {backend: trainer(backend, corpus.model, OPTIMIZERS[name]) for backend in ("torch", "mlx")}
     curves = {backend: losses(trained, corpus, 1, 20) for backend, trained in trainers.items()}
     held = {backend: (trained.weights(), trained.optimizer_state()) for backend, trained in trainers.items()}
