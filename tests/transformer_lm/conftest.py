@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from lm_core.errors import exit_code_of
-from lm_core.run import session
 from transformer_lm import cli
 
 from .runs import LAYOUTS, SMALL, App, Done
@@ -31,10 +30,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> App:
-    """The program, in this process and an empty folder; flushing and drawing are tested elsewhere."""
+    """The program, in this process and an empty folder; flushing is tested elsewhere."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "fsync", lambda _: None)
-    monkeypatch.setattr(session, "write_report", lambda folder: folder / "report.html")
 
     def call(*words: object) -> Done:
         capsys.readouterr()
