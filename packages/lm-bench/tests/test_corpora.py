@@ -86,4 +86,4 @@ def test_the_command_says_what_became_of_the_sources(tmp_path, texts, capsys):
     run(
         ["corpus", "--out", str(tmp_path / "c"), "--size", "1000", "--sources", str(texts), "--suffixes", ".txt", ".md"]
     )
-    assert "from 2 files (left out: 1 copies, 1 not UTF-8, 1 repeated paragraphs)" in capsys.readouterr().out
+    assert "from 2 files (skipped: 1 copies, 1 not UTF-8, 1 repeated paragraphs)" in capsys.readouterr().out

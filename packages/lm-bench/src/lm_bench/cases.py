@@ -1,4 +1,4 @@
-"""What is measured: a model, an optimizer, a batch shape, and data that a model can learn from.
+"""Workloads: a model, an optimizer, a batch shape, and data that a model can learn from.
 
 Axes: B batch, T time, V vocabulary.
 """
@@ -39,13 +39,13 @@ class Case:
         return [windows.batch(step) for step in range(1, count + 1)]
 
 
-def random_walk(vocab_size: int) -> NDArray[np.uint16]:
-    """[TOKENS] ids, each 1, 2 or 3 above the one before it, modulo V.
+def random_walk(vocab_size: int, count: int = TOKENS) -> NDArray[np.uint16]:
+    """[count] ids, each 1, 2 or 3 above the one before it, modulo V.
 
     Uniform noise would leave every model at ln V, right or wrong; here the loss falls from ln V towards ln 3, and two
     models whose losses agree all the way down are the same model.
     """
-    steps = np.random.default_rng(SEED).integers(1, 4, size=TOKENS)
+    steps = np.random.default_rng(SEED).integers(1, 4, size=count)
     return (np.cumsum(steps) % vocab_size).astype(np.uint16)
 
 

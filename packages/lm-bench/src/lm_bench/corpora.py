@@ -30,7 +30,7 @@ _TAG = re.compile(r"<[a-zA-Z/!?][^>]*>")
 
 @dataclass
 class Account:
-    """What became of the sources."""
+    """Counts of the sources that were used and skipped."""
 
     files: int = 0
     """Files that gave text."""
@@ -46,7 +46,7 @@ class Account:
     def line(self) -> str:
         """Everything, for people."""
         return (
-            f"{self.size:,} bytes from {self.files:,} files (left out: {self.copies:,} copies, {self.not_utf8:,} not"
+            f"{self.size:,} bytes from {self.files:,} files (skipped: {self.copies:,} copies, {self.not_utf8:,} not"
             f" UTF-8, {self.paragraphs_dropped:,} repeated paragraphs)"
         )
 

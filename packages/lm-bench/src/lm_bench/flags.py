@@ -10,7 +10,7 @@ BackendName = Literal["torch", "mlx"]
 
 
 class Printed(Config):
-    """What every command has that prints what it found."""
+    """Flags of every command that prints results."""
 
     output: Literal["table", "json"] = "table"
     """What to print on stdout; --json is short for --output json."""
@@ -48,7 +48,7 @@ class TrainFlags(Printed):
     """What to measure; convergence needs a text."""
     peers: tuple[TrainPeer, ...] = ("plain", "huggingface")
     """Against what; plain-fused is the plain loop with AdamW(fused=True), checkpointing our own step with gradient
-    checkpointing. One that is not installed is left out."""
+    checkpointing. One that is not installed is skipped."""
     dtype: Dtype = "float32"
     """Type of our activations. With bfloat16 every peer runs twice: in float32, and under bfloat16 autocast."""
     compile: bool = False
@@ -103,7 +103,7 @@ class GpuFlags(Printed):
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """auto: CUDA if there is one."""
     budget_seconds: float = Field(480, gt=0)
-    """What has not begun by then, or is not done, is not measured."""
+    """What has not started by then, or is not done, is not measured."""
     rounds: int = Field(5, gt=0)
     """Rounds; each times one block of every side of a group, and gives one ratio."""
     processes: int = Field(0, ge=0)
@@ -169,7 +169,7 @@ class TokenizerFlags(Printed):
     parts: tuple[Part, ...] = get_args(Part)
     """What to measure."""
     peers: tuple[Peer, ...] = get_args(Peer)
-    """Against which libraries; one that is not installed is named and left out."""
+    """Against which libraries; one that is not installed is named and skipped."""
     threads: tuple[int, ...] = (1, 2)
     """Numbers of threads to encode with; training gets the largest."""
     rounds: int = Field(7, gt=0)

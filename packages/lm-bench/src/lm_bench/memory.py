@@ -18,13 +18,13 @@ class Memory:
 
     @property
     def added(self) -> float:
-        """What model, optimizer and steps add."""
+        """MiB that model, optimizer and steps add."""
         return self.peak - self.imported
 
 
 def peak_mib() -> float:
     """The most memory this process has had resident."""
-    # On Linux ru_maxrss survives exec: a child of a big process starts with its parent's peak. VmHWM starts anew.
+    # On Linux ru_maxrss survives exec: a child of a big process starts with its parent's peak. VmHWM starts again.
     status = Path("/proc/self/status")
     if status.exists():
         for line in status.read_text(encoding="utf-8").splitlines():

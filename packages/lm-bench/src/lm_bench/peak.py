@@ -1,4 +1,4 @@
-"""What this machine can do at most, measured on the spot: matrix products and reads from memory. Imports torch.
+"""Measured peaks of this machine: matrix products and reads from memory. Imports torch.
 
 A share of the maker's figure would mix up the machine's state (power, clock, neighbours) with the program's quality.
 """

@@ -16,7 +16,7 @@ T = TypeVar("T")
 def interleaved(
     sides: Sequence[S], rounds: int, block: Callable[[S], T], warmup: int = WARMUP_ROUNDS
 ) -> dict[S, list[T]]:
-    """What `block(side)` returned in each of the last `rounds` of `warmup` + `rounds` rounds."""
+    """Results of `block(side)` in each of the last `rounds` of `warmup` + `rounds` rounds."""
     results: dict[S, list[T]] = {side: [] for side in sides}
     for i in range(warmup + rounds):
         start = i % len(sides) if sides else 0

@@ -37,7 +37,7 @@ SAVE_AFTER = 2
 
 @dataclass(frozen=True)
 class Saving:
-    """What a save costs on one backend."""
+    """Cost of a save on one backend."""
 
     backend: BackendName
     megabytes: float

@@ -1,4 +1,4 @@
-"""What a run folder says of itself: its config, flat, and its losses."""
+"""Reading of a run folder: its config, flat, and its losses."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -35,7 +35,7 @@ class ComparedRun:
 
     @property
     def losses(self) -> Curve:
-        """What it is compared by: the validation losses, or the training losses where there are none."""
+        """Records that it is compared by: the validation losses, or the training losses where there are none."""
         return self.validation or self.training
 
     @property
@@ -50,10 +50,10 @@ class ComparedRun:
 
 
 def read_runs(paths: Sequence[str], warn: Callable[[str], None]) -> list[ComparedRun]:
-    """The runs of the folders, each once; one without records is left out, which is reported.
+    """The runs of the folders, each once; one without records is skipped, with a warning.
 
     Raises:
-        UserError: when a path holds no run, a config is no TOML, or no run has records.
+        UserError: when a path holds no run, a config is not TOML, or no run has records.
     """
     folders = {folder.resolve(): folder for folder in find_runs(paths)}
     found = []
@@ -61,7 +61,7 @@ def read_runs(paths: Sequence[str], warn: Callable[[str], None]) -> list[Compare
         try:
             found.append(_read(folder))
         except _EmptyError as error:
-            warn(f"left out: {error}")
+            warn(f"skipped: {error}")
     if not found:
         raise UserError("no run has any losses to compare")
     return found

@@ -1,4 +1,4 @@
-"""What every row works with: a fork server, a folder, the uninterrupted run to compare with, and checks."""
+"""Tools of every row: a fork server, a folder, the uninterrupted run to compare with, and checks."""
 
 import json
 import os
@@ -138,12 +138,12 @@ class Bench:
         return None if code is None else int(code)
 
     def said(self, trial: Trial, last: int | None = 2000) -> str:
-        """What the children of a folder have printed, the last characters of it or, for None, all."""
+        """Output of the children of a folder, the last characters of it or, for None, all."""
         path = Path(f"{trial.folder}.said")
         return path.read_text(encoding="utf-8", errors="replace")[-(last or 0) :] if path.exists() else ""
 
     def announced(self, trial: Trial) -> list[tuple[int, str]]:
-        """Step and name of the checkpoints that a run has said are proven, in its order."""
+        """Step and name of the checkpoints that a run has announced, in its order."""
         path = Path(trial.announced)
         lines = [line.split() for line in path.read_text().splitlines()] if path.exists() else []
         return [(int(first), second) for first, second in lines if first != "thread"]
@@ -158,7 +158,7 @@ class Bench:
         return found
 
     def resume(self, row: Row, trial: Trial, what: str, said: Sequence[str] = (), *, log: bool = True) -> None:
-        """Go on with a trial's run to its end, unharmed, and compare it with the uninterrupted one.
+        """Resume a trial's run to its end, unharmed, and compare it with the uninterrupted one.
 
         It must print each of `said`. Without `log` the records are not compared: they had been taken away.
         """

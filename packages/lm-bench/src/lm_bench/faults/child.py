@@ -26,7 +26,7 @@ POLICY = Policy(refused="", recorded="", no_effect="", call="")
 
 
 class ChildConfig(Config):
-    """What config.toml holds."""
+    """Content of config.toml."""
 
     backend: str
     """The framework."""

@@ -34,7 +34,7 @@ def damaged(bench: Bench, row: Row) -> None:
 
 
 def _damage(draw: np.random.Generator, path: Path, before: Checkpoint) -> tuple[str, bytes | None]:
-    """What is done to a file, and what it then holds; None for nothing."""
+    """Description of the damage to a file, and its content then; None for a file that is gone."""
     good = path.read_bytes()
     match int(draw.integers(8)):
         case 0:

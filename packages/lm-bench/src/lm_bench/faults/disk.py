@@ -1,4 +1,4 @@
-"""What a disk may hold after the power was cut: a model of file systems, weaker than any that is in use.
+"""Contents that a disk may have after the power was cut: a model of file systems, weaker than any that is in use.
 
 After Pillai et al., "All File Systems Are Not Created Equal" (OSDI 2014), which lists what applications must not rely
 on, and POSIX, which promises no more than this:
@@ -55,7 +55,7 @@ class Inode:
         self.pending = []
 
     def content(self, choice: Choice) -> bytes:
-        """What is on the disk if of the pending writes so much is."""
+        """Content on the disk if so much of the pending writes is there."""
         data = bytearray(self.durable)
         for (offset, written), how in zip(self.pending, choice, strict=True):
             if how == LOST:
@@ -163,7 +163,7 @@ class Disk:
         return State(operations, tuple(contents))
 
     def after(self, state: State) -> dict[str, bytes | None]:
-        """What is found after the crash: path -> content, None for a folder."""
+        """Files after the crash: path -> content, None for a folder."""
         names = dict(self.durable)
         for operation, there in zip(self.operations, state.operations, strict=True):
             if there:

@@ -41,7 +41,7 @@ class Place:
 
 
 class Evil:
-    """What runs a command when it is unpickled."""
+    """Object that runs a command when it is unpickled."""
 
     def __init__(self, marker: Path):
         self.marker = marker
@@ -112,7 +112,7 @@ def json_bombs(place: Place, draw: Draw) -> list[Path]:
 
 
 def facts(place: Place, draw: Draw) -> list[Path]:
-    """Headers that can be read, with facts that are no facts; the digest is never right."""
+    """Headers that can be read, with metadata that is not any; the digest is never right."""
     values = ["NaN", "Infinity", "-Infinity", "1e400", '"5"', "[]", "null", "true", "-1", "{}", str(10**400), "99"]
     step, loss = (values[int(i)] for i in draw.integers(len(values), size=2))
     text = [f'{{"step": {step}, "val_loss": {loss}, "weights": "../../x"}}', "[]", "null", '"step"', "1", "{"]

@@ -184,7 +184,7 @@ def _stop_at_save(trial: Trial) -> None:
 
 
 def _allow_tracer() -> None:
-    """Let a process that is no ancestor attach where the Yama module restricts it."""
+    """Let a process that is not an ancestor attach where the Yama module restricts it."""
     ctypes.CDLL(None).prctl(_PR_SET_PTRACER, ctypes.c_ulong(-1), 0, 0, 0)
 
 

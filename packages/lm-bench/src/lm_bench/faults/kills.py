@@ -64,7 +64,7 @@ def asked_to_stop(bench: Bench, row: Row) -> None:
             elif found.step != found.logged:
                 row.violations.append(f"{what}: it had come to step {found.logged}, and saved {found.step}")
             bench.resume(row, trial, what)
-    row.notes.append(f"{inside} signals came while a save was in hand")
+    row.notes.append(f"{inside} signals came during a save")
 
 
 def asked_twice(bench: Bench, row: Row) -> None:

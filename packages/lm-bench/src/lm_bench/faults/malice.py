@@ -19,7 +19,7 @@ PATIENCE = 120.0
 
 
 def malicious(bench: Bench, row: Row) -> None:
-    """A run goes on as if the file were not there, or refuses to with one line; without the file it goes on."""
+    """A run resumes as if the file were not there, or refuses to in one line; without the file it resumes."""
     assert bench.whole.step == bench.steps
     checkpoints = Checkpoints(RunFolder(bench.folder / "whole").checkpoints)
     stems = {checkpoints.read(path).step: path.stem for path in checkpoints.folder.glob("*.metadata")}
@@ -76,7 +76,7 @@ def _go_on(bench: Bench, row: Row, trial: Trial, place: Place, what: str) -> boo
 
 
 def _beside(trial: Trial) -> set[str]:
-    """What lies beside the run folder, but for what the campaign itself writes there."""
+    """Names beside the run folder, but for what the campaign itself writes there."""
     folder = Path(trial.folder)
     return {path.name for path in folder.parent.iterdir() if not path.name.startswith(f"{folder.name}.")}
 

@@ -1,4 +1,4 @@
-"""What a run has come to, and how two of them differ: weights, optimizer state, data position, records, to the bit."""
+"""The end of a run, and how two of them differ: weights, optimizer state, data position, records, to the bit."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ class Outcome:
 
     checkpoint: Checkpoint | None
     complaints: list[str]
-    """What was said about checkpoints that had to be skipped."""
+    """Messages about checkpoints that had to be skipped."""
     records: list[dict[str, Any]]
     """Without the fields that measure time."""
 

@@ -122,7 +122,7 @@ def size_signal(bench: Bench, row: Row, i: int) -> None:
 
 
 def second_process(bench: Bench, row: Row, i: int) -> None:
-    """While one runs, another is refused and told who it is; once the first is killed, the next one goes on."""
+    """While one runs, another is refused and told who it is; once the first is killed, the next one resumes."""
     trial, what = bench.trial(f"second-process-{i}", pace=0.05), f"--only places, second-process {i}"
     first = bench.start(trial)
     _until(lambda: Outcome.of(Path(trial.folder)).logged >= 2)
@@ -132,7 +132,7 @@ def second_process(bench: Bench, row: Row, i: int) -> None:
         row.violations.append(f"{what}: the second ended with {code}: {bench.said(trial)[-300:]}")
     os.kill(first.pid, signal.SIGKILL)
     if bench.finish(first) != -signal.SIGKILL:
-        row.violations.append(f"{what}: the first did not go on")
+        row.violations.append(f"{what}: the first did not continue")
     bench.check_kept(row, trial, what)
     bench.resume(row, trial, what)
 
@@ -152,7 +152,7 @@ def wrong_clock(bench: Bench, row: Row, i: int) -> None:
     bench.finish(bench.start(shifted))
     row.trials += 1
     if f"at step {found.step} of" not in bench.said(trial, None):
-        row.violations.append(f"{what}: step {found.step} is not what it went on from")
+        row.violations.append(f"{what}: step {found.step} is not what it resumed from")
     bench.check_kept(row, trial, what)
     bench.resume(row, trial, what)
 

@@ -16,7 +16,7 @@ NOT_FINITE = ("nan", "inf", "-inf")
 
 
 def poisoned(bench: Bench, row: Row) -> None:
-    """The run ends with 1 and names a step and a tensor; every checkpoint is finite, and the run can go on.
+    """The run ends with 1 and names a step and a tensor; every checkpoint is finite, and the run can be resumed.
 
     What is wrong in a tensor is found when the loss or a gradient shows it, or else by the next save.
     """

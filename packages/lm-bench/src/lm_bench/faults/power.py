@@ -22,7 +22,7 @@ VAIN_DRAWS = 100
 
 
 def power_cuts(bench: Bench, row: Row) -> None:
-    """Up to 100 states at each crash point; some of all of them are gone on with to the end."""
+    """Up to 100 states at each crash point; some of them are resumed to the end."""
     row.skipped = missing()
     if row.skipped:
         return
@@ -48,7 +48,7 @@ def power_cuts(bench: Bench, row: Row) -> None:
 
 
 class _Truth:
-    """What the checkpoints and the log of an unharmed run hold."""
+    """Checkpoints and log of an unharmed run."""
 
     def __init__(self, bench: Bench):
         self.records = bench.whole.records

@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from lm_bench.cases import random_walk
 from lm_bench.faults.bench import PATIENCE, Bench
 from lm_bench.faults.outcome import Outcome, differences
 from lm_bench.faults.row import Row
-from lm_bench.faults.trial import TOKENIZER, tokens
+from lm_bench.faults.trial import TOKENIZER, VOCABULARY
 from lm_tokenizer.token_file import TokenFileWriter
 
 TRIALS = 10
@@ -154,7 +155,7 @@ def _end(process: subprocess.Popen[bytes], kill_after: float = 0.0) -> int:
 
 
 def _executable(command: str) -> list[str]:
-    """What starts a program in this environment.
+    """Words that start a program in this environment.
 
     Raises:
         FileNotFoundError: where it is not installed; the message says so.
@@ -181,4 +182,4 @@ def _write_material(folder: Path) -> None:
         with TokenFileWriter(
             folder / f"{name}.npy", "uint16", vocab_size=TOKENIZER.vocab_size, fingerprint=TOKENIZER.fingerprint
         ) as file:
-            file.write(tokens(count), text_bytes=count, documents=1)
+            file.write(random_walk(VOCABULARY, count), text_bytes=count, documents=1)

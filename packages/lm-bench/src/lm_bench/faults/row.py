@@ -11,18 +11,18 @@ class Row:
     backend: str
     trials: int = 0
     lost_saves: int = 0
-    """Checkpoints that the run had said were proven, and which were not found afterwards."""
+    """Checkpoints that the run had announced, and which were not found afterwards."""
     resumed: int = 0
-    """Runs that were gone on with to their end."""
+    """Runs that were resumed to their end."""
     same: int = 0
     """Those of them that are equal to the uninterrupted run."""
     seconds: float = 0.0
     violations: list[str] = field(default_factory=list)
     """Each with what it takes to see it again."""
     notes: list[str] = field(default_factory=list)
-    """What was measured beside."""
+    """Other measurements."""
     skipped: str = ""
-    """Why the row was left out."""
+    """Why the row was skipped."""
 
     @property
     def sound(self) -> bool:

@@ -38,7 +38,7 @@ def _run(trial: Trial) -> None:
 
 
 def _fork_off(whole: Path, folder: Path, stem: str) -> None:
-    """A run folder as it was when a checkpoint had just been saved, but for a log that goes on."""
+    """A run folder as it was when a checkpoint had just been saved, but for a log that continues."""
     run, copy = RunFolder(whole), RunFolder(folder)
     copy.checkpoints.mkdir(parents=True)
     shutil.copy(run.metrics, copy.metrics)

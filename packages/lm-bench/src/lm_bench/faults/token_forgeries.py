@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from lm_bench.cases import random_walk
 from lm_bench.faults.forgeries import Draw, Evil
 from lm_bench.faults.harm import prepare
-from lm_bench.faults.trial import VOCABULARY, Trial, tokens
+from lm_bench.faults.trial import VOCABULARY, Trial
 from lm_core.data.token_file import TokenFile, npy_header, sidecar_of
 from lm_core.errors import exit_code_of
 
@@ -99,7 +100,7 @@ KINDS: tuple[Callable[[Path, Draw, Path], None], ...] = (
 
 
 def _good() -> bytes:
-    ids = tokens(400).astype("<u2")
+    ids = random_walk(VOCABULARY, 400).astype("<u2")
     return npy_header(ids.dtype, len(ids)) + ids.tobytes()
 
 

@@ -22,7 +22,7 @@ FAULTS = {"KILL": "signal=KILL", "ENOSPC": "error=ENOSPC", "EIO": "error=EIO"}
 
 
 def every_operation(bench: Bench, row: Row) -> None:
-    """Killed: the checkpoint before is there. Failed: that, and the run says so, goes on and ends well."""
+    """Killed: the checkpoint before is there. Failed: that, and the run says so, continues and ends well."""
     row.skipped = missing()
     if row.skipped:
         return

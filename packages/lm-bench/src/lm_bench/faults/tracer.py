@@ -95,7 +95,7 @@ def stopped_thread(bench: Bench, trial: Trial, started: Started) -> int:
 
 
 def read_trace(path: Path) -> list[Call]:
-    """The calls in the order in which they returned; one that never did is left out."""
+    """The calls in the order in which they returned; one that never did is skipped."""
     begun: dict[int, str] = {}
     calls = []
     for line in path.read_text(encoding="ascii").splitlines():

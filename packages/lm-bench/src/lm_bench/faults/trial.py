@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
+from lm_bench.cases import random_walk
 from lm_bench.flags import BackendName
 from lm_core.config import AdamWConfig, Config, ModelConfig, ScheduleConfig, StepConfig
 from lm_core.data.batches import Batch, SequentialWindows, ShuffledWindows
@@ -23,22 +22,22 @@ TOKENIZER = CharacterTokenizer("abcdefghijklmnopqrstuvwxyz .,")
 
 
 class Trial(Config):
-    """What a child is told."""
+    """Instructions to a child."""
 
     folder: str
-    """The run folder; a run in it is gone on with."""
+    """The run folder; a run in it is resumed."""
     backend: BackendName
     steps: int = STEPS
     save_every: int = SAVE_EVERY
     keep: int = KEEP
     announced: str = ""
-    """File that gets a line for each checkpoint that the run says is proven."""
+    """File that gets a line for each checkpoint that the run announces."""
     stop_at_start: bool = False
     """Stop (SIGSTOP) before anything is done, for a tracer to attach."""
     stop_at_save: int = 0
     """Stop in the thread of this save, counted from 1, before its first operation; its id is then in `announced`."""
     die_at: int = 0
-    """SIGKILL at the beginning of this step, once no save is in hand."""
+    """SIGKILL at the start of this step, once no save is running."""
     pace: float = 0.0
     """Seconds to wait before each step."""
     stall: float = 0.0
@@ -75,15 +74,9 @@ class Data:
     validation: list[Batch]
 
 
-def tokens(count: int) -> np.ndarray:
-    """[count] ids, each 1, 2 or 3 above the one before it, modulo the vocabulary."""
-    steps = np.random.default_rng(SEED).integers(1, 4, size=count)
-    return (np.cumsum(steps) % VOCABULARY).astype(np.uint16)
-
-
 def data() -> Data:
     """An epoch has 23 windows, not quite six steps; a step may cross into the next one."""
-    ids = tokens(400)
+    ids = random_walk(VOCABULARY, 400)
     return Data(
         ShuffledWindows(ids, BATCH_SIZE, MODEL.seq_len, SEED),
         list(SequentialWindows(ids[:100], BATCH_SIZE, MODEL.seq_len)),

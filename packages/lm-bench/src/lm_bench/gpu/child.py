@@ -16,7 +16,7 @@ from lm_bench.gpu.sides import LAST_LINES
 def main() -> None:
     """The process."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # what libraries print is not an answer
     try:
         job = Job.model_validate_json(sys.argv[1])
         from lm_bench.gpu.work import profile, report, start  # takes seconds, and a wrong job needs none of it

@@ -1,4 +1,4 @@
-"""What `lm-bench gpu` does: groups in waves; of a wave, all sides get ready side by side, then one at a time is timed.
+"""`lm-bench gpu`: groups in waves; of a wave, all sides get ready side by side, then one at a time is timed.
 
 So compiling, which takes most of the time, is done on all cores at once, and what is timed has card and cores alone.
 """
@@ -27,7 +27,7 @@ READY_SHARE = 0.6
 BLOCK_SECONDS = 60.0
 PROFILE_SECONDS = 20.0
 LEAST_SECONDS = 45.0
-"""A wave is not begun with less time than this."""
+"""A wave is not started with less time than this."""
 NOT_MEASURED = "not measured"
 
 

@@ -22,11 +22,11 @@ LAST_LINES = 6
 
 
 class SideError(Exception):
-    """One side cannot be measured; the others go on."""
+    """One side cannot be measured; the others continue."""
 
 
 class Report(Config):
-    """What a side says of a block."""
+    """Result of a block."""
 
     figure: float
     losses: tuple[float, ...]
@@ -38,7 +38,7 @@ class Report(Config):
 
 
 class Kernel(Config):
-    """What the card ran in a block under one name."""
+    """A kernel that the card ran in a block."""
 
     name: str
     calls: int

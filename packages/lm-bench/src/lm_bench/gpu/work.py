@@ -1,4 +1,4 @@
-"""What a job does: `prepare` builds and compiles, the block that it returns is what is timed."""
+"""Work of a job: `prepare` builds and compiles, the block that it returns is what is timed."""
 
 import hashlib
 import re
@@ -28,11 +28,11 @@ KERNELS = 24
 PATIENCE = 30
 """How often a job that found no memory tries again: others hold it while they compile."""
 _FULL = re.compile("out of memory|ALLOC_FAILED", re.IGNORECASE)
-"""What torch, its libraries and Triton say then."""
+"""Their messages from torch, its libraries and Triton."""
 
 
 class Sample(Config):
-    """What one block found."""
+    """Figures of one block."""
 
     figure: float
     losses: tuple[float, ...] = ()
@@ -53,7 +53,7 @@ def start(job: Job) -> Block:
 
 
 def report(job: Job, sample: Sample) -> Report:
-    """What a block found, and what the process knows besides."""
+    """Figures of a block, with the memory and the precision of the process."""
     return Report(**sample.model_dump(), peak_gib=peak_gib(peak.device_type(job.step.device)), tf32=tf32(job))
 
 

@@ -1,4 +1,4 @@
-"""What `lm-bench infer` does: both sides decode in turn, from the same weights and prompts."""
+"""The measurement of `lm-bench infer`: both sides decode in turn, from the same weights and prompts."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -39,7 +39,7 @@ def _table(rows: Sequence[Inference]) -> str:
 
 
 def same_ids_line(row: SameIds) -> str:
-    """What the comparison of the ids found."""
+    """Line on the comparison of the ids."""
     who = f"{row.case}, {row.rows} {'row' if row.rows == 1 else 'rows'}"
     if row.agreeing < row.total:
         return f"NOT the same ids: {who}: {row.agreeing} of {row.total} agree before the first difference"

@@ -18,7 +18,7 @@ GREEDY = SamplingConfig(temperature=0)
 
 @dataclass(frozen=True)
 class Decoded:
-    """What one side wrote, and when."""
+    """Ids of one side, and their times."""
 
     ids: list[list[int]]
     """Of each row, without the prompt."""

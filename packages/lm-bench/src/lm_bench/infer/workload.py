@@ -1,4 +1,4 @@
-"""What decodes: the models of `lm-bench train`, with weights under which greedy decoding does not repeat itself."""
+"""Models that decode: those of `lm-bench train`, with weights under which greedy decoding does not repeat itself."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""What `lm-bench tokenizer` does: which parts, for which libraries, on which corpora."""
+"""The measurement of `lm-bench tokenizer`: which parts, for which libraries, on which corpora."""
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence

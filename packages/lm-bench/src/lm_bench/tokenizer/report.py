@@ -80,7 +80,7 @@ def _encode(rows: Sequence[Encoding]) -> str:
 
 
 def same_ids_line(row: SameIds) -> str:
-    """What the comparison of all ids found."""
+    """Lines on the comparison of all ids."""
     who = f"{row.corpus}: {row.library}, {row.threads} thread{'s' if row.threads > 1 else ''}"
     if row.difference:
         return f"{'NOT the same ids' if row.tokens else 'failed'}: {who}: {row.difference}"

@@ -28,7 +28,7 @@ class Training:
     peak_mib: float
     """The most that the process held, median over the rounds."""
     imported_mib: float
-    """What it held once the library was loaded."""
+    """MiB once the library was loaded."""
     loading: float
     """Seconds to import the library and to have its code loaded, before the clock of `seconds` starts."""
     merges: str

@@ -29,7 +29,7 @@ PARTS = 8
 
 
 class WorkerJob(Config):
-    """What the process measures."""
+    """Job of the process."""
 
     library: str
     threads: int
@@ -150,7 +150,7 @@ def serve(server: Server) -> None:
             answer = getattr(server, command.pop("do"))(**command)
         except KeyboardInterrupt:
             return
-        except BaseException as error:  # a panic of a Rust library is no Exception
+        except BaseException as error:  # a panic of a Rust library is not an Exception
             answer = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(answer), file=answers, flush=True)
 

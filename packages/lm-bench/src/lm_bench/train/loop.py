@@ -1,4 +1,4 @@
-"""What a session's loop costs: `lm_core.run.session` against bare `trainer.step` calls on batches made the same way.
+"""Cost of a session's loop: `lm_core.run.session` against bare `trainer.step` calls on batches made the same way.
 
 The loop evaluates at its first and last step and saves when it ends; those are not the loop's cost per step, so the
 clock runs between two starts of steps in the middle: half an interval of saving after one save and before the next, so

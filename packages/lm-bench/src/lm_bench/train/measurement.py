@@ -1,4 +1,4 @@
-"""What `lm-bench train` does: which parts, of which sides, on which cases."""
+"""The measurement of `lm-bench train`: which parts, of which sides, on which cases."""
 
 import gc
 import importlib

@@ -21,7 +21,7 @@ MEMORY_STEPS = 5
 
 
 class TrainMemoryJob(Config):
-    """What the child process runs."""
+    """Job of the child process."""
 
     who: Who
     dtype: Dtype

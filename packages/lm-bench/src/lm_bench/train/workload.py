@@ -1,4 +1,4 @@
-"""What is trained, in a size that the device is for; nanogpt-char and gpt2-124m as nanoGPT's configs train them."""
+"""Cases to train, in a size that the device is for; nanogpt-char and gpt2-124m as nanoGPT's configs train them."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""What a measurement asks of a library."""
+"""Interface of a library to the measurements."""
 
 import importlib
 from pathlib import Path
@@ -34,7 +34,7 @@ class Library:
     compiles: ClassVar[bool] = False
     """Whether its first training on a machine compiles code, which is then kept."""
     note: ClassVar[str] = ""
-    """What a reader of its figures must know."""
+    """Remark for a reader of its figures."""
 
     @property
     def imported(self) -> Any:
