@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lm_core.cli import parse_flags
 from lm_core.model.init import initial_arrays
 from lm_core.model.parameters import parameter_table
 from lm_core.optim import state_shapes
@@ -17,6 +18,7 @@ from lm_core.run.folder import RunFolder
 from lm_core.run.plan import Plan
 from lm_core.run.state import RunState
 from lm_pipeline.commands import infer, make_data, train, train_tokenizer
+from lm_pipeline.commands.train_config import TrainConfig
 from lm_pipeline.tokens.config import MakeDataConfig
 from lm_tokenizer import Tokenizer
 
@@ -113,7 +115,7 @@ def planned() -> Callable[..., Plan]:
         plans = list[Plan]()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(session, "run", lambda plan, _folder: plans.append(plan))
-            train.train(flags)
+            train.train(parse_flags(TrainConfig, "train", flags), flags)
         plans[0].check_fits()
         return plans[0]
 

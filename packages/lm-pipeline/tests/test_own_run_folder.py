@@ -186,4 +186,4 @@ def test_a_newer_run_folder_is_refused_by_its_version(workplace: Path) -> None:
     config = workplace / "run/config.toml"
     config.write_text("# run folder, format 9\n[[what = nobody]]\n")
     with pytest.raises(UserError, match="run is a run folder of format 9, made by a newer version"):
-        train.train(["--resume", "--save_dir", "run"])
+        train.train(TrainConfig(resume=True, save_dir="run"))

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lm_core.cli import parse_flags
 from lm_core.data.batches import Origin, ShuffledWindows
 from lm_core.errors import UserError
 from lm_core.file_names import toml_document
@@ -209,7 +210,8 @@ def test_a_complete_run_says_so_and_stays_as_it_is(
     (workplace / "run/result.json").write_text(f'{{"step": {STEPS}}}')
     before = files()
     for words in ([], ["--training.max_steps", "30"], ["--schedule.peak_lr", "1.0"]):
-        train.train(["--resume", "--save_dir", "run", *words])
+        flags = ["--resume", "--save_dir", "run", *words]
+        train.train(parse_flags(TrainConfig, "train", flags), flags)
         said = capsys.readouterr()
         assert said.err == "run is complete at step 60; nothing was changed\n"
         assert said.out.startswith("report: run/report.html\n")

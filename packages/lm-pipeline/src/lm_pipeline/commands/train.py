@@ -26,7 +26,7 @@ def main() -> int:
 
 def run(argv: Sequence[str]) -> int:
     """One run, new or resumed; returns the exit code."""
-    return run_program(TrainConfig, PROGRAM, lambda _: train(argv), argv, parse=_parse)
+    return run_program(TrainConfig, PROGRAM, lambda config: train(config, argv), argv, parse=_parse)
 
 
 def _parse(cls: type[TrainConfig], program: str, argv: Sequence[str]) -> TrainConfig:
@@ -38,17 +38,20 @@ def _parse(cls: type[TrainConfig], program: str, argv: Sequence[str]) -> TrainCo
     return _over(recorded(cls, POLICY, folder, session.newest_checkpoint(folder)), folder, argv)
 
 
-def train(argv: Sequence[str]) -> None:
+def train(config: TrainConfig, argv: Sequence[str] = ()) -> None:
     """One run, new or resumed.
 
+    Args:
+        config: of the run.
+        argv: command line that gave the config, if any: to resume, its flags go over the config of the run.
+
     Raises:
-        UserError: for a mistake in the flags or what they name; nothing has been written then.
+        UserError: for a mistake in the config or what it names; nothing has been written then.
         NonFiniteError: when training diverges.
     """
-    config = parse_flags(TrainConfig, PROGRAM, argv)
     folder = folder_of(config)
     with session.opened(folder, TrainConfig, POLICY, resume=config.resume) as known:
-        if known:
+        if known and argv:
             config = _over(known, folder, argv)
         session.run(plan_run(config, folder, known, argv), folder)
 
