@@ -132,7 +132,7 @@ def test_checkpointed_blocks_need_nothing_of_torch_s_compiler(monkeypatch: pytes
     """Its import takes seconds and tens of megabytes, more than a small model saves."""
     for name in ("torch._dynamo", "torch.fx.experimental.symbolic_shapes"):
         monkeypatch.setitem(sys.modules, name, None)
-    model = LanguageModel(MODELS["llama"], recompute=True)
+    model = LanguageModel(MODELS["llama"], gradient_checkpointing=True)
     ids = torch.arange(12).view(2, 6) % 31
     model.loss(ids, ids).backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
