@@ -152,14 +152,12 @@ def test_summary(make_run: MakeRun) -> None:
     assert ["validation, last", "1.7500", "2.5247", "40"] in rows
 
 
-@drawn
 def test_run_without_validation(make_run: MakeRun) -> None:
     page = report(make_run([train(step) for step in (1, 2, 3)]))
     assert "validation" not in words(page)
     assert ["training, last", "2.5000", "3.6067", "3"] in list(cells(page))
 
 
-@drawn
 def test_run_with_validation_alone(make_run: MakeRun) -> None:
     assert captions(report(make_run([evaluation(10, 2.0)]))) == ["Loss"]
 
@@ -195,7 +193,6 @@ def test_page_stays_small_however_long_the_run(make_run: MakeRun) -> None:
     assert len(report(make_run([noisy(step) for step in range(1, 20_001)]))) < 700_000
 
 
-@drawn
 def test_every_figure_is_told_in_words(make_run: MakeRun) -> None:
     page = report(make_run(a_run()))
     images = re.findall(r"<img [^>]*>", page)
@@ -220,7 +217,6 @@ def test_bits_per_byte_comes_before_other_units_whatever_their_order(make_run: M
     assert ["validation, best", "2.0000", "0.7000", "1"] in list(cells(report(make_run(lines))))
 
 
-@drawn
 def test_utilization_perplexity_and_norms_are_shown(make_run: MakeRun) -> None:
     norms = {"weight_norm": {"embed": 3.0, "blocks.0": 2.0}, "activation_rms": {"blocks.0": 1.0}}
     lines: list[Line] = [train(step, mfu=0.4123, **norms) for step in (1, 2, 3)]
@@ -243,7 +239,6 @@ def test_torn_character_is_passed_over(make_run: MakeRun) -> None:
     assert len(read_run(path).train) == 1
 
 
-@drawn
 def test_missing_keys_leave_their_figure_out(make_run: MakeRun) -> None:
     page = report(
         make_run(

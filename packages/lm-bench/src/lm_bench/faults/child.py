@@ -37,9 +37,8 @@ class ChildConfig(Config):
 
 
 def main(trial: Trial) -> int:
-    """A trial from its beginning to its exit code. Signals are taken note of all the time."""
-    with Interrupts(echo=0):
-        return exit_code_of(lambda: run(trial), "child")
+    """Exit code of a trial."""
+    return exit_code_of(lambda: run(trial), "child")
 
 
 def run(trial: Trial) -> None:

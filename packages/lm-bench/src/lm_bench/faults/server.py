@@ -18,6 +18,7 @@ from lm_bench.faults import child, steps, token_forgeries
 from lm_bench.faults.trial import MODEL, OPTIMIZER, STEP, Trial, data
 from lm_core.backend import load_backend
 from lm_core.model.init import initial_arrays
+from lm_core.run.interrupts import Interrupts, stop_signals
 
 TASKS: dict[str, Callable[[Trial], int]] = {"train": child.main, "steps": steps.main, "tokens": token_forgeries.main}
 POLL = 0.0005
@@ -50,10 +51,18 @@ def _warm(backend: str) -> None:
 
 
 def _start(task: str, trial: Trial) -> int:
+    """Fork a child that notes signals from its first instant to its last.
+
+    Before a program has its handlers, and after, a signal ends it like any other; that is no trial of a run.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals())
     pid = os.fork()
     if pid:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return pid
     code = 70
+    Interrupts(echo=0).__enter__()
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
     try:
         nothing = os.open(os.devnull, os.O_RDONLY)
         said = os.open(f"{trial.folder}.said", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
