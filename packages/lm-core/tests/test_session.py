@@ -19,6 +19,7 @@ from lm_core.optim import state_shapes
 from lm_core.run import session
 from lm_core.run.checkpoint import Checkpoint, Checkpoints
 from lm_core.run.folder import FORMAT, RunFolder, upgraded
+from lm_core.run.log import RunLog
 from lm_core.run.plan import Plan, Sample
 from lm_core.run.resume import Policy, Recorded, recorded
 from lm_core.run.state import RunState
@@ -132,6 +133,10 @@ def run(plan: Plan, folder: RunFolder, *, resume: bool = False, backend: Any = N
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
     return RunFolder(tmp_path / "run")
+
+
+def newest(folder: RunFolder) -> Checkpoint | None:
+    return session.newest_checkpoint(folder)
 
 
 def content(folder: RunFolder) -> dict[str, bytes]:
@@ -302,6 +307,23 @@ def test_data_counts_by_its_content_and_not_by_its_path() -> None:
     assert reading("b.txt", "1" * 40).resumed(unhashed, schedule_of).notes == [
         "changed from step 11 on: text a.txt -> b.txt"
     ]
+
+
+@pytest.mark.parametrize("sha", ["0" * 40, "1" * 40])
+def test_a_path_that_no_checkpoint_knows_yet_is_resumed(
+    folder: RunFolder, capsys: pytest.CaptureFixture[str], sha: str
+) -> None:
+    def reading(text: str, sha: str) -> Plan:
+        return plan_of(TextConfig(text=text), policy=POLICY_OF_TEXT, metadata={"sha": sha}, content={"text": "sha"})
+
+    run(reading("a.txt", "0" * 40), folder)
+    changed = reading("b.txt", sha).resumed(recorded(TextConfig, POLICY_OF_TEXT, folder, newest(folder)), schedule_of)
+    folder.prepare(changed.config_toml())
+    with RunLog(folder.metrics, changed.history.step, 6) as log:
+        changed.history.record(log)  # and is killed
+    capsys.readouterr()
+    assert recorded(TextConfig, POLICY_OF_TEXT, folder, newest(folder)).base["text"] == "b.txt"
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(("sha", "epochs"), [("0", 0), ("1", 1)])

@@ -20,11 +20,9 @@ _FIRST_LINE = "# run folder, format {}\n"
 _STATED = re.compile(rb"# run folder, format (\d{1,9})\b")
 _LARGEST_CONFIG = 1 << 20
 _MOST_OF_A_NAME = 10_000
-_SUBFOLDERS = ("checkpoints", "tokenizer", "tensorboard", "wandb")
-
-_WRITTEN = ("metrics.jsonl", "samples.txt", "report.html", "result.json")
-
-
+SUBFOLDERS = ("checkpoints", "tokenizer", "tensorboard", "wandb")
+WRITTEN = ("metrics.jsonl", "samples.txt", "report.html", "result.json")
+"""Files of a run besides its config."""
 C = TypeVar("C", bound=Config)
 
 
@@ -79,7 +77,7 @@ class RunFolder:
         """
         if self.holds_run():
             raise UserError(f"{self.path} already holds a run: resume it with --resume, or give another --save_dir")
-        for name in _WRITTEN:
+        for name in WRITTEN:
             if _is_there(self.path / name):
                 raise UserError(
                     f"{self.path} already has a {name}, which a run would overwrite: give another --save_dir"
@@ -91,7 +89,7 @@ class RunFolder:
         Raises:
             OSError: naming the link.
         """
-        for name in _SUBFOLDERS:
+        for name in SUBFOLDERS:
             check_inside(self.path / name, self.path)
 
     def check_format(self) -> None:
@@ -113,8 +111,16 @@ class RunFolder:
         Raises:
             UserError: when it is missing, malformed, not one of the app, or of a newer format.
         """
+        return cls.parse(self.config_tables(), str(self.config))
+
+    def config_tables(self) -> dict[str, Any]:
+        """The tables of config.toml, under the keys of this format.
+
+        Raises:
+            UserError: when it is missing, malformed, or of a newer format.
+        """
         self.check_format()
-        return cls.parse(upgraded(read_toml(self.config), self._stated_format()), str(self.config))
+        return upgraded(read_toml(self.config), self._stated_format())
 
     def _stated_format(self) -> int:
         """Format that config.toml names; 1 if it names none or cannot be read, which its reader reports."""

@@ -176,17 +176,21 @@ def resumed_as(
         now: that of the resumed run.
         checkpoint: what is resumed.
         advice: what to do about a refusal.
-        content: hashes of what the configs' paths name, before and now, by key: a file counts by what it holds.
+        content: hashes of what the configs' paths name, before and now, by key: a file counts by what it holds, and
+            where it lies is a setting.
 
     Raises:
         UserError: when a key differs that must not, naming all that do.
     """
+    old, new = values_of(before), values_of(now)
     by: dict[Decision, list[Change]] = {"refused": [], "recorded": [], "no effect": [], "call": []}
-    for change in differences({**values_of(before), **content[0]}, {**values_of(now), **content[1]}):
+    for change in differences({**old, **content[0]}, {**new, **content[1]}):
         by[policy.of(change.key)].append(change)
     _refuse(by["refused"], advice)
+    # A resume of a run that was killed before it saved takes its config from the log: the path, and not the hash.
+    moved = [change for change in differences(old, new) if change.key in content[1]]
     earlier = tuple(checkpoint.metadata.get("history") or ())
-    return History(checkpoint.step, earlier, tuple(by["recorded"]), tuple(by["no effect"]))
+    return History(checkpoint.step, earlier, tuple(by["recorded"]), (*by["no effect"], *moved))
 
 
 @dataclass(frozen=True)
@@ -285,6 +289,7 @@ def rate_change(before: ScheduleConfig, now: ScheduleConfig, step: int, last: in
 def unsaved(records: Sequence[Mapping[str, Any]], step: int) -> dict[str, Any]:
     """Changes by the last resume of a log, if the checkpoint of `step` does not have them yet: dotted keys."""
     later = [record for record in records if record.get("kind") == RESUME and record["step"] >= step]
+    # Settings last: of a key that names data, `changed` has the hash, and `settings` the path.
     groups = [later[-1].get(name) for name in ("changed", "settings")] if later else []
     pairs = {key: pair for group in groups if isinstance(group, dict) for key, pair in group.items()}
     return {key: pair[1] for key, pair in pairs.items() if isinstance(pair, list) and len(pair) == 2}
