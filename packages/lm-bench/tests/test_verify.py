@@ -104,12 +104,12 @@ DAMAGE = {
     "deep config": (lambda run: (run / "config.toml").write_text("a = " + "[" * 100_000), "config.toml"),
     "log line": (
         lambda run: (run / "metrics.jsonl").write_text('{"step": 1}\nnot json\n{"step": 20}\n'),
-        "line 2 is no",
+        "line 2 is not a record",
     ),
     "log order": (lambda run: write_log(run, 1, 5, 10, 5, 20), "line 4 goes back from step 10 to 5"),
     "log end": (lambda run: write_log(run, 1, 5, 10), "ends at step 10"),
     "no log": (lambda run: (run / "metrics.jsonl").unlink(), "metrics.jsonl"),
-    "log of zeros": (lambda run: os.truncate(run / "metrics.jsonl", 1 << 40), "is no record"),
+    "log of zeros": (lambda run: os.truncate(run / "metrics.jsonl", 1 << 40), "is not a record"),
     "nan": (lambda run: save(run, 30, newest(run).stem, value=np.nan), "is not finite"),
     "another model": (
         lambda run: save(run, 25, newest(run).stem, model={}),
@@ -168,7 +168,7 @@ def test_a_pipe_is_not_waited_for(run, verify, name):
     os.mkfifo(run / name)
     code, said = verify(run)
     assert code == (0 if name == "lock" else 1)
-    assert "no file" in said or "not a regular file" in said or name == "lock"
+    assert "not a file" in said or "not a regular file" in said or name == "lock"
 
 
 @pytest.mark.parametrize("words", [["nowhere"], ["."], [], ["--json"]])

@@ -22,11 +22,11 @@ TOML = "seed = 3\n\n[training]\nbatch_size = 8\nlog_every = 1\npeak_lr = 0.0003\
 TOKENIZER = CharacterTokenizer("abc")
 
 
-def save(run, at, step, loss, **facts):
+def save(run, at, step, loss, **more):
     """A checkpoint of the step after its evaluation."""
     state = {"step": step, "last_val_step": step, "last_val_loss": loss, "best_step": step, "best_val_loss": loss}
     about = {"step": step, "state": state, "config": CONFIG, "log": at.metadata(), "val_loss": loss}
-    about |= {"tokenizer": {"kind": "characters", "fingerprint": TOKENIZER.fingerprint}, **facts}
+    about |= {"tokenizer": {"kind": "characters", "fingerprint": TOKENIZER.fingerprint}, **more}
     Checkpoints(run.checkpoints, keep=9).save({"w": np.full(3, step, np.float32)}, {}, about)
 
 
@@ -66,6 +66,35 @@ def test_a_change_that_was_recorded_is_no_damage(run):
     with RunLog(run.metrics, 6, 9) as log:
         history.record(log)
     assert said_of(run)[0]
+
+
+def test_a_path_of_other_data_is_no_damage_before_it_is_saved(run):
+    history = History(6, (), (Change("seed", "hash", "other"),), (Change("seed", 3, 4),))
+    run.prepare(TOML.replace("seed = 3", "seed = 4"))
+    with RunLog(run.metrics, 6, 9) as log:
+        history.record(log)
+    assert said_of(run)[0]
+
+
+def test_a_config_is_compared_under_today_s_keys_whatever_format_the_checkpoint_has(run, monkeypatch):
+    with monkeypatch.context() as patch, RunLog(run.metrics, 6, 9) as log:
+        patch.setattr(checkpoint_module, "FORMAT", 1)
+        log.record("eval", 7, {"loss_nats": 0.5})
+        save(run, log, 7, 0.5, config={**CONFIG, "step": {"grad_clip": 1.0, "dtype": "float32"}})
+    today = '\n[step]\ndtype = "float32"\n\n[optimizer]\ngrad_clip = {}\n'
+    run.prepare(TOML + today.format(1.0))
+    sound, said = said_of(run)
+    assert sound, said
+    run.prepare(TOML + today.format(2.0))
+    assert "optimizer.grad_clip is 2.0, and 1.0 in the checkpoint of step 7" in said_of(run)[1]
+
+
+def test_the_folders_of_the_sinks_are_of_the_run(run):
+    for name in ("tensorboard", "wandb"):
+        (run.path / name).mkdir()
+    sound, said = said_of(run)
+    assert sound
+    assert "note:" not in said
 
 
 def rewritten(run, change):

@@ -1,10 +1,10 @@
-"""Whether what a run has left on disk is whole: `lm-bench verify RUN`.
+"""Check that the files of a run are whole: `lm-bench verify RUN`.
 
     run folder -> every checkpoint, how they follow from one another, and what they claim of config, log and tokenizer
                -> a table; nothing is ever written
 
 Files are read as the loader reads them (`lm_core.run.checkpoint`): no pickle, no pipe, nothing larger than the memory.
-A run should not be going on meanwhile: a save in hand looks like a leftover.
+A run should not be training meanwhile: an unfinished save looks like the leftover of a killed one.
 """
 
 import json
@@ -16,25 +16,21 @@ from typing import Any
 
 import numpy as np
 
-from lm_core.config import read_toml
 from lm_core.disk.files import checkpoint_files
 from lm_core.disk.untrusted import is_scratch
 from lm_core.errors import UnreadableError, UserError
 from lm_core.run.checkpoint import Checkpoint, Checkpoints, DamagedError
-from lm_core.run.folder import RunFolder
+from lm_core.run.folder import SUBFOLDERS, WRITTEN, RunFolder
 from lm_core.run.log import LONGEST_LINE
 from lm_core.run.resume import flat
 from lm_core.terminal import aligned, show
-from lm_pipeline.verify.claims import TOKENIZER, Claims, config_problems, needs_tokenizer, tokenizer_problems
+from lm_pipeline.verify.claims import Claims, config_problems, needs_tokenizer, tokenizer_problems
 
-_KNOWN = {
-    "config.toml", "metrics.jsonl", "checkpoints", "samples.txt", "report.html", "lock", "tokenizer", "result.json",
-}  # fmt: skip
+_KNOWN = {"config.toml", "lock", *WRITTEN, *SUBFOLDERS}
 _INTERVALS = ("log_every", "steps_per_report")
-"""What the interval of the training records is called in a config."""
+"""Names that configs give to the interval of the training records."""
 _LASTING = ("model", "tokenizer", "vocabulary")
-"""What a checkpoint has from its parent, come what may; a run may be gone on with by another batch size."""
-_LARGEST_CONFIG = 1 << 20
+"""Metadata that a checkpoint shares with its parent; a resume may change the rest, such as the batch size."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +42,9 @@ class CheckedFile:
     """Of a checkpoint that can be read."""
     damage: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    """What is there that need not be, or is missing that need not be."""
+    """Things that are not damage: a file that is not of a run, or a missing one that is not needed."""
     checked: str = ""
-    """What was looked at."""
+    """The properties that were checked."""
 
 
 @dataclass
@@ -94,7 +90,7 @@ def check_run(folder: Path) -> CheckedRun:
 def _check_run(run: RunFolder) -> CheckedRun:
     checkpoints, good = _check_checkpoints(run.checkpoints)
     newest = max(good, key=lambda checkpoint: checkpoint.step, default=None)
-    config = _read_config(run.config)
+    config = _read_config(run)
     log_every = max((n for key in _INTERVALS for n in _values_of(key, config)), default=0)
     claims = Claims(good)
     log = _check_log(run.metrics, newest, log_every, claims)
@@ -116,13 +112,13 @@ def verify_table(runs: Sequence[CheckedRun]) -> str:
     return aligned([tuple(map(show, row)) for row in rows])  # names and values are somebody else's
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    """The config's table; empty when there is none that can be read."""
-    if not path.is_file() or path.stat().st_size > _LARGEST_CONFIG:
+def _read_config(run: RunFolder) -> dict[str, Any]:
+    """The config's tables; empty when there are none that can be read."""
+    if not run.config.is_file():
         return {}
     try:
-        return read_toml(path)
-    except (UserError, RecursionError):
+        return run.config_tables()
+    except UserError:
         return {}
 
 
@@ -132,16 +128,11 @@ def _check_config(run: RunFolder, config: dict[str, Any], newest: Checkpoint | N
         said = ("missing",)
         return CheckedFile(path.name, damage=said) if newest else CheckedFile(path.name, notes=said)
     if not path.is_file():
-        return CheckedFile(path.name, damage=("no file",))
-    if path.stat().st_size > _LARGEST_CONFIG:
-        return CheckedFile(path.name, damage=("longer than any config",))
+        return CheckedFile(path.name, damage=("not a file",))
     try:
-        run.check_format()
-        read_toml(path)
+        run.config_tables()
     except UserError as error:
         return CheckedFile(path.name, damage=(str(error),))
-    except RecursionError:
-        return CheckedFile(path.name, damage=("nested without end",))
     if not config:
         return CheckedFile(path.name, damage=("empty",))
     damage = tuple(config_problems(config, newest, claims.resumes)) if newest else ()
@@ -151,8 +142,8 @@ def _check_config(run: RunFolder, config: dict[str, Any], newest: Checkpoint | N
 
 def _check_tokenizer(run: RunFolder, newest: Checkpoint | None) -> Iterator[CheckedFile]:
     if newest and needs_tokenizer(newest):
-        damage, notes = tokenizer_problems(run.path, newest)
-        yield CheckedFile(TOKENIZER, damage=tuple(damage), notes=tuple(notes), checked="fingerprint")
+        damage, notes = tokenizer_problems(run.tokenizer, newest)
+        yield CheckedFile(run.tokenizer.name, damage=tuple(damage), notes=tuple(notes), checked="fingerprint")
 
 
 def _values_of(key: str, table: dict[str, Any]) -> Iterator[int]:
@@ -169,7 +160,7 @@ def _check_log(path: Path, newest: Checkpoint | None, log_every: int, claims: Cl
         said = ("missing",)
         return CheckedFile(path.name, damage=said) if newest else CheckedFile(path.name, notes=said)
     if not path.is_file():
-        return CheckedFile(path.name, damage=("no file",))
+        return CheckedFile(path.name, damage=("not a file",))
     damage: list[str] = []
     notes: list[str] = []
     last, last_training, gap = 0, 0, log_every
@@ -179,7 +170,7 @@ def _check_log(path: Path, newest: Checkpoint | None, log_every: int, claims: Cl
             if not line.endswith(b"\n") and len(line) < LONGEST_LINE:
                 notes.append(f"line {number}, the last, is torn; resuming drops it")
                 break
-            damage.append(f"line {number} is no record")
+            damage.append(f"line {number} is not a record")
             break
         if not line.endswith(b"\n"):
             notes.append(f"line {number}, the last, has no end; resuming mends it")
@@ -222,10 +213,10 @@ def _record(line: bytes) -> dict[str, Any] | None:
 
 
 def _check_checkpoints(folder: Path) -> tuple[list[CheckedFile], list[Checkpoint]]:
-    """Each checkpoint by itself, then beside the one that it goes on from."""
+    """Each checkpoint by itself, then against its parent."""
     checkpoints = Checkpoints(folder)
     damaged: list[CheckedFile] = []
-    facts: dict[str, Checkpoint] = {}
+    readable: dict[str, Checkpoint] = {}
     wrong: dict[str, list[str]] = {}
     for path in checkpoints.files():
         try:
@@ -234,15 +225,15 @@ def _check_checkpoints(folder: Path) -> tuple[list[CheckedFile], list[Checkpoint
         except (DamagedError, UnreadableError) as error:
             damaged.append(CheckedFile(path.stem, damage=(str(error),)))
             continue
-        # The arrays have been looked at; of many checkpoints only the facts stay in memory.
-        facts[path.stem] = Checkpoint(path, {}, {}, checkpoint.metadata)
+        # The arrays have been looked at; of many checkpoints only the metadata stays in memory.
+        readable[path.stem] = Checkpoint(path, {}, {}, checkpoint.metadata)
     files = []
-    for stem, checkpoint in sorted(facts.items(), key=lambda item: item[1].step):
-        problems = wrong[stem] + list(_lineage_problems(checkpoint, facts))
+    for stem, checkpoint in sorted(readable.items(), key=lambda item: item[1].step):
+        problems = wrong[stem] + list(_lineage_problems(checkpoint, readable))
         files.append(CheckedFile(stem, checkpoint.step, tuple(problems), checked="hashes, numbers, parent"))
     if not files and not damaged:
         files.append(CheckedFile("checkpoints", notes=("nothing has been saved",)))
-    return files + damaged, list(facts.values())
+    return files + damaged, list(readable.values())
 
 
 def _content_problems(checkpoint: Checkpoint) -> Iterator[str]:
@@ -273,7 +264,7 @@ def _lineage_problems(checkpoint: Checkpoint, known: dict[str, Checkpoint]) -> I
 
 
 def _strays(run: RunFolder) -> Iterator[CheckedFile]:
-    """What does not belong to a run, and what a killed save has left."""
+    """Files that do not belong to a run, and those that a killed save has left."""
     for path in sorted(run.path.iterdir()):
         if is_scratch(path.name):
             yield CheckedFile(path.name, notes=("left by a killed save; the next one removes it",))

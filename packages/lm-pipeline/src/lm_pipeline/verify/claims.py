@@ -1,10 +1,10 @@
-"""What the checkpoints of a run claim of its other files: its config, its records, its tokenizer.
+"""Claims of the checkpoints of a run about its other files: its config, its records, its tokenizer.
 
     checkpoints' metadata --> config.toml, key by key
                        --> metrics.jsonl: the digest of the records before the checkpoint, and the losses that it knows
                        --> tokenizer/: its fingerprint
 
-Checkpoints of before configs and digests were recorded claim less; what is said to be checked is less then.
+Checkpoints from before configs and digests were recorded claim less, and the table then says that less was checked.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,23 +12,23 @@ from pathlib import Path
 from typing import Any
 
 from lm_core.run.checkpoint import Checkpoint
+from lm_core.run.folder import upgraded
 from lm_core.run.log import RESUME, Digest
 from lm_core.run.resume import differences, flat, unsaved
 from lm_tokenizer.adapters import load_tokenizer
 from lm_tokenizer.errors import TokenizerError
 
 Records = Sequence[Mapping[str, Any]]
-TOKENIZER = "tokenizer"
 _MOST = 5
 
 
 class Claims:
-    """What the good checkpoints of a run say of the log, held against its lines as they are read."""
+    """Claims of the readable checkpoints of a run about its log, compared with its lines as they are read."""
 
     def __init__(self, checkpoints: Iterable[Checkpoint]) -> None:
         self.checkpoints = list(checkpoints)
         self.resumes: list[Mapping[str, Any]] = []
-        """The records of what resumes have changed."""
+        """Records of kind `resume`."""
         self._digest = Digest()
         self._digests = dict.fromkeys(self._claimed(), "")
         self._losses: dict[int, Any] = {}
@@ -50,7 +50,7 @@ class Claims:
             self.resumes.append(record)
 
     def problems(self) -> Iterator[str]:
-        """What the log says otherwise than the checkpoints, once all of it has been taken."""
+        """Contradictions between the log and the checkpoints, once all records have been added."""
         for checkpoint in self.checkpoints:
             yield from self._loss_problems(checkpoint)
             log = _log_of(checkpoint)
@@ -61,7 +61,7 @@ class Claims:
 
     @property
     def checked(self) -> str:
-        """What there is to hold the log against."""
+        """The properties of the log that were checked."""
         return "lines, order, losses" if self._digests else "lines, order, validation losses"
 
     def _loss_problems(self, checkpoint: Checkpoint) -> Iterator[str]:
@@ -81,11 +81,12 @@ class Claims:
 
 
 def config_problems(config: Mapping[str, Any], newest: Checkpoint, resumes: Records) -> Iterator[str]:
-    """The keys of config.toml that are not as the newest checkpoint has them, or as they were changed since."""
+    """Keys of config.toml, of today's names, that differ from the newest checkpoint's, and from changes since."""
     known = newest.metadata.get("config")
     if not isinstance(known, dict):
         return
-    expected = flat(known) | unsaved(resumes, newest.step)
+    today = upgraded(known, int(newest.metadata.get("format", 1)))
+    expected = flat(today) | unsaved(resumes, newest.step)
     wrong = differences({key: value for key, value in expected.items() if value is not None}, flat(config))
     for change in wrong[:_MOST]:
         if change.new is None:
@@ -98,27 +99,24 @@ def config_problems(config: Mapping[str, Any], newest: Checkpoint, resumes: Reco
         yield f"{len(wrong) - _MOST} more keys differ"
 
 
-def tokenizer_problems(folder: Path, newest: Checkpoint) -> tuple[list[str], list[str]]:
-    """What is wrong with the tokenizer that the run needs, and what could not be checked; empty where it needs none."""
-    if not needs_tokenizer(newest):
-        return [], []
-    facts = newest.metadata["tokenizer"]
-    path = folder / TOKENIZER
+def tokenizer_problems(path: Path, newest: Checkpoint) -> tuple[list[str], list[str]]:
+    """Damage to the tokenizer that a run needs, and notes on what could not be checked; `path` is its folder."""
+    known = newest.metadata["tokenizer"]
     if not path.is_dir() or not any(path.iterdir()):
         return ["missing, and a model of this run cannot be used without it"], []
     try:
-        tokenizer = load_tokenizer(f"{facts.get('kind')}:{path}")
+        tokenizer = load_tokenizer(f"{known.get('kind')}:{path}")
     except TokenizerError as error:
         return ([], [f"not checked: {error}"]) if "is not installed" in str(error) else ([str(error)], [])
-    if tokenizer.fingerprint != facts.get("fingerprint"):
+    if tokenizer.fingerprint != known.get("fingerprint"):
         return [f"not the one that the checkpoint of step {newest.step} was trained with"], []
     return [], []
 
 
 def needs_tokenizer(checkpoint: Checkpoint) -> bool:
-    """Whether a run carries its tokenizer; that of characters is in the checkpoint."""
-    facts = checkpoint.metadata.get("tokenizer")
-    return isinstance(facts, dict) and "fingerprint" in facts
+    """Whether a run has a tokenizer/; older runs on characters have their vocabulary in the checkpoint."""
+    known = checkpoint.metadata.get("tokenizer")
+    return isinstance(known, dict) and "fingerprint" in known
 
 
 def _log_of(checkpoint: Checkpoint) -> dict[str, Any]:
