@@ -174,8 +174,8 @@ def test_what_is_not_known_is_one_line(tmp_path: Path) -> None:
     for name, says in unknown:
         with pytest.raises(TokenizerError, match=says):
             load_tokenizer(name)
-    with pytest.raises(TokenizerError, match="there is no trainer for 'hf'"):
-        train_tokenizer("hf", ["text"], 300)
+    with pytest.raises(TokenizerError, match="there is no trainer for 'tiktoken'"):
+        train_tokenizer("tiktoken", ["text"], 300)
     with pytest.raises(TokenizerError, match="needs a vocab_size"):
         train_tokenizer("bpe", ["text"])
 

@@ -27,7 +27,9 @@ _KINDS: Mapping[str, tuple[str, str]] = {
     "characters": ("lm_tokenizer.adapters.characters", "CharacterTokenizer"),
     "words": ("lm_tokenizer.adapters.words", "WordTokenizer"),
 }
-_TRAINED = ("bpe", "sentencepiece", "characters", "words")
+_TRAINED = ("bpe", "hf", "sentencepiece", "characters", "words")
+_SIZED = ("bpe", "hf", "sentencepiece")
+"""Kinds that learn as many tokens as they are told to."""
 # What a folder of each kind holds, in the order in which it is looked for.
 _FILES = {
     "tokenizer.json": "bpe",
@@ -70,18 +72,20 @@ def train_tokenizer(
     """Learn a tokenizer from a file, a folder, or an iterable of texts and files.
 
     Args:
-        kind: bpe, sentencepiece, characters or words.
+        kind: bpe, hf, sentencepiece, characters or words.
         source: the corpus.
-        vocab_size: the most ids; bpe and sentencepiece need it, the others keep every character or word without it.
+        vocab_size: the most ids; those that learn merges or pieces need it, the others keep every
+                character or word without it.
         special_tokens: names of tokens that stand for no text.
-        options: of the kind: `pattern`, `threads`, `progress`, ... for bpe; `model_type`, `threads` for sentencepiece.
+        options: of the kind: `pattern`, `threads`, `progress`, ... for bpe; `pre_tokenizer`, `min_frequency` for hf;
+                `model_type`, `threads` for sentencepiece.
 
     Raises:
         TokenizerError: when the kind is not known, or as the trainer says.
     """
     if kind not in _TRAINED:
         raise TokenizerError(f"there is no trainer for {kind!r}: use {', '.join(_TRAINED)}")
-    if vocab_size is None and kind in ("bpe", "sentencepiece"):
+    if vocab_size is None and kind in _SIZED:
         raise TokenizerError(f"a tokenizer of the kind {kind} needs a vocab_size")
     tokenizer: TextTokenizer = _class_of(kind).train(source, vocab_size, special_tokens, **options)
     return tokenizer

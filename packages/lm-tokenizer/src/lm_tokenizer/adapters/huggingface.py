@@ -2,19 +2,21 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lm_tokenizer.adapters.protocol import Adapter, needed, one_line
+from lm_tokenizer.adapters.source import Source, lines_of
 from lm_tokenizer.errors import TokenizerError
 from lm_tokenizer.formats.files import read_text, write_whole
 from lm_tokenizer.special import Choice
 from lm_tokenizer.surrogates import as_unicode
-from lm_tokenizer.vocab import from_printable
+from lm_tokenizer.vocab import check_special_tokens, from_printable
 
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+_UNKNOWN = "<unk>"
 
 
 class HuggingFaceTokenizer(Adapter):
@@ -57,6 +59,65 @@ class HuggingFaceTokenizer(Adapter):
             return cls(library.Tokenizer.from_str(text))
         except Exception as error:  # the library raises just this
             raise TokenizerError(f"{path}: tokenizers cannot read it: {one_line(error)}") from None
+
+    @classmethod
+    def train(
+        cls,
+        source: Source,
+        vocab_size: int,
+        special_tokens: Sequence[str] = (),
+        *,
+        pre_tokenizer: Literal["bytes", "whitespace"] = "bytes",
+        min_frequency: int = 0,
+    ) -> "HuggingFaceTokenizer":
+        """Learn a BPE by the library's own trainer, from the lines of a corpus.
+
+        Args:
+            source: a file, a folder, or an iterable of texts and files.
+            vocab_size: the most tokens there may be, the alphabet and the special tokens among them.
+            special_tokens: get the first ids.
+            pre_tokenizer: "bytes" is GPT-2's, from which every text comes back. "whitespace" is that of the library's
+                quick tour: words and runs of punctuation. A text then comes back with one space between them, whatever
+                there was, and a character that the corpus lacks is lost as `<unk>`.
+            min_frequency: a pair must occur so often to be merged.
+
+        Raises:
+            TokenizerError: when the library is not installed, the corpus cannot be read or is empty, or `vocab_size` is
+                too small.
+        """
+        library, names = needed("tokenizers"), check_special_tokens(special_tokens)
+        if pre_tokenizer == "bytes":
+            tokenizer = library.Tokenizer(library.models.BPE())
+            tokenizer.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
+            tokenizer.decoder = library.decoders.ByteLevel()
+            options: dict[str, Any] = {"initial_alphabet": library.pre_tokenizers.ByteLevel.alphabet()}
+        else:
+            names = names if _UNKNOWN in names else [_UNKNOWN, *names]
+            tokenizer = library.Tokenizer(library.models.BPE(unk_token=_UNKNOWN))
+            # The mark before a word is what tells its pieces from words; a suffix would be numbered by hash order.
+            parts = [library.pre_tokenizers.Whitespace(), library.pre_tokenizers.Metaspace(prepend_scheme="always")]
+            tokenizer.pre_tokenizer = library.pre_tokenizers.Sequence(parts)
+            tokenizer.decoder = library.decoders.Metaspace(prepend_scheme="always")
+            options = {}
+        trainer = library.trainers.BpeTrainer(
+            vocab_size=vocab_size, min_frequency=min_frequency, special_tokens=names, show_progress=False, **options
+        )
+        lines = 0
+
+        def counted() -> Iterator[str]:
+            nonlocal lines
+            for line in lines_of(source):
+                lines += 1
+                yield line
+
+        tokenizer.train_from_iterator(counted(), trainer)
+        if not lines:
+            raise TokenizerError("the corpus is empty: there is nothing to learn from")
+        if (least := tokenizer.get_vocab_size()) > vocab_size:
+            raise TokenizerError(
+                f"vocab_size {vocab_size:,} is too small: the alphabet and the special tokens alone are {least:,}"
+            )
+        return cls(tokenizer)
 
     def save(self, folder: Path) -> None:
         """Write `tokenizer.json` into a folder."""

@@ -13,6 +13,7 @@ from lm_tokenizer.special import NAMES_OF_THE_END
 from lm_tokenizer.vocab import check_special_tokens
 
 _FILE = "tokenizer.model"
+_UNKNOWN = "<unk>"
 
 
 class SentencePieceTokenizer(Adapter):
@@ -67,6 +68,7 @@ class SentencePieceTokenizer(Adapter):
             source: a file, a folder, or an iterable of texts and files.
             vocab_size: the most pieces there may be, the 256 bytes, `<unk>` and the special tokens among them.
             special_tokens: become control pieces; the end of a text is the first one of a usual name, else `</s>`.
+                `<unk>` is no control piece, but the unknown one, which there is in any case.
             model_type: unigram or bpe.
             threads: that the library uses.
 
@@ -86,8 +88,9 @@ class SentencePieceTokenizer(Adapter):
                 vocab_size=vocab_size,
                 model_type=model_type,
                 num_threads=threads,
-                control_symbols=[token for token in special_tokens if token != end],
+                control_symbols=[token for token in special_tokens if token not in (end, _UNKNOWN)],
                 unk_id=0,
+                unk_piece=_UNKNOWN,
                 eos_id=1,
                 eos_piece=end,
                 bos_id=-1,
