@@ -1,5 +1,5 @@
 """A small Transformer language model: train on a dataset, continue prompts.
 
-Reading order of inference: settings (what can be chosen), prompt and writer (from a prompt to its text), commands,
-line_editor (the terminal), prompt_loop.
+Reading order: flags (what can be chosen) -> workload (what it means) -> save_folder (where the runs are) -> cli (the
+run).
 """

@@ -1,4 +1,4 @@
-"""`uv run apps/transformer_lm`: flags -> save folder -> corpus, workload -> trainer -> run; or, to talk, -> prompts.
+"""`uv run apps/transformer_lm`: flags -> save folder -> corpus -> plan -> session; or, with --inference, -> prompts.
 
     new model            flags ----------------------------> run NNN-dataset in the save folder
     resuming             newest checkpoint -> its flags, changed by those given here -> the same run

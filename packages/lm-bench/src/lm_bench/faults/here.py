@@ -33,7 +33,7 @@ def run(task: str, trial: Trial, seconds: float) -> int | None:
 
 @contextlib.contextmanager
 def _restored() -> Iterator[None]:
-    """Undo what `harm.prepare` does to the process."""
+    """Undo what `harm.prepare` does to the process for the trials of these rows; the other rows fork a child."""
     before = {name: getattr(session, name) for name in ("Run", "write_report")}
     limit = resource.getrlimit(resource.RLIMIT_AS)
     try:

@@ -11,8 +11,8 @@ from lm_core.run.folder import RunFolder
 from lm_core.run.log import TIMING_FIELDS, read_records
 
 _OF_THE_COURSE = {"parent"}
-"""Facts that say how a run came here: one that was interrupted saved at other steps. The digest of its records, `log`,
-holds no times, so it is that of the uninterrupted run."""
+"""Metadata that may differ: a run that was interrupted saved at other steps. The digest of its records, `log`, holds no
+times, so it is that of the uninterrupted run."""
 
 
 @dataclass(frozen=True)

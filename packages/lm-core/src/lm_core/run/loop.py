@@ -42,7 +42,7 @@ def due(step: int, every: int) -> bool:
 
 @dataclass
 class Run:
-    """Everything `train` needs; made once, by an app."""
+    """Everything `train` needs; made once, by `lm_core.run.session`."""
 
     trainer: Trainer
     batches: Batches
@@ -53,7 +53,7 @@ class Run:
     log: RunLog
     checkpoints: Checkpoints
     metadata: dict[str, Any]
-    """Metadata of a checkpoint besides the loop's own state: configs, vocabulary."""
+    """Metadata of a checkpoint besides the loop's own state: configs, tokenizer."""
     bits_name: str = "bits_per_token"
     """Name of loss / ln 2 in records."""
     bytes_of: BytesOf | None = None

@@ -189,7 +189,7 @@ class Plan:
         }
 
     def initial_weights(self) -> NumpyArrays:
-        """Arguments of the trainer."""
+        """Weights to build the trainer with: the checkpoint's, those given, or drawn from the seed."""
         if self.checkpoint:
             return self.checkpoint.weights
         return initial_arrays(self.model, self.seed) if self.weights is None else self.weights

@@ -10,13 +10,12 @@ under a name that does not say so is not read as JSON without being asked to.
 import json
 import re
 from pathlib import PurePath
-from typing import Literal, get_args
+from typing import Literal
 
 from lm_core.errors import UserError
 
 Format = Literal["text", "jsonl", "json", "csv", "tsv", "parquet", "arrow"]
 """json: one list of records. jsonl: one record a line."""
-FORMATS: tuple[Format, ...] = get_args(Format)
 TABLES: frozenset[Format] = frozenset(("parquet", "arrow"))
 """Formats that are not text, and are read at any place rather than from front to back."""
 Compression = Literal["gzip", "zstd", "bzip2", "xz"]
