@@ -18,7 +18,6 @@ from lm_core.cli import parse_flags
 from lm_core.disk.files import make_folder
 from lm_core.errors import UserError, exit_code_of
 from lm_core.model.memory import check_memory, decoding_memory
-from lm_core.model.parameters import check_fit, parameter_table
 from lm_core.run import session
 from lm_core.run.checkpoint import DamagedError
 from lm_core.run.folder import RunFolder
@@ -30,7 +29,7 @@ from lm_core.terminal import say
 from lm_pipeline.generation.prompt_loop import run_prompts
 from lm_pipeline.generation.settings import Settings
 from lm_pipeline.generation.writer import Model
-from lm_pipeline.saved_model import load_tokenizer_of
+from lm_pipeline.saved_model import check_weights, load_tokenizer_of
 from lm_pipeline.text.named import dataset_named
 from lm_pipeline.tokens.named import load_corpus
 from lm_pipeline.training import next_steps_of_seeds
@@ -91,7 +90,7 @@ def _train(argv: Sequence[str], flags: Flags, folder: SaveFolder) -> None:
                 " --data_dir '' to download it"
             )
     checkpoint = found.checkpoint if found else None
-    tokenizer = load_tokenizer_of(found.run.path, checkpoint.metadata, found.name) if found and checkpoint else None
+    tokenizer = load_tokenizer_of(found.run, checkpoint.metadata, found.name) if found and checkpoint else None
     model_of(flags, 1)  # heads that do not fit need no dataset to be seen, nor does a GPU that is not there
     if flags.gpu:
         _describe(load_backend(flags.backend), flags)
@@ -163,12 +162,9 @@ def _talk(argv: Sequence[str], flags: Flags, folder: SaveFolder) -> int:
     known, checkpoint = _known(found), found.checkpoint
     flags = parse_flags(Flags, COMMAND, argv, known.base)
     POLICY.check(known.before.of_run, flags.of_run, f"{found.name}: leave these flags out", SHAPE)
-    tokenizer = load_tokenizer_of(found.run.path, checkpoint.metadata, found.name)
+    tokenizer = load_tokenizer_of(found.run, checkpoint.metadata, found.name)
     model = model_of(flags, tokenizer.vocab_size)
-    try:
-        check_fit(parameter_table(model), checkpoint.weights)
-    except ValueError as error:
-        raise UserError(f"{found.name}: {error}") from None
+    check_weights(model, checkpoint.weights, found.name)
     backend = load_backend(flags.backend)
     about = _describe(backend, flags)
     check_memory(decoding_memory(model, step_of(flags), 1), backend.memory(step_of(flags)), "decoding")

@@ -25,8 +25,6 @@ from lm_tokenizer.adapters import TextTokenizer, load_tokenizer, tokenizer_file_
 from lm_tokenizer.errors import TokenizerError
 
 ROOT = Path("runs") / "transformerlm"
-TOKENIZER = "tokenizer"
-"""Folder of the tokenizer in a run folder."""
 Which = Literal["best", "latest"]
 
 
@@ -64,7 +62,7 @@ def load_model(path: str, which: Which = "best", tokenizer: str = "", key: str =
     if not folder.exists():
         raise UserError(f"{key}: there is no folder {folder}")
     if (folder / "checkpoints").is_dir():
-        return _of_run(folder, which, tokenizer, key)
+        return _of_run(RunFolder(folder), which, tokenizer, key)
     if (folder / "config.json").is_file():
         return _of_hugging_face(folder, tokenizer, key)
     raise UserError(f"{key}: {folder} is neither a run folder, with checkpoints/, nor one with a config.json")
@@ -82,17 +80,15 @@ def newest_run(key: str) -> Path:
     return newest.path
 
 
-def load_tokenizer_of(folder: Path, metadata: dict[str, Any], key: str) -> TextTokenizer:
+def load_tokenizer_of(run: RunFolder, metadata: dict[str, Any], key: str) -> TextTokenizer:
     """The tokenizer that a run folder carries, which must be the one that its checkpoint was trained with."""
     try:
         kind, fingerprint = metadata["tokenizer"]["kind"], metadata["tokenizer"]["fingerprint"]
     except (KeyError, TypeError):
-        raise UserError(f"{key}: the checkpoint in {folder} does not name its tokenizer") from None
-    tokenizer = _tokenizer(f"{kind}:{folder / TOKENIZER}", key)
+        raise UserError(f"{key}: the checkpoint in {run.path} does not name its tokenizer") from None
+    tokenizer = _tokenizer(f"{kind}:{run.tokenizer}", key)
     if tokenizer.fingerprint != fingerprint:
-        raise UserError(
-            f"{key}: the tokenizer in {folder / TOKENIZER} is not the one that the checkpoint was made with"
-        )
+        raise UserError(f"{key}: the tokenizer in {run.tokenizer} is not the one that the checkpoint was made with")
     return tokenizer
 
 
@@ -108,15 +104,15 @@ def check_weights(config: ModelConfig, weights: dict[str, NDArray[Any]], where: 
         raise UserError(f"{where}: {error}") from None
 
 
-def _of_run(folder: Path, which: Which, tokenizer: str, key: str) -> SavedModel:
-    RunFolder(folder).check_format()
-    checkpoints = Checkpoints(folder / "checkpoints")
+def _of_run(run: RunFolder, which: Which, tokenizer: str, key: str) -> SavedModel:
+    run.check_format()
+    checkpoints, folder = Checkpoints(run.checkpoints), run.path
     checkpoint = checkpoints.best(say) if which == "best" else checkpoints.newest(say)
     if checkpoint is None:
         raise UserError(f"{key}: {folder} has no intact checkpoint")
     config = model_of(checkpoint, key)
     check_weights(config, checkpoint.weights, f"{key}: {checkpoint.path.stem}.safetensors")
-    own = load_tokenizer_of(folder, checkpoint.metadata, key)
+    own = load_tokenizer_of(run, checkpoint.metadata, key)
     if tokenizer and _tokenizer(tokenizer, "tokenizer").fingerprint != own.fingerprint:
         raise UserError(f"tokenizer: {tokenizer} is not the one that the run {folder} was trained with; leave it out")
     _check_vocabulary(own, config, folder, key)

@@ -148,7 +148,7 @@ def _tokenizer(
 ) -> TextTokenizer:
     """The run's own, that of the config, or that of the model it begins with."""
     if checkpoint:
-        return load_tokenizer_of(folder.path, checkpoint.metadata, "--resume")
+        return load_tokenizer_of(folder, checkpoint.metadata, "--resume")
     if data.tokenizer:
         try:
             return load_tokenizer(data.tokenizer)
