@@ -19,12 +19,13 @@ def test_a_run_keeps_no_flag_of_one_call_and_paths_that_hold_from_anywhere(
     (tmp_path / "here").mkdir()
     here = str(tmp_path / "here")
     calls = {"save_dir": "s", "new_model": True, "identifier": "abcd", "eval_test": True, "config": "c.toml"}
-    assert Flags(**calls, dim=8).of_run == Flags(dim=8)
-    assert Flags(data_dir="here").of_run.data_dir == here
+    assert POLICY.kept(Flags(**calls, dim=8)) == POLICY.kept(Flags(dim=8))
+    assert not POLICY.kept(Flags(**calls)).keys() & calls.keys()
+    assert Flags(data_dir="here").absolute.data_dir == here
     for given, kept in {
         "here": here, "bpe:here": f"bpe:{here}", "bpe:gone": "bpe:gone", "tiktoken:here": "tiktoken:here", "": "",
     }.items():  # fmt: skip
-        assert Flags(tokenizer=given).of_run.tokenizer == kept
+        assert Flags(tokenizer=given).absolute.tokenizer == kept
 
 
 def test_the_flags_of_the_step_reach_it() -> None:

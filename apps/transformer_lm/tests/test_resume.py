@@ -109,7 +109,7 @@ def found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Found:
     """A run that has come to its end."""
     monkeypatch.setattr(os, "fsync", lambda _: None)
     run, of = RunFolder(tmp_path / "001-ptb"), workload(BEFORE)
-    run.prepare(BEFORE.of_run.to_toml())
+    run.prepare(BEFORE.absolute.to_toml())
     shapes = state_shapes(of.optimizer, parameter_table(of.model))
     state = {name: np.ones(shape, np.int64 if name == "step" else np.float32) for name, shape in shapes.items()}
     metadata = {**of.checkpoint_metadata(), "step": 20, "state": {**vars(RunState()), "step": 20}}

@@ -83,7 +83,7 @@ def _train(argv: Sequence[str], flags: Flags, folder: SaveFolder) -> None:
     if found and known:
         flags = parse_flags(Flags, COMMAND, argv, known.base)
         if found.checkpoint:
-            POLICY.check(known.before.of_run, flags.of_run, f"{found.name}: {ADVICE}")
+            POLICY.check(known.before.absolute, flags.absolute, f"{found.name}: {ADVICE}")
         if flags.data_dir and not Path(flags.data_dir).exists():
             raise UserError(
                 f"--data_dir {flags.data_dir}, where the run had its data, is not there: give its new place, or"
@@ -161,7 +161,7 @@ def _talk(argv: Sequence[str], flags: Flags, folder: SaveFolder) -> int:
         )
     known, checkpoint = _known(found), found.checkpoint
     flags = parse_flags(Flags, COMMAND, argv, known.base)
-    POLICY.check(known.before.of_run, flags.of_run, f"{found.name}: leave these flags out", SHAPE)
+    POLICY.check(known.before.absolute, flags.absolute, f"{found.name}: leave these flags out", SHAPE)
     tokenizer = load_tokenizer_of(found.run, checkpoint.metadata, found.name)
     model = model_of(flags, tokenizer.vocab_size)
     check_weights(model, checkpoint.weights, found.name)

@@ -79,13 +79,10 @@ class Flags(Execution):
     """TOML file with any of these; flags on the command line win."""
 
     @property
-    def of_run(self) -> "Flags":
-        """The flags as a run keeps them: without those of one call, and with paths that hold from any folder."""
-        own = Flags()
-        calls = ("save_dir", "new_model", "identifier", "inference", "eval_test", "config")
-        update = {name: getattr(own, name) for name in calls}
+    def absolute(self) -> "Flags":
+        """The flags with paths that hold from any folder."""
         paths = {"data_dir": _absolute(self.data_dir), "tokenizer": _absolute_tokenizer(self.tokenizer)}
-        return self.model_copy(update={**update, **paths})
+        return self.model_copy(update=paths)
 
 
 def _absolute(path: str) -> str:

@@ -72,7 +72,7 @@ def plan(flags: Flags, corpus: Corpus, save_dir: Path, argv: Sequence[str] = ())
     of_words = tokenizer.name == "words"  # a token is a word then, and perplexity that of a word
     model = model_of(flags, tokenizer.vocab_size)
     return Plan(
-        config=flags.of_run,
+        config=flags.absolute,
         policy=POLICY,
         command=command_line(COMMAND, argv),
         resume_command=resume_line(COMMAND, save_dir),
