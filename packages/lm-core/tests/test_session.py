@@ -13,13 +13,13 @@ import pytest
 from lm_core.backend import Backend
 from lm_core.config import AdamWConfig, Config, LoopConfig, ModelConfig, ScheduleConfig, StepConfig
 from lm_core.data.batches import Batch, LengthRule, Origin, RandomWindows, ShuffledWindows, frozen_batch
-from lm_core.errors import UserError
+from lm_core.errors import NonFiniteError, UserError
 from lm_core.model.parameters import parameter_table
 from lm_core.optim import state_shapes
 from lm_core.run import session
 from lm_core.run.checkpoint import Checkpoint, Checkpoints
 from lm_core.run.folder import FORMAT, RunFolder, upgraded
-from lm_core.run.log import RunLog
+from lm_core.run.log import RunLog, read_records
 from lm_core.run.plan import Plan, Sample
 from lm_core.run.resume import Policy, Recorded, recorded
 from lm_core.run.state import RunState
@@ -186,6 +186,23 @@ def test_samples_after_the_checkpoint_are_written_again(folder: RunFolder) -> No
     before = folder.samples.read_text()
     run(plan_of(), folder, resume=True)
     assert folder.samples.read_text() == before
+
+
+def test_a_run_without_validation_batches_has_no_validation_loss(
+    folder: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(plan_of(evaluation=()), folder)
+    assert {record["kind"] for record in read_records(folder.metrics)} == {"train"}
+    assert session.read_result(folder)["metrics.val_loss"] is None
+    assert "validation loss" not in capsys.readouterr().out
+
+
+def test_a_test_loss_that_is_not_finite_is_named(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Still, "evaluate", lambda *_: float("inf"))
+    plan = plan_of(evaluation=(), test=[frozen_batch(TOKENS, 2, 4, 1)])
+    with pytest.raises(NonFiniteError, match="step 4: test loss is inf; the checkpoint of this step is kept"):
+        run(plan, folder)
+    assert Checkpoints(folder.checkpoints).newest_metadata()["step"] == 4
 
 
 def test_the_test_loss_is_measured_once_and_made_up_for(folder: RunFolder) -> None:

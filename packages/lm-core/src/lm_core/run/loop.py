@@ -47,7 +47,7 @@ class Run:
     trainer: Trainer
     batches: Batches
     evaluation: Sequence[Batch]
-    """Validation batches; the validation loss is the mean over their tokens."""
+    """Validation batches; the validation loss is the mean over their tokens. Without any there is none."""
     learning_rate: Callable[[int], float]
     config: LoopConfig
     log: RunLog
@@ -101,7 +101,8 @@ def train(run: Run, state: RunState, interrupts: Interrupts) -> RunState:
             run.tokens_since_mark += batch.tokens
             if step == 1 or due(step, config.log_every):
                 _log(run, step, batch, lr, started)
-            if due(step, config.eval_every) or (config.eval_ends and step in (1, config.max_steps)):
+            at_ends = config.eval_ends and step in (1, config.max_steps)
+            if run.evaluation and (at_ends or due(step, config.eval_every)):
                 _evaluate(run, state, started)
             state.seconds = time.perf_counter() - started
             if due(step, config.save_every) or (config.save_best and state.is_best):
@@ -169,10 +170,9 @@ def _log(run: Run, step: int, batch: Batch, lr: float, started: float) -> None:
 
 def _norms(run: Run, step: int) -> dict[str, dict[str, float]]:
     """Weights by part; activations by block, on the same text each time, so that only the model moves them."""
-    norms = {
-        "weight_norm": weight_norms(run.trainer.weights()),
-        "activation_rms": run.trainer.activation_norms(run.evaluation[0]),
-    }
+    norms = {"weight_norm": weight_norms(run.trainer.weights())}
+    if run.evaluation:
+        norms["activation_rms"] = run.trainer.activation_norms(run.evaluation[0])
     for name, by_part in norms.items():
         _all_finite(run, step, {f"{name} of {part}": value for part, value in by_part.items()})
     return norms

@@ -78,8 +78,8 @@ class Plan:
     keep: int = 2
     """Number of checkpoints to keep, besides the best."""
     batches: Batches
-    evaluation: Sequence[Batch]
-    """Validation batches; the validation loss is the mean over their tokens."""
+    evaluation: Sequence[Batch] = ()
+    """Validation batches; the validation loss is the mean over their tokens. Without any there is none."""
     test: Sequence[Batch] = ()
     """Test batches, evaluated once at the end."""
     data: str

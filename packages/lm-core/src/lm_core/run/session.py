@@ -10,6 +10,7 @@ line says so: the run itself is in its checkpoints.
 
 import contextlib
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -20,7 +21,7 @@ from lm_core.backend import Backend, Trainer, load_backend
 from lm_core.config import Config
 from lm_core.disk.files import make_folder, optional, write_whole
 from lm_core.disk.untrusted import read_regular
-from lm_core.errors import UserError
+from lm_core.errors import NonFiniteError, UserError
 from lm_core.model.flops import flops_per_token
 from lm_core.model.memory import check_memory
 from lm_core.model.parameters import parameter_count
@@ -217,6 +218,8 @@ def _test(plan: Plan, trainer: Trainer, state: RunState, log: RunLog) -> dict[st
     if not plan.test or not is_complete(plan.loop, state):
         return {}
     score = evaluate(trainer, plan.test, plan.bytes_of)
+    if not math.isfinite(score.loss_nats):
+        raise NonFiniteError(f"step {state.step}: test loss is {score.loss_nats}; the checkpoint of this step is kept")
     perplexity = {"perplexity": score.perplexity()} if plan.perplexity else {}
     log.record("test", state.step, {"loss_nats": score.loss_nats, **score.bits_per_byte(), **perplexity})
     return {"metrics.test_loss": score.loss_nats}
