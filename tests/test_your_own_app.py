@@ -68,6 +68,12 @@ def test_the_command_that_resumes_it_names_the_folder_whatever_it_is_called(app:
     assert (again.save_dir, again.resume) == ("a b/c'd", True)
 
 
+def test_the_text_is_found_again_from_any_folder(app: ModuleType) -> None:
+    kept = app.plan(app.Flags(text="text.txt", width=8, length=8), RunFolder(Path("run")), []).kept_config
+    assert Path(kept["text"]).is_absolute()
+    assert Path(kept["text"]).samefile("text.txt")
+
+
 def test_a_resume_may_not_read_other_windows(app: ModuleType) -> None:
     app.run(f"{SMALL} --steps 3".split())
     with pytest.raises(UserError, match="batch is 2 in the run and 4 here"):
