@@ -119,7 +119,9 @@ class Loop:
         loss, grads = self.value_and_grad(self.state["params"], ids, targets)
         if self.grad_clip:
             grads, _ = optimizers.clip_grad_norm(grads, self.grad_clip)
-        self.state["params"] = self.adamw.apply_gradients(grads, self.state["params"])
+        updated = self.adamw.apply_gradients(grads, self.state["params"])
+        # MultiOptimizer merges its halves in the order of a set, and mx.compile tells arrays by their order alone.
+        self.state["params"] = tree_map(lambda _, new: new, self.state["params"], updated)
         return loss
 
     def forward_backward(self, batch: Batch) -> mx.array:
