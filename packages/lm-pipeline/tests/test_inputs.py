@@ -115,14 +115,14 @@ def test_what_is_no_text_is_left_out_of_a_folder_and_counted(here: Path) -> None
 
 
 def test_a_folder_that_cannot_be_read_is_named(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = Path.iterdir
+    original = os.scandir
 
-    def forbidden(path: Path) -> Any:
-        if path.name == "deep":
+    def forbidden(path: str) -> Any:
+        if Path(path).name == "deep":
             raise PermissionError(errno.EACCES, "Permission denied")
         return original(path)
 
-    monkeypatch.setattr(Path, "iterdir", forbidden)
+    monkeypatch.setattr(os, "scandir", forbidden)
     for name in (".", "sub/**/*.md"):
         with pytest.raises(UserError, match="cannot read input folder sub/deep: Permission denied"):
             names(name)

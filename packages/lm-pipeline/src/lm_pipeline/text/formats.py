@@ -49,6 +49,8 @@ _BINARY = (
     (b"Obj\x01", "an Avro file"), (b"\x89PNG\r\n", "a picture"), (b"\xff\xd8\xff", "a picture"), (b"GIF8", "a picture"),
     (b"\x7fELF", "a program"), (b"\x80\x02", "a pickle"), (b"\x80\x04", "a pickle"), (b"\x80\x05", "a pickle"),
 )  # fmt: skip
+_NO_TEXT = dict((*_BINARY, *((magic, f"a table ({kind})") for magic, kind in _TABLES)))
+_NO_TEXT_STARTS = tuple(_NO_TEXT)
 
 
 def compression_of(name: str, head: bytes) -> Compression | None:
@@ -79,9 +81,8 @@ def binary_kind(head: bytes) -> str | None:
 
     A NUL byte says binary, as it does to grep and git.
     """
-    for magic, what in (*_BINARY, *((magic, f"a table ({kind})") for magic, kind in _TABLES)):
-        if head.startswith(magic):
-            return what
+    if head.startswith(_NO_TEXT_STARTS):
+        return next(what for magic, what in _NO_TEXT.items() if head.startswith(magic))
     if head[257:262] == b"ustar":
         return "a tar archive"
     return "a binary file" if b"\0" in head and not _other_unicode(head) else None

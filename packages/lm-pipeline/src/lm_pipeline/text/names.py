@@ -4,11 +4,14 @@ A part of a name that exists is itself, whatever brackets or stars are in it; on
 Links are followed, each folder once. Hidden files are left out where no pattern names them.
 """
 
+import errno
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import NamedTuple
 
 from lm_core.errors import UserError
 
@@ -20,34 +23,70 @@ def has_magic(name: str) -> bool:
     return bool(_MAGIC.search(name))
 
 
+class Entry(NamedTuple):
+    """A name in a folder, and what it stands for."""
+
+    name: str
+    path: str
+    is_folder: bool
+    """Links are followed."""
+    is_link: bool
+
+
+def walk(folder: str, refused: Callable[[str, OSError], None]) -> Iterator[tuple[str, list[Entry]]]:
+    """A folder and those below it, each once, with what lies in it by name. Linked folders come after all others.
+
+    As with `os.walk`, a folder that the caller removes from the list is not entered. `refused` is told of one that
+    cannot be read, or, with ELOOP, has been entered before.
+    """
+    entered = set[tuple[int, int]]()
+    ahead, linked = [folder], deque[str]()
+    while ahead or linked:
+        path = ahead.pop() if ahead else linked.popleft()
+        try:
+            status = os.stat(path)  # noqa: PTH116  (names are strings here, which are quicker)
+            if (status.st_dev, status.st_ino) in entered:
+                raise OSError(errno.ELOOP, "the folder has been entered before")
+            entered.add((status.st_dev, status.st_ino))
+            entries = _entries(path)
+        except OSError as error:
+            refused(path, error)
+            continue
+        yield path, entries
+        ahead += [entry.path for entry in reversed(entries) if entry.is_folder and not entry.is_link]
+        linked += [entry.path for entry in entries if entry.is_folder and entry.is_link]
+
+
 def below(folder: Path) -> list[Path]:
     """All files in a folder and below, by name; broken links too.
 
     Raises:
         UserError: for a folder that cannot be read.
     """
-    return sorted(path for one in _folders(folder, set()) for path in _children(one, "*") if not _is_folder(path))
+    return sorted(Path(one.path) for _, entries in _visible(folder) for one in entries if not one.is_folder)
 
 
-def _folders(folder: Path, entered: set[tuple[int, int]]) -> Iterator[Path]:
-    """A folder and those below it, each once; links after what they lie beside."""
+def _visible(folder: Path) -> Iterator[tuple[str, list[Entry]]]:
+    """As `walk`, without hidden files and folders."""
+    for path, entries in walk(str(folder), _stop):
+        entries[:] = [entry for entry in entries if not entry.name.startswith(".")]
+        yield path, entries
+
+
+def _stop(path: str, error: OSError) -> None:
+    if error.errno not in (errno.ELOOP, errno.ENOTDIR):
+        raise UserError(f"cannot read input folder {Path(path)}: {error.strerror}")
+
+
+def _entries(folder: str) -> list[Entry]:
+    with os.scandir(folder) as found:
+        return sorted(Entry(one.name, one.path, _is_folder(one), one.is_symlink()) for one in found)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
-        status = folder.stat()
-    except OSError as error:
-        raise UserError(f"cannot read input folder {folder}: {error.strerror}") from None
-    if (status.st_dev, status.st_ino) in entered:
-        return
-    entered.add((status.st_dev, status.st_ino))
-    yield folder
-    for child in sorted(_children(folder, "*"), key=lambda path: path.is_symlink()):
-        if _is_folder(child):
-            yield from _folders(child, entered)
-
-
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except OSError:
+        return entry.is_dir()
+    except OSError:  # a link in a loop
         return False
 
 
@@ -67,7 +106,7 @@ def _expanded(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
         return
     part, rest = parts[0], parts[1:]
     if part == "**":
-        for one in _folders(folder, set()) if rest else (folder,):
+        for one in [Path(path) for path, _ in _visible(folder)] if rest else [folder]:
             yield from _expanded(one, rest)
     elif not has_magic(part) or os.path.lexists(folder / part):
         if os.path.lexists(folder / part):
@@ -79,17 +118,16 @@ def _expanded(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
 
 def _children(folder: Path, pattern: str) -> Iterator[Path]:
     try:
-        names = sorted(path.name for path in folder.iterdir())
-    except NotADirectoryError:
-        return
+        names = [entry.name for entry in _entries(str(folder))]
     except OSError as error:
-        raise UserError(f"cannot read input folder {folder}: {error.strerror}") from None
+        _stop(str(folder), error)
+        return
     for name in names:
         if fnmatchcase(name, pattern) and (pattern.startswith(".") or not name.startswith(".")):
             yield folder / name
 
 
-def chosen(path: Path, include: Sequence[str], exclude: Sequence[str]) -> bool:
+def chosen(path: PurePath, include: Sequence[str], exclude: Sequence[str]) -> bool:
     """Whether patterns let a path pass: any of `include`, if there are some, and none of `exclude`.
 
     A pattern without a slash is compared with the name of the file; an excluded one with every folder on the way, too.
