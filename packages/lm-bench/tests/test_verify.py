@@ -11,7 +11,7 @@ import pytest
 from lm_bench import cli
 from lm_core.run.checkpoint import Checkpoints
 
-FACTS = {"model": {"d_model": 4}, "optimizer": {"name": "adamw"}, "tokenizer": "abc", "data": 0}
+FACTS = {"model": {"d_model": 4}, "optimizer": {"name": "adamw"}, "tokenizer": {"kind": "abc"}, "data": 0}
 
 
 def save(folder, step, parent=None, value=1.0, **facts):

@@ -3,7 +3,9 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from lm_core.run.checkpoint import Checkpoints
@@ -79,6 +81,21 @@ def test_a_file_of_something_else_is_noticed(tmp_path: Path, suffix: str, data: 
     step, warnings = newest(checkpoints)
     assert step == 1
     assert path.stem in warnings[0]
+
+
+@pytest.mark.parametrize("odd", [{"history": 5}, {"config": [1]}, {"tokenizer": "a" * 1000}, {"state": 0}])
+def test_metadata_of_another_type_is_damage_whatever_its_hash_says(tmp_path: Path, odd: dict[str, Any]) -> None:
+    checkpoints, arrays = Checkpoints(tmp_path), {"w": np.ones(2, np.float32)}
+    checkpoints.save(arrays, {}, {"step": 1, "history": [], "config": None})
+    damaged = checkpoints.save({"w": np.zeros(2, np.float32)}, {}, {"step": 2, **odd})
+    warnings: list[str] = []
+    found = checkpoints.newest(warnings.append)
+    assert found
+    assert found.step == 1
+    [warning] = warnings
+    assert damaged.name in warning
+    assert f"its {next(iter(odd))} is " in warning
+    assert len(warning) < 300
 
 
 def test_missing_weights_are_noticed_and_missing_metadata_is_no_checkpoint(tmp_path: Path) -> None:

@@ -197,6 +197,12 @@ def test_a_run_without_validation_batches_has_no_validation_loss(
     assert "validation loss" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("metadata", [{"step": 4}, {"step": 4, "state": {"step": 4, "mood": "good"}}])
+def test_the_state_of_another_version_is_one_line(metadata: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="the checkpoint of step 4 has not the state that this version"):
+        RunState.from_metadata(metadata)
+
+
 def test_a_test_loss_that_is_not_finite_is_named(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Still, "evaluate", lambda *_: float("inf"))
     plan = plan_of(evaluation=(), test=[frozen_batch(TOKENS, 2, 4, 1)])

@@ -42,6 +42,11 @@ from lm_core.run.tensors import Arrays, bytes_of, contiguous, read_header, safet
 
 FORMAT = 2
 """Version of what a checkpoint's two files hold; it grows when an older program would misread a newer checkpoint."""
+_TYPES: dict[str, type] = {
+    "state": dict, "config": dict, "model": dict, "optimizer": dict, "tokenizer": dict, "origin": dict, "history": list,
+}  # fmt: skip
+"""Types of the metadata that a resume reads: files may have come from somebody else, with hashes that fit."""
+_SHOWN = 40
 _MALFORMED = (
     SafetensorError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError,
 )  # fmt: skip
@@ -160,6 +165,9 @@ class Checkpoints:
             if _digest(metadata, state) != digest:
                 raise DamagedError(f"{path.name} is not what was written: its digest differs")
             named = json.loads(metadata)
+            for key, kind in _TYPES.items():
+                if not isinstance(named.get(key), kind | None):
+                    raise ValueError(f"its {key} is {str(named[key])[:_SHOWN]!r}")
         weights = path.with_suffix(".safetensors")
         with _judged(weights):
             data = _content(weights)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from lm_core.config import LoopConfig
+from lm_core.errors import UserError
 
 
 @dataclass
@@ -22,8 +23,18 @@ class RunState:
 
     @classmethod
     def from_metadata(cls, metadata: dict[str, Any]) -> Self:
-        """The state in a checkpoint's metadata."""
-        return cls(**metadata["state"])
+        """The state in a checkpoint's metadata.
+
+        Raises:
+            UserError: when it has other fields, as one of another version of this project may.
+        """
+        try:
+            return cls(**metadata["state"])
+        except (LookupError, TypeError):
+            raise UserError(
+                f"the checkpoint of step {metadata.get('step')} has not the state that this version of the project"
+                " resumes from: use the version that saved it"
+            ) from None
 
     @property
     def val_loss(self) -> float | None:
