@@ -69,12 +69,12 @@ def test_every_reason_has_a_line_the_most_frequent_first(tmp_path: Path) -> None
     assert found.skipped == {
         "the same text as another file": ["m.txt", "z.txt"],
         "hidden": [".env", ".gitignore"],
-        "hidden folder": [".a/", ".git/"],
+        "hidden, with all below": [".a/", ".git/"],
         "empty": ["empty.txt", "mark.txt", "white.md"],
         "larger than 100 bytes": ["big.txt"],
         "binary": ["packed.txt", "zeros.py", "zip.txt"],
         "ignored by .gitignore": ["c.log.txt"],
-        "folder ignored by .gitignore": ["build/"],
+        "ignored by .gitignore, with all below": ["build/"],
         "link that leads out of the folder": ["far/", "out.txt"],
         "link to a folder that is read already": ["loop/"],
         "broken link": ["gone.txt", "itself.txt"],
@@ -109,6 +109,12 @@ def test_other_encodings_are_guessed_and_said(tmp_path: Path) -> None:
     assert list(found.lines())[2:] == [
         "decoded 2 files as cp1251, a guess (first: a.txt)", "decoded 1 file as utf_16, a guess (first: c.txt)"
     ]  # fmt: skip
+
+
+def test_of_encodings_that_fit_equally_well_it_is_the_most_common_one(tmp_path: Path) -> None:
+    write(tmp_path, {"a.txt": "café au lait, très bon".encode("cp1252")})
+    found = read_folder(tmp_path)
+    assert (read(found), found.decoded) == ({"a.txt": "café au lait, très bon"}, {"cp1252": ["a.txt"]})
 
 
 def test_a_name_that_is_not_utf8_is_a_name(tmp_path: Path) -> None:

@@ -33,6 +33,8 @@ MOST_CHARACTERS = 1 << 32
 """More, which is held in memory, is refused."""
 OTHER_KIND = "another kind"
 _MOST_KINDS = 10
+_MOST_COMMON = "cp1252"
+"""Of encodings that are not UTF-8: what browsers take a page for that names none (WHATWG Encoding, "windows-1252")."""
 
 
 @dataclass(frozen=True)
@@ -189,13 +191,13 @@ class _Reading:
 
     def _reason_against(self, folder: str, entry: Entry, name: str) -> str | None:
         if entry.name.startswith("."):
-            return "hidden folder" if entry.is_folder else "hidden"
+            return "hidden, with all below" if entry.is_folder else "hidden"
         if entry.is_link and (reason := self._reason_against_link(entry.path)):
             return reason
         if not entry.is_folder and not self._is_kind(name):
             return OTHER_KIND
         if self._ignored.covers(folder, name):
-            return "folder ignored by .gitignore" if entry.is_folder else "ignored by .gitignore"
+            return "ignored by .gitignore" + ", with all below" * entry.is_folder
         return None
 
     def _reason_against_link(self, path: str) -> str | None:
@@ -268,7 +270,11 @@ def _guessed(data: bytes) -> tuple[str, str]:
         raise _SkippedError("binary")
     from charset_normalizer import from_bytes  # only where it is needed: it takes its time
 
-    best = from_bytes(data).best()
+    guesses = from_bytes(data)
+    best = guesses.best()
+    # Short texts fit several encodings equally well; then it is the most common one, and not the first by its name.
+    ties = [one for one in guesses if best and (one.chaos, one.coherence) == (best.chaos, best.coherence)]
+    best = next((one for one in ties if one.encoding == _MOST_COMMON), best)
     if best is None or re.search("[\ud800-\udfff]", str(best)):
         raise _SkippedError("in no known encoding")
     return str(best), best.encoding
