@@ -20,6 +20,7 @@ from lm_core.run.folder import RunFolder
 from lm_core.run.interrupts import Interrupts
 from lm_core.run.plan import Plan
 from lm_core.run.resume import Policy
+from lm_pipeline.training import has_tokenizer
 
 EVAL_EVERY = 10
 POLICY = Policy(refused="", recorded="", no_effect="", call="")
@@ -46,8 +47,8 @@ def run(trial: Trial) -> None:
     prepare(trial)
     folder = RunFolder(Path(trial.folder))
     with session.opened(folder, ChildConfig, POLICY, resume=folder.holds_run()) as known:
-        checkpoint = known.checkpoint if known else None
-        plan = replace(plan_of(trial), checkpoint=checkpoint, has_tokenizer=folder.tokenizer.exists())
+        plan = replace(plan_of(trial), has_tokenizer=has_tokenizer(folder, TOKENIZER))
+        plan = plan.resumed(known, lambda _: SCHEDULE) if known else plan
         backend = Poisoning(load_backend(trial.backend), trial)
         session.run(plan, folder, backend=backend, interrupts=Interrupts(echo=0))
 
