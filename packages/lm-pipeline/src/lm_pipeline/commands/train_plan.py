@@ -122,9 +122,8 @@ def _sinks(config: TrainConfig, run: RunFolder) -> Sinks:
         if "tensorboard" in config.logging.backend:
             sinks.append(TensorBoardSink(folder, start))
         if "wandb" in config.logging.backend:
-            said = config.model_dump(mode="json", exclude={"config", "print_config", "resume", "save_dir"})
-            name, wandb = config.logging.run_name, config.wandb
-            sinks.append(WandbSink(folder, wandb.project, said, wandb.entity or None, name, run.tokenizer))
+            name, wandb, kept = config.logging.run_name, config.wandb, POLICY.kept(config)
+            sinks.append(WandbSink(folder, wandb.project, kept, wandb.entity or None, name, run.tokenizer))
         return sinks
 
     return opened
