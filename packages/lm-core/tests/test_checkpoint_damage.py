@@ -43,6 +43,17 @@ def test_a_flipped_byte_anywhere_is_noticed_or_harmless(tmp_path: Path, suffix: 
         assert_noticed_or_harmless(checkpoints, path)
 
 
+@pytest.mark.parametrize("suffix", [".metadata", ".safetensors"])
+def test_a_file_of_another_checkpoint_is_noticed_whatever_their_names(tmp_path: Path, suffix: str) -> None:
+    for other in range(8):  # so that either name comes first
+        checkpoints = Checkpoints(tmp_path / str(other))
+        before, path = save(checkpoints, 1), save(checkpoints, 2 + other)
+        path.with_suffix(suffix).write_bytes(before.with_suffix(suffix).read_bytes())
+        step, warnings = newest(checkpoints)
+        assert step == 1
+        assert path.stem in warnings[0]
+
+
 @pytest.mark.parametrize(
     ("old", "new"), [(b'"F32"', b'"I32"'), (b'"I64"', b'"F64"'), (b"[2,2]", b"[4,1]"), (b"m.w", b"v.w")]
 )

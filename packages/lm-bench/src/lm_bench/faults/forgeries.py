@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pickle
+import shutil
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -157,6 +158,7 @@ def hard_links(place: Place, draw: Draw) -> list[Path]:
 def linked_folders(place: Place, draw: Draw) -> list[Path]:
     """A folder of the run that is a link to one outside."""
     path = place.folder / ("tokenizer", "tensorboard", "wandb")[int(draw.integers(3))]
+    shutil.rmtree(path, ignore_errors=True)
     path.symlink_to(place.folder.parent)
     return [path]
 

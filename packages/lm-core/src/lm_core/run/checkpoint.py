@@ -316,9 +316,11 @@ def _metadata(path: Path, *, whole: bool) -> tuple[tuple[str, str], bytes]:
         header = read_header(file)["__metadata__"]
         metadata, digest = header["facts"], header["digest"]
         _check_format(path, header, metadata)
-        # A header alone must not lie either: what it says of the step decides which checkpoint is the newest.
+        # A header alone must not lie either, nor be another's: its step decides which checkpoint is the newest.
         if int(header.get("format", 1)) > 1 and header["facts_sha1"] != _sha1([metadata.encode()]):
             raise DamagedError(f"{path.name} is not what was written")
+        if (weights := json.loads(metadata)["weights"]) != path.stem:
+            raise DamagedError(f"{path.name} is not what was written: it is the metadata of {str(weights)[:_SHOWN]}")
         if whole:
             _check_memory(path, file)
         file.seek(0)
