@@ -235,6 +235,19 @@ def test_a_disk_that_refuses_the_end_is_one_line_and_the_run_is_saved(
     assert Checkpoints(folder.checkpoints).newest_metadata()["step"] == 4
 
 
+def test_a_disk_that_refuses_a_resume_leaves_the_result(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(plan_of(), folder)
+    before = content(folder)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(RunFolder, "prepare", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        run(plan_of(loop=LoopConfig(max_steps=6)), folder, resume=True)
+    assert content(folder) == before
+
+
 def test_what_fails_at_the_start_leaves_nothing(folder: RunFolder) -> None:
     class Full(Letters):
         def save(self, folder: Path) -> None:

@@ -163,9 +163,9 @@ def _prepare(plan: Plan, folder: RunFolder, start: int, *, complete: bool) -> li
             made = make_folder(folder.tokenizer)
             plan.tokenizer.save(folder.tokenizer)
         sinks = plan.sinks(folder.path, start)
-        folder.result.unlink(missing_ok=True)
         if not complete:  # else the end alone is made up for, and the run stays what it was
             folder.prepare(plan.config_toml())
+            folder.result.unlink(missing_ok=True)  # it was of fewer steps
     except BaseException as error:
         if made:  # else it is the user's, or an earlier call's
             shutil.rmtree(folder.tokenizer, ignore_errors=True)
