@@ -2,7 +2,7 @@
 
 import json
 import sys
-import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -87,17 +87,18 @@ class Slow:
         pass
 
 
-def test_a_side_that_is_not_ready_leaves_time_for_the_others():
+def test_a_side_that_is_not_ready_leaves_time_for_the_others(monkeypatch):
+    monkeypatch.setattr(measurement, "time", SimpleNamespace(monotonic=lambda: 0.0))  # a clock that stands still
     jobs = tuple(Job(side=name, kind="copy", unit="TB/s") for name in ("slow", "quick"))
     patience = []
     rows = list(
         measurement._measure_wave(
-            [Group("card", "two", jobs)], 1, time.monotonic() + 100, lambda job, _: Slow(job, patience), lambda _: None
+            [Group("card", "two", jobs)], 1, 100.0, lambda job, _: Slow(job, patience), lambda _: None
         )
     )
     assert [(row.side, row.note) for row in rows] == [("slow", "not measured: no answer"), ("quick", "")]
     assert rows[1].figure is not None
-    assert all(50 < seconds < 70 for seconds in patience)
+    assert patience == [min(measurement.READY_SECONDS, measurement.READY_SHARE * 100)] * 2
 
 
 def test_a_wave_has_no_more_sides_than_cores_but_a_group_stays_whole():
