@@ -117,7 +117,7 @@ class Saves(Checkpoints):
 
 
 class Bench:
-    """One run in a folder, put together anew for each process that would go on with it."""
+    """A run in a folder, put together again for each process that resumes it."""
 
     def __init__(self, folder: Path, **config: Any):
         folder.mkdir(exist_ok=True)

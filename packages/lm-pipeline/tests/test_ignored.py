@@ -61,7 +61,7 @@ def test_a_part_of_a_repository_obeys_the_rules_above_it(tmp_path: Path) -> None
     assert names(tmp_path / "sub") == ["a.txt", "deep/keep.txt", "keep.txt"]
     assert names(tmp_path / "sub/deep") == ["keep.txt"]
     (tmp_path / ".git").rmdir()
-    assert names(tmp_path / "sub/deep") == ["a.txt", "b.md", "keep.txt"]  # what lies above is no part of a repository
+    assert names(tmp_path / "sub/deep") == ["a.txt", "b.md", "keep.txt"]  # no repository holds what lies above
 
 
 def test_an_ignored_folder_that_is_named_itself_is_read(tmp_path: Path) -> None:

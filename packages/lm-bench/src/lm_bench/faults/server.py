@@ -53,7 +53,7 @@ def _warm(backend: str) -> None:
 def _start(task: str, trial: Trial) -> int:
     """Fork a child that notes signals from its first instant to its last.
 
-    Before a program has its handlers, and after, a signal ends it like any other; that is no trial of a run.
+    Before a program has its handlers, and after, a signal ends it like any other, which says nothing about a run.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals())
     pid = os.fork()

@@ -74,11 +74,10 @@ def train_tokenizer(
     Args:
         kind: bpe, hf, sentencepiece, characters or words.
         source: the corpus.
-        vocab_size: the most ids; those that learn merges or pieces need it, the others keep every
-                character or word without it.
+        vocab_size: the most ids; bpe, hf and sentencepiece need it, the others keep every character or word without it.
         special_tokens: names of tokens that stand for no text.
         options: of the kind: `pattern`, `threads`, `progress`, ... for bpe; `pre_tokenizer`, `min_frequency` for hf;
-                `model_type`, `threads` for sentencepiece.
+            `model_type`, `threads` for sentencepiece.
 
     Raises:
         TokenizerError: when the kind is not known, or as the trainer says.

@@ -68,7 +68,7 @@ class SentencePieceTokenizer(Adapter):
             source: a file, a folder, or an iterable of texts and files.
             vocab_size: the most pieces there may be, the 256 bytes, `<unk>` and the special tokens among them.
             special_tokens: become control pieces; the end of a text is the first one of a usual name, else `</s>`.
-                `<unk>` is no control piece, but the unknown one, which there is in any case.
+                `<unk>` is the unknown piece, listed or not.
             model_type: unigram or bpe.
             threads: that the library uses.
 

@@ -60,7 +60,7 @@ def find_dataset(
         patience: with slow servers.
 
     Raises:
-        UserError: when there is no such dataset, it is not in `data_dir`, is not a usable text, or no source
+        UserError: when there is no such dataset, it is missing in `data_dir` or unusable as text, or no source
             has it. The line says what to do.
     """
     dataset = dataset_named(name, datasets)
