@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from lm_core.interchange.folder import export_model
+from lm_core.run.folder import RunFolder
 from lm_core.testing import rough_arrays
 
 from .small_exports import GPT2, LLAMA
@@ -27,3 +28,8 @@ def gpt2(tmp_path: Path) -> Path:
 def llama(tmp_path: Path) -> Path:
     export_model(tmp_path / "llama", LLAMA, rough_arrays(LLAMA))
     return tmp_path / "llama"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return RunFolder(tmp_path / "run")

@@ -133,3 +133,57 @@ def test_norms_that_are_not_finite_stop_the_run(tmp_path: Path) -> None:
     bench.trainer.weights = lambda: {"blocks.3.x": np.array([np.nan])}  # type: ignore[method-assign]
     with pytest.raises(NonFiniteError, match=r"step 1: weight_norm of blocks\.3 is nan"):
         bench.go()
+
+
+class Clock:
+    """Stands still but in a step, which takes as long as it is said to."""
+
+    def __init__(self, bench: Bench, seconds: Mapping[int, float], other: float):
+        self.now = 0.0
+        bench.trainer.before_step = lambda step: self.pass_by(seconds.get(step, other))
+        bench.extras["clock"] = lambda: self.now
+
+    def pass_by(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.mark.parametrize(
+    ("steps", "others", "said"),
+    [
+        (1500, 0.4096, "about 10 min for 1,500 steps of 410 ms each, evaluations and saves apart"),
+        (20, 1500.0, "about 8.3 hours for 20 steps of 25 min each"),
+        (20, 10000.0, "about 2.3 days for 20 steps"),
+        (1500, 0.01, ""),
+    ],
+)
+def test_the_time_of_a_run_is_estimated_once_from_the_steps_after_the_first_record(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], steps: int, others: float, said: str
+) -> None:
+    """The first step compiles for an hour; an evaluation, at steps 1 and 5, takes an hour too, and counts as little."""
+    bench = Bench(tmp_path, max_steps=steps, log_every=4, eval_every=5)
+    bench.trainer.interrupt_at = 13
+    clock, evaluate = Clock(bench, {1: 3600.0}, others), bench.trainer.evaluate
+
+    def slowly(batch: Batch) -> float:
+        clock.pass_by(3600)
+        return evaluate(batch)
+
+    bench.trainer.evaluate = slowly  # type: ignore[method-assign]
+    bench.go()
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("about ")]
+    assert lines == [line for line in lines if line.startswith(said)]
+    assert len(lines) == bool(said)
+
+
+def test_a_resumed_run_is_estimated_by_what_is_left_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bench = Bench(tmp_path, max_steps=1000, log_every=4)
+    bench.trainer.interrupt_at = 100
+    Clock(bench, {}, 0.01)
+    bench.go()
+    assert "steps of" not in capsys.readouterr().err
+    again = Bench(tmp_path, max_steps=1000, log_every=4)
+    again.trainer.interrupt_at = 120
+    Clock(again, {101: 3600.0}, 0.5)
+    again.resume()
+    again.go()
+    assert "about 7.5 min for 900 steps of 500 ms each" in capsys.readouterr().err

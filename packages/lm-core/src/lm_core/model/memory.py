@@ -79,9 +79,10 @@ def check_memory(needed: Memory, available: int | None, what: str) -> None:
         if 2 * (needed.total - by_batch) < min(needed.total, 2 * available)
         else "lower the model's width, layers or vocabulary"
     )
-    said = ", ".join(f"{name} {_gib(size)}" for name, size in parts.items() if size)
+    said = ", ".join(f"{name} {readable(size)}" for name, size in parts.items() if size)
     raise UserError(
-        f"{what} needs at least {_gib(needed.total)} of memory ({said}), and the device has {_gib(available)}: {lower}"
+        f"{what} needs at least {readable(needed.total)} of memory ({said}), and the device has {readable(available)}:"
+        f" {lower}"
     )
 
 
@@ -121,5 +122,8 @@ def _width(step: StepConfig) -> int:
     return 2 if step.dtype == "bfloat16" else FLOAT32
 
 
-def _gib(size: int) -> str:
-    return f"{size / 2**30:,.1f} GiB" if size >= 2**30 else f"{size / 2**20:,.0f} MiB"
+def readable(size: int) -> str:
+    """Bytes in KiB, MiB or GiB."""
+    if size >= 1 << 30:
+        return f"{size / 2**30:,.1f} GiB"
+    return f"{size / 2**20:,.0f} MiB" if size >= 1 << 20 else f"{size / 2**10:,.1f} KiB"

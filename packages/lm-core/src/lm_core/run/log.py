@@ -138,6 +138,13 @@ class RecordFile:
             self._waiting = self._waiting[written:]
 
 
+def close_all(sinks: Iterable[Sink], failed: bool) -> None:
+    """Close sinks that no log has, for what goes wrong before there is one."""
+    for sink in sinks:
+        with contextlib.suppress(Exception):  # what made this necessary is reported
+            sink.close(failed)
+
+
 class RunLog:
     """Writes records to the metrics file and tells them to the sinks.
 
@@ -147,10 +154,14 @@ class RunLog:
         path: the metrics file.
         start: the step from which the run resumes; records of later steps, left by a killed run, are dropped.
         total: the last step of the run, for the time left.
-        sinks: where else records go, beside the console; they are closed with the log.
+        sinks: where else records go, beside the console; they are closed with the log, also where it cannot be made.
+        console: whether the console prints the records too; the bar and what fails it shows always.
+
+    Raises:
+        UserError: when the file cannot be written.
     """
 
-    def __init__(self, path: Path, start: int, total: int, sinks: Sequence[Sink] = ()):
+    def __init__(self, path: Path, start: int, total: int, sinks: Sequence[Sink] = (), *, console: bool = True):
         records, others = list[dict[str, Any]](), 0
         try:
             with contextlib.suppress(FileNotFoundError):
@@ -160,8 +171,9 @@ class RunLog:
             self.file = RecordFile(path)
             self._digest = Digest.of(kept)
         except OSError as error:
+            close_all(sinks, failed=True)
             raise UserError(f"cannot write {path}: {error.strerror}") from None
-        self.console = Console(start, total)
+        self.console = Console(start, total, records=console)
         self.sinks: list[Sink] = [self.console, *sinks]
         self.failing: list[Sink] = []
         if others:
@@ -219,6 +231,11 @@ class RunLog:
     def say(self, text: str) -> None:
         """Print a line to stderr without breaking the bar."""
         self.console.say(text)
+
+    def remark(self, text: str) -> None:
+        """Print a line about the records, where they are printed."""
+        if self.console.records:
+            self.say(text)
 
     def close(self, failed: bool = False) -> None:
         """Close the file and the sinks, the console last so that the others can still be complained about."""

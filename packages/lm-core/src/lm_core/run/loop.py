@@ -8,6 +8,9 @@ checked at the next due moment, so a NaN is found before anything is saved and i
 A save holds the step up only while the trainer takes a snapshot; checking, writing and proving it is a thread's work
 (`writer`). The next save, the end and an error wait for the current one, so what is reported as kept is on the disk. A
 save that fails is retried after a pause, with what the trainer holds then, and training continues in between.
+
+Once the steps after a call's first record are timed, one line estimates the time of the whole call. It has the clock of
+the records, so it costs no wait either.
 """
 
 import contextlib
@@ -33,6 +36,10 @@ from lm_core.run.writer import Writer
 
 _LAST_ATTEMPTS = 5
 """Attempts of the save at the end."""
+_FEWEST_TIMED = 3
+"""Steps that an estimate of the time stands on, at least."""
+_WORTH_AN_ESTIMATE = 60.0
+"""Seconds of a call: how long a shorter one takes is soon seen."""
 
 
 def due(step: int, every: int) -> bool:
@@ -70,10 +77,14 @@ class Run:
     """Called where a checkpoint is due, with the weights that it holds: shows a sample."""
     retry_seconds: Sequence[float] = (1, 2, 4, 8, 15, 30, 60)
     """Seconds before the save is retried, after the first, the second, ... failure in a row; the last one repeats."""
+    clock: Callable[[], float] = time.perf_counter
+    """Seconds since any moment."""
 
     def __post_init__(self) -> None:
         self.unread: list[tuple[int, Metrics]] = []
-        self.mark, self.tokens_since_mark = time.perf_counter(), 0
+        self.mark, self.tokens_since_mark, self.steps_since_mark = self.clock(), 0, 0
+        self.timed_steps, self.timed_seconds = -1, 0.0
+        self.is_estimated = False
         self.writer, self.saved_step = Writer(), 0
         self.failures, self.retry_at = 0, math.inf
         self.shown_step = 0
@@ -87,11 +98,11 @@ def train(run: Run, state: RunState, interrupts: Interrupts) -> RunState:
             after it.
         UserError: when the last checkpoint cannot be written.
     """
-    config, started = run.config, time.perf_counter() - state.seconds
-    run.saved_step = state.step
+    config, started = run.config, run.clock() - state.seconds
+    run.saved_step, steps = state.step, config.max_steps - state.step
     if config.save_every:
         run.trainer.snapshot()  # the memory for it is made ready here, and does not hold up the first save
-    run.mark = time.perf_counter()
+    _restart_clock(run)
     try:
         while state.step < config.max_steps and not stops_early(config, state) and not interrupts.requested:
             step = state.step + 1
@@ -99,12 +110,15 @@ def train(run: Run, state: RunState, interrupts: Interrupts) -> RunState:
             run.unread.append((step, run.trainer.step(batch, lr)))
             state.step = step
             run.tokens_since_mark += batch.tokens
+            run.steps_since_mark += 1
             if step == 1 or due(step, config.log_every):
                 _log(run, step, batch, lr, started)
+                _estimate(run, steps)
+                _restart_clock(run)
             at_ends = config.eval_ends and step in (1, config.max_steps)
             if run.evaluation and (at_ends or due(step, config.eval_every)):
                 _evaluate(run, state, started)
-            state.seconds = time.perf_counter() - started
+            state.seconds = run.clock() - started
             if due(step, config.save_every) or (config.save_best and state.is_best):
                 _start_to_save(run, state)
                 _show(run, state)
@@ -149,7 +163,7 @@ def _all_finite(run: Run, step: int, figures: Mapping[str, float]) -> None:
 def _log(run: Run, step: int, batch: Batch, lr: float, started: float) -> None:
     metrics = run.unread[-1][1]
     _check_finite(run)
-    now = time.perf_counter()
+    now = run.clock()
     score = Score(float(metrics["loss_nats"]), batch.tokens, run.bytes_of(batch) if run.bytes_of else 0)
     speed = run.tokens_since_mark / (now - run.mark)
     values = {
@@ -165,7 +179,29 @@ def _log(run: Run, step: int, batch: Batch, lr: float, started: float) -> None:
         **(_norms(run, step) if run.config.log_norms else {}),
     }
     run.log.record("train", step, values)
-    _restart_clock(run)
+    if run.timed_steps < 0:  # the first step of a call compiles, allocates and tunes
+        run.timed_steps = 0
+    else:
+        run.timed_steps += run.steps_since_mark
+        run.timed_seconds += now - run.mark
+
+
+def _estimate(run: Run, steps: int) -> None:
+    """Print, once a call, how long its `steps` take, where that is long enough to be worth a line."""
+    if run.is_estimated or run.timed_steps < _FEWEST_TIMED:
+        return
+    run.is_estimated = True
+    each = run.timed_seconds / run.timed_steps
+    if steps * each >= _WORTH_AN_ESTIMATE:
+        whole, one = _readable(steps * each), _readable(each)
+        run.log.remark(f"about {whole} for {steps:,} steps of {one} each, evaluations and saves apart")
+
+
+def _readable(seconds: float) -> str:
+    """A time in the unit that fits it, to two digits or the whole unit."""
+    units = [("days", 2 * 86400.0, 86400.0), ("hours", 6000.0, 3600.0), ("min", 60.0, 60.0), ("s", 1.0, 1.0)]
+    unit, size = next(((unit, size) for unit, least, size in units if seconds >= least), ("ms", 1e-3))
+    return f"{seconds / size:,.0f} {unit}" if seconds >= 10 * size else f"{seconds / size:.2g} {unit}"
 
 
 def _norms(run: Run, step: int) -> dict[str, dict[str, float]]:
@@ -188,7 +224,7 @@ def _evaluate(run: Run, state: RunState, started: float) -> None:
         run.bits_name: score.bits,
         **score.bits_per_byte(),
         **({"perplexity": score.perplexity()} if run.perplexity else {}),
-        "seconds": time.perf_counter() - started,
+        "seconds": run.clock() - started,
     }
     run.log.record("eval", state.step, values)
     state.evaluated(score.loss_nats, run.config)
@@ -199,7 +235,7 @@ def _evaluate(run: Run, state: RunState, started: float) -> None:
 
 def _restart_clock(run: Run) -> None:
     """Speed is that of training alone: what an evaluation or a save takes does not count."""
-    run.mark, run.tokens_since_mark = time.perf_counter(), 0
+    run.mark, run.tokens_since_mark, run.steps_since_mark = run.clock(), 0, 0
 
 
 def _start_to_save(run: Run, state: RunState) -> None:

@@ -5,6 +5,8 @@ an app's config --its translation--> Plan --session.run--> run folder
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
@@ -22,6 +24,8 @@ from lm_core.run.evaluation import BytesOf
 from lm_core.run.resume import History, Policy, Recorded, Values, flat, rate_change, resumed_as
 from lm_core.run.sinks.sink import Sink
 
+_SHAPES = 256
+"""Number of batches that stand for all where lengths vary."""
 _SHOWN = 12
 """Letters of a hash in a history."""
 C = TypeVar("C", bound=Config)
@@ -161,11 +165,28 @@ class Plan:
         old, new = ({key: str(of[place])[:_SHOWN] for key, place in known.items()} for of in (was, now))
         return old, new
 
+    @cached_property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """[B, T] of the next batches: of one where all are alike, of some where lengths vary."""
+        done = self.checkpoint.step if self.checkpoint else 0
+        some = min(_SHAPES, max(1, self.loop.max_steps - done)) if self.step.varying_length else 1
+        return [self.batches.batch(done + 1 + i).inputs.shape for i in range(some)]
+
+    @property
+    def largest(self) -> tuple[int, int]:
+        """[B, T] of the largest of them."""
+        rows, length = max(self.shapes, key=prod)
+        return rows, length
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the run reads in all its steps; an estimate where lengths vary."""
+        return round(self.loop.max_steps * sum(map(prod, self.shapes)) / len(self.shapes))
+
     @property
     def memory(self) -> Memory:
-        """The least that training needs: what its next step does."""
-        done = self.checkpoint.step if self.checkpoint else 0
-        return training_memory(self.model, self.optimizer, self.step, *self.batches.batch(done + 1).inputs.shape)
+        """The least that training needs: what the largest of its next steps does."""
+        return training_memory(self.model, self.optimizer, self.step, *self.largest)
 
     @property
     def kept_config(self) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from lm_core.disk.files import make_folder, optional, write_whole
 from lm_core.disk.untrusted import read_regular
 from lm_core.errors import NonFiniteError, UserError
 from lm_core.model.flops import flops_per_token
-from lm_core.model.memory import check_memory
+from lm_core.model.memory import check_memory, readable
 from lm_core.model.parameters import parameter_count
 from lm_core.report import write_report
 from lm_core.run.about import About, optimizer_line
@@ -125,12 +125,10 @@ def run(
     elif isinstance(place, RunFolder) and folder.holds_run():
         say("no checkpoint was saved yet: starting at step 0")
     sinks = _prepare(plan, folder, state.step, complete=complete)  # what fails before this leaves no run
-    say(_summary(plan, folder, state))
+    say(_summary(plan, folder))
     samples = Samples(folder.samples, state.step)
     with interrupts or Interrupts() as asked:
-        with RunLog(folder.metrics, state.step, plan.loop.max_steps, sinks) as log:
-            if not plan.console:
-                log.sinks.remove(log.console)  # the bar stays, where there is one
+        with RunLog(folder.metrics, state.step, plan.loop.max_steps, sinks, console=plan.console) as log:
             if not complete:
                 plan.history.record(log)
             state = train(_loop(plan, folder, backend, trainer, samples, log), state, asked)
@@ -142,12 +140,19 @@ def run(
     return state
 
 
-def _summary(plan: Plan, folder: RunFolder, state: RunState) -> str:
-    epochs = plan.loop.max_steps * plan.batches.batch(state.step + 1).tokens / plan.training_tokens
+def _summary(plan: Plan, folder: RunFolder) -> str:
+    """The size of the run in two lines: the model and its folder; the text, the steps and the memory."""
+    parameters, about = parameter_count(plan.model), "about " * (len(plan.shapes) > 1)
     return (
-        f"{parameter_count(plan.model):,} parameters, vocabulary {plan.model.vocab_size:,},"
-        f" {plan.training_tokens:,} training tokens ({epochs:.1f} epochs), run folder {folder.path}"
+        f"{parameters:,} parameters, vocabulary {plan.model.vocab_size:,}, run folder {folder.path}\n"
+        f"{plan.training_tokens:,} training tokens, of which {plan.loop.max_steps:,} steps read {about}{plan.tokens:,}"
+        f" ({_ratio(plan.tokens, plan.training_tokens)} epochs, {_ratio(plan.tokens, parameters)} per parameter);"
+        f" memory: at least {readable(plan.memory.total)}"
     )
+
+
+def _ratio(number: int, of: int) -> str:
+    return f"{number / of:,.0f}" if number >= 10 * of else f"{number / of:.2g}"
 
 
 def _prepare(plan: Plan, folder: RunFolder, start: int, *, complete: bool) -> list[Sink]:

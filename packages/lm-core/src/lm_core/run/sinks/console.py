@@ -44,9 +44,11 @@ class Console:
     Args:
         start: steps taken before.
         total: the last step of the run, for the time left.
+        records: whether records are printed, beside the bar.
     """
 
-    def __init__(self, start: int, total: int):
+    def __init__(self, start: int, total: int, *, records: bool = True):
+        self.records = records
         on_terminal = terminal.is_terminal(sys.stderr)
         self.line = short_line if terminal.is_terminal(sys.stdout) else record_line
         # A slow average, because the lengths of the windows vary from step to step.
@@ -56,7 +58,8 @@ class Console:
 
     def record(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         """Print a record."""
-        self.say(self.line(kind, step, values), sys.stdout)
+        if self.records:
+            self.say(self.line(kind, step, values), sys.stdout)
 
     def saved(self, metadata: Path, step: int, best: bool) -> None:
         """Print nothing: only failures are reported."""

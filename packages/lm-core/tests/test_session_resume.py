@@ -1,0 +1,122 @@
+"""A run that is resumed: what a session says of it, records of it, and reads on from."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from lm_core.backend import Backend
+from lm_core.data.batches import Origin, ShuffledWindows
+from lm_core.errors import UserError
+from lm_core.run import session
+from lm_core.run.checkpoint import Checkpoint, Checkpoints
+from lm_core.run.folder import FORMAT, RunFolder, upgraded
+from lm_core.run.log import RunLog
+from lm_core.run.plan import Plan
+from lm_core.run.resume import Recorded, recorded
+
+from .small_runs import POLICY, POLICY_OF_TEXT, TOKENS, AppConfig, Numpy, TextConfig, plan_of, run, schedule_of
+
+
+def newest(folder: RunFolder) -> Checkpoint | None:
+    return session.newest_checkpoint(folder)
+
+
+def test_a_resume_says_and_records_what_it_changes(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    run(plan_of(), folder)
+    known = recorded(AppConfig, POLICY, folder, session.newest_checkpoint(folder))
+    assert known.before == AppConfig()
+    changed = plan_of(AppConfig(rate=0.2, resume=True), steps=6).resumed(known, schedule_of)
+    assert list(changed.notes) == [
+        "changed from step 5 on: rate 0.1 -> 0.2",
+        "learning rate: 0.1 at step 4, 0.2 at step 5, 0.2 at step 6",
+    ]
+    with pytest.raises(UserError, match="seed is 0 in the run and 1 here"):
+        plan_of(AppConfig(seed=1)).resumed(known, schedule_of)
+    with session.opened(folder, AppConfig, POLICY, resume=True):
+        session.run(replace(changed, has_tokenizer=True), folder, backend=cast("Backend", Numpy()))
+    assert Checkpoints(folder.checkpoints).newest_metadata()["history"] == [
+        {"step": 4, "key": "rate", "from": 0.1, "to": 0.2}
+    ]
+    assert "rate = 0.2" in folder.config.read_text()
+    assert "resume" not in folder.config.read_text().splitlines()[1]
+
+
+def test_a_config_toml_that_was_edited_is_reported_once_and_not_used(
+    folder: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(plan_of(), folder)
+    folder.config.write_text(folder.config.read_text().replace("rate = 0.1", "rate = 0.5"))
+    capsys.readouterr()
+    with session.opened(folder, AppConfig, POLICY, resume=True) as known:
+        assert known
+        assert AppConfig.parse(known.base) == AppConfig()
+    said = capsys.readouterr().err
+    assert "rate 0.5 instead of 0.1" in said
+    assert said.count("\n") == 1
+
+
+def saved(of: Plan, step: int = 10) -> Recorded[AppConfig]:
+    checkpoint = Checkpoint(Path("x"), {}, {}, {**of.checkpoint_metadata(), "step": step})
+    return Recorded(checkpoint, {}, cast("AppConfig", of.config))
+
+
+def test_data_counts_by_its_content_and_not_by_its_path() -> None:
+    def reading(text: str, sha: str, **more: Any) -> Plan:
+        config, place = TextConfig(text=text), {"text": "data.sha"}
+        return plan_of(config, policy=POLICY_OF_TEXT, metadata={"data": {"sha": sha}}, content=place, **more)
+
+    known = saved(reading("a.txt", "0" * 40))
+    assert reading("b.txt", "0" * 40).resumed(known, schedule_of).notes == []
+    assert reading("a.txt", "1" * 40).resumed(known, schedule_of).notes == [
+        "note: text holds other data than the run was trained on",
+        f"changed from step 11 on: text {'0' * 12} -> {'1' * 12}",
+    ]
+    unhashed = saved(plan_of(TextConfig(text="a.txt"), policy=POLICY_OF_TEXT))
+    assert reading("a.txt", "1" * 40).resumed(unhashed, schedule_of).notes == []
+    assert reading("b.txt", "1" * 40).resumed(unhashed, schedule_of).notes == [
+        "changed from step 11 on: text a.txt -> b.txt"
+    ]
+
+
+@pytest.mark.parametrize("sha", ["0" * 40, "1" * 40])
+def test_a_path_that_no_checkpoint_knows_yet_is_resumed(
+    folder: RunFolder, capsys: pytest.CaptureFixture[str], sha: str
+) -> None:
+    def reading(text: str, sha: str) -> Plan:
+        return plan_of(TextConfig(text=text), policy=POLICY_OF_TEXT, metadata={"sha": sha}, content={"text": "sha"})
+
+    run(reading("a.txt", "0" * 40), folder)
+    changed = reading("b.txt", sha).resumed(recorded(TextConfig, POLICY_OF_TEXT, folder, newest(folder)), schedule_of)
+    folder.prepare(changed.config_toml())
+    with RunLog(folder.metrics, changed.history.step, 6) as log:
+        changed.history.record(log)  # and is killed
+    capsys.readouterr()
+    assert recorded(TextConfig, POLICY_OF_TEXT, folder, newest(folder)).base["text"] == "b.txt"
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("sha", "epochs"), [("0", 0), ("1", 1)])
+def test_windows_are_counted_on_and_those_of_other_data_start_an_epoch(sha: str, epochs: int) -> None:
+    def reading(rows: int, sha: str) -> Plan:
+        windows = ShuffledWindows(TOKENS, rows, 4, 0)
+        return plan_of(batches=windows, metadata={"sha": sha}, content={"text": "sha"}, policy=POLICY_OF_TEXT)
+
+    read, per_epoch = 3 * 2, ShuffledWindows(TOKENS, 1, 4, 0).per_epoch
+    made = reading(5, sha).resumed(saved(reading(2, "0"), step=3), schedule_of, batch_size=2)
+    assert isinstance(made.batches, ShuffledWindows)
+    assert made.batches.origin == Origin(3, epochs * per_epoch or read)
+
+
+def test_a_run_of_which_nothing_was_saved_is_planned_as_a_new_one() -> None:
+    plan = plan_of()
+    assert plan.resumed(Recorded(None, {}, AppConfig(seed=7)), schedule_of) is plan
+
+
+def test_the_config_of_an_older_format_is_read_under_today_s_keys() -> None:
+    old = {"step": {"grad_clip": 1.0, "dtype": "float32"}, "optimizer": {"name": "adamw"}}
+    new = {"step": {"dtype": "float32"}, "optimizer": {"name": "adamw", "grad_clip": 1.0}}
+    assert upgraded(old, 1) == new
+    assert upgraded(new, FORMAT) == new
+    assert upgraded({"lr": 0.1}, 1) == {"lr": 0.1}
