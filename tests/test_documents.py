@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import mini_gpt.flags
 import transformer_lm.flags
 import transformer_lm.workload
 from lm_core.cli import parse_flags
@@ -30,11 +31,13 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 DOCUMENTS = [
     REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md")),
     REPOSITORY / "packages" / "lm-pipeline" / "README.md",
-    REPOSITORY / "apps" / "transformer_lm" / "README.md",
+    REPOSITORY / "apps" / "transformer_lm" / "README.md", REPOSITORY / "apps" / "mini_gpt" / "README.md",
 ]  # fmt: skip
 APPS: dict[str, type[Config]] = {
     "uv run apps/testbed_d": Flags,
     "uv run apps/transformer_lm": transformer_lm.flags.Flags,
+    "uv run apps/mini_gpt/train_bpe.py": mini_gpt.flags.Flags,
+    "uv run apps/mini_gpt/sample_bpe.py": mini_gpt.flags.SampleFlags,
 }
 PROGRAMS: dict[str, type[ProgramConfig]] = {
     "transformerlm-train-tokenizer": TrainTokenizerConfig,

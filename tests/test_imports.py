@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-SIBLINGS = {"lm_core", "lm_torch", "lm_mlx", "lm_bench", "lm_tokenizer", "lm_pipeline", "testbed_d", "transformer_lm"}
+SIBLINGS = {"lm_core", "lm_torch", "lm_mlx", "lm_bench", "lm_tokenizer", "lm_pipeline"} | {
+    "testbed_d",
+    "transformer_lm",
+    "mini_gpt",
+}
 FRAMEWORKS = {"torch", "mlx", "kbeta"}
 FORBIDDEN = {
     "lm_core": (SIBLINGS | FRAMEWORKS) - {"lm_core"},
@@ -17,9 +21,10 @@ FORBIDDEN = {
     "lm_mlx": (SIBLINGS | {"torch"}) - {"lm_core", "lm_mlx"},
     "lm_tokenizer": (SIBLINGS | FRAMEWORKS) - {"lm_tokenizer"},
     "lm_pipeline": (SIBLINGS | FRAMEWORKS) - {"lm_core", "lm_tokenizer", "lm_pipeline"},
-    "lm_bench": {"lm_torch", "lm_mlx", "testbed_d", "transformer_lm"},
+    "lm_bench": {"lm_torch", "lm_mlx", "testbed_d", "transformer_lm", "mini_gpt"},
     "testbed_d": (SIBLINGS | FRAMEWORKS) - {"lm_core", "lm_tokenizer", "lm_pipeline", "testbed_d"},
     "transformer_lm": (SIBLINGS | FRAMEWORKS) - {"lm_core", "lm_tokenizer", "lm_pipeline", "transformer_lm"},
+    "mini_gpt": (SIBLINGS | FRAMEWORKS) - {"lm_core", "lm_tokenizer", "lm_pipeline", "mini_gpt"},
 }
 CORE_ORDER = [
     "terminal", "errors", "file_names", "disk.untrusted", "disk.files", "disk.lock", "rng", "machine",

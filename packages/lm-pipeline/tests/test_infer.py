@@ -202,7 +202,7 @@ def test_top_k_above_the_vocabulary_is_clamped_and_that_is_said_once(
     assert run_infer("--checkpoint", "run", "--prompt", "a", "--sampling.top_k", "301", "--n", "20") == 0
     assert told.sampling is not None
     assert told.sampling.top_k == 300
-    assert capsys.readouterr().err.count("sampling.top_k 301 is above the vocabulary: 300 is used") == 1
+    assert capsys.readouterr().err.count("top_k 301 is above the vocabulary: 300 is used") == 1
 
 
 def test_temperature_0_is_greedy_and_the_end_of_text_can_be_passed_over(

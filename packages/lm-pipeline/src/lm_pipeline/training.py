@@ -100,8 +100,10 @@ def next_steps_of_seeds(folder: Path) -> list[str]:
     return [f"compare: uv run lm-bench compare {quote(str(folder))}"]
 
 
-def next_steps(model: ModelConfig, tokenizer: TextTokenizer) -> Callable[[Path], list[str]]:
-    """Commands to run on a finished run, one per line, by its folder."""
+def next_steps(
+    model: ModelConfig, tokenizer: TextTokenizer, sample: str = "uv run transformerlm-infer --checkpoint"
+) -> Callable[[Path], list[str]]:
+    """Commands to run on a finished run, one per line, by its folder; that which samples takes it as its last word."""
     try:
         architecture_of(model)
         is_exported = tokenizer.name in _EXPORTED
@@ -112,7 +114,7 @@ def next_steps(model: ModelConfig, tokenizer: TextTokenizer) -> Callable[[Path],
         path = quote(str(folder))
         export = f"export:  uv run transformerlm-export --checkpoint {path} --output FOLDER"
         return [
-            f"sample:  uv run transformerlm-infer --checkpoint {path}",
+            f"sample:  {sample} {path}",
             *([export] if is_exported else []),
             "compare: uv run lm-bench compare RUN RUN ...",
         ]

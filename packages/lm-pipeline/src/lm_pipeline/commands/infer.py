@@ -147,7 +147,7 @@ def _one_or_several(ids: Collection[int]) -> int | list[int] | None:
 def _clamped(sampling: SamplingConfig, vocab_size: int) -> SamplingConfig:
     if sampling.top_k <= vocab_size:
         return sampling
-    say(f"note: sampling.top_k {sampling.top_k:,} is above the vocabulary: {vocab_size:,} is used")
+    say(f"note: top_k {sampling.top_k:,} is above the vocabulary: {vocab_size:,} is used")
     return sampling.model_copy(update={"top_k": vocab_size})
 
 

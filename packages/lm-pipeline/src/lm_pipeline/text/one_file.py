@@ -20,8 +20,25 @@ def read_text(path: str | Path) -> str:
     """The text of a UTF-8 file (a byte-order mark is dropped).
 
     Raises:
-        UserError: when it is missing, empty, a pipe or device, too large, of another format by its name or first bytes,
-            or not UTF-8, naming the byte.
+        UserError: when `read_plain` does, or it is empty or not UTF-8, naming the byte.
+    """
+    data = read_plain(path)
+    try:
+        text = data.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        cut = error.start >= len(data) - 3 and "unexpected end" in error.reason
+        why = "it is cut inside a character at its end" if cut else f"byte {error.start} is not valid UTF-8"
+        raise UserError(f"text {path} is not UTF-8: {why}; convert it, for example with iconv -t UTF-8") from None
+    if not text:
+        raise UserError(f"text {path} is empty")
+    return text
+
+
+def read_plain(path: str | Path) -> bytes:
+    """The bytes of a file of plain text.
+
+    Raises:
+        UserError: when it is missing, a pipe or device, too large, or of another format by its name or first bytes.
     """
     try:
         with open_regular(Path(path)) as file:  # a resumed run reads it again, which no pipe allows
@@ -34,15 +51,7 @@ def read_text(path: str | Path) -> str:
     except OSError as error:
         raise UserError(f"cannot read text {path}: {error.strerror}") from None
     check_plain(f"text {path}", str(path), data[:HEAD])
-    try:
-        text = data.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        cut = error.start >= len(data) - 3 and "unexpected end" in error.reason
-        why = "it is cut inside a character at its end" if cut else f"byte {error.start} is not valid UTF-8"
-        raise UserError(f"text {path} is not UTF-8: {why}; convert it, for example with iconv -t UTF-8") from None
-    if not text:
-        raise UserError(f"text {path} is empty")
-    return text
+    return data
 
 
 def standard_library_text(limit: int = STANDARD_LIBRARY_CHARACTERS) -> str:

@@ -11,7 +11,6 @@ known by its name relative to the folder; of equal ones the first by name stays.
 import errno
 import hashlib
 import os
-import re
 import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -20,8 +19,9 @@ from pathlib import Path, PurePosixPath
 
 from lm_core.errors import UserError
 from lm_core.terminal import show
+from lm_pipeline.text.encodings import decoded
 from lm_pipeline.text.flaws import counted
-from lm_pipeline.text.formats import HEAD, binary_kind, compression_of
+from lm_pipeline.text.formats import HEAD, binary_kind
 from lm_pipeline.text.ignored import NAME, Ignored
 from lm_pipeline.text.names import Entry, chosen, walk
 
@@ -33,8 +33,6 @@ MOST_CHARACTERS = 1 << 32
 """More, which is held in memory, is refused."""
 OTHER_KIND = "another kind"
 _MOST_KINDS = 10
-_MOST_COMMON = "cp1252"
-"""Of encodings that are not UTF-8: what browsers take a page for that names none (WHATWG Encoding, "windows-1252")."""
 
 
 @dataclass(frozen=True)
@@ -252,32 +250,15 @@ def _decoded(data: bytes) -> tuple[str, str | None]:
     Raises:
         _SkippedError: when there is none.
     """
-    head = data[:HEAD]
-    if binary_kind(head):
+    if binary_kind(data[:HEAD]):
         raise _SkippedError("binary")
     try:
-        text, encoding = data.decode(), None
-    except UnicodeDecodeError:
-        text, encoding = _guessed(data)
-    text = text.removeprefix("\ufeff")
+        text, encoding = decoded(data)
+    except UnicodeError as error:
+        raise _SkippedError(str(error)) from None
     if not text or text.isspace():
         raise _SkippedError("empty")
     return text, encoding
-
-
-def _guessed(data: bytes) -> tuple[str, str]:
-    if compression_of("", data[:HEAD]):
-        raise _SkippedError("binary")
-    from charset_normalizer import from_bytes  # only where it is needed: it takes its time
-
-    guesses = from_bytes(data)
-    best = guesses.best()
-    # Short texts fit several encodings equally well; then it is the most common one, and not the first by its name.
-    ties = [one for one in guesses if best and (one.chaos, one.coherence) == (best.chaos, best.coherence)]
-    best = next((one for one in ties if one.encoding == _MOST_COMMON), best)
-    if best is None or re.search("[\ud800-\udfff]", str(best)):
-        raise _SkippedError("in no known encoding")
-    return str(best), best.encoding
 
 
 def _unreadable(error: OSError) -> str:

@@ -56,7 +56,11 @@ def load_tokenizer(name: str) -> TokenizerLike:
     Raises:
         TokenizerError: for one that is missing, malformed, of an unknown kind, or whose library is not installed.
     """
-    tokenizer = adapters.load_tokenizer(name)
+    return batched(adapters.load_tokenizer(name))
+
+
+def batched(tokenizer: adapters.TextTokenizer) -> TokenizerLike:
+    """The same tokenizer, which encodes several texts at once."""
     return tokenizer if isinstance(tokenizer, Tokenizer) else OneByOne(tokenizer)
 
 
