@@ -38,7 +38,7 @@ CORE_ORDER = [
     "run.folder", "run.tensors", "run.about",
     "run.checkpoint", "run.writer", "run.interrupts", "run.seeds", "run.samples", "run.sinks.sink", "run.sinks.console",
     "run.sinks.tensorboard", "run.sinks.wandb", "run.log", "run.resume", "run.state", "run.evaluation", "run.norms",
-    "run.plan", "run.loop",
+    "run.plan", "run.fitting", "run.loop",
     "interchange.ignored", "interchange.keys", "interchange.tensor_file", "interchange.architecture",
     "interchange.gpt2", "interchange.llama", "interchange.tokenizer", "interchange.folder", "report", "run.session",
     "testing.models", "testing.base", "testing.steps", "testing.batches", "testing.decoders",

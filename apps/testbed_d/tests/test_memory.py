@@ -25,6 +25,8 @@ def test_a_model_that_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(session, "load_backend", lambda _: Small())
     (tmp_path / "text.txt").write_text("some words of a text\n" * 200)
     flags = ["--text", "text.txt", "--steps", "1", "--batch", "100000", "--lmin", "32", "--lmax", "32", "--ctx", "32"]
-    with pytest.raises(UserError, match=r"training needs at least .* lower the batch size or the sequence length"):
+    with pytest.raises(
+        UserError, match=r"training needs at least .* lower --batch to [0-9,]+, .* --lmax or --d_model$"
+    ):
         cli.run([*flags, "--save_dir", "run"])
     assert not (tmp_path / "run" / "config.toml").exists()

@@ -6,9 +6,9 @@ import pytest
 
 from lm_core import machine
 from lm_core.config import AdamWConfig, KBetaConfig, ModelConfig, MuonConfig, StepConfig
-from lm_core.errors import UserError, exit_code_of, lacks_memory
+from lm_core.errors import MemoryFullError, UserError, exit_code_of, lacks_memory
 from lm_core.machine import machine_memory
-from lm_core.model.memory import Memory, check_memory, decoding_memory, training_memory
+from lm_core.model.memory import Memory, check_memory, decoding_memory, largest_batch, training_memory
 from lm_core.model.parameters import parameter_count, parameter_table
 from lm_core.optim import state_shapes
 
@@ -77,6 +77,18 @@ def test_what_cannot_fit_is_refused_with_its_parts_and_advice(model: ModelConfig
     assert advice in message
 
 
+@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("room", [0, 1 << 30, 3 << 30, 40 << 30])
+def test_the_largest_batch_fits_and_one_row_more_per_part_does_not(parts: int, room: int) -> None:
+    step = StepConfig(grad_accum_steps=parts)
+    rows = largest_batch(GPT2, AdamWConfig(), step, 256, room)
+    assert rows % parts == 0
+    if rows:
+        assert training_memory(GPT2, AdamWConfig(), step, rows, 256).total <= room
+    assert training_memory(GPT2, AdamWConfig(), step, rows + parts, 256).total > room
+    assert bool(rows) == (room > 2 << 30)
+
+
 # What there is
 
 
@@ -108,6 +120,10 @@ class OutOfMemoryError(RuntimeError):
         MemoryError("Unable to allocate 3.64 TiB for an array with shape (1000000, 1000000)"),
         OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to"),
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+        RuntimeError(
+            "[metal::malloc] Attempting to allocate 9 bytes which is greater than the maximum allowed buffer size"
+        ),
         RuntimeError("[malloc] Unable to allocate 4000000000000 bytes."),
         OSError(12, "Cannot allocate memory"),
     ],
@@ -122,6 +138,14 @@ def test_a_memory_that_is_full_is_one_line(error: Exception, capsys: pytest.Capt
     said = capsys.readouterr().err
     assert said.startswith("app: error: the memory is full: lower the batch size")
     assert said.count("\n") == 1
+
+
+def test_a_device_says_how_full_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> int:
+        raise MemoryFullError("the GPU's memory is full (80 GiB)")
+
+    assert exit_code_of(main, "app") == 2
+    assert capsys.readouterr().err.startswith("app: error: the GPU's memory is full (80 GiB): lower the batch size")
 
 
 def test_another_error_of_a_framework_is_not_hidden() -> None:

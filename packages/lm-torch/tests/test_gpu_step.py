@@ -11,7 +11,7 @@ import torch
 
 from lm_core.config import ModelConfig, OptimizerConfig, StepConfig
 from lm_core.data.batches import LengthRule, RandomWindows
-from lm_core.errors import UserError
+from lm_core.errors import MemoryFullError
 from lm_core.testing import ADAMW, KBETA, MODELS, OPTIMIZERS, rough_arrays, some_batches, without_key_biases
 from lm_torch import fused, scratch
 from lm_torch.backend import TorchBackend
@@ -229,7 +229,7 @@ def test_memory_that_does_not_suffice_is_one_line() -> None:
     batch = RandomWindows(np.zeros(5000, np.int64), 64, LengthRule(1024, 1024), 0).batch(1)
     held = torch.empty(max(1, free - (1 << 30)), dtype=torch.uint8, device="cuda")
     try:
-        with pytest.raises(UserError, match="64 rows does not fit: set grad_accum_steps = 2"):
+        with pytest.raises(MemoryFullError, match=r"memory is full \(.* GiB, .* of them here, .* free\)"):
             one.step(batch, 1e-3)
     finally:
         del held

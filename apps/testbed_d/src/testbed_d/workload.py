@@ -96,6 +96,7 @@ def plan(flags: Flags, folder: RunFolder, argv: Sequence[str] = ()) -> Plan:
         sample=sample_of(
             tokenizer, flags.ctx, tokenizer.encode(prompt), flags.sample, lambda _: flags.seed, text=prompt
         ),
+        knobs={"batch_size": "--batch", "seq_len": "--lmax", "d_model": "--d_model"},
         next_steps=next_steps(model, tokenizer),
     )
 

@@ -113,6 +113,12 @@ def plan(flags: Flags, corpus: Corpus, save_dir: Path, argv: Sequence[str] = ())
             sampling=SamplingConfig(top_k=flags.top_k, temperature=flags.temperature),
             at_saves=True,
         ),
+        knobs={
+            "batch_size": "--batch_size",
+            "gradient_checkpointing": "--checkpoint",
+            "seq_len": "--context_size",
+            "d_model": "--dim",
+        },
         next_steps=next_steps(model, tokenizer),
     )
 

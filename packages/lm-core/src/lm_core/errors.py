@@ -16,11 +16,16 @@ class UnreadableError(UserError):
     """A file that cannot be read at the moment; it may be intact, so it is neither rebuilt nor deleted."""
 
 
-OUT_OF_MEMORY = (
-    "the memory is full: lower the batch size, the sequence length or the model's size, or close other programs"
-)
-_SAID_BY_FRAMEWORKS = ("can't allocate memory", "not enough memory", "Unable to allocate", "Insufficient Memory")
-"""torch on the CPU, MLX there, and MLX on Metal."""
+class MemoryFullError(MemoryError):
+    """The memory of a device is full; the message says how full."""
+
+
+OUT_OF_MEMORY = "lower the batch size, the sequence length or the model's size, or close other programs"
+_SAID_BY_FRAMEWORKS = (
+    "can't allocate memory", "not enough memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED",
+    "Unable to allocate", "Insufficient Memory", "maximum allowed buffer size",
+)  # fmt: skip
+"""torch on the CPU and beside its allocator of CUDA, MLX on the CPU, and MLX on Metal."""
 
 
 class NonFiniteError(Exception):
@@ -54,11 +59,11 @@ def exit_code_of(main: Callable[[], int | None], program: str) -> int:
     except (MemoryError, RuntimeError) as error:
         if not lacks_memory(error):
             raise
-        terminal.say_error(program, OUT_OF_MEMORY)
+        terminal.say_error(program, f"{memory_full(error)}: {OUT_OF_MEMORY}")
         return UserError.exit_code
     except OSError as error:
         if lacks_memory(error):
-            terminal.say_error(program, OUT_OF_MEMORY)
+            terminal.say_error(program, f"{memory_full(error)}: {OUT_OF_MEMORY}")
             return UserError.exit_code
         if error.errno != errno.ENOSPC:
             raise
@@ -73,6 +78,11 @@ def lacks_memory(error: BaseException) -> bool:
         return error.errno == errno.ENOMEM
     said = any(words in str(error) for words in _SAID_BY_FRAMEWORKS)
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or said
+
+
+def memory_full(error: BaseException) -> str:
+    """Say that the memory is full, and how full where the error knows."""
+    return str(error) if isinstance(error, MemoryFullError) else "the memory is full"
 
 
 def _reason(error: OSError) -> str:

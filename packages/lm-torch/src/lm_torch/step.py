@@ -100,7 +100,7 @@ class TorchTrainer:
 
     def step(self, batch: Batch, lr: float) -> Metrics:
         """One optimizer step, for which the host does not wait."""
-        with self._computing(batch):
+        with self._computing():
             inputs = self._next_inputs(batch)
             scalars = self.optimizer.next_scalars(lr)
             if self._is_graphed(batch):
@@ -163,12 +163,12 @@ class TorchTrainer:
 
     def _next_loss_and_gradients(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
         """Those of the step that comes next."""
-        with self._computing(batch):
+        with self._computing():
             return self._loss_and_gradients(self._next_inputs(batch).on(self.device))
 
     @contextmanager
-    def _computing(self, batch: Batch) -> Iterator[None]:
-        with self.numerics(), compiling(), fitting(len(batch.inputs), self.config):
+    def _computing(self) -> Iterator[None]:
+        with self.numerics(), compiling(), fitting():
             yield
 
     def _inputs(self, batch: Batch) -> Part:
@@ -182,7 +182,7 @@ class TorchTrainer:
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> Tensor:
         """Mean over the targets of weight x nats, without dropout."""
-        with self.numerics():
+        with self.numerics(), fitting():
             return self.model.loss(*self._inputs(batch))
 
     @torch.no_grad()

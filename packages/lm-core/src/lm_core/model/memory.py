@@ -8,6 +8,8 @@ that no framework can do without, and nothing for its buffers, copies and fragme
 Axes: B rows, T time, D model, N heads, K kv heads, H head, F feed-forward, V vocabulary.
 """
 
+from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 from lm_core.config import ModelConfig, OptimizerConfig, StepConfig
@@ -59,16 +61,30 @@ def decoding_memory(model: ModelConfig, step: StepConfig, rows: int) -> Memory:
     return Memory(weights=FLOAT32 * _sizes(model)[0], cache=cache)
 
 
-def check_memory(needed: Memory, available: int | None, what: str) -> None:
+def largest_batch(model: ModelConfig, optimizer: OptimizerConfig, step: StepConfig, length: int, available: int) -> int:
+    """The most rows of `length` tokens for which `training_memory` does not exceed what is available; 0 for none."""
+    parts = step.grad_accum_steps
+
+    def fits(rows: int) -> bool:
+        return training_memory(model, optimizer, step, rows * parts, length).total <= available
+
+    most = 1
+    while fits(most):
+        most *= 2
+    return parts * (bisect_left(range(1, most + 1), True, key=lambda rows: not fits(rows)))
+
+
+def check_memory(needed: Memory, available: int | None, what: str, advice: Callable[[], str] | None = None) -> None:
     """Refuse what cannot fit.
 
     Args:
         needed: at the least.
         available: bytes of the device; None if not known.
         what: has to fit: "training", "decoding".
+        advice: what to do about it, where more is known than the parts.
 
     Raises:
-        UserError: with the parts, and what to lower.
+        UserError: with the parts, and what to do about it.
     """
     if available is None or needed.total <= available:
         return
@@ -82,7 +98,7 @@ def check_memory(needed: Memory, available: int | None, what: str) -> None:
     said = ", ".join(f"{name} {readable(size)}" for name, size in parts.items() if size)
     raise UserError(
         f"{what} needs at least {readable(needed.total)} of memory ({said}), and the device has {readable(available)}:"
-        f" {lower}"
+        f" {advice() if advice else lower}"
     )
 
 

@@ -89,6 +89,11 @@ class Run:
         self.failures, self.retry_at = 0, math.inf
         self.shown_step = 0
 
+    def kept(self) -> str:
+        """Name the checkpoint to go back to, once the current save has ended."""
+        _settle(self, wait=True)
+        return f"the checkpoint of step {self.saved_step} is kept" if self.saved_step else "no checkpoint was saved"
+
 
 def train(run: Run, state: RunState, interrupts: Interrupts) -> RunState:
     """Take the run from `state` to its end, or to where it is interrupted or stops early; saves before it returns.
@@ -142,7 +147,7 @@ def _check_finite(run: Run) -> None:
         for name in ("loss_nats", "grad_norm"):
             if not math.isfinite(float(metrics[name])):
                 where = f" ({_bad_gradients(run, metrics)})" if name == "grad_norm" else ""
-                raise NonFiniteError(f"step {step}: {name} is {float(metrics[name])}{where}; {_kept(run)}")
+                raise NonFiniteError(f"step {step}: {name} is {float(metrics[name])}{where}; {run.kept()}")
     run.unread.clear()
 
 
@@ -157,7 +162,7 @@ def _bad_gradients(run: Run, metrics: Metrics) -> str:
 def _all_finite(run: Run, step: int, figures: Mapping[str, float]) -> None:
     for name, value in figures.items():
         if not math.isfinite(value):
-            raise NonFiniteError(f"step {step}: {name} is {value}; {_kept(run)}")
+            raise NonFiniteError(f"step {step}: {name} is {value}; {run.kept()}")
 
 
 def _log(run: Run, step: int, batch: Batch, lr: float, started: float) -> None:
@@ -303,7 +308,7 @@ def _collect(run: Run, *, wait: bool) -> tuple[int, str | None]:
         run.failures += 1
         return done.step, getattr(done.error, "strerror", None) or str(done.error)
     if isinstance(done.error, NonFiniteError):
-        raise NonFiniteError(f"{done.error}; {_kept(run)}")
+        raise NonFiniteError(f"{done.error}; {run.kept()}")
     if done.error is not None:
         raise done.error
     run.saved_step, run.failures = done.step, 0
@@ -322,10 +327,4 @@ def _save_at_the_end(run: Run, state: RunState) -> None:
             pause = _pause(run, attempt)
             run.log.say(f"step {step}: not saved ({failure}); the save is retried in {pause:g} s")
             time.sleep(pause)
-    raise UserError(f"step {step} could not be saved: {failure}; {_kept(run)}")
-
-
-def _kept(run: Run) -> str:
-    """Name the checkpoint to go back to, once the current save has ended."""
-    _settle(run, wait=True)
-    return f"the checkpoint of step {run.saved_step} is kept" if run.saved_step else "no checkpoint was saved"
+    raise UserError(f"step {step} could not be saved: {failure}; {run.kept()}")

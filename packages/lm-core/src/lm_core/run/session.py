@@ -23,12 +23,13 @@ from lm_core.disk.files import make_folder, optional, write_whole
 from lm_core.disk.untrusted import read_regular
 from lm_core.errors import NonFiniteError, UserError
 from lm_core.model.flops import flops_per_token
-from lm_core.model.memory import check_memory, readable
+from lm_core.model.memory import readable
 from lm_core.model.parameters import parameter_count
 from lm_core.report import write_report
 from lm_core.run.about import About, optimizer_line
 from lm_core.run.checkpoint import Checkpoint, Checkpoints
 from lm_core.run.evaluation import evaluate
+from lm_core.run.fitting import check_fits, fitting
 from lm_core.run.folder import RunFolder
 from lm_core.run.interrupts import Interrupts
 from lm_core.run.log import RunLog
@@ -116,11 +117,14 @@ def run(
         say(note)
     backend = backend or load_backend(plan.backend)
     say(backend.describe(plan.step))
-    check_memory(plan.memory, backend.memory(plan.step), "training")
-    trainer = backend.build(plan.model, plan.optimizer, plan.step, plan.initial_weights(), plan.seed)
+    available = backend.memory(plan.step)
+    check_fits(plan, available)
+    with fitting(plan, available):
+        trainer = backend.build(plan.model, plan.optimizer, plan.step, plan.initial_weights(), plan.seed)
+        if plan.checkpoint:
+            trainer.load(plan.checkpoint.weights, plan.checkpoint.optimizer_state)
     folder = place if isinstance(place, RunFolder) else place()
     if plan.checkpoint:
-        trainer.load(plan.checkpoint.weights, plan.checkpoint.optimizer_state)
         say(f"resuming {folder.path} at step {state.step:,} of {plan.loop.max_steps:,}")
     elif isinstance(place, RunFolder) and folder.holds_run():
         say("no checkpoint was saved yet: starting at step 0")
@@ -131,8 +135,10 @@ def run(
         with RunLog(folder.metrics, state.step, plan.loop.max_steps, sinks, console=plan.console) as log:
             if not complete:
                 plan.history.record(log)
-            state = train(_loop(plan, folder, backend, trainer, samples, log), state, asked)
-            tested = _test(plan, trainer, state, log)
+            loop = _loop(plan, folder, backend, trainer, samples, log)
+            with fitting(plan, available, loop.kept):
+                state = train(loop, state, asked)
+                tested = _test(plan, trainer, state, log)
         if asked.requested and not is_complete(plan.loop, state):
             _stopped(plan, folder, state)
             return state

@@ -32,6 +32,13 @@ from lm_tokenizer.errors import TokenizerError
 
 PROGRAM = "transformerlm-train"
 COMMAND = f"uv run {PROGRAM}"
+KNOBS = {
+    "batch_size": "training.batch_size",
+    "grad_accum_steps": "step.grad_accum_steps",
+    "gradient_checkpointing": "step.gradient_checkpointing",
+    "seq_len": "model.seq_len",
+    "d_model": "model.d_model",
+}
 _LONGEST_NAME = 200
 """Bytes; file systems take 255."""
 
@@ -111,6 +118,7 @@ def plan_run(
         ),
         sinks=_sinks(filled, folder),
         console="console" in config.logging.backend,
+        knobs=KNOBS,
         next_steps=next_steps(model, tokenizer),
     )
     return resumed(made, known) if known else made
