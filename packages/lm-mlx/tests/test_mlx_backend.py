@@ -37,6 +37,12 @@ def test_tf32_is_refused() -> None:
         )
 
 
+def test_seeds_together_are_refused_in_one_line() -> None:
+    config = MODELS["llama"]
+    with pytest.raises(UserError, match="2 seeds together: MLX trains one at a time"):
+        MlxBackend().build_seeds(config, ADAMW, StepConfig(device="cpu"), [rough_arrays(config)] * 2, (0, 1))
+
+
 def test_fixed_bits_are_promised_on_the_cpu_alone() -> None:
     step = StepConfig(deterministic=True)
     check_numerics(step, mx.Device(mx.cpu))

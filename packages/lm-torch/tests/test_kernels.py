@@ -125,6 +125,15 @@ def test_the_bits_of_a_mask_are_the_oracle_s(length: int, rate: float) -> None:
     np.testing.assert_array_equal(ours[:, seen], oracle[:, seen])
 
 
+def test_rows_of_several_keys_have_the_masks_that_they_have_alone() -> None:
+    keys, site, rate, length = torch.tensor([7, 1234567], device=DEVICE), 3, 0.3, 40
+    together = torch.ops.lm_torch.attention_mask(keys, site, rate, [4, 2, length])
+    apart = torch.cat([torch.ops.lm_torch.attention_mask(key, site, rate, [2, 2, length]) for key in keys])
+    for word, first in enumerate(range(0, length, 32)):  # what no causal query sees is not written
+        assert torch.equal(together[:, word, first:], apart[:, word, first:])
+    assert not torch.equal(together[:4, 0], together[4:, 0])
+
+
 def test_elements_past_the_range_of_a_hash_begin_again() -> None:
     """The index of the last weights is 2^32 and more: the hash takes it modulo 2^32, as the oracle's uint32 does."""
     pairs, length = (1 << 32) // (1 << 20) + 1, 1 << 10

@@ -7,7 +7,7 @@ the device until somebody calls `float` on them, so nothing waits for the device
 import importlib
 import platform
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import entry_points
 from typing import Any, Protocol, SupportsFloat
 
@@ -81,6 +81,32 @@ class Trainer(Protocol):
         """A fresh decoder of `rows` texts over the current weights; only ids below `vocab_size` are ever drawn."""
 
 
+class SeedTrainer(Protocol):
+    """K models of one shape with their optimizers, trained together: the seeds of one arm of a study.
+
+    Seed k has the curve that it would have alone but for rounding, and what is read out of it is what a `Trainer` of
+    that seed gives and loads. `which` counts the seeds from 0. The batches of a step have one shape.
+    """
+
+    def step(self, batches: Sequence[Batch], lr: float) -> list[Metrics]:
+        """One optimizer step of each seed on its batch."""
+
+    def evaluate(self, batches: Sequence[Batch]) -> Sequence[SupportsFloat]:
+        """`Trainer.evaluate` of each seed on its batch."""
+
+    def diagnostics(self, which: int) -> dict[str, dict[str, float]]:
+        """`Trainer.diagnostics` of a seed."""
+
+    def weights(self, which: int) -> dict[str, NDArray[np.float32]]:
+        """`Trainer.weights` of a seed."""
+
+    def optimizer_state(self, which: int) -> dict[str, NDArray[Any]]:
+        """`Trainer.optimizer_state` of a seed."""
+
+    def load(self, weights: Sequence[NumpyArrays], optimizer_states: Sequence[NumpyArrays] | None = None) -> None:
+        """`Trainer.load` of every seed, all of them at one step."""
+
+
 class Backend(Protocol):
     """One framework."""
 
@@ -90,6 +116,20 @@ class Backend(Protocol):
         self, model: ModelConfig, optimizer: OptimizerConfig, step: StepConfig, weights: NumpyArrays, seed: int
     ) -> Trainer:
         """A trainer that starts from `weights`; `seed` keys the dropout masks."""
+
+    def build_seeds(
+        self,
+        model: ModelConfig,
+        optimizer: OptimizerConfig,
+        step: StepConfig,
+        weights: Sequence[NumpyArrays],
+        seeds: Sequence[int],
+    ) -> SeedTrainer:
+        """A trainer of all seeds together, each from its own of the `weights`.
+
+        Raises:
+            UserError: where the backend trains one at a time.
+        """
 
     def decoder(
         self, model: ModelConfig, step: StepConfig, weights: NumpyArrays, rows: int = 1, vocab_size: int | None = None

@@ -1,10 +1,11 @@
 """The MLX backend, as `lm_core.backend` finds it."""
 
+from collections.abc import Sequence
 from importlib.metadata import version
 
 import mlx.core as mx
 
-from lm_core.backend import NumpyArrays, Trainer
+from lm_core.backend import NumpyArrays, SeedTrainer, Trainer
 from lm_core.config import ModelConfig, OptimizerConfig, StepConfig
 from lm_core.errors import UserError
 from lm_core.machine import machine_memory
@@ -50,6 +51,21 @@ class MlxBackend:
         check_numerics(step, device)
         mx.set_default_device(device)
         return MlxTrainer(model, optimizer, step, weights, seed)
+
+    def build_seeds(
+        self,
+        model: ModelConfig,
+        optimizer: OptimizerConfig,
+        step: StepConfig,
+        weights: Sequence[NumpyArrays],
+        seeds: Sequence[int],
+    ) -> SeedTrainer:
+        """Refused.
+
+        Raises:
+            UserError: always, with what to do.
+        """
+        raise UserError(f"{len(seeds)} seeds together: MLX trains one at a time; train them in turn, or with torch")
 
     def decoder(
         self, model: ModelConfig, step: StepConfig, weights: NumpyArrays, rows: int = 1, vocab_size: int | None = None

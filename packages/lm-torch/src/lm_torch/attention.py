@@ -43,28 +43,28 @@ def rotate(x: Tensor, offset: Offset = 0, theta: float = 10000.0, positions: Ten
         x: [..., T, H]; with an offset or positions for each row, [B, N, T, H].
         offset: the position of the first of the T.
         theta: base of the wavelengths.
-        positions: of each of the T, [T] or [B, T], in place of an offset.
+        positions: of each of the T, [T] or [..., T], in place of an offset.
     """
     if positions is None:
         times = torch.arange(x.shape[-2], device=x.device)
         positions = times + offset if isinstance(offset, int) else times + offset[:, None]
-    if positions.ndim == 2:
-        positions = positions[:, None]  # the heads of a row are turned alike
+    if positions.ndim > 1:
+        positions = positions.unsqueeze(-2)  # the heads of a row are turned alike
     return turn(x, *angles_at(positions, x.shape[-1] // 2, theta, torch.promote_types(x.dtype, torch.float32)))
 
 
 def packed(starts: Tensor) -> tuple[Tensor, Tensor]:
-    """Positions [B, T] and mask [B, 1, T, T] of documents that share a row.
+    """Positions [..., T] and mask [..., 1, T, T] of documents that share a row.
 
     Args:
-        starts: where the document of each token starts, [B, T] (`lm_core.model.positions.document_starts`).
+        starts: where the document of each token starts, [..., T] (`lm_core.model.positions.document_starts`).
 
     Returns:
         The distance of each token from there, and what it sees: its document from there to itself.
     """
     times = torch.arange(starts.shape[-1], device=starts.device)
     seen = (starts[..., None] <= times) & (times <= times[:, None])
-    return times - starts, seen[:, None]
+    return times - starts, seen.unsqueeze(-3)
 
 
 class Attention(nn.Module):
@@ -114,15 +114,15 @@ class Attention(nn.Module):
             q, k = (rotate(a, 0, self.rope_theta, positions) for a in (q, k))
         drop = Dropping(self.dropout_rate, key, site) if key is not None and self.dropout_rate else None
         mixed = self.kernels.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, drop=drop)
-        return self.o_proj(mixed.transpose(1, 2).reshape(x.shape))
+        return self.o_proj(mixed.transpose(-3, -2).reshape(x.shape))
 
     @property
     def _qkv(self) -> tuple[Linear, Linear, Linear]:
         return self.q_proj, self.k_proj, self.v_proj
 
     def _heads(self, x: Tensor) -> Tensor:
-        """[B, T, heads H] -> [B, heads, T, H]."""
-        return x.view(x.shape[0], x.shape[1], -1, self.head_dim).transpose(1, 2)
+        """[..., T, heads H] -> [..., heads, T, H]."""
+        return x.view(*x.shape[:-1], -1, self.head_dim).transpose(-3, -2)
 
 
 def projected_together(x: Tensor, *layers: Linear) -> list[Tensor]:
@@ -130,8 +130,8 @@ def projected_together(x: Tensor, *layers: Linear) -> list[Tensor]:
 
     The weights are stored apart, and joined where they are cast to the type of x.
     """
-    weight = torch.cat([cast(layer.weight, x) for layer in layers])
+    weight = torch.cat([cast(layer.weight, x) for layer in layers], dim=-2)
     biases = [layer.bias for layer in layers if layer.bias is not None]
-    bias = torch.cat([cast(b, x) for b in biases]) if biases else None
+    bias = torch.cat([cast(b, x) for b in biases], dim=-1) if biases else None
     joined: Tensor = layers[0].kernels.linear(x, weight, bias)
-    return list(joined.split([len(layer.weight) for layer in layers], dim=-1))
+    return list(joined.split([layer.weight.shape[-2] for layer in layers], dim=-1))

@@ -1,6 +1,7 @@
 """The torch backend, as `lm_core.backend` finds it."""
 
 import warnings
+from collections.abc import Sequence
 
 import torch
 
@@ -10,6 +11,7 @@ from lm_core.errors import UserError
 from lm_core.machine import machine_memory
 from lm_torch.decode import TorchDecoder
 from lm_torch.peak import stated_peak
+from lm_torch.seeds import SeedTrainer
 from lm_torch.static_decode import make_decoder
 from lm_torch.step import TorchTrainer, load_weights, make_model
 
@@ -41,6 +43,17 @@ class TorchBackend:
     ) -> Trainer:
         """A trainer that starts from `weights`."""
         return TorchTrainer(model, optimizer, step, weights, seed, pick_device(step.device))
+
+    def build_seeds(
+        self,
+        model: ModelConfig,
+        optimizer: OptimizerConfig,
+        step: StepConfig,
+        weights: Sequence[NumpyArrays],
+        seeds: Sequence[int],
+    ) -> SeedTrainer:
+        """A trainer of all seeds together, each from its own of the `weights`."""
+        return SeedTrainer(model, optimizer, step, weights, seeds, pick_device(step.device))
 
     def decoder(
         self, model: ModelConfig, step: StepConfig, weights: NumpyArrays, rows: int = 1, vocab_size: int | None = None

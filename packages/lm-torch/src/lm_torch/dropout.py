@@ -21,15 +21,15 @@ def dropout(x: Tensor, rate: float, key: Tensor | None, site: int) -> Tensor:
     Args:
         x: any shape.
         rate: probability of dropping an element.
-        key: the step's 32-bit key, an int64 scalar.
+        key: the step's 32-bit key, an int64 scalar; or [K], one for each x[k].
         site: which dropout of the model this is.
     """
     if key is None or rate == 0:
         return x
-    index = torch.arange(x.numel(), device=x.device)
-    if x.numel() > 1 << 32:
+    index = torch.arange(x.numel() // key.numel(), device=x.device)
+    if len(index) > 1 << 32:
         index &= _MASK
-    bits = _mix((_mix(index) + _mix((key + site * GOLDEN) & _MASK)) & _MASK)
+    bits = _mix((_mix(index) + _mix((key.unsqueeze(-1) + site * GOLDEN) & _MASK)) & _MASK)
     return torch.where((bits >= threshold(rate)).view(x.shape), x / (1 - rate), 0.0)
 
 

@@ -26,8 +26,11 @@ def pinned(values: NDArray[Any] | Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory() if device.type == "cuda" else tensor
 
 
+Index = int | slice | tuple[int, int | slice]
+
+
 class Reading:
-    """A copy of a tensor [n] on the host, which is under way; what the device does next cannot change it."""
+    """A copy of a tensor on the host, which is under way; what the device does next cannot change it."""
 
     def __init__(self, values: Tensor):
         on_gpu = values.device.type == "cuda"
@@ -37,7 +40,7 @@ class Reading:
         if self.copied is not None:
             self.copied.record()
 
-    def __getitem__(self, index: int | slice) -> "Lazy":
+    def __getitem__(self, index: Index) -> "Lazy":
         """An element, or several, not yet read."""
         return Lazy(self, index)
 
@@ -45,7 +48,7 @@ class Reading:
 class Lazy:
     """A part of a `Reading`, which waits for the device only when it is asked for its value."""
 
-    def __init__(self, reading: Reading, index: int | slice):
+    def __init__(self, reading: Reading, index: Index):
         self.reading, self.index = reading, index
 
     def _read(self) -> Tensor:

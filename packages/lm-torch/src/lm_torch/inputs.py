@@ -11,18 +11,18 @@ from lm_core.model.positions import document_starts
 from lm_torch.host import upload
 
 Part = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]
-"""The arguments of `LanguageModel.loss`: inputs, targets, dropout key, weights, starts of documents."""
+"""The arguments of `LanguageModel.loss`: inputs, targets, dropout keys, weights, starts of documents."""
 
 
 class Inputs(NamedTuple):
-    """Inputs of a loss; all but `keys` are [B, T]."""
+    """Inputs of a loss; all but `keys` are [B, T], or [K, B, T] of several seeds."""
 
     ids: Tensor
     """Integers of any width."""
     targets: Tensor
     """Integers of any width."""
     keys: Tensor | None = None
-    """The dropout key of each micro-batch, int64."""
+    """The dropout key of each micro-batch, [micro-batches] or [micro-batches, K], int64."""
     weights: Tensor | None = None
     """Of the targets, float32."""
     starts: Tensor | None = None
@@ -52,4 +52,4 @@ class Inputs(NamedTuple):
 
 
 def _split(x: Tensor, count: int) -> tuple[Tensor, ...]:
-    return x.view(count, -1, x.shape[1]).unbind()
+    return x.unflatten(-2, (count, -1)).unbind(-3)

@@ -101,9 +101,10 @@ class LanguageModel(nn.Module):
         if self.dtype == torch.float64:
             x = x.double()
         if self.pos_embed is not None:
-            x = x + (self.pos_embed.weight[: ids.shape[1]] if positions is None else self.pos_embed(positions))
+            first = self.pos_embed.weight[..., None, : ids.shape[-1], :]  # alike in all rows
+            x = x + (first if positions is None else self.pos_embed(positions))
         if self.sinusoids is not None:
-            x = x + self.sinusoids[slice(ids.shape[1]) if positions is None else positions]
+            x = x + self.sinusoids[slice(ids.shape[-1]) if positions is None else positions]
         x = dropout(x.to(self.dtype), self.config.dropout, key, 0)
         for block in self.blocks:
             again = self.gradient_checkpointing and torch.is_grad_enabled()

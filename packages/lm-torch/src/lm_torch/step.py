@@ -1,53 +1,28 @@
-"""The training step: forward, backward, clip, update, on one device.
+"""The trainer of one model: batches and weights as numpy arrays, steps by `Engine`."""
 
-    batch, lr --Inputs, on the host--> _step, on the device alone --> loss and norms, read later
-
-`_step` neither reads a number back nor makes the host wait, so that it may be recorded as a CUDA graph (`graph`).
-"""
-
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from lm_core.backend import Metrics, NumpyArrays, Snapshot
 from lm_core.config import ModelConfig, OptimizerConfig, StepConfig
 from lm_core.data.batches import Batch
 from lm_core.model.parameters import check_fit, parameter_table
 from lm_core.rng import key32
-from lm_torch.clip import clip_by_global_norm
-from lm_torch.compiling import compiling
 from lm_torch.decode import TorchDecoder
-from lm_torch.fitting import check_dtype, fitting
-from lm_torch.graph import Graphs, is_launch_bound
-from lm_torch.host import Reading, upload
+from lm_torch.engine import Engine, make_model
+from lm_torch.fitting import fitting
+from lm_torch.host import upload
 from lm_torch.inputs import Inputs, Part
-from lm_torch.layers import KERNELS
 from lm_torch.model import LanguageModel
-from lm_torch.narrow import narrowed, wide_like
-from lm_torch.numerics import Numerics
-from lm_torch.optim import make_optimizer
 from lm_torch.snapshot import HostCopies
 from lm_torch.static_decode import make_decoder
 
-
-def make_model(model: ModelConfig, step: StepConfig, device: torch.device) -> LanguageModel:
-    """The model that a config describes, on a device; its weights are not set."""
-    check_dtype(step.dtype, device)
-    dtype = torch.bfloat16 if step.dtype == "bfloat16" else torch.float32
-    with torch.device("meta"):  # no time is spent on initial values that will be replaced
-        language_model = LanguageModel(model, dtype, KERNELS[step.kernels], step.gradient_checkpointing)
-    for module in language_model.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            # What `to_empty` does, which imports two seconds of the compiler for it.
-            setattr(module, name, nn.Parameter(torch.empty(parameter.shape, dtype=parameter.dtype, device=device)))
-        for name, buffer in module.named_buffers(recurse=False):
-            setattr(module, name, buffer.to(device))
-    return language_model
+__all__ = ["TorchTrainer", "load_weights", "make_model"]
 
 
 @torch.no_grad()
@@ -58,7 +33,7 @@ def load_weights(model: LanguageModel, weights: NumpyArrays) -> None:
         param.copy_(torch.from_numpy(np.ascontiguousarray(weights[name])))
 
 
-class TorchTrainer:
+class TorchTrainer(Engine):
     """See `lm_core.backend.Trainer`."""
 
     def __init__(
@@ -70,87 +45,15 @@ class TorchTrainer:
         seed: int,
         device: torch.device,
     ):
-        self.config, self.seed, self.device = step, seed, device
-        self.dropout, self.grad_clip = model.dropout, optimizer.grad_clip
-        self.model = make_model(model, step, device)
-        named = dict(self.model.named_parameters())
-        table = parameter_table(model)
-        assert named.keys() == table.keys(), "the model and the parameter table must agree"
-        self.params = {name: named[name] for name in table}
-        self.narrow: dict[str, Tensor] = {}
+        super().__init__(model, optimizer, step, device)
+        self.seed = seed
         self.load(weights)
-        self.optimizer = make_optimizer(optimizer, table, dict(self.params), step.kernels == "fused")
-        if device.type == "cuda" and step.dtype == "bfloat16":
-            self.keep_narrow()
         self.copies = HostCopies(), HostCopies()
-        self.numerics = Numerics(step, device)
-        self.loss = self.model.loss
-        if step.compile:
-            options = self.numerics.compiler_options()
-            # Chosen, not left to torch: a resumed run that meets another length first must get the same kernels.
-            self.loss = torch.compile(self.model.loss, dynamic=step.varying_length, options=options)
-            self.optimizer.compile(options)
-        self.graphs = Graphs(device)
-        self.size = sum(parameter.size for parameter in table.values())
-
-    def keep_narrow(self) -> None:
-        """Have the layers read copies of their weights in the type of the activations, which the optimizer writes."""
-        self.narrow = narrowed(self.model)
-        self.optimizer.keep_narrow(self.narrow)
 
     def step(self, batch: Batch, lr: float) -> Metrics:
         """One optimizer step, for which the host does not wait."""
-        with self._computing():
-            inputs = self._next_inputs(batch)
-            scalars = self.optimizer.next_scalars(lr)
-            if self._is_graphed(batch):
-                values = self.graphs.call(self._step, scalars, *inputs)
-            else:
-                values = self._step(upload(scalars, self.device), *inputs.on(self.device))
-            read = Reading(values)
+        read = self.take(self._next_inputs(batch), lr)
         return {"loss_nats": read[0], "grad_norm": read[1], "grad_norms": read[2:]}
-
-    def _is_graphed(self, batch: Batch) -> bool:
-        if self.config.cuda_graph == "auto":
-            return self.device.type == "cuda" and is_launch_bound(self.size, batch.tokens)
-        return self.config.cuda_graph == "on"
-
-    def _step(self, scalars: Tensor, *inputs: Any) -> Tensor:
-        """Take a step from what is on the device; returns loss, gradient norm, and that of each parameter."""
-        loss, grads = self._loss_and_gradients(Inputs(*inputs))
-        norm, norms, scale = clip_by_global_norm(grads, self.grad_clip)
-        self.optimizer.apply(grads, scalars, scale, norms)
-        return torch.cat([loss[None], norm[None], norms])
-
-    def _loss_and_gradients(self, inputs: Inputs) -> tuple[Tensor, list[Tensor]]:
-        """Mean loss over the batch and its gradients in the table's order, added up over the micro-batches."""
-        # Freed here rather than after the update: freed there, the heap would shrink and be faulted in again.
-        self.model.zero_grad(set_to_none=True)
-        total, sums, count = torch.zeros((), device=self.device), None, self.config.grad_accum_steps
-        for part in inputs.parts(count):
-            loss = self.loss(*part) / count
-            loss.backward()
-            total += loss.detach()
-            if self.narrow and count > 1:
-                sums = self._added_to(sums)
-        return total, self._gradients() if sums is None else sums
-
-    def _gradients(self) -> list[Tensor]:
-        grads = []
-        for name, param in self.params.items():
-            grad = self.narrow.get(name, param).grad
-            assert grad is not None
-            grads.append(grad)
-        return grads
-
-    def _added_to(self, sums: list[Tensor] | None) -> list[Tensor]:
-        """The gradients of a micro-batch on top of those before, in float32: `backward` would add narrow ones up."""
-        grads = wide_like(list(self.params.values()), self._gradients())
-        self.model.zero_grad(set_to_none=True)
-        if sums is None:
-            return grads
-        torch._foreach_add_(sums, grads)
-        return sums
 
     def _next_inputs(self, batch: Batch) -> Inputs:
         """On the host, with the dropout keys of the step that comes next."""
@@ -163,13 +66,7 @@ class TorchTrainer:
 
     def _next_loss_and_gradients(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
         """Those of the step that comes next."""
-        with self._computing():
-            return self._loss_and_gradients(self._next_inputs(batch).on(self.device))
-
-    @contextmanager
-    def _computing(self) -> Iterator[None]:
-        with self.numerics(), compiling(), fitting():
-            yield
+        return self.loss_and_gradients(self._next_inputs(batch))
 
     def _inputs(self, batch: Batch) -> Part:
         """The arguments of `LanguageModel.loss`, without dropout."""
@@ -223,9 +120,10 @@ class TorchTrainer:
     @torch.no_grad()
     def load(self, weights: NumpyArrays, optimizer_state: Mapping[str, NDArray[Any]] | None = None) -> None:
         """Replace the parameters and, if given, the optimizer's state."""
-        load_weights(self.model, weights)
-        for name in self.narrow:
-            self.params[name].copy_(torch.from_numpy(np.ascontiguousarray(weights[name])))
+        check_fit(self.table, weights)
+        for name, param in self.params.items():
+            param.copy_(torch.from_numpy(np.ascontiguousarray(weights[name])))
+        self.write_narrow()
         if optimizer_state is not None:
             self.optimizer.load(optimizer_state)
 

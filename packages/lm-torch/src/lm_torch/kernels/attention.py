@@ -81,7 +81,7 @@ def _mask(key: Tensor, site: int, rate: float, shape: list[int]) -> Tensor:
     B, N, T = shape
     bits, rows = _empty_mask(key, shape), 128
     grid = (B * N, -(-T // 32), -(-T // rows))
-    dropout.attention_bits[grid](bits, key, site, T, bits.shape[1], threshold(rate), rows)
+    dropout.attention_bits[grid](bits, key, site, B * N // key.numel(), T, bits.shape[1], threshold(rate), rows)
     return bits
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lm_core.config import AdamWConfig
 from lm_core.model.parameters import Table
+from lm_torch.clip import scaled_
 from lm_torch.narrow import wide_like
 from lm_torch.optim.base import Optimizer
 
@@ -43,8 +44,9 @@ class AdamW(Optimizer):
             return
         grads = wide_like(self.params, grads)
         on_cpu = self.device.type == "cpu"
-        if on_cpu and scale is not None:
-            torch._foreach_mul_(grads, scale)
+        if scale is not None and (on_cpu or scale.ndim):
+            scaled_(grads, scale)
+            scale = None
         c = self.config
         lr, step = scalars.float().unbind()
         for decay, chosen in self.places.items():
@@ -55,7 +57,7 @@ class AdamW(Optimizer):
                 params, gs, m, v, [], [step] * len(chosen), lr=scalars[0].item() if on_cpu else lr,
                 beta1=c.beta1, beta2=c.beta2, eps=c.eps, weight_decay=decay, amsgrad=False, maximize=False,
                 # It divides by this one where it reads a gradient.
-                grad_scale=None if on_cpu or scale is None else 1 / scale,
+                grad_scale=None if scale is None else 1 / scale,
             )  # fmt: skip
         self.narrow.update()
 

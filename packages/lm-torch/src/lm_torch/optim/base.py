@@ -5,6 +5,9 @@
 Updates use torch's multi-tensor operations (`_foreach_*`): one call for a list of tensors, which a GPU runs in few
 kernels and a compiler fuses further. The scalars that change from step to step come as a tensor, so that a compiled
 update is compiled once, and one that is recorded as a CUDA graph reads them again.
+
+Parameters may have one axis more than the table says: the first then counts the K seeds that are trained together
+(`lm_torch.seeds`). All but the number of the step is kept for each of them, and nothing is added up across them.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,6 +20,7 @@ from torch import Tensor
 from lm_core.config import OptimizerConfig
 from lm_core.model.parameters import Table
 from lm_core.optim import decayed
+from lm_torch.clip import scaled, scaled_
 from lm_torch.host import upload
 from lm_torch.narrow import Narrow, wide_like
 
@@ -31,6 +35,9 @@ class Optimizer:
         self.names = list(table)
         self.params = [params[name] for name in self.names]
         self.device = self.params[0].device
+        first = self.params[0].shape
+        self.lead = first[: len(first) - len(table[self.names[0]].shape)]
+        """(), or (K,)."""
         self.t = 0
         self.weight_decay = config.weight_decay
         self.decayed = [params[name] for name in decayed(config.decay_groups, table)] if config.weight_decay else []
@@ -58,11 +65,11 @@ class Optimizer:
         if scale is not None:
             # A compiler scales where a gradient is read; otherwise another set of gradients would have to be held.
             if torch.compiler.is_compiling():
-                grads = list(torch._foreach_mul(grads, scale))
+                grads = scaled(grads, scale)
             else:
-                torch._foreach_mul_(grads, scale)
+                scaled_(grads, scale)
             # Rounded once more than the norms of what is scaled, which costs a pass over it: not much on a CPU.
-            norms = None if norms is None or self.device.type == "cpu" else norms * scale
+            norms = None if norms is None or self.device.type == "cpu" else norms * scale.unsqueeze(-1)
         self.update(grads, norms, *scalars)
         self.narrow.update()
 
@@ -84,8 +91,8 @@ class Optimizer:
         Args:
             grads: in the order of the table; they may be overwritten.
             scalars: `next_scalars` on the device.
-            scale: what the gradients are multiplied by first, a 0-dimensional tensor.
-            norms: of each of the gradients before that, for those who need them.
+            scale: what the gradients are multiplied by first, a 0-dimensional tensor, or [K].
+            norms: of each of the gradients before that, [*lead, parameters], for those who need them.
         """
         update = self.compiled or self._scaled_update
         update(grads, scale, norms, *scalars.float().unbind())
@@ -100,7 +107,7 @@ class Optimizer:
         raise NotImplementedError
 
     def update(self, grads: list[Tensor], norms: Tensor | None, *scalars: Tensor) -> None:
-        """One step; norms are of the gradients, [parameters], if known, and scalars 0-dimensional, all in float32."""
+        """One step; norms are of the gradients, [*lead, parameters], if known, scalars 0-dimensional; in float32."""
         raise NotImplementedError
 
     def diagnostics(self) -> dict[str, dict[str, float]]:

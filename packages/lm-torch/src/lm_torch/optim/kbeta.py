@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -10,11 +11,12 @@ from torch import Tensor
 from lm_core.config import KBetaConfig
 from lm_core.model.parameters import Table
 from lm_core.optim import bucket_of, keeps_v_max, members
+from lm_torch.clip import norms_of, spread
 from lm_torch.optim.base import Optimizer
 
 
 class KBeta(Optimizer):
-    """See `lm_core.optim`. What is kept per bucket is one vector over the buckets."""
+    """See `lm_core.optim`. What is kept per bucket is a vector over the buckets, or of each seed one, [K, buckets]."""
 
     def __init__(self, config: KBetaConfig, table: Table, params: dict[str, Tensor]):
         super().__init__(config, table, params)
@@ -25,10 +27,11 @@ class KBeta(Optimizer):
         # [buckets, parameters]: a product with it adds up over buckets in a fixed order, on a GPU too.
         self.membership = torch.zeros(len(self.buckets), len(self.names), device=self.device)
         self.membership[self.bucket_index, range(len(self.names))] = 1.0
-        self.grad_ema = torch.zeros(len(self.buckets), device=self.device)
-        self.beta2_product = torch.ones(len(self.buckets), device=self.device)
-        self.sunspike = torch.zeros(len(self.buckets), device=self.device)
-        self.beta2 = torch.zeros(len(self.buckets), device=self.device)
+        shape = *self.lead, len(self.buckets)
+        self.grad_ema = torch.zeros(shape, device=self.device)
+        self.beta2_product = torch.ones(shape, device=self.device)
+        self.sunspike = torch.zeros(shape, device=self.device)
+        self.beta2 = torch.zeros(shape, device=self.device)
         if keeps_v_max(config):
             self.add_slot("v_max")
 
@@ -44,19 +47,20 @@ class KBeta(Optimizer):
         lr, c1, c2, warming_up = scalars
         c, m, v = self.config, self.slots["m"], self.slots["v"]
         self.decay_weights(lr)
-        self._adapt_beta2(torch.stack(torch._foreach_norm(grads)) if norms is None else norms, warming_up > 0)
-        beta2 = self.beta2.unbind()
+        self._adapt_beta2(norms_of(grads, self.lead) if norms is None else norms, warming_up > 0)
+        rest = self._of_each(1 - self.beta2)
         torch._foreach_lerp_(m, grads, 1 - c.beta1)
-        _lerp_each_(v, torch._foreach_mul(grads, grads), [1 - beta2[i] for i in self.bucket_index])
+        _lerp_each_(v, torch._foreach_mul(grads, grads), rest)
         w = self._running_max(v) if keeps_v_max(c) else v
         denominator = torch._foreach_sqrt(w)
         if c.bias_correction == "exact":
-            roots = (1 - self.beta2_product).sqrt().unbind()
-            torch._foreach_div_(denominator, [roots[i] for i in self.bucket_index])
+            torch._foreach_div_(denominator, self._of_each((1 - self.beta2_product).sqrt()))
         elif c.bias_correction == "beta2max":
             torch._foreach_div_(denominator, c2.sqrt())
         if c.adaptive_tiny:
-            torch._foreach_add_(denominator, [c.tiny_denom * p.abs().mean().clamp(min=1.0) for p in self.params])
+            sizes = [p.abs().flatten(len(self.lead)).mean(-1).clamp(min=1.0) for p in self.params]
+            tiny = [spread(c.tiny_denom * size, p) for size, p in zip(sizes, self.params, strict=True)]
+            torch._foreach_add_(denominator, tiny)
         torch._foreach_add_(denominator, c.eps)
         delta = torch._foreach_div(m, denominator)
         torch._foreach_div_(delta, c1)
@@ -66,10 +70,16 @@ class KBeta(Optimizer):
         torch._foreach_mul_(delta, lr)
         torch._foreach_sub_(self.params, delta)
 
+    def _of_each(self, values: Tensor) -> list[Tensor]:
+        """Values of the buckets, [*lead, buckets], as factors of each parameter."""
+        of_buckets = values.unbind(-1)
+        chosen = [of_buckets[i] for i in self.bucket_index]
+        return [spread(value, p) for value, p in zip(chosen, self.params, strict=True)]
+
     def _adapt_beta2(self, norms: Tensor, warming_up: Tensor) -> None:
         """The bucket's gradient norm against its average decides the bucket's beta2."""
         c = self.config
-        norm = (self.membership @ norms.square()).sqrt()
+        norm = (norms.square() @ self.membership.t()).sqrt()
         self.grad_ema.lerp_(norm, 1 - c.alpha)
         ratio = norm / (self.grad_ema + c.tiny_spike)
         self.sunspike.copy_(torch.where(warming_up, 0.0, ratio / (1 + ratio)))
@@ -87,22 +97,23 @@ class KBeta(Optimizer):
     def diagnostics(self) -> dict[str, dict[str, float]]:
         """The sunspike and beta2 of each bucket in the last step."""
         return {
-            "sunspike": dict(zip(self.buckets, self.sunspike.tolist(), strict=True)),
-            "beta2": dict(zip(self.buckets, self.beta2.tolist(), strict=True)),
+            "sunspike": dict(zip(self.buckets, self.sunspike.t().tolist(), strict=True)),
+            "beta2": dict(zip(self.buckets, self.beta2.t().tolist(), strict=True)),
         }
 
     def named_state(self) -> dict[str, Tensor]:
         """The state itself, which the next step changes, under the names of `lm_core.optim`."""
         state = super().named_state()
         for kind, vector in (("grad_ema", self.grad_ema), ("beta2_product", self.beta2_product)):
-            state |= {f"{kind}.{bucket}": vector[i] for i, bucket in enumerate(self.buckets)}
+            state |= {f"{kind}.{bucket}": vector[..., i] for i, bucket in enumerate(self.buckets)}
         return state
 
     def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Replace the state."""
         super().load(arrays)
         for kind, vector in (("grad_ema", self.grad_ema), ("beta2_product", self.beta2_product)):
-            vector.copy_(torch.tensor([float(arrays[f"{kind}.{bucket}"]) for bucket in self.buckets]))
+            of_each = [np.asarray(arrays[f"{kind}.{bucket}"], np.float32) for bucket in self.buckets]
+            vector.copy_(torch.from_numpy(np.stack(of_each, axis=-1)))
 
 
 def _lerp_each_(starts: list[Tensor], ends: tuple[Tensor, ...], weights: list[Tensor]) -> None:

@@ -77,7 +77,7 @@ class Muon(Optimizer):
         ahead = torch._foreach_lerp(grads, m, c.momentum) if c.nesterov else m
         for shape, members in self.by_shape.items():
             steps = newton_schulz(torch.stack([ahead[i] for i in members]), c.ns_steps)
-            torch._foreach_sub_([self.params[i] for i in members], list(steps * (lr * muon_scale(c, shape))))
+            torch._foreach_sub_([self.params[i] for i in members], list(steps * (lr * muon_scale(c, shape[-2:]))))
 
     def named_state(self) -> dict[str, Tensor]:
         """The state itself, which the next step changes, under the names of `lm_core.optim`."""
