@@ -131,5 +131,8 @@ def test_what_the_advice_names_fits(rows: int, parts: int, full: bool) -> None:
 
 
 def test_where_no_batch_fits_the_model_is_to_be_smaller() -> None:
-    with pytest.raises(UserError, match=r"has 10\.0 KiB: lower the sequence length or the width of the model$"):
+    with pytest.raises(UserError, match=r"has 10\.0 KiB: lower the width of the model$"):
         check_fits(plan_of(model=LARGE), 10240)
+    room = training_memory(LARGE, OPTIMIZER, StepConfig(), 1, 200).total
+    with pytest.raises(UserError, match=r"MiB: lower the sequence length or the width of the model$"):
+        check_fits(plan_of(model=LARGE, batches=RandomWindows(np.zeros(999, int), 2, LengthRule(500, 500), 0)), room)

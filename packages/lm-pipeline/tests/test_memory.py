@@ -31,7 +31,7 @@ def test_a_run_that_does_not_fit_is_refused(
     assert run_train(*data, "--data.tokenizer", "tok", *sizes, "--save_dir", "run") == 2
     said = capsys.readouterr().err
     assert "training needs at least" in said
-    assert said.endswith("and the device has 1 MiB: lower model.seq_len or model.d_model\n")
+    assert said.endswith("and the device has 1 MiB: lower model.d_model\n")
     assert sorted(workplace.rglob("*")) == before
 
 

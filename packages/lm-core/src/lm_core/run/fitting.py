@@ -78,6 +78,10 @@ def _advice(plan: Plan, available: int | None, most: int) -> str:
         ways.append(f"turn on {names['gradient_checkpointing']}")
     if most:
         ways.append(f"lower {names.get('batch_size', 'the batch size')} to {most:,}, the most that may fit")
-    lower = names.get("seq_len", "the sequence length"), names.get("d_model", "the width of the model")
+    lower = [names.get("d_model", "the width of the model")]
+    if available is None or largest_batch(
+        plan.model, plan.optimizer, step, 1, available
+    ):  # else weights alone do not fit
+        lower.insert(0, names.get("seq_len", "the sequence length"))
     ways.append(f"lower {' or '.join(lower)}")
     return ", or ".join(ways)
