@@ -10,6 +10,8 @@ from lm_bench.infer.workload import INIT_STD
 from lm_bench.train.workload import GPT2_124M, GRAD_CLIP, PADDED_VOCAB, nanogpt_adamw
 from lm_core.config import AdamWConfig, Config, Dtype, KBetaConfig, ModelConfig, OptimizerConfig, StepConfig
 
+SEED_STEPS = "seed-steps/s"
+"""Steps of all models that are trained together."""
 Kind = Literal["product", "copy", "train", "decode", "bits", "gradients"]
 Who = Literal["ours", "plain", "plain-fused", "huggingface"]
 How = Literal["eager", "graph", "sampled", "compiled"]
@@ -29,6 +31,8 @@ class Job(Config):
     model: ModelConfig | None = None
     optimizer: OptimizerConfig = Field(AdamWConfig(), discriminator="name")
     step: StepConfig = StepConfig()
+    seeds: int = 1
+    """Models that are trained together; `rows` and `steps` are of each."""
     rows: int = 1
     length: int = 1
     """Tokens in a row; of a prompt, where it decodes."""
@@ -58,6 +62,8 @@ class Sizes:
     """Rows and steps in a block, the most wanted first; the first gets all peers, the second the options."""
     large_rows: tuple[int, int]
     testbed_rows: tuple[int, int]
+    seeds: int
+    """Of Testbed D that are trained together."""
     decode_rows: tuple[int, int]
     prompt: int
     tokens: int
@@ -85,6 +91,7 @@ SIZES = {
         train=((16, 20), (64, 5), (8, 30), (32, 10)),
         large_rows=(32, 4),
         testbed_rows=(4, 60),
+        seeds=8,
         decode_rows=(1, 8),
         prompt=32,
         tokens=128,
@@ -99,6 +106,7 @@ SIZES = {
         train=((1, 1), (4, 1)),
         large_rows=(2, 1),
         testbed_rows=(2, 2),
+        seeds=2,
         decode_rows=(1, 2),
         prompt=4,
         tokens=8,
@@ -251,6 +259,11 @@ def _testbed_d(sizes: Sizes, device: str) -> Group:
         )
         for name, optimizer in optimizers
         for precision, dtype, products, compiled in precisions
+    )
+    jobs += tuple(
+        job.model_copy(update={"side": f"{job.side}, {sizes.seeds} seeds", "seeds": sizes.seeds, "unit": SEED_STEPS})
+        for job in jobs
+        if job.side.endswith(", bfloat16")
     )
     c = sizes.testbed
     return Group("testbed", f"Testbed D, d {c.d_model} x {c.n_layers}, {rows} x {c.seq_len}", jobs)

@@ -13,7 +13,7 @@ from functools import partial
 from lm_bench.agreement import TOLERANCE_NATS
 from lm_bench.environment import core_count
 from lm_bench.flags import GpuFlags, GpuPart
-from lm_bench.gpu.jobs import Group, Job, groups_of
+from lm_bench.gpu.jobs import SEED_STEPS, Group, Job, groups_of
 from lm_bench.gpu.sides import Kernel, Local, Process, Report, Side, SideError
 from lm_bench.infer.measurement import common_start
 from lm_bench.rounds import interleaved, ratios
@@ -189,7 +189,7 @@ def _row(group: Group, job: Job, reports: list[Report | None], first: list[Repor
 def _tflops(job: Job, figure: float) -> float | None:
     if job.kind != "train" or job.model is None:
         return None
-    tokens = figure * (job.rows * job.length if job.unit == "steps/s" else 1)
+    tokens = figure * (job.rows * job.length if job.unit in ("steps/s", SEED_STEPS) else 1)
     return tokens * flops_per_token(job.model, job.length) / 1e12
 
 

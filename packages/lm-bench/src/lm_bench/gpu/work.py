@@ -17,8 +17,9 @@ from lm_bench.gpu.sides import Kernel, Profile, Report
 from lm_bench.infer.sides import GREEDY, Decoded, Ours, Side, Theirs
 from lm_bench.infer.workload import prompts_of
 from lm_bench.train.sides import make_side, our_trainer
-from lm_core.backend import Trainer
+from lm_core.backend import Trainer, load_backend
 from lm_core.config import Config, SamplingConfig
+from lm_core.data.batches import Batch
 from lm_core.errors import UserError
 from lm_core.model.init import initial_arrays
 
@@ -91,12 +92,27 @@ def again_if_full(work: Callable[[], object]) -> None:
         time.sleep(5)
 
 
+class Seeds:
+    """Models that are trained together, as a side of which one step is a step of each."""
+
+    def __init__(self, job: Job, case: Case):
+        seeds = [SEED + k for k in range(job.seeds)]
+        weights = [initial_arrays(case.model, seed) for seed in seeds]
+        self.trainer = load_backend("torch").build_seeds(case.model, case.optimizer, job.step, weights, seeds)
+        self.count = job.seeds
+
+    def step(self, batch: Batch, lr: float) -> SupportsFloat:
+        """The loss of the first."""
+        loss: SupportsFloat = self.trainer.step([batch] * self.count, lr)[0]["loss_nats"]
+        return loss
+
+
 class Training:
     """Optimizer steps of one side."""
 
     def __init__(self, job: Job, device: str):
         self.job, self.device, self.case = job, device, case_of(job)
-        self.side = make_side(job.who, self.case, job.step)
+        self.side = make_side(job.who, self.case, job.step) if job.seeds == 1 else Seeds(job, self.case)
         self.batches = self.case.batches(job.steps + 1)
         again_if_full(partial(self._steps, WARMUP_STEPS))
         let_go(device)
@@ -113,7 +129,7 @@ class Training:
         losses = self._steps(self.job.steps)
         peak.wait(self.device)
         seconds = time.perf_counter() - started
-        of_step = 1 if self.job.unit == "steps/s" else self.batches[0].tokens
+        of_step = self.batches[0].tokens if self.job.unit == "tokens/s" else self.job.seeds
         values = tuple(float(loss) for loss in [*first, *losses])
         let_go(self.device)
         return Sample(figure=of_step * self.job.steps / seconds, losses=values)
