@@ -130,6 +130,21 @@ def test_what_the_advice_names_fits(rows: int, parts: int, full: bool) -> None:
         assert not full or others // changed.grad_accum_steps <= rows // parts // 2
 
 
+def test_where_micro_batches_are_counted_both_are_changed_and_the_step_stays() -> None:
+    names = {**ALL, "micro_batch_size": "rows"}
+    batches = RandomWindows(np.zeros(99, int), 24, LengthRule(64, 64), 0)
+    plan = plan_of(model=LARGE, step=StepConfig(grad_accum_steps=2), knobs=names, batches=batches)
+    room = training_memory(LARGE, OPTIMIZER, plan.step, 11, 64).total
+    with pytest.raises(
+        UserError, match=r": lower rows to (\d+) and raise parts to (\d+), or .*, or lower T or D$"
+    ) as caught:
+        check_fits(plan, room)
+    rows, parts = map(int, re.findall(r"to (\d+)", str(caught.value)))
+    assert rows * parts == 24
+    assert training_memory(LARGE, OPTIMIZER, StepConfig(grad_accum_steps=parts), 24, 64).total <= room
+    assert " B " not in str(caught.value).split(": ")[-1]
+
+
 def test_where_no_batch_fits_the_model_is_to_be_smaller() -> None:
     with pytest.raises(UserError, match=r"has 10\.0 KiB: lower the width of the model$"):
         check_fits(plan_of(model=LARGE), 10240)

@@ -23,6 +23,14 @@ from mini_gpt.resume_policy import POLICY
 
 COMMAND, SAMPLE_COMMAND = "uv run apps/mini_gpt/train_bpe.py", "uv run apps/mini_gpt/sample_bpe.py"
 
+KNOBS = {
+    "micro_batch_size": "--batch_size",
+    "grad_accum_steps": "--grad_accum_steps",
+    "gradient_checkpointing": "--gradient_checkpointing",
+    "seq_len": "--block_size",
+    "d_model": "--n_embed",
+}
+
 
 def plan(flags: Flags, folder: RunFolder, argv: Sequence[str] = ()) -> Plan:
     """Decide a run in a folder; `argv` is what was typed, for the report.
@@ -83,6 +91,7 @@ def plan(flags: Flags, folder: RunFolder, argv: Sequence[str] = ()) -> Plan:
         sample=sample_of(
             tokenizer, flags.block_size, start, flags.sample, lambda step: flags.seed + step, at_saves=True
         ),
+        knobs=KNOBS,
         next_steps=next_steps(model, tokenizer, f"{SAMPLE_COMMAND} --ckpt"),
     )
 

@@ -43,6 +43,7 @@ class GPT(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, vocab_size, bias=False)
         self.head.weight = self.tokens.weight
+        self.mask: torch.Tensor
         self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(flags.block_size))
         for name, parameter in self.named_parameters():
             if parameter.dim() > 1:
@@ -137,7 +138,9 @@ def main() -> None:
         if (step + 1) % flags.eval_every == 0 or step + 1 == flags.max_steps:
             last = evaluate()
             best = min(best, last)
-            print(f"step {step + 1}: train {loss.item() * flags.grad_accum_steps:.4f}, validation {last:.4f}", flush=True)
+            print(
+                f"step {step + 1}: train {loss.item() * flags.grad_accum_steps:.4f}, validation {last:.4f}", flush=True
+            )
     tokens = flags.max_steps * flags.grad_accum_steps * flags.batch_size * flags.block_size
     result = {
         "steps": flags.max_steps,

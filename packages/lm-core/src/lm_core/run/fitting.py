@@ -72,11 +72,13 @@ def _advice(plan: Plan, available: int | None, most: int) -> str:
     if "grad_accum_steps" in names and at_once:
         for parts in range(max(step.grad_accum_steps + 1, -(-rows // at_once)), rows + 1):
             if rows % parts == 0 and fits(grad_accum_steps=parts):
-                ways.append(f"raise {names['grad_accum_steps']} to {parts:,}")
+                micro = names.get("micro_batch_size")
+                ways.append(f"lower {micro} to {rows // parts:,} and " if micro else "")
+                ways[-1] += f"raise {names['grad_accum_steps']} to {parts:,}"
                 break
     if "gradient_checkpointing" in names and not step.gradient_checkpointing and fits(gradient_checkpointing=True):
         ways.append(f"turn on {names['gradient_checkpointing']}")
-    if most:
+    if most and "micro_batch_size" not in names:
         ways.append(f"lower {names.get('batch_size', 'the batch size')} to {most:,}, the most that may fit")
     lower = [names.get("d_model", "the width of the model")]
     if available is None or largest_batch(

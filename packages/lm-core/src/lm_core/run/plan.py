@@ -117,7 +117,8 @@ class Plan:
     """Whether records are printed."""
     knobs: Mapping[str, str] = field(default_factory=dict)
     """The app's names of what memory depends on, for advice: of `batch_size`, `seq_len` and `d_model`; where it has
-    them, of `grad_accum_steps` and `gradient_checkpointing`."""
+    them, of `grad_accum_steps` and `gradient_checkpointing`; of `micro_batch_size` in place of `batch_size` where it is
+    the micro-batches that it counts."""
     next_steps: Callable[[Path], Sequence[str]] = lambda _folder: ()
     """Commands to run on the finished run in a folder, one per line."""
 
