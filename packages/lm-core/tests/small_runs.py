@@ -86,7 +86,13 @@ class Letters:
     name, fingerprint = "letters", "abc"
 
     def save(self, folder: Path) -> None:
-        (folder / "letters.json").write_text("{}")
+        (folder / "letters.json").write_text(self.fingerprint)
+
+    def is_saved_in(self, folder: Path) -> bool | None:
+        try:
+            return (folder / "letters.json").read_text() == self.fingerprint
+        except FileNotFoundError:
+            return None
 
 
 def plan_of(config: AppConfig = AppConfig(), steps: int = 4, **more: Any) -> Plan:  # noqa: B008
@@ -120,5 +126,9 @@ def schedule_of(config: AppConfig) -> ScheduleConfig:
 def run(plan: Plan, folder: RunFolder, *, resume: bool = False, backend: Any = None) -> RunState:
     with session.opened(folder, AppConfig, POLICY, resume=resume) as known:
         if known:
-            plan = replace(plan, checkpoint=known.checkpoint, has_tokenizer=True)
+            plan = replace(plan, checkpoint=known.checkpoint)
         return session.run(plan, folder, backend=cast("Backend", backend or Numpy()))
+
+
+def content(folder: RunFolder) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.path.rglob("*") if p.is_file() and p.name != "lock"}

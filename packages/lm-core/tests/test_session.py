@@ -18,11 +18,7 @@ from lm_core.run.log import read_records
 from lm_core.run.plan import Sample
 from lm_core.run.state import RunState
 
-from .small_runs import MODEL, TOKENS, Letters, Numpy, Still, plan_of, run
-
-
-def content(folder: RunFolder) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in folder.path.rglob("*") if p.is_file() and p.name != "lock"}
+from .small_runs import MODEL, TOKENS, Letters, Numpy, Still, content, plan_of, run
 
 
 @pytest.mark.usefixtures("drawn")
@@ -164,7 +160,7 @@ def test_a_checkpoint_of_another_model_optimizer_or_tokenizer_does_not_fit(folde
     wider = plan_of(model=MODEL.model_copy(update={"d_ff": 99}))
     for plan, said in (
         (wider, "model.d_ff is None in the checkpoint and 99 here"),
-        (plan_of(tokenizer=Others()), "it was trained with another tokenizer"),
+        (plan_of(tokenizer=Others()), "was trained with another tokenizer"),
     ):
         with pytest.raises(UserError, match=said):
             run(plan, folder, resume=True)

@@ -1,6 +1,7 @@
-"""A run that is resumed: what a session says of it, records of it, and reads on from."""
+"""A run that is resumed: what a session says of it, records of it, and reads on from; and its start."""
 
-from dataclasses import replace
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +17,19 @@ from lm_core.run.log import RunLog
 from lm_core.run.plan import Plan
 from lm_core.run.resume import Recorded, recorded
 
-from .small_runs import POLICY, POLICY_OF_TEXT, TOKENS, AppConfig, Numpy, TextConfig, plan_of, run, schedule_of
+from .small_runs import (
+    POLICY,
+    POLICY_OF_TEXT,
+    TOKENS,
+    AppConfig,
+    Letters,
+    Numpy,
+    TextConfig,
+    content,
+    plan_of,
+    run,
+    schedule_of,
+)  # fmt: skip
 
 
 def newest(folder: RunFolder) -> Checkpoint | None:
@@ -35,7 +48,7 @@ def test_a_resume_says_and_records_what_it_changes(folder: RunFolder, capsys: py
     with pytest.raises(UserError, match="seed is 0 in the run and 1 here"):
         plan_of(AppConfig(seed=1)).resumed(known, schedule_of)
     with session.opened(folder, AppConfig, POLICY, resume=True):
-        session.run(replace(changed, has_tokenizer=True), folder, backend=cast("Backend", Numpy()))
+        session.run(changed, folder, backend=cast("Backend", Numpy()))
     assert Checkpoints(folder.checkpoints).newest_metadata()["history"] == [
         {"step": 4, "key": "rate", "from": 0.1, "to": 0.2}
     ]
@@ -120,3 +133,63 @@ def test_the_config_of_an_older_format_is_read_under_today_s_keys() -> None:
     assert upgraded(old, 1) == new
     assert upgraded(new, FORMAT) == new
     assert upgraded({"lr": 0.1}, 1) == {"lr": 0.1}
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_a_resume_with_another_tokenizer_is_refused_before_anything_is_written(folder: RunFolder, saved: bool) -> None:
+    """It is another one than the run folder has, whether a checkpoint names it or none was saved."""
+    run(plan_of(steps=2), folder)
+    if not saved:
+        shutil.rmtree(folder.checkpoints)
+
+    class Others(Letters):
+        fingerprint = "xyz"
+
+    before = content(folder)
+    with pytest.raises(UserError, match="trained with another tokenizer"):
+        run(plan_of(tokenizer=Others()), folder, resume=True)
+    (folder.tokenizer / "letters.json").write_text("xyz")
+    changed = content(folder)
+    said = "is not the one that the run was trained with" if saved else "another tokenizer: give the run's own text"
+    with pytest.raises(UserError, match=said):
+        run(plan_of(), folder, resume=True)
+    assert content(folder) == changed
+    assert {name for name in before if before[name] != changed[name]} == {"letters.json"}
+
+
+def test_a_tokenizer_that_is_there_is_kept_and_one_that_is_not_is_written(folder: RunFolder) -> None:
+    folder.tokenizer.mkdir(parents=True)
+    (folder.tokenizer / "letters.json").write_text("other")
+    with pytest.raises(UserError, match="tokenizer holds another tokenizer, which a run would replace"):
+        run(plan_of(), folder)
+    (folder.tokenizer / "letters.json").unlink()
+    run(plan_of(), folder)
+    assert (folder.tokenizer / "letters.json").read_text() == "abc"
+    when = (folder.tokenizer / "letters.json").stat().st_mtime_ns
+    run(plan_of(steps=6), folder, resume=True)
+    assert (folder.tokenizer / "letters.json").stat().st_mtime_ns == when
+
+
+class Noted:
+    """A sink that notes how it is closed."""
+
+    def __init__(self) -> None:
+        self.closed: list[bool] = []
+
+    def record(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
+        """Nothing is kept."""
+
+    def saved(self, metadata: Path, step: int, best: bool) -> None:
+        """Nothing is kept."""
+
+    def close(self, failed: bool) -> None:
+        self.closed.append(failed)
+
+
+@pytest.mark.parametrize("name", ["config.toml", "metrics.jsonl"])
+def test_sinks_are_closed_where_the_run_does_not_start(folder: RunFolder, name: str) -> None:
+    (folder.path / name / "in the way").mkdir(parents=True)
+    sink = Noted()
+    with pytest.raises(UserError, match=f"cannot write .*{name}|cannot write to"), folder.hold():
+        session.run(plan_of(sinks=lambda *_: [sink]), folder, backend=cast("Backend", Numpy()))
+    assert sink.closed == [True]

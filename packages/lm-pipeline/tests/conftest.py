@@ -128,7 +128,7 @@ def save_run() -> Callable[..., Checkpoints]:
 
     def save(plan: Plan, step: int, **metadata: object) -> Checkpoints:
         folder = RunFolder(Path("run"))
-        if not plan.has_tokenizer:
+        if not plan.tokenizer.is_saved_in(folder.tokenizer):
             plan.tokenizer.save(folder.tokenizer)
         folder.prepare(plan.config_toml())
         shapes = state_shapes(plan.optimizer, parameter_table(plan.model))

@@ -243,7 +243,7 @@ def test_a_run_is_resumed_from_its_folder_alone(begun: Plan, resumed: Planned, w
     assert plan.kept_config == {**begun.kept_config, "training": {**begun.kept_config["training"], "max_steps": 20}}
     assert (plan.loop.max_steps, plan.schedule.max_steps) == (20, 20)
     assert plan.tokenizer.fingerprint == begun.tokenizer.fingerprint
-    assert plan.has_tokenizer
+    assert plan.tokenizer.is_saved_in(Path("run/tokenizer"))
 
 
 @pytest.mark.parametrize(

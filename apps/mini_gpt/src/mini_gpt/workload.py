@@ -16,7 +16,7 @@ from lm_core.terminal import say
 from lm_pipeline.text.own_text import OwnText, read_own_text
 from lm_pipeline.tokens.in_memory import encode_documents, learn_tokenizer
 from lm_pipeline.tokens.tokenizers import tokenizer_in
-from lm_pipeline.training import bytes_of_targets, has_tokenizer, next_steps, sample_of
+from lm_pipeline.training import bytes_of_targets, next_steps, sample_of
 from lm_tokenizer.adapters import TextTokenizer
 from mini_gpt.flags import Flags
 from mini_gpt.resume_policy import POLICY
@@ -85,7 +85,6 @@ def plan(flags: Flags, folder: RunFolder, argv: Sequence[str] = ()) -> Plan:
         metadata={"text": text.sha1},
         content={"data_dir" if flags.data_dir else "data_file": "text"},
         tokenizer=tokenizer,
-        has_tokenizer=has_tokenizer(folder, tokenizer),
         bytes_of=bytes_of_targets(tokenizer),
         perplexity=True,
         sample=sample_of(

@@ -25,7 +25,7 @@ from lm_core.run.about import command_line, resume_line
 from lm_core.run.folder import RunFolder
 from lm_core.run.plan import Plan
 from lm_pipeline.text.one_file import read_text, split, standard_library_text
-from lm_pipeline.training import has_tokenizer, next_steps, sample_of
+from lm_pipeline.training import next_steps, sample_of
 from lm_tokenizer.adapters import train_tokenizer
 from testbed_d.flags import Flags
 from testbed_d.resume_policy import POLICY
@@ -90,7 +90,6 @@ def plan(flags: Flags, folder: RunFolder, argv: Sequence[str] = ()) -> Plan:
         metadata={"text": hashlib.sha1(text.encode()).hexdigest()},
         content={"text": "text"},
         tokenizer=tokenizer,
-        has_tokenizer=has_tokenizer(folder, tokenizer),
         notes=_notes(flags, len(text)),
         bits_name="bits_per_char",
         sample=sample_of(

@@ -101,7 +101,6 @@ def plan(flags: Flags, corpus: Corpus, save_dir: Path, argv: Sequence[str] = ())
         },
         content={"data_dir": "data.text"},
         tokenizer=tokenizer,
-        has_tokenizer=True,  # a run's folder appears with it, or never
         bytes_of=None if of_words else bytes_of_targets(tokenizer),
         perplexity=of_words,
         sample=sample_of(

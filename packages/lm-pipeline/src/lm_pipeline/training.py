@@ -16,36 +16,15 @@ from lm_core.data.batches import Batch
 from lm_core.errors import UserError
 from lm_core.interchange.folder import architecture_of
 from lm_core.run.evaluation import BytesOf
-from lm_core.run.folder import RunFolder
 from lm_core.run.plan import Sample
 from lm_core.sampling import Generation
 from lm_pipeline.generation.ending import eos_ids
-from lm_pipeline.tokens.tokenizers import tokenizer_in
 from lm_tokenizer.adapters import TextTokenizer
-from lm_tokenizer.errors import TokenizerError
 from lm_tokenizer.text_deltas import text_deltas_of
 
 _PLAIN = SamplingConfig()
 _EXPORTED = ("bpe", "hf", "characters")
 """Kinds of tokenizers that can be written as `tokenizer.json`."""
-
-
-def has_tokenizer(folder: RunFolder, tokenizer: TextTokenizer) -> bool:
-    """Whether a run folder holds the run's tokenizer already, as when it is resumed, or was named by that path.
-
-    Raises:
-        UserError: when it holds another one, which a run would replace.
-    """
-    advice = "which a run would replace: give another --save_dir"
-    try:
-        there = tokenizer_in(folder.tokenizer)
-    except TokenizerError as error:
-        raise UserError(f"{folder.tokenizer} holds a tokenizer that cannot be read, {advice} ({error})") from None
-    if there is not None and there.fingerprint != tokenizer.fingerprint:
-        if folder.holds_run():
-            raise UserError(f"{folder.path} was trained with another tokenizer: give the run's own text or tokenizer")
-        raise UserError(f"{folder.tokenizer} holds another tokenizer, {advice}")
-    return there is not None
 
 
 def bytes_of_targets(tokenizer: TextTokenizer) -> BytesOf:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lm_tokenizer import formats
 from lm_tokenizer.errors import TokenizerError, for_each
+from lm_tokenizer.saved import Saved
 from lm_tokenizer.special import NAMES_OF_THE_END, Choice, Found, SpecialTokens
 from lm_tokenizer.surrogates import as_unicode
 from lm_tokenizer.threads import thread_count
@@ -46,7 +47,7 @@ PART, LARGE_PART = 1 << 16, 1 << 24
 """Bytes of text that a stream, and a file, is encoded by."""
 
 
-class Tokenizer:
+class Tokenizer(Saved):
     """A byte-level BPE. Immutable; may be shared by threads, forked and pickled.
 
     Texts are `str`, or `bytes` of UTF-8. Special tokens in them are handled as `allowed_special` and
@@ -55,8 +56,7 @@ class Tokenizer:
     pair in a `str` is the character that it stands for.
     """
 
-    name = "bpe"
-    """Of this kind of tokenizer, among the adapters."""
+    name = "bpe"  # of this kind of tokenizer, among the adapters
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary

@@ -7,7 +7,6 @@ python -m lm_bench.faults.child '{"folder": "run", "backend": "torch"}'
 
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 from lm_bench.faults.harm import Announcing, Poisoning, WatchedBatches, prepare
@@ -20,7 +19,6 @@ from lm_core.run.folder import RunFolder
 from lm_core.run.interrupts import Interrupts
 from lm_core.run.plan import Plan
 from lm_core.run.resume import Policy
-from lm_pipeline.training import has_tokenizer
 
 EVAL_EVERY = 10
 POLICY = Policy(refused="", recorded="", no_effect="", call="")
@@ -47,7 +45,7 @@ def run(trial: Trial) -> None:
     prepare(trial)
     folder = RunFolder(Path(trial.folder))
     with session.opened(folder, ChildConfig, POLICY, resume=folder.holds_run()) as known:
-        plan = replace(plan_of(trial), has_tokenizer=has_tokenizer(folder, TOKENIZER))
+        plan = plan_of(trial)
         plan = plan.resumed(known, lambda _: SCHEDULE) if known else plan
         backend = Poisoning(load_backend(trial.backend), trial)
         session.run(plan, folder, backend=backend, interrupts=Interrupts(echo=0))

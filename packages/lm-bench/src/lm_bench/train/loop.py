@@ -108,6 +108,10 @@ class _Ids:
     def save(self, folder: Path) -> None:
         """There is nothing to keep."""
 
+    def is_saved_in(self, folder: Path) -> bool:
+        """There is nothing to look for."""
+        return True
+
 
 def loop_seconds(case: Case, trainer: Trainer, batches: Batches, steps: int, save_every: int, wait: Wait) -> float:
     """The same steps in a session."""

@@ -47,6 +47,13 @@ class RunTokenizer(Protocol):
     def save(self, folder: Path) -> None:
         """Write it to a folder."""
 
+    def is_saved_in(self, folder: Path) -> bool | None:
+        """Whether the tokenizer in a folder is this one; None where it holds none.
+
+        Raises:
+            ValueError: when there are files of one, and they cannot be read.
+        """
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -95,8 +102,6 @@ class Plan:
     content: Mapping[str, str] = field(default_factory=dict)
     """Keys of the config that name data, which counts by its content: key -> dotted key of its hash in `metadata`."""
     tokenizer: RunTokenizer
-    has_tokenizer: bool = False
-    """Whether the run folder holds the tokenizer already."""
     checkpoint: Checkpoint | None = None
     """Checkpoint to resume, or to start another run from."""
     history: History = field(default_factory=History)
@@ -243,6 +248,10 @@ class Plan:
         if {n: a.shape for n, a in self.checkpoint.optimizer_state.items()} != state_shapes(self.optimizer, table):
             was = (metadata.get("optimizer") or {}).get("name")
             raise UserError(f"{path}: its optimizer state, of {was}, does not fit the optimizer {self.optimizer.name}")
-        known = (metadata.get("tokenizer") or {}).get("fingerprint")
-        if known not in (None, self.tokenizer.fingerprint):
+        if not self.fits_tokenizer(self.checkpoint):
             raise UserError(f"{path}: it was trained with another tokenizer")
+
+    def fits_tokenizer(self, checkpoint: Checkpoint) -> bool:
+        """Whether a checkpoint was trained with the plan's tokenizer, if it says so."""
+        known = (checkpoint.metadata.get("tokenizer") or {}).get("fingerprint")
+        return known in (None, self.tokenizer.fingerprint)

@@ -32,7 +32,7 @@ from lm_core.run.evaluation import evaluate
 from lm_core.run.fitting import check_fits, fitting
 from lm_core.run.folder import RunFolder
 from lm_core.run.interrupts import Interrupts
-from lm_core.run.log import RunLog
+from lm_core.run.log import RunLog, close_all
 from lm_core.run.loop import Run, train
 from lm_core.run.plan import Plan
 from lm_core.run.resume import Policy, Recorded, recorded
@@ -97,8 +97,8 @@ def run(
 
     Args:
         plan: the run.
-        place: its folder, which is made where it is missing; or what makes the folder of a new run, which is asked
-            when nothing is left to fail.
+        place: its folder, which is made where it is missing; or what makes the folder of a new run, with its config and
+            tokenizer, which is asked when nothing is left to fail.
         backend: in place of the one that the plan names.
         interrupts: in place of a new one.
 
@@ -106,6 +106,7 @@ def run(
         UserError: for what does not fit together or cannot be written; of a new run nothing has been written then.
         NonFiniteError: when training diverges.
     """
+    has_tokenizer = not isinstance(place, RunFolder) or _has_tokenizer(plan, place)
     plan.check_fits()
     state = RunState.from_metadata(plan.checkpoint.metadata) if plan.checkpoint else RunState()
     complete = plan.checkpoint is not None and is_complete(plan.loop, state)
@@ -128,8 +129,10 @@ def run(
         say(f"resuming {folder.path} at step {state.step:,} of {plan.loop.max_steps:,}")
     elif isinstance(place, RunFolder) and folder.holds_run():
         say("no checkpoint was saved yet: starting at step 0")
-    sinks = _prepare(plan, folder, state.step, complete=complete)  # what fails before this leaves no run
     say(_summary(plan, folder))
+    # What is complete stays what it was: its end alone is made up for.
+    config = isinstance(place, RunFolder) and not complete
+    sinks = _prepare(plan, folder, state.step, tokenizer=not has_tokenizer, config=config)
     samples = Samples(folder.samples, state.step)
     with interrupts or Interrupts() as asked:
         with RunLog(folder.metrics, state.step, plan.loop.max_steps, sinks, console=plan.console) as log:
@@ -161,23 +164,44 @@ def _ratio(number: int, of: int) -> str:
     return f"{number / of:,.0f}" if number >= 10 * of else f"{number / of:.2g}"
 
 
-def _prepare(plan: Plan, folder: RunFolder, start: int, *, complete: bool) -> list[Sink]:
+def _has_tokenizer(plan: Plan, folder: RunFolder) -> bool:
+    """Whether a run folder holds the run's tokenizer already, as when it is resumed, or was named by that path.
+
+    Raises:
+        UserError: when it holds another one, which a run would replace.
+    """
+    advice = "which a run would replace: give another --save_dir"
+    try:
+        same = plan.tokenizer.is_saved_in(folder.tokenizer)
+    except ValueError as error:
+        raise UserError(f"{folder.tokenizer} holds a tokenizer that cannot be read, {advice} ({error})") from None
+    if same is False and plan.checkpoint and plan.fits_tokenizer(plan.checkpoint):
+        raise UserError(f"the tokenizer in {folder.tokenizer} is not the one that the run was trained with: restore it")
+    if same is False and folder.holds_run():
+        raise UserError(f"{folder.path} was trained with another tokenizer: give the run's own text or tokenizer")
+    if same is False:
+        raise UserError(f"{folder.tokenizer} holds another tokenizer, {advice}")
+    return bool(same)
+
+
+def _prepare(plan: Plan, folder: RunFolder, start: int, *, tokenizer: bool, config: bool) -> list[Sink]:
     """Make the run folder: the tokenizer, the sinks, and then the config, which marks a folder that holds a run.
 
     Raises:
         UserError: when it cannot be written; what was made is taken away again.
     """
-    made = list[Path]()
+    made, sinks = list[Path](), list[Sink]()
     try:
         folder.check_links()
-        if not plan.has_tokenizer:
+        if tokenizer:
             made = make_folder(folder.tokenizer)
             plan.tokenizer.save(folder.tokenizer)
         sinks = plan.sinks(folder.path, start)
-        if not complete:  # else the end alone is made up for, and the run stays what it was
+        if config:
             folder.prepare(plan.config_toml())
             folder.result.unlink(missing_ok=True)  # it was of fewer steps
     except BaseException as error:
+        close_all(sinks, failed=True)
         if made:  # else it is the user's, or an earlier call's
             shutil.rmtree(folder.tokenizer, ignore_errors=True)
         if isinstance(error, OSError | ValueError):  # a tokenizer has its own error for a disk that fails

@@ -26,7 +26,7 @@ from lm_core.terminal import say, show
 from lm_pipeline.commands.train_config import DataConfig, ShapeConfig, TrainConfig
 from lm_pipeline.commands.train_resume import POLICY, extended_config, resumed, schedule_of
 from lm_pipeline.saved_model import ROOT, SavedModel, load_model, load_tokenizer_of, newest_run
-from lm_pipeline.training import bytes_of_targets, has_tokenizer, next_steps, sample_of
+from lm_pipeline.training import bytes_of_targets, next_steps, sample_of
 from lm_tokenizer.adapters import TextTokenizer, load_tokenizer
 from lm_tokenizer.errors import TokenizerError
 
@@ -104,7 +104,6 @@ def plan_run(
         metadata={"data": {"train": train.metadata.sha256, "validation": validation.metadata.sha256}},
         content={key: key for key in ("data.train", "data.validation")},
         tokenizer=tokenizer,
-        has_tokenizer=has_tokenizer(folder, tokenizer),
         weights=source.weights if source else None,
         bytes_of=bytes_of_targets(tokenizer),
         perplexity=True,

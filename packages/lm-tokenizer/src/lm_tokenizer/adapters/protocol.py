@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lm_tokenizer.errors import TokenizerError
+from lm_tokenizer.saved import Saved
 from lm_tokenizer.special import NAMES_OF_THE_END, Choice, SpecialTokens
 from lm_tokenizer.surrogates import as_unicode
 
@@ -62,8 +63,11 @@ class TextTokenizer(Protocol):
     def save(self, folder: Path) -> None:
         """Write it into a folder, from which `load_tokenizer` reads it back."""
 
+    def is_saved_in(self, folder: Path) -> bool | None:
+        """Whether the tokenizer in a folder is this one; None where it holds none."""
 
-class Adapter(ABC):
+
+class Adapter(Saved, ABC):
     """Shared code of the adapters: the choice of special tokens, arrays, and ids that are checked."""
 
     name: str
