@@ -1,17 +1,14 @@
 """What the flags come to mean, without any framework."""
 
-import os
 from pathlib import Path
 
 import pytest
 
 from lm_core.config import AdamWConfig, KBetaConfig
-from lm_core.errors import UserError
 from lm_core.run.folder import RunFolder
 from lm_core.run.plan import Plan
 from lm_core.schedules import learning_rate
 from lm_tokenizer.adapters import train_tokenizer
-from testbed_d.cli import run_folder
 from testbed_d.flags import Flags
 from testbed_d.workload import plan
 
@@ -90,20 +87,6 @@ def test_the_held_out_part_is_never_trained_on(tmp_path: Path) -> None:
     b = train_tokenizer("characters", ["ab"]).encode("b")[0]
     assert not any((made.batches.batch(step).targets == b).any() for step in range(1, 50))
     assert (made.evaluation[0].inputs == b).all()
-
-
-def test_resume_takes_the_newest_run_that_has_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for age, name in enumerate(["failed-to-start", "b-newest", "a", "zz-oldest"]):
-        (tmp_path / name / "checkpoints").mkdir(parents=True)
-        (tmp_path / name / "config.toml").touch()
-        if age:
-            (tmp_path / name / "checkpoints" / f"{'a' * 40}.metadata").touch()
-        os.utime(tmp_path / name / "config.toml", (1e9 - age, 1e9 - age))
-    assert run_folder(Flags.parse({"resume": True}), tmp_path).path.name == "b-newest"
-    assert "failed-to-start is newer and has no checkpoint" in capsys.readouterr().err
-    assert len({run_folder(Flags(), tmp_path).path for _ in range(2)}) == 2
-    with pytest.raises(UserError, match="there is no run under"):
-        run_folder(Flags.parse({"resume": True}), tmp_path / "none")
 
 
 def test_how_products_are_rounded_and_summed_is_torch_s_to_promise(text: str) -> None:

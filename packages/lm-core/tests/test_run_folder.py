@@ -12,7 +12,7 @@ from lm_core.disk import files
 from lm_core.disk.files import flush_folder, make_folder, optional, write_whole
 from lm_core.errors import UserError
 from lm_core.report import write_report
-from lm_core.run.folder import RunFolder, new_run, newest_run
+from lm_core.run.folder import RunFolder, new_run, newest_run, run_folder
 from lm_core.terminal import OutputError
 
 METRICS = '{"kind": "train", "step": 1}\n'
@@ -86,28 +86,35 @@ def begun(root: Path, name: str, age: int, *, saved: bool) -> RunFolder:
     return run
 
 
-def test_the_newest_run_is_the_newest_with_a_checkpoint(tmp_path: Path) -> None:
-    said: list[str] = []
-    assert newest_run(tmp_path, said.append) is None
+def test_the_newest_run_is_the_newest_with_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match=r"^--from: there is no run under .*: name a folder$"):
+        newest_run(tmp_path, "--from")
     begun(tmp_path, "empty", 1, saved=False)
-    found = newest_run(tmp_path, said.append)
-    assert found is not None
-    assert found.path.name == "empty", "there is nothing else to go on with"
+    assert newest_run(tmp_path, "").path.name == "empty", "there is nothing else to resume"
     begun(tmp_path, "z-older", 3, saved=True)
     begun(tmp_path, "a-newer", 2, saved=True)
-    found = newest_run(tmp_path, said.append)
-    assert found is not None
-    assert found.path.name == "a-newer"
-    [line] = said
+    assert newest_run(tmp_path, "").path.name == "a-newer"
+    [line] = capsys.readouterr().err.splitlines()
     assert "empty is newer and has no checkpoint" in line
+
+
+def test_the_folder_of_a_run_is_the_one_given_the_newest_or_one_of_a_name(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^--resume: there is no run under .*: name one with --save_dir$"):
+        run_folder("", tmp_path, resume=True)
+    begun(tmp_path, "newest", 1, saved=True)
+    for resume, name in ((True, ""), (False, ""), (True, "b"), (False, "b")):
+        assert run_folder("a", tmp_path, resume=resume, name=name).path == Path("a")
+    assert run_folder("", tmp_path, resume=True, name="b").path.name == "newest"
+    assert run_folder("", tmp_path, resume=False, name="b").path == tmp_path / "b"
+    assert not (tmp_path / "b").exists()
+    new = [run_folder("", tmp_path, resume=False).path for _ in range(2)]
+    assert len({"newest", *(path.name for path in new)}) == 3
 
 
 def test_a_run_whose_config_was_taken_away_is_found_by_its_checkpoint(tmp_path: Path) -> None:
     begun(tmp_path, "run", 1, saved=True).config.unlink()
     (tmp_path / "notes").mkdir()
-    found = newest_run(tmp_path, pytest.fail)
-    assert found is not None
-    assert found.path.name == "run"
+    assert newest_run(tmp_path, "").path.name == "run"
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "n\0ul"])

@@ -6,9 +6,8 @@ from pathlib import Path
 
 from lm_core.cli import parse_flags
 from lm_core.config import SamplingConfig, StepConfig
-from lm_core.errors import UserError, exit_code_of
+from lm_core.errors import exit_code_of
 from lm_core.run.folder import newest_run
-from lm_core.terminal import say
 from lm_pipeline.commands.infer import infer
 from lm_pipeline.generation.config import InferConfig
 from lm_pipeline.saved_model import Which
@@ -55,7 +54,4 @@ def checkpoint_of(name: str, root: Path = ROOT) -> tuple[Path, Which]:
         return path, "best"
     if path.name != name:
         return path.parent, which
-    newest = newest_run(root, say)
-    if newest is None:
-        raise UserError(f"--ckpt {name}: there is no run under {root}; train one with train_bpe.py, or give a path")
-    return newest.path, which
+    return newest_run(root, f"--ckpt {name}", "train one with train_bpe.py, or give a path").path, which

@@ -2,15 +2,13 @@
 
 import sys
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 
 from lm_core.cli import parse_flags
-from lm_core.errors import UserError, exit_code_of
+from lm_core.errors import exit_code_of
 from lm_core.run import session
-from lm_core.run.folder import RunFolder, new_run, newest_run
+from lm_core.run.folder import run_folder
 from lm_core.run.seeds import for_each_seed
-from lm_core.terminal import say
 from lm_pipeline.training import next_steps_of_seeds
 from mini_gpt.flags import Flags
 from mini_gpt.resume_policy import POLICY
@@ -27,21 +25,9 @@ def main() -> int:
 def run(argv: Sequence[str]) -> None:
     """One run, new or resumed."""
     flags = parse_flags(Flags, COMMAND, argv)
-    folder = run_folder(flags)
+    folder = run_folder(flags.save_dir, ROOT, resume=flags.resume)
     with session.opened(folder, Flags, POLICY, resume=flags.resume) as known:
         if known:
             flags = parse_flags(Flags, COMMAND, argv, known.base)
         made = plan(flags, folder, argv)
         session.run(made.resumed(known, schedule_of) if known else made, folder)
-
-
-def run_folder(flags: Flags, root: Path = ROOT) -> RunFolder:
-    """The run folder: the one given, the newest under `root` to resume, or a new one named by the time."""
-    if flags.save_dir:
-        return RunFolder(Path(flags.save_dir))
-    if not flags.resume:
-        return new_run(root, datetime.now().strftime("%Y%m%d-%H%M%S"))
-    newest = newest_run(root, say)
-    if newest is None:
-        raise UserError(f"--resume: there is no run under {root}; name one with --save_dir")
-    return newest

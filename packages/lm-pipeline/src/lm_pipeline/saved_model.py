@@ -17,8 +17,7 @@ from lm_core.errors import UserError
 from lm_core.interchange.folder import import_model
 from lm_core.model.parameters import check_fit, parameter_table
 from lm_core.run.checkpoint import Checkpoint, Checkpoints
-from lm_core.run.folder import RunFolder
-from lm_core.run.folder import newest_run as find_newest
+from lm_core.run.folder import RunFolder, newest_run
 from lm_core.terminal import say
 from lm_pipeline.generation.ending import eos_ids
 from lm_tokenizer.adapters import TextTokenizer, load_tokenizer, tokenizer_file_in
@@ -58,7 +57,7 @@ def load_model(path: str, which: Which = "best", tokenizer: str = "", key: str =
     Raises:
         UserError: when there is none, it is damaged, or its parts do not fit together.
     """
-    folder = Path(path) if path else newest_run(key)
+    folder = Path(path) if path else newest_run(ROOT, key).path
     if not folder.exists():
         raise UserError(f"{key}: there is no folder {folder}")
     if (folder / "checkpoints").is_dir():
@@ -66,18 +65,6 @@ def load_model(path: str, which: Which = "best", tokenizer: str = "", key: str =
     if (folder / "config.json").is_file():
         return _of_hugging_face(folder, tokenizer, key)
     raise UserError(f"{key}: {folder} is neither a run folder, with checkpoints/, nor one with a config.json")
-
-
-def newest_run(key: str) -> Path:
-    """The run that was started last, of those that have a checkpoint.
-
-    Raises:
-        UserError: when there is none.
-    """
-    newest = find_newest(ROOT, say)
-    if newest is None:
-        raise UserError(f"{key}: there is no run under {ROOT}: name a folder")
-    return newest.path
 
 
 def load_tokenizer_of(run: RunFolder, metadata: dict[str, Any], key: str) -> TextTokenizer:

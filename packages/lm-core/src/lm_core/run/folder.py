@@ -2,7 +2,8 @@
 
 import contextlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +13,7 @@ from lm_core.disk.lock import Lock
 from lm_core.disk.untrusted import check_inside, read_regular
 from lm_core.errors import UserError
 from lm_core.file_names import toml_bytes
+from lm_core.terminal import say
 
 FORMAT = 2
 """Version of the layout of a run folder, which the first line of config.toml names; it grows when an older program
@@ -165,19 +167,46 @@ def new_run(root: Path, name: str) -> RunFolder:
     raise UserError(f"{root} has {_MOST_OF_A_NAME:,} runs named {name}: give another name")
 
 
-def newest_run(root: Path, say: Callable[[str], None]) -> RunFolder | None:
-    """The run under `root` that was started last, of those that have saved anything; else of all. None: there is none.
+def newest_run(root: Path, key: str, advice: str = "name a folder") -> RunFolder:
+    """The run under `root` that was started last, of those that have saved anything; else of all.
 
-    What is newer and has saved nothing, as a run that failed to start, is named through `say`.
+    What is newer and has saved nothing, as a run that failed to start, is reported.
+
+    Args:
+        root: folder of the runs.
+        key: that asks for it, which an error names.
+        advice: what to do where there is none.
+
+    Raises:
+        UserError: when there is none.
     """
     places = {path.parent for name in ("config.toml", "checkpoints") for path in root.glob(f"*/{name}")}
     runs = sorted((run for path in places if (run := RunFolder(path)).holds_run()), key=_started, reverse=True)
-    found = next((run for run in runs if run.has_checkpoint()), None)
-    if found is None:
-        return runs[0] if runs else None
+    if not runs:
+        raise UserError(f"{key}: there is no run under {root}: {advice}")
+    found = next((run for run in runs if run.has_checkpoint()), runs[0])
     for run in runs[: runs.index(found)]:
         say(f"note: {run.path} is newer and has no checkpoint: skipped, using {found.path}")
     return found
+
+
+def run_folder(save_dir: str, root: Path, *, resume: bool, name: str = "") -> RunFolder:
+    """The folder of a run: the one given, the newest under `root` to resume, or one under `root` of a name.
+
+    Args:
+        save_dir: the one given; "" for none.
+        root: folder of the runs.
+        resume: whether a run is resumed.
+        name: of the run; "" makes a new one, named by the time.
+
+    Raises:
+        UserError: when there is none to resume, or it cannot be made.
+    """
+    if save_dir:
+        return RunFolder(Path(save_dir))
+    if resume:
+        return newest_run(root, "--resume", "name one with --save_dir")
+    return RunFolder(root / name) if name else new_run(root, datetime.now().strftime("%Y%m%d-%H%M%S"))
 
 
 def _started(run: RunFolder) -> float:

@@ -5,7 +5,6 @@ config -> tokenizer -> token files -> batches -> Plan
 """
 
 from collections.abc import Sequence
-from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from lm_core.data.token_file import TokenFile, check_pair
 from lm_core.errors import UserError
 from lm_core.run.about import command_line, resume_line
 from lm_core.run.checkpoint import Checkpoint
-from lm_core.run.folder import RunFolder, new_run
+from lm_core.run.folder import RunFolder, run_folder
 from lm_core.run.plan import Plan, Sinks
 from lm_core.run.resume import Recorded
 from lm_core.run.sinks.sink import Sink
@@ -25,7 +24,7 @@ from lm_core.run.sinks.wandb import WandbSink
 from lm_core.terminal import say, show
 from lm_pipeline.commands.train_config import DataConfig, ShapeConfig, TrainConfig
 from lm_pipeline.commands.train_resume import POLICY, extended_config, resumed, schedule_of
-from lm_pipeline.saved_model import ROOT, SavedModel, load_model, load_tokenizer_of, newest_run
+from lm_pipeline.saved_model import ROOT, SavedModel, load_model, load_tokenizer_of
 from lm_pipeline.training import bytes_of_targets, next_steps, sample_of
 from lm_tokenizer.adapters import TextTokenizer, load_tokenizer
 from lm_tokenizer.errors import TokenizerError
@@ -50,18 +49,15 @@ def folder_of(config: TrainConfig) -> RunFolder:
         UserError: when the run's name cannot be that of a folder, or there is none to resume.
     """
     name = config.logging.run_name
-    if config.resume and not config.save_dir:
-        return RunFolder(newest_run("--resume"))
-    if not config.save_dir and not name:
-        return new_run(ROOT, datetime.now().strftime("%Y%m%d-%H%M%S"))
-    return RunFolder(Path(config.save_dir) if config.save_dir else ROOT / _checked(name))
+    if name and not (config.save_dir or config.resume):
+        _check_name(name)
+    return run_folder(config.save_dir, ROOT, resume=config.resume, name=name)
 
 
-def _checked(name: str) -> str:
-    """A run's name as that of a folder under the other runs, and nowhere else."""
+def _check_name(name: str) -> None:
+    """The name of a run is that of a folder under the other runs, and nowhere else."""
     if name in (".", "..") or not set(name).isdisjoint("/\\\0") or len(name.encode(errors="replace")) > _LONGEST_NAME:
         raise UserError(f"logging.run_name: {show(name)!r} cannot be the name of a folder in {ROOT}: give a plain name")
-    return name
 
 
 def plan_run(
