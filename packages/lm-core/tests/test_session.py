@@ -81,6 +81,19 @@ def test_the_state_of_another_version_is_one_line(metadata: dict[str, Any]) -> N
         RunState.from_metadata(metadata)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [{"step": "4"}, {"step": 4.5}, {"step": True}, {"seconds": None}, {"best_val_loss": [1]}, {"best_step": None}],
+)
+def test_a_state_of_other_types_is_one_line(wrong: dict[str, Any]) -> None:
+    whole = {"step": 4, "seconds": 1, "best_val_loss": 2, "first_val_loss": 2.5}
+    assert RunState.from_metadata({"step": 4, "state": whole}) == RunState(**whole)
+    [name] = wrong
+    with pytest.raises(UserError, match=f"the checkpoint of step 4 is damaged: the {name} of its state is ") as caught:
+        RunState.from_metadata({"step": 4, "state": whole | wrong})
+    assert "\n" not in str(caught.value)
+
+
 def test_a_test_loss_that_is_not_finite_is_named(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Still, "evaluate", lambda *_: float("inf"))
     plan = plan_of(evaluation=(), test=[frozen_batch(TOKENS, 2, 4, 1)])

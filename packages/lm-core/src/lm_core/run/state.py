@@ -1,10 +1,13 @@
 """State of the training loop besides the trainer's."""
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, get_type_hints
 
 from lm_core.config import LoopConfig
 from lm_core.errors import UserError
+
+_SHOWN = 40
+"""Letters of a value in a message."""
 
 
 @dataclass
@@ -26,15 +29,24 @@ class RunState:
         """The state in a checkpoint's metadata.
 
         Raises:
-            UserError: when it has other fields, as one of another version of this project may.
+            UserError: when it has other fields, as one of another version of this project may, or of other types.
         """
         try:
-            return cls(**metadata["state"])
+            state = cls(**metadata["state"])
         except (LookupError, TypeError):
             raise UserError(
                 f"the checkpoint of step {metadata.get('step')} has not the state that this version of the project"
                 " resumes from: use the version that saved it"
             ) from None
+        for name, kind in get_type_hints(cls).items():
+            value = getattr(state, name)
+            whole = type(value) is int and kind is not int  # JSON has one kind of number
+            if type(value) is bool or not (whole or isinstance(value, kind)):
+                raise UserError(
+                    f"the checkpoint of step {metadata.get('step')} is damaged: the {name} of its state is"
+                    f" {str(value)[:_SHOWN]!r}; resume from another"
+                )
+        return state
 
     @property
     def val_loss(self) -> float | None:
