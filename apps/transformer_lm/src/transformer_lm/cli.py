@@ -18,6 +18,7 @@ from lm_core.cli import parse_flags
 from lm_core.disk.files import make_folder
 from lm_core.errors import UserError, exit_code_of
 from lm_core.model.memory import check_memory, decoding_memory
+from lm_core.model.parameters import check_weights
 from lm_core.run import session
 from lm_core.run.checkpoint import DamagedError
 from lm_core.run.folder import RunFolder
@@ -29,7 +30,7 @@ from lm_core.terminal import say
 from lm_pipeline.generation.prompt_loop import run_prompts
 from lm_pipeline.generation.settings import Settings
 from lm_pipeline.generation.writer import Model
-from lm_pipeline.saved_model import check_weights, load_tokenizer_of
+from lm_pipeline.saved_model import load_tokenizer_of
 from lm_pipeline.text.named import dataset_named
 from lm_pipeline.tokens.named import load_corpus
 from lm_pipeline.training import next_steps_of_seeds

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from lm_core.config import ModelConfig
 from lm_core.errors import UserError
 from lm_core.interchange.folder import import_model
-from lm_core.model.parameters import check_fit, parameter_table
+from lm_core.model.parameters import check_weights
 from lm_core.run.checkpoint import Checkpoint, Checkpoints
 from lm_core.run.folder import RunFolder, newest_run
 from lm_core.terminal import say
@@ -77,18 +77,6 @@ def load_tokenizer_of(run: RunFolder, metadata: dict[str, Any], key: str) -> Tex
     if tokenizer.fingerprint != fingerprint:
         raise UserError(f"{key}: the tokenizer in {run.tokenizer} is not the one that the checkpoint was made with")
     return tokenizer
-
-
-def check_weights(config: ModelConfig, weights: dict[str, NDArray[Any]], where: str) -> None:
-    """The weights must be those of the model.
-
-    Raises:
-        UserError: at the first that is not.
-    """
-    try:
-        check_fit(parameter_table(config), weights)
-    except ValueError as error:
-        raise UserError(f"{where}: {error}") from None
 
 
 def _of_run(run: RunFolder, which: Which, tokenizer: str, key: str) -> SavedModel:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from numpy.typing import NDArray
 
 from lm_core.config import DecayGroup, ModelConfig
+from lm_core.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -92,3 +93,15 @@ def check_fit(table: Table, arrays: Mapping[str, NDArray[Any]]) -> None:
             raise ValueError(f"{name} is {'missing' if name in table else 'not a parameter of this model'}")
         if arrays[name].shape != table[name].shape:
             raise ValueError(f"{name} has shape {arrays[name].shape}, and the model's is {table[name].shape}")
+
+
+def check_weights(model: ModelConfig, weights: Mapping[str, NDArray[Any]], where: str) -> None:
+    """Refuse weights that are not those of a model, as `check_fit` does, naming `where` they are.
+
+    Raises:
+        UserError: at the first that is not.
+    """
+    try:
+        check_fit(parameter_table(model), weights)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from None

@@ -17,7 +17,7 @@ from lm_core.errors import UserError
 from lm_core.file_names import toml_document
 from lm_core.model.init import initial_arrays
 from lm_core.model.memory import Memory, training_memory
-from lm_core.model.parameters import check_fit, parameter_table
+from lm_core.model.parameters import check_weights, parameter_table
 from lm_core.optim import state_shapes
 from lm_core.run.checkpoint import Checkpoint
 from lm_core.run.evaluation import BytesOf
@@ -241,10 +241,7 @@ class Plan:
         ]
         if different:
             raise UserError(f"{path}: {'; '.join(different)}")
-        try:
-            check_fit(table, self.checkpoint.weights)
-        except ValueError as error:
-            raise UserError(f"{path.with_suffix('.safetensors')}: {error}") from None
+        check_weights(self.model, self.checkpoint.weights, str(path.with_suffix(".safetensors")))
         if {n: a.shape for n, a in self.checkpoint.optimizer_state.items()} != state_shapes(self.optimizer, table):
             was = (metadata.get("optimizer") or {}).get("name")
             raise UserError(f"{path}: its optimizer state, of {was}, does not fit the optimizer {self.optimizer.name}")
