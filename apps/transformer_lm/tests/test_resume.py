@@ -86,7 +86,7 @@ def test_another_batch_size_goes_on_in_the_data_where_it_was() -> None:
 @pytest.mark.parametrize("size", [4, 6])
 def test_a_checkpoint_of_before_counts_by_the_batch_size_that_it_names(size: int) -> None:
     """Whatever config.toml says by now."""
-    old = saved(workload(changed(batch_size=size)))
+    old = saved(workload(changed(batch_size=size)), batches={"seed": 42, "batch_size": size, "seq_len": 4})
     for key in ("config", "history", "origin"):
         del old.metadata[key]
     after = going_on(changed(batch_size=6), old)

@@ -95,10 +95,7 @@ def plan(flags: Flags, corpus: Corpus, save_dir: Path, argv: Sequence[str] = ())
         test=test if flags.eval_test else (),
         data=f"{flags.dataset}, {len(training):,} training tokens",
         training_tokens=len(training),
-        metadata={
-            "data": {"name": flags.dataset, "text": corpus.text},
-            "batches": {"seed": flags.seed, "batch_size": flags.batch_size, "seq_len": length},
-        },
+        metadata={"data": {"name": flags.dataset, "text": corpus.text}},
         content={"data_dir": "data.text"},
         tokenizer=tokenizer,
         bytes_of=None if of_words else bytes_of_targets(tokenizer),
