@@ -102,3 +102,12 @@ def test_gpt2s_own_ids(gpt2_folder: Any) -> None:
     vocabulary = read_gpt2(gpt2_folder / "vocab.json", gpt2_folder / "merges.txt")
     assert reference.encode("Hello world", vocabulary) == [15496, 995]
     assert reference.encode("Hello, I'm a language model,", vocabulary) == [15496, 11, 314, 1101, 257, 3303, 2746, 11]
+
+
+@given(text=TEXTS)
+def test_each_step_of_an_encoding_is_one_merge_and_the_same_text(text: str) -> None:
+    vocabulary = reference.train(["the there then thesis them"], 270)
+    steps = list(reference.encoding_steps(text.encode(), vocabulary))
+    assert [reference.decode_bytes(ids, vocabulary) for ids in steps] == [text.encode()] * len(steps)
+    assert [len(ids) for ids in steps] == list(range(len(text.encode()), len(steps[-1]) - 1, -1))
+    assert steps[-1] == reference.encode_pretoken(text.encode(), vocabulary)

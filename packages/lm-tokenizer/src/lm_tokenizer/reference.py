@@ -8,7 +8,7 @@ Encode: cut the text into pretokens, write each as bytes, and apply the merges i
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -95,13 +95,23 @@ def train(
     return Vocabulary(tokens, merges, {}, pattern)
 
 
-def encode_pretoken(pretoken: bytes, vocabulary: Vocabulary) -> list[int]:
-    """The ids of one pretoken: while any merge applies, apply the one of the lowest rank, leftmost first."""
+def encoding_steps(pretoken: bytes, vocabulary: Vocabulary) -> Iterator[list[int]]:
+    """The ids of one pretoken: those of its bytes, and of what each merge leaves.
+
+    While any merge applies, the one of the lowest rank is applied, leftmost first.
+    """
     ids = [vocabulary.id_of_bytes[bytes([byte])] for byte in pretoken]
+    yield ids[:]
     ranks, merged = vocabulary.ranks, vocabulary.merged_ids
     while found := [(ranks[pair], i) for i, pair in enumerate(pairs_of(ids)) if pair in ranks]:
         rank, i = min(found)
         ids[i : i + 2] = [merged[rank]]
+        yield ids[:]
+
+
+def encode_pretoken(pretoken: bytes, vocabulary: Vocabulary) -> list[int]:
+    """The ids of one pretoken, once no merge applies."""
+    *_, ids = encoding_steps(pretoken, vocabulary)
     return ids
 
 
