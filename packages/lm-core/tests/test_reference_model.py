@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from lm_core.config import ModelConfig
 from lm_core.model.init import initial_arrays
+from lm_core.model.positions import sinusoids
 from lm_core.reference import model
 
 V, T, D, N = 11, 6, 16, 4
@@ -53,6 +54,39 @@ def test_logits_are_finite_and_depend_on_what_came_before_and_never_on_what_come
         np.testing.assert_array_equal(after[0, :t], before[0, :t])
         np.testing.assert_array_equal(after[1], before[1])
         assert (np.abs(after[0, t:] - before[0, t:]).max(axis=-1) > 1e-6).all()
+
+
+@pytest.mark.parametrize("changes", VARIANTS, ids=lambda changes: "-".join(map(str, changes.values())))
+def test_attention_weights_are_those_by_which_attention_mixes_its_values(changes: dict[str, Any]) -> None:
+    c = config(**changes)
+    arrays = weights(c)
+    mixing = model.attention_weights(c, arrays, IDS, layer=0)
+    assert mixing.shape == (2, N, T, T)
+    np.testing.assert_allclose(mixing.sum(axis=-1), 1, rtol=1e-12)
+    assert not np.triu(mixing, 1).any()
+    # The stream before the first block, from the table and the positions alone.
+    x = arrays["embed.weight"][IDS].astype(np.float64)
+    if c.positions == "learned":
+        x = x + arrays["pos_embed.weight"][:T]
+    if c.positions == "sinusoidal":
+        x = x + sinusoids(T, D)
+    normal = model.normalize(c, arrays, "blocks.0.attn_norm", x)
+    values = model.linear(arrays, "blocks.0.attn.v_proj", normal).reshape(2, T, c.kv_heads, c.head_dim)
+    values = values.repeat(N // c.kv_heads, axis=2)
+    mixed = np.einsum("bnts,bsnh->btnh", mixing, values).reshape(2, T, D)
+    expected = model.attention(c, arrays, "blocks.0.attn", normal)
+    np.testing.assert_allclose(model.linear(arrays, "blocks.0.attn.o_proj", mixed), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_attention_weights_of_a_layer_depend_on_the_layers_before_it_alone() -> None:
+    c = config()
+    arrays = weights(c)
+    changed = arrays | {"blocks.0.mlp.up_proj.weight": -arrays["blocks.0.mlp.up_proj.weight"]}
+    same, other = (
+        np.array_equal(*(model.attention_weights(c, each, IDS, layer) for each in (arrays, changed)))
+        for layer in (0, 1)
+    )
+    assert (same, other) == (True, False)
 
 
 def test_a_shorter_text_has_the_logits_of_the_longer_ones_beginning() -> None:

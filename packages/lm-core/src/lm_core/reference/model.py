@@ -91,6 +91,15 @@ def attention(
     config: ModelConfig, weights: Weights, name: str, x_BTD: Array, starts_BT: NDArray[Any] | None = None
 ) -> Array:
     """Attention to the earlier tokens of a document and to itself."""
+    q, k, v, seen = _heads(config, weights, name, x_BTD, starts_BT)
+    mixed = scaled_dot_product_attention(q, k, v, seen).transpose(0, 2, 1, 3).reshape(x_BTD.shape)
+    return linear(weights, f"{name}.o_proj", mixed)
+
+
+def _heads(
+    config: ModelConfig, weights: Weights, name: str, x_BTD: Array, starts_BT: NDArray[Any] | None
+) -> tuple[Array, Array, Array, NDArray[np.bool_]]:
+    """Queries [B, N, T, H], keys and values [B, K, T, H], and the keys that a query sees, [B, 1, T, T]."""
     c = config
     B, T, _ = x_BTD.shape
     times = np.arange(T)
@@ -103,8 +112,7 @@ def attention(
     if c.positions == "rope":
         q, k = (rotate(a, c.rope_theta, (times - starts_BT)[:, None]) for a in (q, k))
     seen_BTT = (starts_BT[..., None] <= times) & (times <= times[:, None])
-    mixed = scaled_dot_product_attention(q, k, v, seen_BTT[:, None]).transpose(0, 2, 1, 3).reshape(B, T, c.d_model)
-    return linear(weights, f"{name}.o_proj", mixed)
+    return q, k, v, seen_BTT[:, None]
 
 
 def mlp(config: ModelConfig, weights: Weights, name: str, x: Array) -> Array:
@@ -122,19 +130,37 @@ def logits(
 ) -> Array:
     """[B, T] ids -> [B, T, V]; for segments see `lm_core.data.batches.Batch`."""
     starts_BT = document_starts(np.zeros_like(ids_BT) if segments_BT is None else segments_BT)
+    x = normalize(config, weights, "norm", _hidden(config, weights, ids_BT, starts_BT, config.n_layers))
+    return linear(weights, "embed" if config.tie_embeddings else "lm_head", x)
+
+
+def attention_weights(config: ModelConfig, weights: Weights, ids_BT: NDArray[np.integer[Any]], layer: int) -> Array:
+    """How much of each earlier position a head of a layer takes for each position: [B, T] ids -> [B, N, T, T].
+
+    A row is of one query, and sums to 1. They are what attention makes of values that are the unit vectors.
+    """
+    B, T = ids_BT.shape
+    starts_BT, block = np.zeros((B, T), dtype=np.int64), f"blocks.{layer}"
+    x = _hidden(config, weights, ids_BT, starts_BT, layer)
+    normal = normalize(config, weights, f"{block}.attn_norm", x)
+    q, k, _, seen = _heads(config, weights, f"{block}.attn", normal, starts_BT)
+    return scaled_dot_product_attention(q, k, np.broadcast_to(np.eye(T), (*k.shape[:2], T, T)), seen)
+
+
+def _hidden(config: ModelConfig, weights: Weights, ids_BT: NDArray[Any], starts_BT: NDArray[Any], layers: int) -> Array:
+    """The residual stream behind the first `layers` blocks, [B, T, D]."""
     positions_BT = np.arange(ids_BT.shape[1]) - starts_BT
     x = weights["embed.weight"].astype(np.float64)[ids_BT]
     if config.positions == "learned":
         x = x + weights["pos_embed.weight"][positions_BT]
     if config.positions == "sinusoidal":
         x = x + sinusoids(ids_BT.shape[1], config.d_model)[positions_BT]
-    for i in range(config.n_layers):
+    for i in range(layers):
         block = f"blocks.{i}"
         normal = normalize(config, weights, f"{block}.attn_norm", x)
         x = x + attention(config, weights, f"{block}.attn", normal, starts_BT)
         x = x + mlp(config, weights, f"{block}.mlp", normalize(config, weights, f"{block}.mlp_norm", x))
-    x = normalize(config, weights, "norm", x)
-    return linear(weights, "embed" if config.tie_embeddings else "lm_head", x)
+    return np.asarray(x)
 
 
 def token_losses(logits: Array, targets: NDArray[Any]) -> Array:
