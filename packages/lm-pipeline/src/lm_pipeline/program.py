@@ -7,7 +7,6 @@ from typing import TypeVar
 from lm_core.cli import parse_flags
 from lm_core.config import Config
 from lm_core.errors import UserError, exit_code_of
-from lm_core.file_names import toml_document
 from lm_core.terminal import put
 from lm_tokenizer.errors import TokenizerError
 
@@ -22,7 +21,7 @@ class ProgramConfig(Config):
 
     def resolved(self) -> str:
         """The config as TOML, without the two flags that are about one call."""
-        return toml_document(self.model_dump(mode="json", exclude={"config", "print_config"}, exclude_none=True))
+        return self.to_toml("config", "print_config")
 
 
 C = TypeVar("C", bound=ProgramConfig)

@@ -69,9 +69,9 @@ class Config(BaseModel):
         """Read a TOML file; errors name the file and the key."""
         return cls.parse(read_toml(path), str(path))
 
-    def to_toml(self) -> str:
-        """The config as TOML. Options that are `None` are left out, which is how TOML says it."""
-        return toml_document(self.model_dump(mode="json", exclude_none=True))
+    def to_toml(self, *without: str) -> str:
+        """The config as TOML, but for the keys `without`. Options that are `None` are left out, as TOML says it."""
+        return toml_document(self.model_dump(mode="json", exclude=set(without), exclude_none=True))
 
 
 def _given_back(value: Any) -> Any:

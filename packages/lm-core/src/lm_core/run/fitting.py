@@ -73,17 +73,16 @@ def _advice(plan: Plan, available: int | None, most: int) -> str:
         for parts in range(max(step.grad_accum_steps + 1, -(-rows // at_once)), rows + 1):
             if rows % parts == 0 and fits(grad_accum_steps=parts):
                 micro = names.get("micro_batch_size")
-                ways.append(f"lower {micro} to {rows // parts:,} and " if micro else "")
-                ways[-1] += f"raise {names['grad_accum_steps']} to {parts:,}"
+                with_it = f"lower {micro} to {rows // parts:,} and " if micro else ""
+                ways.append(f"{with_it}raise {names['grad_accum_steps']} to {parts:,}")
                 break
     if "gradient_checkpointing" in names and not step.gradient_checkpointing and fits(gradient_checkpointing=True):
         ways.append(f"turn on {names['gradient_checkpointing']}")
     if most and "micro_batch_size" not in names:
         ways.append(f"lower {names.get('batch_size', 'the batch size')} to {most:,}, the most that may fit")
     lower = [names.get("d_model", "the width of the model")]
-    if available is None or largest_batch(
-        plan.model, plan.optimizer, step, 1, available
-    ):  # else weights alone do not fit
+    one_token = None if available is None else largest_batch(plan.model, plan.optimizer, step, 1, available)
+    if one_token != 0:  # else the weights alone do not fit
         lower.insert(0, names.get("seq_len", "the sequence length"))
     ways.append(f"lower {' or '.join(lower)}")
     return ", or ".join(ways)
