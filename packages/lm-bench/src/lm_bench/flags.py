@@ -13,7 +13,7 @@ class Printed(Config):
     """Flags of every command that prints results."""
 
     output: Literal["table", "json"] = "table"
-    """What to print on stdout; --json is short for --output json."""
+    """Form of the output on stdout; --json is short for --output json."""
     config: str = ""
     """TOML file with any of these; flags on the command line win."""
 
@@ -45,7 +45,7 @@ class TrainFlags(Printed):
     cases: tuple[TrainCase, ...] = get_args(InferCase)
     """Which models."""
     parts: tuple[TrainPart, ...] = ("forward_backward", "step", "memory", "loop")
-    """What to measure; convergence needs a text."""
+    """Measurements; convergence needs a text."""
     peers: tuple[TrainPeer, ...] = ("plain", "huggingface")
     """Against what; plain-fused is the plain loop with AdamW(fused=True), checkpointing our own step with gradient
     checkpointing. One that is not installed is skipped."""
@@ -96,14 +96,14 @@ GpuPart = Literal["card", "train", "decode", "testbed", "large", "bits", "gradie
 
 
 class GpuFlags(Printed):
-    """What a GPU reaches in training and decoding beside the peers, in one call of minutes; tiny shapes on a CPU."""
+    """Measure training and decoding on a GPU beside the peers, in one call of minutes; tiny shapes on a CPU."""
 
     parts: tuple[GpuPart, ...] = get_args(GpuPart)
-    """What to measure: the card, training 124 M, decoding, Testbed D, training 350 M, equal bits, gradients."""
+    """Measurements: the card, training 124 M, decoding, Testbed D, training 350 M, equal bits, gradients."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """auto: CUDA if there is one."""
     budget_seconds: float = Field(480, gt=0)
-    """What has not started by then, or is not done, is not measured."""
+    """Seconds for all measurements: one that has not started by then, or is not done, is skipped."""
     rounds: int = Field(5, gt=0)
     """Rounds; each times one block of every side of a group, and gives one ratio."""
     processes: int = Field(0, ge=0)
@@ -131,7 +131,7 @@ class FaultsFlags(Config):
     results: tuple[str, ...] = ()
     """JSON of earlier campaigns, to be printed in one table; nothing is run."""
     output: Literal["table", "json", "markdown"] = "table"
-    """What to print on stdout; --json is short for --output json."""
+    """Form of the output on stdout; --json is short for --output json."""
     config: str = ""
     """TOML file with any of these; flags on the command line win."""
 
@@ -167,7 +167,7 @@ class TokenizerFlags(Printed):
     merges: str = ""
     """GPT-2's `merges.txt`."""
     parts: tuple[Part, ...] = get_args(Part)
-    """What to measure."""
+    """Measurements."""
     peers: tuple[Peer, ...] = get_args(Peer)
     """Against which libraries; one that is not installed is named and skipped."""
     threads: tuple[int, ...] = (1, 2)

@@ -1,4 +1,4 @@
-"""What is reported of a sample: its median, and the quartiles that say how far to trust it."""
+"""Statistics that are reported of a sample: its median, and the quartiles that say how far to trust it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a child does to itself on its trial's behalf: stopping, dying, slowness, poison, limits, a wrong clock."""
+"""Harm that a child does to itself for its trial: stopping, dying, slowness, poison, limits, a wrong clock."""
 
 import ctypes
 import errno

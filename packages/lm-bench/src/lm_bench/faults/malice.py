@@ -14,7 +14,7 @@ from lm_core.run.checkpoint import Checkpoints
 from lm_core.run.folder import RunFolder
 
 SPARE_MEMORY = 1 << 30
-"""What a child may take beyond what it has: address space, of which threads reserve more than they use."""
+"""Bytes that a child may take beyond what it has: address space, of which threads reserve more than they use."""
 PATIENCE = 120.0
 
 

@@ -24,7 +24,7 @@ CHANGING = (
     "write", "writev", "pwrite64", "fsync", "fdatasync", "rename", "renameat", "renameat2", "unlink", "unlinkat",
     "openat", "open", "mkdir", "mkdirat", "ftruncate",
 )  # fmt: skip
-"""What a fault is put into; of openat those that create a file."""
+"""System calls that a fault is put into; of openat those that create a file."""
 ATTACHED_WITHIN = 10.0
 
 

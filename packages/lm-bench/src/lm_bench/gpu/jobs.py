@@ -1,4 +1,4 @@
-"""What is measured: groups of sides that are timed in turn, each side a job that a process can be given as JSON."""
+"""Groups of sides that are timed in turn, each side a job that a process can be given as JSON."""
 
 from dataclasses import dataclass
 from typing import Literal

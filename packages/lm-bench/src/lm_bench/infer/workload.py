@@ -41,7 +41,7 @@ def prompts_of(model: ModelConfig, rows: int, tokens: int) -> list[list[int]]:
 
 
 def bytes_per_id(model: ModelConfig, dtype: Dtype) -> int:
-    """What has to be read of the weights for one step: all but the tables of which one row is looked up.
+    """Bytes of the weights that have to be read for one step: all but the tables of which one row is looked up.
 
     A tied token table is the head too, and is read whole. The cache is not counted.
     """

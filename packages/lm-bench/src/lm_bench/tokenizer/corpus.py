@@ -30,7 +30,7 @@ class Corpus:
         return self.path.stem
 
     def of(self, library: str, takes: str = "array") -> Path:
-        """What a library is timed on. Lists of Python integers of a whole corpus are too large for some machines."""
+        """File to time a library on. Lists of Python integers of a whole corpus are too large for some machines."""
         return self.part if LIBRARIES[library].slow or takes == "list" else self.path
 
     def prefix(self, size: int) -> Path:

@@ -14,7 +14,7 @@ from lm_bench.tokenizer.workers import Side, Worker, WorkerError, workers
 
 
 class Form(NamedTuple):
-    """What is compared."""
+    """One side of the comparison: a library, and the form of its ids."""
 
     library: str
     takes: str

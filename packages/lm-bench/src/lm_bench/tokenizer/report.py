@@ -44,7 +44,7 @@ def tokenizer_report(results: Results, flags: TokenizerFlags) -> str:
 
 
 def settings(results: Results, flags: TokenizerFlags) -> str:
-    """What the figures are medians of, and what the ratios are against."""
+    """Line on the rounds that the figures are medians of, and on the side that the ratios are against."""
     return (
         f"medians over {flags.rounds} rounds ({flags.train_rounds} of training); ratio = time of {results.reference} /"
         f" time of the other: below 1, {results.reference} is faster"

@@ -14,7 +14,7 @@ from lm_bench.tokenizer.worker import WorkerJob
 
 
 class Side(NamedTuple):
-    """What is compared."""
+    """One side of the comparison."""
 
     library: str
     threads: int

@@ -30,7 +30,7 @@ class Library:
     reads: ClassVar[Literal["path", "data", "pieces", "lines"]] = "pieces"
     """The form of a text that `encode` takes; it is made before the clock starts."""
     takes: ClassVar[tuple[str, ...]] = ("list",)
-    """What it decodes from: "array", "list"; the natural one first."""
+    """Forms of ids that it decodes: "array", "list"; the natural one first."""
     compiles: ClassVar[bool] = False
     """Whether its first training on a machine compiles code, which is then kept."""
     note: ClassVar[str] = ""
