@@ -153,7 +153,9 @@ class Plan:
             return self
         was, now = self._hashes(checkpoint.metadata)
         history = resumed_as(self.policy, known.before, self.config, checkpoint, advice, (was, now))
-        rate = rate_change(schedule_of(known.before), self.schedule, checkpoint.step, self.loop.max_steps)
+        rate = None
+        if history.changes:  # else that a decay is over is not news
+            rate = rate_change(schedule_of(known.before), self.schedule, checkpoint.step, self.loop.max_steps)
         other = [f"note: {key} holds other data than the run was trained on" for key in now if now[key] != was[key]]
         notes = [*self.notes, *other, *history.lines(), *([rate] if rate else [])]
         batches = self.batches

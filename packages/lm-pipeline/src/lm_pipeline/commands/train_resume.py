@@ -9,7 +9,7 @@ from typing import Any
 from lm_core.config import DECAYING, ScheduleConfig
 from lm_core.errors import UserError
 from lm_core.run.plan import Plan
-from lm_core.run.resume import Policy, Recorded, rate_change
+from lm_core.run.resume import Policy, Recorded
 from lm_core.schedules import extended
 from lm_pipeline.commands.train_config import TrainConfig
 
@@ -75,11 +75,9 @@ def resumed(made: Plan, known: Recorded[TrainConfig]) -> Plan:
         UserError: when a key differs that must not.
     """
     plan = made.resumed(known, schedule_of, advice=ADVICE, batch_size=known.before.training.batch_size)
-    changed = {change.key for change in plan.history.changes}
-    if not changed:
-        return replace(plan, notes=list(made.notes))  # that a decay is over is not news then
-    rate = rate_change(schedule_of(known.before), plan.schedule, plan.history.step, plan.loop.max_steps)
-    if rate and plan.schedule.kind in DECAYING and "training.max_steps" in changed:
+    before, now = schedule_of(known.before), plan.schedule
+    is_longer = "training.max_steps" in {change.key for change in plan.history.changes}
+    if is_longer and now.kind in DECAYING and (now != before or plan.loop.max_steps > now.max_steps):
         choice = "note: --schedule.on_resume stretch, floor or warmup chooses how the decay continues"
         return replace(plan, notes=[*plan.notes, choice])
     return plan
