@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
+from lm_core.cli import parse_flags
 from lm_pipeline.commands import sweep
+from lm_pipeline.commands.train_config import TrainConfig
 from lm_pipeline.trials.config import Parameter, SweepFile, read_sweep, trials_of
 
 GRID: dict[str, Any] = {
@@ -49,6 +51,14 @@ def test_a_grid_is_every_combination_as_flags() -> None:
     assert len({trial.name for trial in trials}) == 4
     assert trials_of(file(), 3, 0) == trials[:3]
     assert trials_of(file(run_cap=2), 0, 0) == trials[:2]
+
+
+def test_the_records_of_a_trial_go_to_its_file_alone() -> None:
+    command = [*GRID["command"][:-1], "--logging.backend", "wandb", "${args}"]
+    trial = trials_of(file(command=command), 1, 0)[0]
+    config = parse_flags(TrainConfig, "x", sweep._flags(trial, Path("t"))[2:])
+    assert config.logging.backend == ()
+    assert (config.save_dir, config.schedule.peak_lr) == ("t", 0.001)
 
 
 def test_switches_and_lists_are_written_as_flags_are() -> None:

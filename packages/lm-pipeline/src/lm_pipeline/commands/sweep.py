@@ -110,8 +110,8 @@ def _check(trial: Trial, folder: Path) -> None:
 
 
 def _flags(trial: Trial, folder: Path) -> list[str]:
-    """Flags of the trial, and its folder; without W&B, which a sweep file may name and which needs an account."""
-    return [*trial.words, "--save_dir", str(folder), "--logging.backend", "console"]
+    """Flags of the trial, and its folder, without the console, which nobody reads, and W&B, which needs an account."""
+    return [*trial.words, "--save_dir", str(folder), "--logging.backend"]
 
 
 def _run(trial: Trial, folder: Path) -> None:
