@@ -26,6 +26,8 @@ from lm_core.run.sinks.sink import Sink
 
 _SHAPES = 256
 """Number of batches that stand for all where lengths vary."""
+_DRAWN = 1 << 23
+"""Tokens of these at most, which are drawn in a moment."""
 _SHOWN = 12
 """Letters of a hash in a history."""
 C = TypeVar("C", bound=Config)
@@ -180,8 +182,9 @@ class Plan:
     def shapes(self) -> list[tuple[int, ...]]:
         """[B, T] of the next batches: of one where all are alike, of some where lengths vary."""
         done = self.checkpoint.step if self.checkpoint else 0
-        some = min(_SHAPES, max(1, self.loop.max_steps - done)) if self.step.varying_length else 1
-        return [self.batches.batch(done + 1 + i).inputs.shape for i in range(some)]
+        shapes = [self.batches.batch(done + 1).inputs.shape]
+        some = min(_SHAPES, self.loop.max_steps - done, _DRAWN // prod(shapes[0])) if self.step.varying_length else 1
+        return [*shapes, *(self.batches.batch(done + 1 + i).inputs.shape for i in range(1, some))]
 
     @property
     def largest(self) -> tuple[int, int]:
