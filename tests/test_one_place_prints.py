@@ -9,7 +9,9 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 MACHINES = ("faults/server.py", "tokenizer/worker.py", "train/memory.py")
 """Children of lm-bench, whose stdout another process reads: they print JSON alone."""
-MAY_PRINT = ("lm_core/terminal.py", *(f"lm_bench/{name}" for name in MACHINES))
+PLAIN = "lm_bench/peers/guide_script.py"
+"""A script to measure against, which prints as such scripts do."""
+MAY_PRINT = ("lm_core/terminal.py", PLAIN, *(f"lm_bench/{name}" for name in MACHINES))
 
 
 def prints(source: str) -> Iterator[str]:
