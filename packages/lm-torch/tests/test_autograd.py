@@ -12,7 +12,8 @@ from torch import Tensor
 
 from lm_core.testing import MODELS
 from lm_torch import fused, onednn, scratch
-from lm_torch.dropout import dropout
+from lm_torch.batched_attention import causal_attention
+from lm_torch.dropout import Dropping, dropout
 from lm_torch.model import LanguageModel
 
 both = pytest.mark.parametrize("kernels", [scratch, fused], ids=["scratch", "fused"])
@@ -80,7 +81,11 @@ OPERATIONS: dict[str, tuple[Callable[..., Any], list[tuple[int, ...]]]] = {
     "layer_norm": (lambda k, x, w, b: k.layer_norm(x, w, b, 1e-5), [(3, 4), (4,), (4,)]),
     "attention": (lambda k, *qkv: k.scaled_dot_product_attention(*qkv, None, True), [(1, 2, 3, 4)] * 3),
     "cross_entropy": (lambda k, x: k.cross_entropy(x, torch.tensor([1, 0, 3])), [(3, 4)]),
-    "onednn attention": (lambda k, *qkv: onednn.causal_attention(*qkv), [(1, 2, 3, 4)] * 3),
+    "batched attention": (lambda k, *qkv: causal_attention(*qkv), [(1, 2, 3, 4)] * 3),
+    "batched attention with dropout": (
+        lambda k, *qkv: causal_attention(*qkv, Dropping(0.3, torch.tensor(3), 1)),
+        [(1, 2, 3, 4)] * 3,
+    ),
     "dropout": (lambda k, x: dropout(x * x, 0.3, torch.tensor(3), 1), [(7,)]),
 }
 

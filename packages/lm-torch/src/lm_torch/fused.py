@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lm_torch import kernels, onednn, scratch
+from lm_torch import batched_attention, kernels, onednn, scratch
 from lm_torch.dropout import Dropping
 from lm_torch.kernels import attention as flash
 from lm_torch.kernels.cross_entropy import softmax_cross_entropy_
@@ -76,15 +76,16 @@ def scaled_dot_product_attention(
     torch's kernel draws dropout masks of its own, and ours are the other backend's too: a kernel of this project makes
     them where it can, and elsewhere the operations are spelled out.
     """
-    if isinstance(drop, Dropping) and is_causal and mask is None and kernels.usable(q) and flash.usable(q, k, v):
-        return flash.attention(q, k, v, drop)
+    if is_causal and mask is None and (drop is None or isinstance(drop, Dropping)):
+        if drop and kernels.usable(q) and flash.usable(q, k, v):
+            return flash.attention(q, k, v, drop)
+        if q.shape == k.shape and batched_attention.is_better(q, drop):
+            return batched_attention.causal_attention(q, k, v, drop)
     if drop is not None:
         return scratch.scaled_dot_product_attention(q, k, v, mask, is_causal, drop)
     if is_causal and mask is not None:  # the kernel takes one of the two
         past = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
         mask, is_causal = mask & past, False
-    if is_causal and q.shape == k.shape and onednn.attends_better(q):
-        return onednn.causal_attention(q, k, v)
     grouped = q.ndim > 2 and k.shape[-3] != q.shape[-3]
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal, enable_gqa=grouped)
 
@@ -225,7 +226,7 @@ def _softmax_cross_entropy(
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
     """a^T b: a [rows, n], b [rows, m] -> [n, m]."""
-    return linear(a.t(), b.t())
+    return onednn.transposed_product(a, b) if onednn.is_better(a.t(), b.t()) else linear(a.t(), b.t())
 
 
 def _plus_product(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:

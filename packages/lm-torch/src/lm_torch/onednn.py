@@ -5,14 +5,10 @@ can do, so with AVX-512 it is about twice as fast there (docs/benchmarks.md). Wi
 and oneDNN's preparation makes a training step slower: torch keeps MKL. The operator is the one that torch's own
 compiler emits.
 
-For attention in bfloat16, torch's flash kernel is slow backwards on the CPU: six times slower at 64 positions than the
-batched products that it stands for, which torch gives to oneDNN, also only with AVX-512.
-
 The choice goes by the instruction set, not by the maker. Intel's processors with AVX-512 were not measured.
 ATEN_CPU_CAPABILITY=avx2, torch's own variable, leaves everything to torch.
 """
 
-import math
 from typing import Any
 
 import torch
@@ -20,9 +16,6 @@ from torch import Tensor
 
 SMALLEST = 1 << 19
 """Multiplications from which the product is worth oneDNN's 10 us of preparation."""
-
-LONGEST = 1024
-"""Positions up to which attention in bfloat16 is spelled out: all of its weights are held."""
 
 
 def pays(capability: str) -> bool:
@@ -68,6 +61,16 @@ def differentiated_again() -> bool:
     return torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
+def transposed_product(a: Tensor, b: Tensor) -> Tensor:
+    """a^T b: a [rows, n], b [rows, m] -> [n, m]; no gradient.
+
+    oneDNN's operator copies its first matrix where that is transposed: it gets the narrower one.
+    """
+    if a.shape[1] <= b.shape[1]:
+        return product(a.t(), b.t())
+    return product(b.t(), a.t()).t().contiguous()
+
+
 class _Linear(torch.autograd.Function):
     """y = x W^T + b, and its three gradients, each one product."""
 
@@ -80,10 +83,11 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
-        times = linear if differentiated_again() else product
+        again = differentiated_again()
+        dweight = (linear(dy.t(), x.t()) if again else transposed_product(dy, x)) if needs_weight else None
         return (
-            times(dy, weight.t()) if needs_x else None,
-            times(dy.t(), x.t()) if needs_weight else None,
+            (linear if again else product)(dy, weight.t()) if needs_x else None,
+            dweight,
             dy.sum(dim=0) if needs_bias else None,
         )
 
@@ -93,45 +97,3 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     rows = x.reshape(-1, x.shape[-1])
     y: Tensor = _Linear.apply(rows, weight, bias) if torch.is_grad_enabled() else product(rows, weight, bias)
     return y.view(*x.shape[:-1], weight.shape[0])
-
-
-def attends_better(q: Tensor) -> bool:
-    """Whether causal self-attention over q [..., T, H] should be batched products."""
-    return (
-        USED
-        and q.dtype == torch.bfloat16
-        and q.device.type == "cpu"
-        and 1 < q.shape[-2] <= LONGEST
-        and not torch.compiler.is_compiling()
-    )
-
-
-class _CausalAttention(torch.autograd.Function):
-    """softmax(q k^T / sqrt(H)) v over [rows, T, H], causal."""
-
-    @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        ctx.scale = 1 / math.sqrt(q.shape[-1])
-        future = torch.full((q.shape[1], q.shape[1]), -math.inf, dtype=q.dtype).triu(1)
-        weights = torch.softmax(torch.baddbmm(future, q, k.mT, alpha=ctx.scale), dim=-1)
-        ctx.save_for_backward(q, k, v, weights)
-        return weights @ v
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v, weights = ctx.saved_tensors
-        dweights = dy @ v.mT
-        if differentiated_again():  # spelled out, from what has a graph
-            future = torch.ones(q.shape[1], q.shape[1], dtype=torch.bool).triu(1)
-            weights = torch.softmax((q @ k.mT * ctx.scale).masked_fill(future, -math.inf), dim=-1)
-            dscores = weights * (dweights - (weights * dweights).sum(dim=-1, keepdim=True)) * ctx.scale
-            return dscores @ k, dscores.mT @ q, weights.mT @ dy
-        # The gradient of softmax, w (dw - sum w dw), in one pass.
-        dscores = torch._softmax_backward_data(dweights, weights, -1, weights.dtype).mul_(ctx.scale)
-        return dscores @ k, dscores.mT @ q, weights.mT @ dy
-
-
-def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """q, k, v [..., T, H] -> [..., T, H]; query t sees the keys 0 to t."""
-    y: Tensor = _CausalAttention.apply(*(a.reshape(-1, *a.shape[-2:]) for a in (q, k, v)))
-    return y.view(q.shape)
