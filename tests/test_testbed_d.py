@@ -52,7 +52,7 @@ def testbed(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
 
     def run(*flags: str) -> Done:
         capsys.readouterr()
-        code = exit_code_of(lambda: cli.run(["--text", str(text), *SMALL.split(), *flags]), cli.PROGRAM)
+        code = exit_code_of(lambda: cli.run(["--text", str(text), *SMALL.split(), *flags]), cli.APP.name)
         return Done(code, *capsys.readouterr())
 
     return run

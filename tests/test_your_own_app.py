@@ -19,7 +19,7 @@ from lm_pipeline.verify.check import check_run
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "your_own_app.md"
 [SOURCE] = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-SMALL = "--text text.txt --batch 2 --width 8 --length 8"
+SMALL = "--text text.txt --batch 2 --width 8 --length 8 --save_dir my_run"
 
 
 @pytest.fixture
@@ -34,14 +34,14 @@ def app(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
 
 
 def test_it_is_short() -> None:
-    assert len(SOURCE.splitlines()) < 120
+    assert len(SOURCE.splitlines()) < 110
 
 
 def test_its_runs_are_resumed_sampled_and_verified(app: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    app.run(f"{SMALL} --steps 20".split())
+    app.APP.run(f"{SMALL} --steps 20".split())
     config = Path("my_run/config.toml")
     config.write_text(config.read_text().replace("steps = 20", "steps = 25"))
-    app.run(f"{SMALL} --steps 30 --resume".split())
+    app.APP.run(f"{SMALL} --steps 30 --resume".split())
     assert Checkpoints(Path("my_run/checkpoints")).newest_metadata()["step"] == 30
     said = capsys.readouterr().err
     assert "changed from step 21 on: steps 20 -> 30" in said
@@ -54,9 +54,9 @@ def test_its_runs_are_resumed_sampled_and_verified(app: ModuleType, capsys: pyte
 
 
 def test_a_run_that_was_killed_before_it_saved_is_resumed_with_its_own_flags(app: ModuleType) -> None:
-    app.run(f"{SMALL} --steps 3".split())
+    app.APP.run(f"{SMALL} --steps 3".split())
     shutil.rmtree("my_run/checkpoints")
-    app.run(["--resume"])
+    app.APP.run(["--resume", "--save_dir", "my_run"])
     metadata = Checkpoints(Path("my_run/checkpoints")).newest_metadata()
     assert (metadata["step"], metadata["config"]["width"]) == (3, 8)
 
@@ -75,17 +75,17 @@ def test_the_text_is_found_again_from_any_folder(app: ModuleType) -> None:
 
 
 def test_a_resume_may_not_read_other_windows(app: ModuleType) -> None:
-    app.run(f"{SMALL} --steps 3".split())
+    app.APP.run(f"{SMALL} --steps 3".split())
     with pytest.raises(UserError, match="batch is 2 in the run and 4 here"):
-        app.run(["--resume", "--batch", "4"])
+        app.APP.run(["--resume", "--save_dir", "my_run", "--batch", "4"])
 
 
 def test_a_text_that_was_edited_is_another_one(app: ModuleType) -> None:
-    app.run(f"{SMALL} --steps 3".split())
+    app.APP.run(f"{SMALL} --steps 3".split())
     with Path("text.txt").open("a") as file:
         file.write("over\n")
     with pytest.raises(UserError, match=r"text is \w{12} in the run and \w{12} here: this is fixed"):
-        app.run(["--resume", "--steps", "4"])
+        app.APP.run(["--resume", "--save_dir", "my_run", "--steps", "4"])
 
 
 def test_every_flag_has_a_place_in_the_policy(app: ModuleType) -> None:

@@ -4,11 +4,12 @@ from typing import Literal
 
 from pydantic import Field
 
-from lm_core.config import Config, Execution
+from lm_core.config import Config
+from lm_core.run.app import RunFlags
 from lm_pipeline.tokens.in_memory import Kind
 
 
-class Flags(Execution):
+class Flags(RunFlags):
     """Train a tokenizer and a small GPT on your own text."""
 
     data_file: str = ""
@@ -63,18 +64,6 @@ class Flags(Execution):
     """Steps between training records; 0: the first step alone."""
     sample: int = Field(120, ge=0)
     """Tokens of the sample written at each save; 0: none."""
-    seed: int = Field(0, ge=0)
-    """Seed of the weights, the batches, the dropout and the samples. --seeds 1 2 3 --save_dir S trains several."""
-    backend: Literal["auto", "torch", "mlx"] = "auto"
-    """auto: MLX on Apple silicon, torch elsewhere."""
-    device: Literal["auto", "cpu", "gpu"] = "auto"
-    """auto: CUDA (torch) or Metal (MLX) if there is one."""
-    save_dir: str = ""
-    """Run folder; a new one under runs/mini_gpt when not given."""
-    resume: bool = False
-    """Resume the run in save_dir (or the newest under runs/mini_gpt); flags given here override its config."""
-    config: str = ""
-    """TOML file with any of these; flags on the command line win."""
 
 
 class SampleFlags(Config):

@@ -12,7 +12,7 @@ from lm_pipeline.commands.infer import infer
 from lm_pipeline.generation.config import InferConfig
 from lm_pipeline.saved_model import Which
 from mini_gpt.flags import SampleFlags
-from mini_gpt.train import ROOT
+from mini_gpt.train import APP
 from mini_gpt.workload import SAMPLE_COMMAND
 
 NAMES: dict[str, Which] = {"bpe_best": "best", "mini_gpt_last": "latest"}
@@ -42,7 +42,7 @@ def sample(argv: Sequence[str]) -> int:
     )
 
 
-def checkpoint_of(name: str, root: Path = ROOT) -> tuple[Path, Which]:
+def checkpoint_of(name: str, root: Path = APP.root) -> tuple[Path, Which]:
     """The folder that `--ckpt` names, and which of its checkpoints.
 
     Raises:

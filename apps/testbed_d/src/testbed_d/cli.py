@@ -1,37 +1,24 @@
-"""`uv run apps/testbed_d`: flags -> plan -> session.
+"""`uv run apps/testbed_d`: flags -> plan -> session (`lm_core.run.app`).
 
 A framework is imported only after the flags and the text have been found good, so --help and mistakes answer at once.
 """
 
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-from lm_core.cli import parse_flags
-from lm_core.errors import exit_code_of
-from lm_core.run import session
-from lm_core.run.folder import run_folder
-from lm_core.run.seeds import for_each_seed
+from lm_core.run.app import App
 from lm_pipeline.training import next_steps_of_seeds
 from testbed_d.flags import Flags
 from testbed_d.resume_policy import POLICY
 from testbed_d.workload import COMMAND, plan, schedule_of
 
-PROGRAM = "testbed_d"
-ROOT = Path("runs") / "testbed_d"
-
-
-def main() -> int:
-    """The program; returns its exit code."""
-    return exit_code_of(lambda: for_each_seed(sys.argv[1:], run, next_steps=next_steps_of_seeds), PROGRAM)
-
-
-def run(argv: Sequence[str]) -> None:
-    """One run, new or resumed."""
-    flags = parse_flags(Flags, COMMAND, argv)
-    folder = run_folder(flags.save_dir, ROOT, resume=flags.resume)
-    with session.opened(folder, Flags, POLICY, resume=flags.resume) as known:
-        if known:
-            flags = parse_flags(Flags, COMMAND, argv, known.base)
-        made = plan(flags, folder, argv)
-        session.run(made.resumed(known, schedule_of) if known else made, folder)
+APP = App(
+    name="testbed_d",
+    command=COMMAND,
+    flags=Flags,
+    policy=POLICY,
+    root=Path("runs") / "testbed_d",
+    plan=plan,
+    schedule=schedule_of,
+    next_steps_of_seeds=next_steps_of_seeds,
+)
+main, run = APP.main, APP.run

@@ -4,10 +4,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from lm_core.config import Execution
+from lm_core.run.app import RunFlags
 
 
-class Flags(Execution):
+class Flags(RunFlags):
     """Train a character language model with Kourkoutas-beta or Adam, and compare what they reach."""
 
     text: str = ""
@@ -32,9 +32,6 @@ class Flags(Execution):
     """Learning rate, unless lr_schedule gives one."""
     warmup: int = Field(200, ge=0)
     """Steps during which K-beta holds beta2 at the middle of its range (not a learning-rate warm-up)."""
-    seed: int = Field(0, ge=0)
-    """Seed of the weights, the batches and the sample. --seeds 1 2 3 --save_dir S runs several, each in a folder of its
-    own."""
     opt: Literal["kbeta", "adam"] = "kbeta"
     """Optimizer: Kourkoutas-beta or Adam."""
     adam_beta2: float = Field(0.999, ge=0, lt=1)
@@ -71,15 +68,6 @@ class Flags(Execution):
     """Smallest gain that counts, in nats."""
     early_stop_warmup: int = Field(0, ge=0)
     """Evaluations up to this step do not count."""
-    backend: Literal["auto", "torch", "mlx"] = "auto"
-    """auto: MLX on Apple silicon, torch elsewhere."""
-    device: Literal["auto", "cpu", "gpu"] = "auto"
-    """auto: CUDA (torch) or Metal (MLX) if there is one."""
-    save_dir: str = ""
-    """Run folder; a new one under runs/testbed_d when not given."""
-    resume: bool = False
-    """Resume the run in save_dir (or the newest under runs/testbed_d that has a checkpoint); flags given here
-    override its config."""
     save_every: int = Field(1000, ge=0)
     """Save a checkpoint every so many steps; 0: only at the end and on Ctrl-C."""
     log_every: int = Field(20, ge=0)
@@ -90,5 +78,3 @@ class Flags(Execution):
     """K-beta's bias correction; beta2max hides a learning-rate warm-up (docs/testbed_d.md)."""
     lr_warmup: int = Field(0, ge=0)
     """Linear learning-rate warm-up, for either optimizer."""
-    config: str = ""
-    """TOML file with any of these; flags on the command line win."""
