@@ -20,7 +20,7 @@ from lm_core.run.folder import RunFolder
 from lm_core.run.log import read_records
 from lm_core.run.loop import Run
 
-from .small_runs import MODEL, OPTIMIZER, TOKENS, Still, plan_of, run
+from .small_runs import MODEL, OPTIMIZER, TOKENS, Numpy, Still, plan_of, run
 
 VARYING = StepConfig(varying_length=True)
 
@@ -32,6 +32,10 @@ def test_the_size_of_a_run_is_printed_before_it_starts(folder: RunFolder, capsys
     each = f"{32 / parameter_count(MODEL):.2g} per parameter"
     memory = f"memory: at least {plan_of().memory.total / 1024:.1f} KiB"
     assert f"60 training tokens, of which 4 steps read 32 (0.53 epochs, {each}); {memory}" in said
+    roomy = Numpy()
+    roomy.room = 3 << 30
+    run(plan_of(), RunFolder(folder.path / "other"), backend=roomy)
+    assert f"{memory} of 3.0 GiB\n" in capsys.readouterr().err
     varying = plan_of(steps=1000, batches=RandomWindows(TOKENS, 2, LengthRule(1, 7), 0), step=VARYING)
     assert 7500 <= varying.tokens <= 8500
     assert varying.largest == (2, 7)

@@ -129,7 +129,7 @@ def run(
         say(f"resuming {folder.path} at step {state.step:,} of {plan.loop.max_steps:,}")
     elif isinstance(place, RunFolder) and folder.holds_run():
         say("no checkpoint was saved yet: starting at step 0")
-    say(_summary(plan, folder))
+    say(_summary(plan, folder, available))
     # What is complete stays what it was: its end alone is made up for.
     config = isinstance(place, RunFolder) and not complete
     sinks = _prepare(plan, folder, state.step, tokenizer=not has_tokenizer, config=config)
@@ -149,14 +149,14 @@ def run(
     return state
 
 
-def _summary(plan: Plan, folder: RunFolder) -> str:
+def _summary(plan: Plan, folder: RunFolder, available: int | None) -> str:
     """The size of the run in two lines: the model and its folder; the text, the steps and the memory."""
     parameters, about = parameter_count(plan.model), "about " * (len(plan.shapes) > 1)
     return (
         f"{parameters:,} parameters, vocabulary {plan.model.vocab_size:,}, run folder {folder.path}\n"
         f"{plan.training_tokens:,} training tokens, of which {plan.loop.max_steps:,} steps read {about}{plan.tokens:,}"
         f" ({_ratio(plan.tokens, plan.training_tokens)} epochs, {_ratio(plan.tokens, parameters)} per parameter);"
-        f" memory: at least {readable(plan.memory.total)}"
+        f" memory: at least {readable(plan.memory.total)}{f' of {readable(available)}' if available else ''}"
     )
 
 
