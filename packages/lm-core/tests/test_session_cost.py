@@ -34,8 +34,8 @@ def test_the_size_of_a_run_is_printed_before_it_starts(folder: RunFolder, capsys
     assert f"60 training tokens, of which 4 steps read 32 (0.53 epochs, {each}); {memory}" in said
     roomy = Numpy()
     roomy.room = 3 << 30
-    run(plan_of(), RunFolder(folder.path / "other"), backend=roomy)
-    assert f"{memory} of 3.0 GiB\n" in capsys.readouterr().err
+    run(plan_of(training_tokens=32), RunFolder(folder.path / "other"), backend=roomy)
+    assert f"(1.0 epochs, {each}); {memory} of 3.0 GiB\n" in capsys.readouterr().err
     varying = plan_of(steps=1000, batches=RandomWindows(TOKENS, 2, LengthRule(1, 7), 0), step=VARYING)
     assert 7500 <= varying.tokens <= 8500
     assert varying.largest == (2, 7)

@@ -161,7 +161,7 @@ def _summary(plan: Plan, folder: RunFolder, available: int | None) -> str:
 
 
 def _ratio(number: int, of: int) -> str:
-    return f"{number / of:,.0f}" if number >= 10 * of else f"{number / of:.2g}"
+    return f"{number / of:,.0f}" if number >= 10 * of else f"{number / of:#.2g}"
 
 
 def _has_tokenizer(plan: Plan, folder: RunFolder) -> bool:
