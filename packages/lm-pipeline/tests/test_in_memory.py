@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from lm_core.errors import UserError
-from lm_pipeline.tokens import in_memory
 from lm_pipeline.tokens.in_memory import SPECIAL_TOKENS, Kind, encode_documents, learn_tokenizer
-from lm_tokenizer.adapters import TextTokenizer, load_tokenizer
+from lm_tokenizer.adapters import TextTokenizer, load_tokenizer, source
 
 DOCUMENTS = (
     "Now is the winter of our discontent\n\n  Made glorious summer by this sun of York;\n",
@@ -63,7 +62,7 @@ def test_a_library_is_given_a_long_document_in_parts_and_nothing_is_lost(
     tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = "".join(DOCUMENTS) + "a line without an end " * 20
-    monkeypatch.setattr(in_memory, "_LONGEST", 32)
+    monkeypatch.setattr(source, "LONGEST_PART", 32)
     ids = encode_documents(tokenizer, [text]).tolist()
     assert tokenizer.decode(ids[:-1]) == text
     if tokenizer.name == "bpe":
@@ -78,3 +77,12 @@ def test_a_vocabulary_that_is_too_small_is_one_line(kind: Kind) -> None:
 
 def test_a_vocabulary_that_is_too_large_for_the_text_gets_smaller(kind: Kind) -> None:
     assert 256 < learn_tokenizer(kind, DOCUMENTS, 5000).vocab_size < 1000
+
+
+CODE = ("class Area:\n    def of(self, r):\n        return 3 * r\n\n\ndef f():\n    return Area()\n",) * 9
+
+
+def test_hugging_face_s_tokenizer_of_code_is_ours() -> None:
+    pytest.importorskip("tokenizers")
+    ours, theirs = learn_tokenizer("ours", CODE, 330), learn_tokenizer("hf", CODE, 330)
+    assert encode_documents(ours, CODE).tolist() == encode_documents(theirs, CODE).tolist()

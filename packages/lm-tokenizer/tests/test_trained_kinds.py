@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lm_tokenizer.adapters import TextTokenizer, load_tokenizer, train_tokenizer
+from lm_tokenizer.adapters import TextTokenizer, load_tokenizer, source, train_tokenizer
 from lm_tokenizer.errors import TokenizerError
 
 pytest.importorskip("tokenizers")
@@ -46,6 +46,31 @@ def test_merges_are_learned_from_whole_words(pre_tokenizer: str) -> None:
     assert tokenizer.vocab_size < 600, "the corpus has no more merges"
 
 
+def test_merges_cross_the_ends_of_lines() -> None:
+    code = "def f():\n    return 1\n"
+    tokenizer = train_tokenizer("hf", [code * 9], 600)
+    assert len(tokenizer.encode(code)) < len([i for line in code.splitlines(True) for i in tokenizer.encode(line)])
+
+
+def test_sentencepiece_learns_indents() -> None:
+    pytest.importorskip("sentencepiece")
+    tokenizer = train_tokenizer("sentencepiece", ["def f():\n    if x:\n        return 1\n" * 99], 300)
+    assert len(tokenizer.encode(" " * 8)) <= 2
+
+
+def test_a_long_text_is_learned_in_parts_and_a_file_like_its_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source, "LONGEST_PART", 200)
+    (tmp_path / "corpus.txt").write_bytes(CORPUS.encode())
+    assert "".join(source.parts(CORPUS)) == CORPUS
+    assert list(source.parts_of(tmp_path)) == list(source.parts(CORPUS))
+    assert {len(part) <= 200 and part.endswith("\n") for part in source.parts(CORPUS)} == {True}
+    assert {len(part) for part in source.parts("x" * 450)} == {200, 50}
+    by_file, by_text = (train_tokenizer("hf", corpus, 300) for corpus in (tmp_path, [CORPUS]))
+    assert by_file.fingerprint == by_text.fingerprint
+
+
 def test_special_tokens_come_first_and_the_end_is_known(by_bytes: TextTokenizer, by_words: TextTokenizer) -> None:
     for tokenizer in (by_bytes, by_words):
         assert dict(tokenizer.special_tokens) == {name: i for i, name in enumerate(SPECIAL)}
@@ -69,10 +94,10 @@ def test_the_usual_special_tokens_are_taken_by_every_kind(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "size", "says"),
+    ("corpus", "size", "says"),
     [([], 300, "the corpus is empty"), ([CORPUS], 100, "vocab_size 100 is too small: .* alone are 256"),
      ([Path("gone.txt")], 300, "gone.txt")],
 )  # fmt: skip
-def test_a_mistake_is_one_line(source: list[str | Path], size: int, says: str) -> None:
+def test_a_mistake_is_one_line(corpus: list[str | Path], size: int, says: str) -> None:
     with pytest.raises(TokenizerError, match=says):
-        train_tokenizer("hf", source, size)
+        train_tokenizer("hf", corpus, size)

@@ -1,6 +1,6 @@
 """Documents in memory -> a tokenizer learned from them, and their ids."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -10,6 +10,7 @@ from lm_core.errors import UserError
 from lm_pipeline.tokens.tokenizers import batched
 from lm_tokenizer import Tokenizer
 from lm_tokenizer.adapters import TextTokenizer, train_tokenizer
+from lm_tokenizer.adapters.source import parts
 from lm_tokenizer.errors import TokenizerError
 
 Kind = Literal["ours", "hf", "sentencepiece"]
@@ -20,8 +21,6 @@ _KINDS: Mapping[Kind, tuple[str, dict[str, Any]]] = {
     "hf": ("hf", {}),
     "sentencepiece": ("sentencepiece", {}),
 }
-_LONGEST = 1 << 20
-"""Characters that a library is given at once: it takes many times their memory."""
 
 
 def learn_tokenizer(kind: Kind, documents: Sequence[str], vocab_size: int) -> TextTokenizer:
@@ -46,16 +45,7 @@ def encode_documents(tokenizer: TextTokenizer, documents: Sequence[str]) -> NDAr
     where a token that would cross such an end is split.
     """
     encoder, end = batched(tokenizer), tokenizer.eos_id
-    parts = [[document] if isinstance(tokenizer, Tokenizer) else list(_parts(document)) for document in documents]
-    encoded = iter(encoder.encode_batch([part for document in parts for part in document], disallowed_special=()))
+    texts = [[document] if isinstance(tokenizer, Tokenizer) else list(parts(document)) for document in documents]
+    encoded = iter(encoder.encode_batch([text for document in texts for text in document], disallowed_special=()))
     last = [np.array([] if end is None else [end], encoder.dtype)]
-    return np.concatenate([array for document in parts for array in (*(next(encoded) for _ in document), *last)])
-
-
-def _parts(text: str) -> Iterator[str]:
-    start = 0
-    while start < len(text):
-        end = text.rfind("\n", start, start + _LONGEST) + 1 if start + _LONGEST < len(text) else len(text)
-        end = end if end > start else start + _LONGEST
-        yield text[start:end]
-        start = end
+    return np.concatenate([array for document in texts for array in (*(next(encoded) for _ in document), *last)])

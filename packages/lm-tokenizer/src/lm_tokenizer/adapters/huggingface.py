@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lm_tokenizer.adapters.protocol import Adapter, needed, one_line
-from lm_tokenizer.adapters.source import Source, lines_of
+from lm_tokenizer.adapters.source import Source, parts_of
 from lm_tokenizer.errors import TokenizerError
 from lm_tokenizer.formats.files import read_text, write_whole
 from lm_tokenizer.special import Choice
@@ -70,7 +70,7 @@ class HuggingFaceTokenizer(Adapter):
         pre_tokenizer: Literal["bytes", "whitespace"] = "bytes",
         min_frequency: int = 0,
     ) -> "HuggingFaceTokenizer":
-        """Learn a BPE by the library's own trainer, from the lines of a corpus.
+        """Learn a BPE by the library's own trainer.
 
         Args:
             source: a file, a folder, or an iterable of texts and files.
@@ -102,16 +102,16 @@ class HuggingFaceTokenizer(Adapter):
         trainer = library.trainers.BpeTrainer(
             vocab_size=vocab_size, min_frequency=min_frequency, special_tokens=names, show_progress=False, **options
         )
-        lines = 0
+        number = 0
 
         def counted() -> Iterator[str]:
-            nonlocal lines
-            for line in lines_of(source):
-                lines += 1
-                yield line
+            nonlocal number
+            for part in parts_of(source):
+                number += 1
+                yield part
 
         tokenizer.train_from_iterator(counted(), trainer)
-        if not lines:
+        if not number:
             raise TokenizerError("the corpus is empty: there is nothing to learn from")
         if (least := tokenizer.get_vocab_size()) > vocab_size:
             raise TokenizerError(

@@ -98,6 +98,7 @@ class SentencePieceTokenizer(Adapter):
                 byte_fallback=True,
                 normalization_rule_name="identity",
                 remove_extra_whitespaces=False,
+                allow_whitespace_only_pieces=True,  # else an indent takes a piece for each space
                 add_dummy_prefix=False,
                 hard_vocab_limit=False,
                 max_sentence_length=1 << 30,

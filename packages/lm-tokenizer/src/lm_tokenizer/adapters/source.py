@@ -1,4 +1,4 @@
-"""The lines of a corpus, for the trainers that learn from lines."""
+"""The lines of a corpus, or texts of many lines, for the trainers that learn from them."""
 
 import io
 from collections.abc import Iterable, Iterator
@@ -10,6 +10,8 @@ from lm_tokenizer.errors import TokenizerError
 from lm_tokenizer.surrogates import as_unicode
 
 Source = str | PathLike[str] | Iterable[str | Path]
+LONGEST_PART = 1 << 20
+"""Characters that a library is given at once: it takes many times their memory."""
 
 
 def lines_of(source: Source) -> Iterator[str]:
@@ -24,6 +26,43 @@ def lines_of(source: Source) -> Iterator[str]:
         else:
             for path in files_in(Path(document)):
                 yield from _lines_of_file(path)
+
+
+def parts_of(source: Source) -> Iterator[str]:
+    """The texts of a corpus, as `lines_of` finds them: each whole, or in parts where it is long.
+
+    What is learned from them may cross the end of a line: the end together with the indent that follows, in code.
+
+    Raises:
+        TokenizerError: as `lines_of`.
+    """
+    for document in [Path(source)] if isinstance(source, str | PathLike) else source:
+        if isinstance(document, str):
+            yield from parts(as_unicode(document))
+        else:
+            for path in files_in(Path(document)):
+                yield from _parts_of_file(path)
+
+
+def parts(text: str) -> Iterator[str]:
+    """A text in parts of at most `LONGEST_PART` characters, which end with a line where one ends."""
+    start, most = 0, LONGEST_PART
+    while start < len(text):
+        end = text.rfind("\n", start, start + most) + 1 if start + most < len(text) else len(text)
+        end = end if end > start else start + most
+        yield text[start:end]
+        start = end
+
+
+def _parts_of_file(path: Path) -> Iterator[str]:
+    lines, size = list[str](), 0
+    for line in _lines_of_file(path):
+        if lines and size + len(line) > LONGEST_PART:
+            yield from parts("".join(lines))
+            lines, size = [], 0
+        lines.append(line)
+        size += len(line)
+    yield from parts("".join(lines))
 
 
 def _lines_of_file(path: Path) -> Iterator[str]:
