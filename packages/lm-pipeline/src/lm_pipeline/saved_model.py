@@ -6,6 +6,7 @@
 What does not fit together is found here, before a framework is loaded.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +26,8 @@ from lm_tokenizer.errors import TokenizerError
 
 ROOT = Path("runs") / "transformerlm"
 Which = Literal["best", "latest"]
+_NOISE = 0.75
+"""Part of the loss of a guess above which a model knows little more than which tokens are frequent."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class SavedModel:
     tokenizer: TextTokenizer
     name: str
     """Description for the user."""
+    val_loss: float | None = None
+    """Validation loss of the checkpoint, in nats per token, where it is known."""
     own_eos_ids: tuple[int, ...] = ()
     """The ids that end a text by the model's own files, which go before the tokenizer's."""
 
@@ -43,6 +48,17 @@ class SavedModel:
     def eos_ids(self) -> tuple[int, ...]:
         """The ids at any of which a text ends."""
         return self.own_eos_ids or eos_ids(self.tokenizer)
+
+    @property
+    def note(self) -> str:
+        """A line for the user on a model that has learned too little to write; "" of others."""
+        guess = math.log(self.config.vocab_size)
+        if self.val_loss is None or self.val_loss <= _NOISE * guess:
+            return ""
+        return (
+            f"note: this checkpoint has learned little (validation loss {self.val_loss:.2f} nats, where a guess has"
+            f" {guess:.2f}): its text is noise until it has trained longer"
+        )
 
 
 def load_model(path: str, which: Which = "best", tokenizer: str = "", key: str = "checkpoint") -> SavedModel:
@@ -91,7 +107,8 @@ def _of_run(run: RunFolder, which: Which, tokenizer: str, key: str) -> SavedMode
     if tokenizer and _tokenizer(tokenizer, "tokenizer").fingerprint != own.fingerprint:
         raise UserError(f"tokenizer: {tokenizer} is not the one that the run {folder} was trained with; leave it out")
     _check_vocabulary(own, config, folder, key)
-    return SavedModel(config, checkpoint.weights, own, f"{folder}, {which} checkpoint, step {checkpoint.step:,}")
+    name, val_loss = f"{folder}, {which} checkpoint, step {checkpoint.step:,}", checkpoint.metadata.get("val_loss")
+    return SavedModel(config, checkpoint.weights, own, name, val_loss if isinstance(val_loss, float) else None)
 
 
 def model_of(checkpoint: Checkpoint, key: str) -> ModelConfig:
@@ -108,7 +125,7 @@ def _of_hugging_face(folder: Path, tokenizer: str, key: str) -> SavedModel:
         raise UserError(f"{key}: {folder} has no tokenizer.json: name its tokenizer by the key tokenizer")
     own = _tokenizer(tokenizer or str(folder), "tokenizer" if tokenizer else key)
     _check_vocabulary(own, model.config, folder, key)
-    return SavedModel(model.config, model.weights, own, str(folder), model.eos_ids)
+    return SavedModel(model.config, model.weights, own, str(folder), own_eos_ids=model.eos_ids)
 
 
 def _tokenizer(name: str, key: str) -> TextTokenizer:

@@ -38,7 +38,7 @@ from lm_core.run.plan import Plan
 from lm_core.run.resume import Policy, Recorded, recorded
 from lm_core.run.samples import Samples
 from lm_core.run.sinks.sink import Sink
-from lm_core.run.state import RunState, is_complete
+from lm_core.run.state import RunState, is_complete, verdict
 from lm_core.schedules import learning_rate
 from lm_core.terminal import put, say
 
@@ -283,6 +283,7 @@ def _finish(
     if state.first_val_loss is not None:
         first, last, best = state.first_val_loss, state.last_val_loss, state.best_val_loss
         words.append(f"validation loss {first:.4f} -> {last:.4f} nats (best {best:.4f} at step {state.best_step:,})")
+    words += filter(None, [verdict(state, plan.model.vocab_size)])
     _last_words(plan, folder, words)
 
 

@@ -1,5 +1,6 @@
 """State of the training loop besides the trainer's."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, Self, get_type_hints
 
@@ -8,6 +9,10 @@ from lm_core.errors import UserError
 
 _SHOWN = 40
 """Letters of a value in a message."""
+_LEAST_GAIN = 0.95
+"""Part of the loss of a guess above which a model has learned nothing: frequencies alone take it lower."""
+_RISEN = 1.02
+"""How much above the best loss the last one shows that it rises."""
 
 
 @dataclass
@@ -74,6 +79,29 @@ class RunState:
 def stops_early(config: LoopConfig, state: RunState) -> bool:
     """Whether patience has run out. It is the config's, so a resumed run may be given more."""
     return 0 < config.early_stop_patience <= state.evals_without_gain
+
+
+def verdict(state: RunState, vocab_size: int) -> str | None:
+    """What is wrong with a run by its validation losses, and what to do; None where nothing is, or none was measured.
+
+    Args:
+        state: at the end of the run.
+        vocab_size: of the model; a guess among so many tokens has the loss ln(vocab_size).
+    """
+    if state.best_val_loss is None or state.last_val_loss is None:
+        return None
+    guess = math.log(vocab_size)
+    if state.best_val_loss > _LEAST_GAIN * guess:
+        return (
+            f"the model has hardly learned yet (a guess among {vocab_size:,} tokens has {guess:.2f} nats): train"
+            " longer, or try a learning rate 3 times higher, or lower if the loss jumps"
+        )
+    if state.last_val_loss > _RISEN * state.best_val_loss:
+        return (
+            f"the validation loss rose after step {state.best_step:,}: from there on the model learned its text by"
+            " heart; fewer steps, more text, more dropout or a smaller model help"
+        )
+    return None
 
 
 def is_complete(config: LoopConfig, state: RunState) -> bool:

@@ -56,6 +56,8 @@ def infer(config: InferConfig) -> int:
     check_memory(needed, writer.backend.memory(config.step), "decoding")
     with TextRecords(config, model.name) as records:
         say(f"{model.name}; {writer.backend.describe(config.step)}")
+        if model.note:
+            say(model.note)
         for row, continuation in writer.write(rows):
             record = writer.record(row, continuation)
             records.write(record)

@@ -8,6 +8,10 @@ from lm_tokenizer.errors import TokenizerError
 
 _UNKNOWN = "<unk>"
 _MOST_NAMED = 8
+_JOINING = ("bpe", "hf", "sentencepiece", "tiktoken")
+"""Kinds of tokenizers that join a space to the word after it."""
+
+SPACE_AT_THE_END = "ends with a space, which the tokenizer joins to the word that follows: leave it out"
 
 
 def read_prompt(text: str, tokenizer: TextTokenizer, seq_len: int, note: Callable[[str], None]) -> list[int]:
@@ -26,9 +30,16 @@ def read_prompt(text: str, tokenizer: TextTokenizer, seq_len: int, note: Callabl
         more = f" and {len(unknown) - _MOST_NAMED:,} more" if len(unknown) > _MOST_NAMED else ""
         named = ", ".join(map(repr, unknown[:_MOST_NAMED]))
         note(f"note: not in the vocabulary, and read as {_UNKNOWN}: {named}{more}")
+    if ends_before_a_word(text, tokenizer):
+        note(f"note: the prompt {SPACE_AT_THE_END}")
     if len(ids) > seq_len:
         note(f"note: the prompt has {len(ids):,} tokens and the model reads {seq_len:,} at once: only its end is read")
     return ids
+
+
+def ends_before_a_word(text: str, tokenizer: TextTokenizer) -> bool:
+    """Whether a prompt ends with a space that its tokenizer joins to a word, so that a model has seldom seen it so."""
+    return text.endswith(" ") and tokenizer.name in _JOINING
 
 
 def _encoded(text: str, tokenizer: TextTokenizer) -> list[int]:

@@ -8,6 +8,7 @@ from lm_core.disk.untrusted import read_file_or_pipe
 from lm_core.errors import UserError
 from lm_core.terminal import is_terminal
 from lm_pipeline.generation.config import InferConfig
+from lm_pipeline.generation.prompt import SPACE_AT_THE_END, ends_before_a_word
 from lm_tokenizer.adapters import TextTokenizer
 from lm_tokenizer.errors import TokenizerError
 
@@ -47,6 +48,8 @@ def encode_prompts(
         UserError: for a prompt that has no ids.
     """
     encoded = [_encode(number, prompt, tokenizer, start) for number, prompt in enumerate(prompts, 1)]
+    if spaced := [number for number, prompt in enumerate(prompts, 1) if ends_before_a_word(prompt, tokenizer)]:
+        note(f"note: prompt {spaced[0]} {SPACE_AT_THE_END}")
     longest = max(range(len(encoded)), key=lambda row: len(encoded[row]))
     if len(encoded[longest]) > seq_len:
         note(
