@@ -31,7 +31,10 @@ def test_the_size_of_a_run_is_printed_before_it_starts(folder: RunFolder, capsys
     assert f"{parameter_count(MODEL):,} parameters, vocabulary 7, run folder {folder.path}" in said
     each = f"{32 / parameter_count(MODEL):.2g} per parameter"
     memory = f"memory: at least {plan_of().memory.total / 1024:.1f} KiB"
-    assert f"60 training tokens, of which 4 steps read 32 (0.53 epochs, {each}); {memory}" in said
+    assert (
+        f"60 training tokens, of which 4 steps of 2 sequences (8 tokens) read 32 (0.53 epochs, {each}); {memory}"
+        in said
+    )
     roomy = Numpy()
     roomy.room = 3 << 30
     run(plan_of(training_tokens=32), RunFolder(folder.path / "other"), backend=roomy)

@@ -202,6 +202,18 @@ def test_the_schedule_ends_with_the_run_unless_told_otherwise(workplace: Path) -
     assert plan_of(config(schedule={"max_steps": 30})).schedule.max_steps == 30
 
 
+def test_a_budget_of_tokens_is_so_many_whole_steps(workplace: Path) -> None:
+    made = plan_of(config(training={"max_tokens": 4 * 16 * 7 + 63}, schedule={"kind": "cosine"}))
+    assert made.loop.max_steps == made.schedule.max_steps == 7
+    assert made.kept_config["training"]["max_steps"] == 7
+    assert "max_tokens" not in made.kept_config["training"]
+
+
+def test_a_budget_that_is_less_than_a_batch_is_refused(workplace: Path) -> None:
+    with pytest.raises(UserError, match="63 is less than one batch: 4 sequences of 16 tokens are 64"):
+        plan_of(config(training={"max_tokens": 63}))
+
+
 @pytest.mark.parametrize("order", ["shuffled", "random"])
 def test_the_order_of_windows_and_the_part_of_validation_are_chosen(workplace: Path, order: str) -> None:
     plan = plan_of(config(data={"order": order, "eval_tokens": 50}))

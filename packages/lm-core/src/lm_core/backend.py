@@ -8,6 +8,7 @@ import importlib
 import platform
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from importlib.metadata import entry_points
 from typing import Any, Protocol, SupportsFloat
 
@@ -42,6 +43,12 @@ class Trainer(Protocol):
 
     def evaluate(self, batch: Batch) -> SupportsFloat:
         """Mean over all targets of weight x nats, without dropout: the weighted mean of `score` but for rounding."""
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """A context in which the weights are their average, to be evaluated and sampled with; not to be trained.
+
+        Without `optimizer.average` they are what they are.
+        """
 
     def score(self, batch: Batch) -> NDArray[np.float32]:
         """Nats of each target, [B, T], without dropout and without the batch's weights, within its documents.

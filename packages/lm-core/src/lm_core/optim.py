@@ -34,8 +34,12 @@ Muon (Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networ
   What is not a matrix of a block (embeddings, head, norms, biases) takes AdamW's step with bias correction. Weight
   decay comes first, as everywhere, with the rate of the parameter: lr lr_factor for the matrices of the blocks.
 
+With `average` d > 0, an average of the weights is kept (Polyak and Juditsky 1992), which starts at the initial ones:
+    a <- d a + (1 - d) p after each step; it has no part in training.
+
 State, by name, in checkpoints of either backend: `step`; `m.{parameter}`; `v.{parameter}`, but for
-what Muon orthogonalizes; `v_max.{parameter}`; `grad_ema.{bucket}`, `beta2_product.{bucket}`. All float32 but `step`,
+what Muon orthogonalizes; `v_max.{parameter}`; `grad_ema.{bucket}`, `beta2_product.{bucket}`;
+`average.{parameter}`. All float32 but `step`,
 an int64.
 """
 
@@ -102,4 +106,6 @@ def state_shapes(config: OptimizerConfig, table: Table) -> dict[str, tuple[int, 
         for bucket in members(bucket_of(config, table)):
             shapes[f"grad_ema.{bucket}"] = ()
             shapes[f"beta2_product.{bucket}"] = ()
+    if config.average:
+        shapes |= {f"average.{name}": parameter.shape for name, parameter in table.items()}
     return shapes

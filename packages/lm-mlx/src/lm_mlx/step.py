@@ -1,6 +1,7 @@
 """The training step: forward, backward, clip, update, on one device."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, cast
 
 import mlx.core as mx
@@ -15,6 +16,7 @@ from lm_core.data.batches import Batch
 from lm_core.model.parameters import check_fit, parameter_table
 from lm_core.model.positions import document_starts
 from lm_core.rng import key32
+from lm_mlx.average import Average
 from lm_mlx.clip import clip_by_global_norm
 from lm_mlx.decode import MlxDecoder
 from lm_mlx.layers import KERNELS
@@ -53,11 +55,12 @@ class MlxTrainer:
         self.names = list(table)
         assert self._params().keys() == table.keys(), "the model and the parameter table must agree"
         self.optimizer = make_optimizer(optimizer, table)
+        self.average = Average(optimizer.average)
         self.value_and_grad = nn.value_and_grad(self.model, self.model.loss)
         self.load(weights)
         self.kernel = self._update
         if step.compile:
-            state = [self.model.state, self.optimizer.state]
+            state = [self.model.state, self.optimizer.state, self.average.values]
             self.kernel = mx.compile(self._update, inputs=state, outputs=state)
 
     def _params(self) -> Arrays:
@@ -68,7 +71,7 @@ class MlxTrainer:
         parts = self._parts(batch)
         loss, norm, norms = self.kernel(parts, self.optimizer.scalars(lr))
         if self.optimizer.t % self.config.barrier_every == 0:
-            mx.async_eval(loss, norm, norms, self.model.parameters(), self.optimizer.state)
+            mx.async_eval(loss, norm, norms, self.model.parameters(), self.optimizer.state, self.average.values)
         return {"loss_nats": _Lazy(loss), "grad_norm": _Lazy(norm), "grad_norms": _Lazy(norms)}
 
     def _update(self, parts: list[Part], scalars: mx.array) -> tuple[mx.array, mx.array, mx.array]:
@@ -77,7 +80,22 @@ class MlxTrainer:
         grads, norm, norms = clip_by_global_norm(grads, self.grad_clip)
         params = self.optimizer.update(self._params(), grads, scalars)
         self.model.update(tree_unflatten(list(params.items())))
+        self.average.update(params)
         return loss, norm, norms
+
+    def named_state(self) -> Arrays:
+        """State of the optimizer and the average."""
+        return self.optimizer.named_state() | self.average.named_state()
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """See `lm_core.backend.Trainer`."""
+        params = self._params()
+        self.model.update(tree_unflatten(list(self.average.values.items())))
+        try:
+            yield
+        finally:
+            self.model.update(tree_unflatten(list(params.items())))
 
     def _loss_and_gradients(self, parts: list[Part]) -> tuple[mx.array, Arrays]:
         """Mean loss over the batch and its gradients in the table's order, added up over the micro-batches."""
@@ -135,7 +153,7 @@ class MlxTrainer:
 
     def optimizer_state(self) -> dict[str, NDArray[Any]]:
         """A copy of the optimizer's state."""
-        return {name: np.array(array) for name, array in self.optimizer.named_state().items()}
+        return {name: np.array(array) for name, array in self.named_state().items()}
 
     def snapshot(self) -> Snapshot:
         """State for a checkpoint as it is now, to be read later and from another thread.
@@ -145,7 +163,7 @@ class MlxTrainer:
         """
         params = self._params()
         weights = {name: mx.stop_gradient(params[name]) for name in self.names}
-        state = {name: mx.stop_gradient(array) for name, array in self.optimizer.named_state().items()}
+        state = {name: mx.stop_gradient(array) for name, array in self.named_state().items()}
         mx.eval(weights, state)
         views = tuple({name: np.asarray(array) for name, array in arrays.items()} for arrays in (weights, state))
         return lambda: cast(tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]], views)
@@ -153,8 +171,10 @@ class MlxTrainer:
     def load(self, weights: NumpyArrays, optimizer_state: Mapping[str, NDArray[Any]] | None = None) -> None:
         """Replace the parameters and, if given, the optimizer's state."""
         load_weights(self.model, weights)
+        self.average.start(self._params())
         if optimizer_state is not None:
             self.optimizer.load(dict(optimizer_state))
+            self.average.load(dict(optimizer_state))
 
     def activation_norms(self, batch: Batch) -> dict[str, float]:
         """Root mean square of the residual stream after each block."""

@@ -26,6 +26,7 @@ from lm_tokenizer.errors import TokenizerError
 
 ROOT = Path("runs") / "transformerlm"
 Which = Literal["best", "latest"]
+Weights = Literal["evaluated", "trained", "average"]
 _NOISE = 0.75
 """Part of the loss of a guess above which a model knows little more than which tokens are frequent."""
 
@@ -61,7 +62,9 @@ class SavedModel:
         )
 
 
-def load_model(path: str, which: Which = "best", tokenizer: str = "", key: str = "checkpoint") -> SavedModel:
+def load_model(
+    path: str, which: Which = "best", tokenizer: str = "", key: str = "checkpoint", *, weights: Weights = "evaluated"
+) -> SavedModel:
     """Read a run folder or a Hugging Face folder.
 
     Args:
@@ -69,6 +72,7 @@ def load_model(path: str, which: Which = "best", tokenizer: str = "", key: str =
         which: of a run's checkpoints.
         tokenizer: where it is not the folder's own.
         key: of the config, that messages name.
+        weights: of a run: those that its validation loss is of, the trained ones, or the average that it kept of them.
 
     Raises:
         UserError: when there is none, it is damaged, or its parts do not fit together.
@@ -77,7 +81,9 @@ def load_model(path: str, which: Which = "best", tokenizer: str = "", key: str =
     if not folder.exists():
         raise UserError(f"{key}: there is no folder {folder}")
     if (folder / "checkpoints").is_dir():
-        return _of_run(RunFolder(folder), which, tokenizer, key)
+        return _of_run(RunFolder(folder), which, tokenizer, key, weights)
+    if (folder / "config.json").is_file() and weights == "average":
+        raise UserError(f"weights: {folder} is a Hugging Face folder, and has no average: leave it out")
     if (folder / "config.json").is_file():
         return _of_hugging_face(folder, tokenizer, key)
     raise UserError(f"{key}: {folder} is neither a run folder, with checkpoints/, nor one with a config.json")
@@ -95,7 +101,7 @@ def load_tokenizer_of(run: RunFolder, metadata: dict[str, Any], key: str) -> Tex
     return tokenizer
 
 
-def _of_run(run: RunFolder, which: Which, tokenizer: str, key: str) -> SavedModel:
+def _of_run(run: RunFolder, which: Which, tokenizer: str, key: str, weights: Weights) -> SavedModel:
     run.check_format()
     checkpoints, folder = Checkpoints(run.checkpoints), run.path
     checkpoint = checkpoints.best(say) if which == "best" else checkpoints.newest(say)
@@ -108,7 +114,17 @@ def _of_run(run: RunFolder, which: Which, tokenizer: str, key: str) -> SavedMode
         raise UserError(f"tokenizer: {tokenizer} is not the one that the run {folder} was trained with; leave it out")
     _check_vocabulary(own, config, folder, key)
     name, val_loss = f"{folder}, {which} checkpoint, step {checkpoint.step:,}", checkpoint.metadata.get("val_loss")
-    return SavedModel(config, checkpoint.weights, own, name, val_loss if isinstance(val_loss, float) else None)
+    arrays = checkpoint.weights
+    if weights == "average" or (weights == "evaluated" and checkpoint.metadata.get("eval_average")):
+        arrays, name = _average_in(checkpoint, key), f"{name}, average of the weights"
+    return SavedModel(config, arrays, own, name, val_loss if isinstance(val_loss, float) else None)
+
+
+def _average_in(checkpoint: Checkpoint, key: str) -> dict[str, NDArray[Any]]:
+    try:
+        return {name: checkpoint.optimizer_state[f"average.{name}"] for name in checkpoint.weights}
+    except KeyError:
+        raise UserError(f"{key}: the run kept no average of its weights: train with optimizer.average") from None
 
 
 def model_of(checkpoint: Checkpoint, key: str) -> ModelConfig:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lm_core.config import ModelConfig, OptimizerConfig, StepConfig
 from lm_core.model.parameters import parameter_table
+from lm_torch.average import Average
 from lm_torch.clip import clip_by_global_norm
 from lm_torch.compiling import compiling
 from lm_torch.fitting import check_dtype, fitting
@@ -88,6 +89,7 @@ class Engine:
         self.params = {name: named[name] for name in self.table}
         self.narrow: dict[str, Tensor] = {}
         self.optimizer = make_optimizer(optimizer, self.table, dict(self.params), step.kernels == "fused")
+        self.average = Average(optimizer.average, self.params)
         if device.type == "cuda" and step.dtype == "bfloat16":
             self.keep_narrow()
         self.numerics = Numerics(step, device)
@@ -111,6 +113,18 @@ class Engine:
         for name, copy in self.narrow.items():
             copy.copy_(self.params[name])
 
+    def named_state(self) -> dict[str, Tensor]:
+        """State of the optimizer and the average itself, which the next step changes."""
+        return self.optimizer.named_state() | self.average.named_state()
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """See `lm_core.backend.Trainer`."""
+        with self.average.in_place():
+            self.write_narrow()
+            yield
+        self.write_narrow()
+
     def take(self, inputs: Inputs, lr: float) -> Reading:
         """One optimizer step, for which the host does not wait: loss, gradient norm, and that of each parameter,
         [*lead, 2 + parameters]."""
@@ -133,6 +147,7 @@ class Engine:
         loss, grads = self._loss_and_gradients(Inputs(*inputs))
         norm, norms, scale = clip_by_global_norm(grads, self.grad_clip, self.lead)
         self.optimizer.apply(grads, scalars, scale, norms)
+        self.average.update()
         return torch.cat([loss[..., None], norm[..., None], norms], dim=-1)
 
     def _loss_and_gradients(self, inputs: Inputs) -> tuple[Tensor, list[Tensor]]:

@@ -96,7 +96,7 @@ class SeedTrainer(Engine):
 
     def optimizer_state(self, which: int) -> dict[str, NDArray[Any]]:
         """A copy of the state of a seed's optimizer."""
-        state = self.optimizer.named_state()
+        state = self.named_state()
         return {name: _numpy(tensor[which] if tensor.ndim else tensor) for name, tensor in state.items()}
 
     @torch.no_grad()
@@ -114,6 +114,7 @@ class SeedTrainer(Engine):
         for name, param in self.params.items():
             param.copy_(torch.from_numpy(np.stack([arrays[name] for arrays in weights])))
         self.write_narrow()
+        self.average.start()
         if optimizer_states is None:
             return
         steps = {int(state["step"]) for state in optimizer_states}
@@ -122,6 +123,7 @@ class SeedTrainer(Engine):
         names = optimizer_states[0].keys() - {"step"}
         joined = {name: np.stack([state[name] for state in optimizer_states]) for name in names}
         self.optimizer.load({"step": np.array(steps.pop()), **joined})
+        self.average.load(joined)
 
 
 def _together(inputs: Sequence[Inputs]) -> Inputs:

@@ -110,11 +110,11 @@ class TorchTrainer(Engine):
 
     def optimizer_state(self) -> dict[str, NDArray[Any]]:
         """A copy of the optimizer's state."""
-        return {name: _numpy(tensor) for name, tensor in self.optimizer.named_state().items()}
+        return {name: _numpy(tensor) for name, tensor in self.named_state().items()}
 
     def snapshot(self) -> Snapshot:
         """State for a checkpoint as it is now, to be read later and from another thread, until the next snapshot."""
-        weights, state = self.copies[0].take(self.params), self.copies[1].take(self.optimizer.named_state())
+        weights, state = self.copies[0].take(self.params), self.copies[1].take(self.named_state())
         return lambda: (weights(), state())
 
     @torch.no_grad()
@@ -124,8 +124,10 @@ class TorchTrainer(Engine):
         for name, param in self.params.items():
             param.copy_(torch.from_numpy(np.ascontiguousarray(weights[name])))
         self.write_narrow()
+        self.average.start()
         if optimizer_state is not None:
             self.optimizer.load(optimizer_state)
+            self.average.load(optimizer_state)
 
     @torch.no_grad()
     def activation_norms(self, batch: Batch) -> dict[str, float]:

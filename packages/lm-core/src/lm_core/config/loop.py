@@ -16,6 +16,8 @@ class LoopConfig(Config):
     """Evaluations."""
     eval_ends: bool = True
     """Evaluate the first and the last step too."""
+    eval_average: bool = False
+    """Evaluate, choose the best checkpoint and sample with the average of the weights that optimizer.average keeps."""
     save_every: int = Field(0, ge=0)
     """Checkpoints."""
     save_best: bool = False

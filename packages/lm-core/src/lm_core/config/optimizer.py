@@ -18,6 +18,8 @@ class _Common(Config):
     """Which parameter groups decay."""
     grad_clip: float = Field(0.0, ge=0)
     """Largest global gradient norm: larger gradients are scaled down to it; 0 does not clip."""
+    average: float = Field(0.0, ge=0, lt=1)
+    """Decay of an average of the weights that is kept beside them (Polyak and Juditsky 1992); 0: none."""
 
 
 class AdamWConfig(_Common):

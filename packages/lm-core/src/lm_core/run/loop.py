@@ -141,6 +141,11 @@ def train(run: Run, state: RunState, interrupts: Interrupts) -> RunState:
     return state
 
 
+def weights_to_evaluate(trainer: Trainer, config: LoopConfig) -> contextlib.AbstractContextManager[None]:
+    """A context in which the trainer has the weights that evaluations and samples are of."""
+    return trainer.averaged() if config.eval_average else contextlib.nullcontext()
+
+
 def _check_finite(run: Run) -> None:
     """Read what the steps have left, and stop at the first that is not finite."""
     for step, metrics in run.unread:
@@ -222,7 +227,8 @@ def _norms(run: Run, step: int) -> dict[str, dict[str, float]]:
 def _evaluate(run: Run, state: RunState, started: float) -> None:
     """Log the validation loss and keep the score for early stopping."""
     _check_finite(run)
-    score = evaluate(run.trainer, run.evaluation, run.bytes_of)
+    with weights_to_evaluate(run.trainer, run.config):
+        score = evaluate(run.trainer, run.evaluation, run.bytes_of)
     _all_finite(run, state.step, {"validation loss": score.loss_nats})
     values = {
         "loss_nats": score.loss_nats,

@@ -220,6 +220,7 @@ class Plan:
             "tokenizer": {"kind": self.tokenizer.name, "fingerprint": self.tokenizer.fingerprint},
             "config": self.kept_config,
             "history": self.history.entries,
+            **({"eval_average": True} if self.loop.eval_average else {}),
             **({"origin": asdict(self.batches.origin)} if isinstance(self.batches, ShuffledWindows) else {}),
         }
 

@@ -33,7 +33,7 @@ from lm_core.run.fitting import check_fits, fitting
 from lm_core.run.folder import RunFolder
 from lm_core.run.interrupts import Interrupts
 from lm_core.run.log import RunLog, close_all
-from lm_core.run.loop import Run, train
+from lm_core.run.loop import Run, train, weights_to_evaluate
 from lm_core.run.plan import Plan
 from lm_core.run.resume import Policy, Recorded, recorded
 from lm_core.run.samples import Samples
@@ -152,9 +152,11 @@ def run(
 def _summary(plan: Plan, folder: RunFolder, available: int | None) -> str:
     """The size of the run in two lines: the model and its folder; the text, the steps and the memory."""
     parameters, about = parameter_count(plan.model), "about " * (len(plan.shapes) > 1)
+    rows, length = plan.largest
     return (
         f"{parameters:,} parameters, vocabulary {plan.model.vocab_size:,}, run folder {folder.path}\n"
-        f"{plan.training_tokens:,} training tokens, of which {plan.loop.max_steps:,} steps read {about}{plan.tokens:,}"
+        f"{plan.training_tokens:,} training tokens, of which {plan.loop.max_steps:,} steps of {rows:,} sequences"
+        f" ({'at most ' * bool(about)}{rows * length:,} tokens) read {about}{plan.tokens:,}"
         f" ({_ratio(plan.tokens, plan.training_tokens)} epochs, {_ratio(plan.tokens, parameters)} per parameter);"
         f" memory: at least {readable(plan.memory.total)}{f' of {readable(available)}' if available else ''}"
     )
@@ -224,7 +226,7 @@ def _loop(plan: Plan, folder: RunFolder, backend: Backend, trainer: Trainer, sam
 
     def show(state: RunState) -> None:
         assert plan.sample
-        text = plan.sample.text(trainer, state.step)
+        text = _sampled(plan, trainer, state.step)
         log.say(_framed(text, state.step))
         with optional(folder.samples.name, log.say):
             samples.add(state.step, plan.sample.heading, text)
@@ -252,7 +254,8 @@ def _test(plan: Plan, trainer: Trainer, state: RunState, log: RunLog) -> dict[st
     """The loss on the test text, once the run is complete: for the log and the result."""
     if not plan.test or not is_complete(plan.loop, state):
         return {}
-    score = evaluate(trainer, plan.test, plan.bytes_of)
+    with weights_to_evaluate(trainer, plan.loop):
+        score = evaluate(trainer, plan.test, plan.bytes_of)
     if not math.isfinite(score.loss_nats):
         raise NonFiniteError(f"step {state.step}: test loss is {score.loss_nats}; the checkpoint of this step is kept")
     perplexity = {"perplexity": score.perplexity()} if plan.perplexity else {}
@@ -274,7 +277,7 @@ def _finish(
     """The sample, the result, the report, and the last words, which wait until all is written."""
     words = []
     if plan.sample and not samples.has(state.step):
-        text = plan.sample.text(trainer, state.step)
+        text = _sampled(plan, trainer, state.step)
         with optional(folder.samples.name):
             samples.add(state.step, plan.sample.heading, text)
         words.append(f"\n{_framed(text, state.step)}")
@@ -285,6 +288,12 @@ def _finish(
         words.append(f"validation loss {first:.4f} -> {last:.4f} nats (best {best:.4f} at step {state.best_step:,})")
     words += filter(None, [verdict(state, plan.model.vocab_size)])
     _last_words(plan, folder, words)
+
+
+def _sampled(plan: Plan, trainer: Trainer, step: int) -> str:
+    assert plan.sample
+    with weights_to_evaluate(trainer, plan.loop):
+        return plan.sample.text(trainer, step)
 
 
 def _framed(text: str, step: int) -> str:

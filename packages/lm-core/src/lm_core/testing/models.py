@@ -47,6 +47,8 @@ OPTIMIZERS: dict[str, OptimizerConfig] = {
     "kbeta-everything": KBETA.model_copy(
         update={"decay": 0.9, "max_ratio": 2.0, "adaptive_tiny": True, "buckets": "per-array"}
     ),
+    "adamw-average": ADAMW.model_copy(update={"average": 0.9}),
+    "kbeta-average": KBETA.model_copy(update={"average": 0.5}),
     "muon": MuonConfig(weight_decay=0.1, lr_factor=2.0),
     "muon-original": MuonConfig(scale="original", nesterov=False, decay_groups=("embed", "matrix"), weight_decay=0.1),
 }

@@ -118,6 +118,29 @@ class StepConformance(Conformance):
         _assert_same(first.weights(), second.weights())
         _assert_same(first.optimizer_state(), second.optimizer_state())
 
+    @pytest.mark.parametrize("name", ["adamw-average", "kbeta-average"])
+    def test_the_average_of_the_weights_is_kept_and_evaluated(self, name: str) -> None:
+        """By its definition in float64; training is not changed by it, nor by having been evaluated."""
+        config, optimizer = MODELS["testbed-d"], OPTIMIZERS[name]
+        trainer, batches = self.build(config, optimizer), some_batches(config)
+        plain, decay = self.build(config, optimizer.model_copy(update={"average": 0.0})), optimizer.average
+        average = {key: array.astype(np.float64) for key, array in trainer.weights().items()}
+        for step in range(1, 9):
+            _take(trainer, batches, step, step)
+            average = {key: decay * average[key] + (1 - decay) * array for key, array in trainer.weights().items()}
+        state = trainer.optimizer_state()
+        for key, expected in average.items():
+            np.testing.assert_allclose(state[f"average.{key}"], expected, rtol=1e-5, atol=1e-7, err_msg=key)
+        batch = batches.batch(9)
+        weights = {key: state[f"average.{key}"] for key in average}
+        with trainer.averaged():
+            loss = float(trainer.evaluate(batch))
+            _assert_same(trainer.weights(), weights)
+        assert loss == float(self.build(config, weights=weights).evaluate(batch)) != float(trainer.evaluate(batch))
+        _take(plain, batches, 1, 9)
+        _take(trainer, batches, 9, 9)
+        _assert_same(trainer.weights(), plain.weights())
+
     def test_what_was_copied_out_does_not_change_with_the_next_step(self) -> None:
         """Weights and state are copies, not views of arrays that are updated in place."""
         config = MODELS["testbed-d"]

@@ -31,7 +31,7 @@ class KBeta(Optimizer):
         self.package = KourkoutasBeta(
             learning_rate=0.0,
             layer_key_fn=lambda p: self.key_of[id(p)],
-            **config.model_dump(exclude={"name", "buckets", "weight_decay", "decay_groups", "grad_clip"}),
+            **config.model_dump(exclude={"name", "buckets", "weight_decay", "decay_groups", "grad_clip", "average"}),
         )
         self.package.init({name: mx.zeros(parameter.shape) for name, parameter in table.items()})
         stats = self.package.state["_layer_stats"]

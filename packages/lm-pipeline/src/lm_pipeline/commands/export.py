@@ -9,7 +9,7 @@ from lm_core.interchange import tokenizer as tokenizer_files
 from lm_core.interchange.folder import export_model
 from lm_core.terminal import put
 from lm_pipeline.program import ProgramConfig, run_program
-from lm_pipeline.saved_model import SavedModel, Which, load_model
+from lm_pipeline.saved_model import SavedModel, Weights, Which, load_model
 from lm_tokenizer.adapters.characters import CharacterTokenizer
 
 PROGRAM = "transformerlm-export"
@@ -22,6 +22,8 @@ class ExportConfig(ProgramConfig):
     """Run folder; the newest run under runs/transformerlm when empty."""
     which: Which = "best"
     """The checkpoint with the best validation loss, or the latest."""
+    weights: Weights = "evaluated"
+    """Weights of a run: those that its validation loss is of, the trained ones, or the average that it kept of them."""
     output: str = ""
     """Folder to write; created if missing, refused if it holds other files."""
     overwrite: bool = False
@@ -43,7 +45,7 @@ def export(config: ExportConfig) -> None:
     """
     if not config.output:
         raise UserError("output: give a folder to write")
-    model = load_model(config.checkpoint, config.which)
+    model = load_model(config.checkpoint, config.which, weights=config.weights)
     export_model(
         config.output,
         model.config,

@@ -42,7 +42,7 @@ def infer(config: InferConfig) -> int:
         UserError: for a mistake in the config, before any text is written.
     """
     check_logging(config)
-    model = load_model(config.checkpoint, config.which, config.tokenizer)
+    model = load_model(config.checkpoint, config.which, config.tokenizer, weights=config.weights)
     prompts = read_prompts(config)
     if len(prompts) * config.n > MOST_TEXTS:
         raise UserError(f"n: {len(prompts) * config.n:,} texts are too many for one call: at most {MOST_TEXTS:,}")

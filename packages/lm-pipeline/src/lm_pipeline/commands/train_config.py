@@ -56,8 +56,10 @@ class TrainingConfig(LoopConfig):
 
     max_steps: int = Field(1000, gt=0)
     """Optimizer steps in total."""
+    max_tokens: int = Field(0, ge=0)
+    """Tokens to train on, in whole steps, in place of max_steps; 0: none."""
     batch_size: int = Field(32, gt=0)
-    """Windows per step."""
+    """Windows per step, each of model.seq_len tokens."""
     eval_every: int = Field(100, ge=0)
     """Steps between evaluations, 0: none. The first and the last step are evaluated too."""
     save_every: int = Field(100, ge=0)

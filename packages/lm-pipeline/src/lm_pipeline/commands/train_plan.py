@@ -70,10 +70,10 @@ def plan_run(
     """
     _check_logging(config)
     _check_batch(config)
-    config = extended_config(config, known)
     checkpoint = known.checkpoint if known else None
-    schedule = schedule_of(config)
     source = load_model(config.init_from, key="init_from") if config.init_from and not checkpoint else None
+    config = extended_config(_in_steps(config, source.config if source else config.model), known)
+    schedule = schedule_of(config)
     tokenizer = _tokenizer(config.data, folder, checkpoint, source)
     model = _model(config, tokenizer, source)
     train, validation = (_token_file(config.data, split, tokenizer) for split in ("train", "validation"))
@@ -143,6 +143,20 @@ def _check_batch(config: TrainConfig) -> None:
     rows, parts = config.training.batch_size, config.step.grad_accum_steps
     if rows % parts:
         raise UserError(f"training.batch_size {rows} is not a multiple of step.grad_accum_steps {parts}")
+
+
+def _in_steps(config: TrainConfig, shape: ModelConfig) -> TrainConfig:
+    """The config with the steps that its budget of tokens is, in its place."""
+    training, tokens = config.training, config.training.batch_size * shape.seq_len
+    if not training.max_tokens:
+        return config
+    if training.max_tokens < tokens:
+        raise UserError(
+            f"training.max_tokens {training.max_tokens:,} is less than one batch: {training.batch_size:,} sequences of"
+            f" {shape.seq_len:,} tokens are {tokens:,}"
+        )
+    steps = {"max_steps": training.max_tokens // tokens, "max_tokens": 0}
+    return config.model_copy(update={"training": training.model_copy(update=steps)})
 
 
 def _tokenizer(

@@ -20,7 +20,7 @@ POLICY = Policy(
         model.vocab_size model.seq_len model.d_model model.n_layers model.n_heads model.n_kv_heads model.d_ff model.norm
         model.norm_eps model.mlp model.positions model.rope_theta model.bias model.head_bias model.tie_embeddings
         model.init_std model.depth_scaled_init
-        optimizer.name optimizer.buckets optimizer.decay optimizer.max_ratio
+        optimizer.name optimizer.buckets optimizer.decay optimizer.max_ratio optimizer.average
         data.validation data.tokenizer data.eval_tokens data.pad_vocab_to
     """,
     # Token files count by what they hold, not by where they are.
@@ -32,8 +32,8 @@ POLICY = Policy(
         optimizer.nesterov optimizer.ns_steps optimizer.scale optimizer.lr_factor
         schedule.kind schedule.peak_lr schedule.warmup_steps schedule.max_steps schedule.min_factor schedule.decay_steps
         schedule.start_step schedule.points
-        training.max_steps training.batch_size training.eval_every training.eval_ends training.early_stop_patience
-        training.early_stop_min_delta training.early_stop_warmup
+        training.max_steps training.batch_size training.eval_every training.eval_ends training.eval_average
+        training.early_stop_patience training.early_stop_min_delta training.early_stop_warmup
         backend step.dtype step.matmul_precision step.deterministic step.kernels step.compile step.device
         step.grad_accum_steps
     """,
@@ -43,7 +43,7 @@ POLICY = Policy(
         training.sample_tokens training.sample_prompt
         logging.backend logging.run_name logging.architecture logging.dataset wandb.entity wandb.project
     """,
-    call="config print_config resume save_dir schedule.on_resume",
+    call="config print_config resume save_dir schedule.on_resume training.max_tokens",
 )
 ADVICE = "this is fixed for a run: leave it out, or start another run (init_from takes this one's weights)"
 

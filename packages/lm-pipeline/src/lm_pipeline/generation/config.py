@@ -7,7 +7,7 @@ from pydantic import Field, field_validator
 from lm_core.config import Config, SamplingConfig, StepConfig
 from lm_pipeline.commands.train_config import WandbConfig
 from lm_pipeline.program import ProgramConfig
-from lm_pipeline.saved_model import Which
+from lm_pipeline.saved_model import Weights, Which
 
 
 class InferLogging(Config):
@@ -26,6 +26,8 @@ class InferConfig(ProgramConfig):
     """Run folder, or a Hugging Face folder; the newest run under runs/transformerlm when empty."""
     which: Which = "best"
     """Checkpoint of a run: the one with the best validation loss, or the latest."""
+    weights: Weights = "evaluated"
+    """Weights of a run: those that its validation loss is of, the trained ones, or the average that it kept of them."""
     tokenizer: str = ""
     """Tokenizer for a Hugging Face folder without one, as path or kind:path; a run folder has its own."""
     prompt: tuple[str, ...] = ()
