@@ -59,7 +59,7 @@ class Block(nn.Module):
 class LanguageModel(nn.Module):
     """A decoder-only Transformer. `dtype` is the type of the activations; parameters are float32.
 
-    With `gradient_checkpointing` each block's activations are computed again in the backward pass.
+    With `gradient_checkpointing` n, activations of the blocks 0, n, 2 n, ... are computed again in the backward pass.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class LanguageModel(nn.Module):
         config: ModelConfig,
         dtype: mx.Dtype = mx.float32,
         kernels: Kernels = fused,
-        gradient_checkpointing: bool = False,
+        gradient_checkpointing: int = 0,
     ):
         super().__init__()
         self.config, self.dtype, self.kernels = config, dtype, kernels
@@ -101,8 +101,8 @@ class LanguageModel(nn.Module):
         if "_sinusoids" in self:
             x = x + self._sinusoids[slice(ids.shape[1]) if positions is None else positions]
         x = dropout(x.astype(self.dtype), self.config.dropout, key, 0)
-        for block in self.blocks:
-            again = self.gradient_checkpointing
+        for i, block in enumerate(self.blocks):
+            again = self.gradient_checkpointing and i % self.gradient_checkpointing == 0
             x = checkpointed(block, x, key, positions, mask) if again else block(x, key, positions, mask)
             if taps is not None:
                 taps.append(x)

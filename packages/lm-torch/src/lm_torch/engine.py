@@ -48,7 +48,7 @@ def make_model(
     check_dtype(step.dtype, device)
     dtype = torch.bfloat16 if step.dtype == "bfloat16" else torch.float32
     with torch.device("meta"):  # no time is spent on initial values that will be replaced
-        language_model = LanguageModel(model, dtype, kernels or KERNELS[step.kernels], step.gradient_checkpointing)
+        language_model = LanguageModel(model, dtype, kernels or KERNELS[step.kernels], step.checkpointed_every)
     for module in language_model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             # What `to_empty` does, which imports two seconds of the compiler for it.

@@ -44,8 +44,15 @@ class StepConfig(Execution):
     """Micro-batches per step (gradient accumulation); the rows of a batch are divided among them."""
     gradient_checkpointing: bool = False
     """Store only each block's input, and recompute its activations in the backward pass (Chen et al. 2016)."""
+    gradient_checkpointing_every: int = Field(1, gt=0)
+    """With gradient checkpointing: of every so many blocks the first one alone, for less time and more memory."""
     barrier_every: int = Field(1, gt=0)
     """MLX evaluates its lazy graph every this many steps; torch is eager and ignores this."""
+
+    @property
+    def checkpointed_every(self) -> int:
+        """The blocks 0, n, 2 n, ... are recomputed in the backward pass; 0: none."""
+        return self.gradient_checkpointing_every if self.gradient_checkpointing else 0
 
     @classmethod
     def of(cls, flags: Execution, **values: Any) -> Self:

@@ -129,9 +129,11 @@ def _activations(model: ModelConfig, step: StepConfig, rows: int, length: int) -
         block += FLOAT32 * weights
     elif c.dropout:  # whether each attention weight stays, in a bit, as on a GPU
         block += weights // 8
-    if step.gradient_checkpointing:
-        return _width(step) * rows * length * c.d_model * c.n_layers + block
-    return block * c.n_layers
+    if not step.gradient_checkpointing:
+        return block * c.n_layers
+    again = -(-c.n_layers // step.gradient_checkpointing_every)
+    # One of them at a time is made again, beside what the others hold.
+    return _width(step) * rows * length * c.d_model * again + block * (c.n_layers - again + 1)
 
 
 def _width(step: StepConfig) -> int:

@@ -204,13 +204,14 @@ class StepConformance(Conformance):
         assert norms == pytest.approx([float(np.linalg.norm(grad)) for grad in grads.values()], rel=1e-5, abs=1e-9)
         assert float(metrics["grad_norm"]) == pytest.approx(float(np.linalg.norm(norms)), rel=1e-6)
 
-    @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-    def test_checkpointed_gradients_are_the_same(self, dtype: Dtype) -> None:
+    @pytest.mark.parametrize(("dtype", "every"), [("float32", 1), ("float32", 5), ("bfloat16", 1)])
+    def test_checkpointed_gradients_are_the_same(self, dtype: Dtype, every: int) -> None:
         """Through 12 blocks, with dropout and micro-batches; and the step that follows, and an evaluation."""
         config = MODELS["testbed-d"].model_copy(update={"n_layers": 12, "dropout": 0.2})
         step = StepConfig(dtype=dtype, grad_accum_steps=2, compile=self.compiles_fast)
         kept = self.build(config, step=step)
-        again = self.build(config, step=step.model_copy(update={"gradient_checkpointing": True}))
+        chosen = {"gradient_checkpointing": True, "gradient_checkpointing_every": every}
+        again = self.build(config, step=step.model_copy(update=chosen))
         batches, unseen = some_batches(config), some_batches(config).batch(9)
         (loss, grads), (loss_again, grads_again) = (t.gradients(batches.batch(1)) for t in (kept, again))
         assert loss == loss_again

@@ -38,7 +38,8 @@ POLICY = Policy(
         step.grad_accum_steps
     """,
     no_effect="""
-        step.cuda_graph step.varying_length step.gradient_checkpointing step.barrier_every
+        step.cuda_graph step.varying_length step.gradient_checkpointing step.gradient_checkpointing_every
+        step.barrier_every
         training.log_every training.log_norms training.save_every training.save_best training.keep
         training.sample_tokens training.sample_prompt
         logging.backend logging.run_name logging.architecture logging.dataset wandb.entity wandb.project
