@@ -78,6 +78,9 @@ class Numpy:
     def memory(self, step: Any) -> int | None:
         return self.room
 
+    def peak_memory(self, step: Any) -> int:
+        return 1
+
     def peak_flops(self, step: Any) -> None:
         return None
 

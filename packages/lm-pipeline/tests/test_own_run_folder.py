@@ -50,6 +50,9 @@ class Bare:
     def memory(self, _: object) -> None:
         return None
 
+    def peak_memory(self, _: object) -> int:
+        return 1
+
     def peak_flops(self, _: object) -> None:
         return None
 

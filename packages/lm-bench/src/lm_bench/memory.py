@@ -1,8 +1,8 @@
 """The most memory that this process has had on the host: what a GPU holds is not in it."""
 
-import sys
 from dataclasses import dataclass
-from pathlib import Path
+
+from lm_core.machine import peak_memory
 
 MIB = 2**20
 
@@ -24,13 +24,4 @@ class Memory:
 
 def peak_mib() -> float:
     """The most memory this process has had resident."""
-    # On Linux ru_maxrss survives exec: a child of a big process starts with its parent's peak. VmHWM starts again.
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text(encoding="utf-8").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024 / MIB
-    import resource  # not on Windows
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MIB
+    return peak_memory() / MIB

@@ -149,6 +149,9 @@ class Backend(Protocol):
     def memory(self, step: StepConfig) -> int | None:
         """Bytes of memory that the device has for this process at most; None if not known."""
 
+    def peak_memory(self, step: StepConfig) -> int:
+        """The most bytes of the device's memory that this process has had."""
+
     def describe(self, step: StepConfig) -> str:
         """One line on the device, the version and the threads, for the log."""
 

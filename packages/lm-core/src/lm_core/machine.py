@@ -1,4 +1,4 @@
-"""The memory of this machine, as far as this process may use it."""
+"""The memory of this machine, as far as this process may use it, and the most that it has used."""
 
 import os
 import sys
@@ -7,11 +7,24 @@ from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
 _MEMINFO = Path("/proc/meminfo")
+_STATUS = Path("/proc/self/status")
 
 
 def machine_memory() -> int | None:
     """Bytes that the process could have at most: memory and swap, or a container's limit; None if not known."""
     return min(_limits(), default=None)
+
+
+def peak_memory() -> int:
+    """The most bytes that this process has had resident, on the host: what a GPU holds is not in it."""
+    # On Linux ru_maxrss survives exec: a child of a big process starts with its parent's peak. VmHWM starts again.
+    if _STATUS.exists():
+        for line in _STATUS.read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    import resource  # not on Windows
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _limits() -> Iterator[int]:

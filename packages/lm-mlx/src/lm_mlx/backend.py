@@ -8,7 +8,7 @@ import mlx.core as mx
 from lm_core.backend import NumpyArrays, SeedTrainer, Trainer
 from lm_core.config import ModelConfig, OptimizerConfig, StepConfig
 from lm_core.errors import UserError
-from lm_core.machine import machine_memory
+from lm_core.machine import machine_memory, peak_memory
 from lm_mlx import BLAS
 from lm_mlx.decode import MlxDecoder
 from lm_mlx.step import MlxTrainer, load_weights, make_model
@@ -83,6 +83,10 @@ class MlxBackend:
     def memory(self, step: StepConfig) -> int | None:
         """That of the machine, which Apple's GPUs share."""
         return machine_memory()
+
+    def peak_memory(self, step: StepConfig) -> int:
+        """Of the process, with what MLX holds for Apple's GPU."""
+        return max(peak_memory(), int(mx.get_peak_memory()))
 
     def describe(self, step: StepConfig) -> str:
         """Version, device, BLAS."""

@@ -8,7 +8,7 @@ import torch
 from lm_core.backend import NumpyArrays, Trainer
 from lm_core.config import ModelConfig, OptimizerConfig, StepConfig
 from lm_core.errors import UserError
-from lm_core.machine import machine_memory
+from lm_core.machine import machine_memory, peak_memory
 from lm_torch.decode import TorchDecoder
 from lm_torch.peak import stated_peak
 from lm_torch.seeds import SeedTrainer
@@ -76,6 +76,10 @@ class TorchBackend:
         if device.type == "cuda":
             return int(torch.cuda.get_device_properties(device).total_memory)
         return machine_memory()
+
+    def peak_memory(self, step: StepConfig) -> int:
+        """Of the card by torch's allocator, or of the process."""
+        return torch.cuda.max_memory_allocated() if pick_device(step.device).type == "cuda" else peak_memory()
 
     def describe(self, step: StepConfig) -> str:
         """Version, device, threads, and what is not the default of how it computes."""

@@ -96,6 +96,9 @@ class _Prepared:
     def memory(self, _: object) -> None:
         return None
 
+    def peak_memory(self, _: object) -> int:
+        return 1
+
     def peak_flops(self, _: object) -> None:
         return None
 

@@ -43,6 +43,7 @@ from lm_core.schedules import learning_rate
 from lm_core.terminal import put, say
 
 _LARGEST_RESULT = 1 << 16
+PEAK_MEMORY = "metrics.peak_memory_bytes"
 C = TypeVar("C", bound=Config)
 
 
@@ -145,7 +146,7 @@ def run(
         if asked.requested and not is_complete(plan.loop, state):
             _stopped(plan, folder, state)
             return state
-    _finish(plan, folder, trainer, samples, state, tested)
+    _finish(plan, folder, trainer, samples, state, {**tested, PEAK_MEMORY: backend.peak_memory(plan.step)})
     return state
 
 
@@ -272,7 +273,7 @@ def _stopped(plan: Plan, folder: RunFolder, state: RunState) -> None:
 
 
 def _finish(
-    plan: Plan, folder: RunFolder, trainer: Trainer, samples: Samples, state: RunState, tested: dict[str, float]
+    plan: Plan, folder: RunFolder, trainer: Trainer, samples: Samples, state: RunState, figures: dict[str, float]
 ) -> None:
     """The sample, the result, the report, and the last words, which wait until all is written."""
     words = []
@@ -282,10 +283,11 @@ def _finish(
             samples.add(state.step, plan.sample.heading, text)
         words.append(f"\n{_framed(text, state.step)}")
     with optional(folder.result.name):
-        write_whole(folder.result, (json.dumps(result_of(state) | tested, indent=2) + "\n").encode())
+        write_whole(folder.result, (json.dumps(result_of(state) | figures, indent=2) + "\n").encode())
     if state.first_val_loss is not None:
         first, last, best = state.first_val_loss, state.last_val_loss, state.best_val_loss
         words.append(f"validation loss {first:.4f} -> {last:.4f} nats (best {best:.4f} at step {state.best_step:,})")
+    words.append(f"peak memory {readable(int(figures[PEAK_MEMORY]))}")
     words += filter(None, [verdict(state, plan.model.vocab_size)])
     _last_words(plan, folder, words)
 
