@@ -35,11 +35,15 @@ ERROR = {"float32": 2e-6, "bfloat16": 2e-2}
 def _run_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "DEVICES", {DEVICE})
     monkeypatch.setattr(decode, "CHUNK", 8)  # three of them make the 24 positions of the models
+    monkeypatch.setattr(decode, "VOCABULARY_BLOCK", 8)  # several of them, and of what a program goes over
+    monkeypatch.setattr(decode, "MOST_PROGRAMS", 3)
+    monkeypatch.setattr(decode, "MOST_UNIT_PROGRAMS", 1)
     if INTERPRETED:  # which takes as long for a small tile as for a large one
         monkeypatch.setattr(decode, "MOST_OUTS", 64)
         monkeypatch.setattr(decode, "TOGETHER", 2)
         monkeypatch.setattr(decode, "WARP_WIDE", 16)  # so that vectors have several parts
         monkeypatch.setattr(decode, "WARP_COLUMNS", 64)
+        monkeypatch.setattr(decode, "UNIT_WIDE", 16)
 
 
 WIDE = ModelConfig(vocab_size=300, seq_len=24, d_model=384, n_layers=1, n_heads=6, d_ff=2304, tie_embeddings=True)
@@ -68,23 +72,25 @@ def caches(inference: InferenceModel, rows: int) -> list[KVCache]:
 
 
 @pytest.mark.parametrize(
-    ("name", "dtype"),
+    ("name", "dtype", "rows"),
     [
-        *((name, "float32") for name in MODELS),
-        ("llama", "bfloat16"),
-        pytest.param("gpt2", "bfloat16", marks=LONG),
-        *(() if INTERPRETED else WIDES),
+        *((name, "float32", 4) for name in MODELS),
+        ("llama", "bfloat16", 4),
+        ("gpt2", "bfloat16", 1),
+        pytest.param("llama", "bfloat16", 1, marks=LONG),
+        pytest.param("gpt2", "bfloat16", 3, marks=LONG),
+        *(() if INTERPRETED else ((*wide, rows) for wide in WIDES for rows in (1, 4))),
     ],
 )
-def test_logits_and_caches_are_those_of_the_plain_operations(name: str, dtype: str) -> None:
+def test_logits_and_caches_are_those_of_the_plain_operations(name: str, dtype: str, rows: int) -> None:
     """Rows at the first position, at the first of a chunk, at the last, and past it."""
     inference = InferenceModel(model(name, dtype), 29)
-    positions = torch.tensor([0, 8, 23, 24], device=DEVICE)
-    ids = torch.tensor([1, 30, 5, 9], device=DEVICE)
-    plain, ours = caches(inference, 4), caches(inference, 4)
+    positions = torch.tensor([0, 8, 23, 24], device=DEVICE)[-rows:]
+    ids = torch.tensor([1, 30, 5, 9], device=DEVICE)[-rows:]
+    plain, ours = caches(inference, rows), caches(inference, rows)
     expected = inference.logits(ids[:, None], plain, positions.clamp(max=23))
     found = torch.full_like(expected, float("nan"))
-    FewRows(inference, 4).logits(ids, ours, positions, found)
+    FewRows(inference, rows).logits(ids, ours, positions, found)
     for row, (a, b) in enumerate(zip(found, expected, strict=True)):
         assert float((a - b).norm()) <= ERROR[dtype] * float(b.norm()), row
     for a, b in zip(ours, plain, strict=True):

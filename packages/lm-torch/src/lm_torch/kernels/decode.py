@@ -18,9 +18,19 @@ from lm_torch.inference import InferenceModel, KVCache, Norm, Projection
 from lm_torch.sample import draw, largest
 
 MOST_ROWS = 8
-"""From here on the matrix units, which take 16 rows at least, are worth more than one kernel less."""
+"""What the matrix units take of rows of text at once."""
+UNIT_OUTS = 16
+"""Rows of a matrix that they take."""
+UNIT_WIDE = 128
+UNIT_COLUMNS = 4096
+"""Elements of a vector up to which a program holds so many rows of a matrix."""
 TOGETHER = 4
-"""Rows that a program goes over; others take the same part of a matrix to further rows, at the same time."""
+"""Rows of text that a program goes over where they are multiplied one by one, in float32; others take the same part of
+a matrix to further rows, at the same time."""
+MOST_PROGRAMS = 1584
+"""Of one row of text: what an H100 runs at once. With more, each would make the norm of the row for itself again."""
+MOST_UNIT_PROGRAMS = 264
+"""The same of several rows."""
 MOST_OUTS = 4
 """Rows of a matrix that a program holds: with more, small matrices would leave multiprocessors without a program."""
 WARP_BYTES = 8192
@@ -35,8 +45,8 @@ CHUNK = 128
 """Keys that a program of `attend` goes over: 1,024 of them keep 96 programs busy with 12 heads."""
 MOST_RANKED = 1024
 """Ids that the one warp of `pick` filters and draws from."""
-VOCABULARY_BLOCK = 16384
-"""Logits that the one program of `largest` has on their way at once."""
+VOCABULARY_BLOCK = 2048
+"""Logits that a program of `largest` goes over."""
 ACTIVATIONS = {"gelu": 1, "gelu_tanh": 2, "swiglu": 3}
 
 
@@ -62,10 +72,11 @@ class FewRows:
     """
 
     def __init__(self, model: InferenceModel, rows: int, early: bool | None = None):
+        from lm_torch.kernels.programs import choice
         from lm_torch.kernels.programs import decode as programs
 
         c, device = model.config, model.embed.device
-        self.model, self.rows, self.programs = model, rows, programs
+        self.model, self.rows, self.programs, self.choice = model, rows, programs, choice
         self.together = max(count for count in range(1, TOGETHER + 1) if rows % count == 0)
         able = device.type == "cuda" and torch.cuda.get_device_properties(device).major >= 9
         self.early = able if early is None else early
@@ -80,7 +91,10 @@ class FewRows:
         self.mixed = empty(c.n_heads, self.chunks, c.head_dim)
         self.sums = empty(c.n_heads, self.chunks, 2)
         self.limits: dict[SamplingConfig, Tensor] = {}
+        self.by_units = rows > 1 and model.head.weight.dtype == torch.bfloat16
         self.chosen = torch.empty(rows, dtype=torch.int64, device=device)
+        blocks = -(-len(model.head.weight) // VOCABULARY_BLOCK)
+        self.most, self.most_ids = empty(blocks), torch.empty(rows, blocks, dtype=torch.int32, device=device)
         times = torch.arange(c.seq_len if c.positions == "rope" else 1, device=device)
         self.cosines, self.sines = angles_at(times, max(1, c.head_dim // 2), c.rope_theta)
 
@@ -102,9 +116,14 @@ class FewRows:
 
     def largest(self, logits: Tensor) -> Tensor:
         """The id [R] of the largest of logits [R, V], the first of several."""
-        self.programs.largest[(self.rows,)](
-            logits, self.chosen, logits.shape[1], logits.stride(0),
-            BLOCK=min(_power(logits.shape[1]), VOCABULARY_BLOCK), EARLY=self.early, num_warps=32, **self.launch,
+        blocks = self.most.shape[1]
+        self.choice.largest_parts[(self.rows, blocks)](
+            logits, self.most, self.most_ids, logits.shape[1], logits.stride(0),
+            BLOCK=VOCABULARY_BLOCK, EARLY=self.early, **self.launch,
+        )  # fmt: skip
+        self.choice.largest[(self.rows,)](
+            self.most, self.most_ids, self.chosen, blocks,
+            BLOCKS=_power(blocks), EARLY=self.early, num_warps=1, **self.launch,
         )  # fmt: skip
         return self.chosen
 
@@ -118,7 +137,7 @@ class FewRows:
             numbers = sampling.temperature, (1 - ROUNDING) * sampling.min_p, sampling.top_p - ROUNDING
             self.limits[sampling] = torch.tensor(numbers, dtype=torch.float64, device=logits.device)
         ranked, ids = largest(logits, sampling.top_k)
-        self.programs.pick[(self.rows,)](
+        self.choice.pick[(self.rows,)](
             ranked, ids, uniforms, self.limits[sampling], self.chosen, sampling.top_k,
             CUT=sampling.top_p < 1, BLOCK=_power(sampling.top_k), EARLY=self.early, num_warps=1, **self.launch,
         )  # fmt: skip
@@ -134,14 +153,23 @@ class FewRows:
     def _normed_linear(
         self, x: Tensor, norm: Norm, projection: Projection, y: Tensor, activation: int = 0, gated: bool = False
     ) -> None:
-        outs = y.shape[1]
-        tile = _tile(projection.weight, *_parts(x.shape[1]), tiles=2 if gated else 1)
-        self.programs.normed_linear[(self.rows // self.together, -(-outs // tile["OUTS"]))](
-            x, norm.weight, _given(norm.bias, x), projection.weight, _given(projection.bias, x), y,
-            x.shape[1], outs, norm.eps,
-            CENTRED=norm.centred, SHIFTED=norm.bias is not None, BIASED=projection.bias is not None,
-            ACTIVATION=activation, GATED=gated, ROWS=self.together, EARLY=self.early, **tile, **self.launch,
-        )  # fmt: skip
+        outs, width = y.shape[1], x.shape[1]
+        given = x, norm.weight, _given(norm.bias, x), projection.weight, _given(projection.bias, x), y
+        how = {
+            "CENTRED": norm.centred, "SHIFTED": norm.bias is not None, "BIASED": projection.bias is not None,
+            "ACTIVATION": activation, "GATED": gated, "EARLY": self.early, **self.launch,
+        }  # fmt: skip
+        if self.by_units and width <= UNIT_COLUMNS:
+            programs = min(-(-outs // UNIT_OUTS), MOST_UNIT_PROGRAMS)
+            self.programs.normed_rows_linear[(programs,)](
+                *given, self.rows, width, outs, norm.eps, **_unit_tile(width), **how
+            )
+            return
+        tile = _tile(projection.weight, *_parts(width), tiles=2 if gated else 1)
+        programs = min(-(-outs // tile["OUTS"]), MOST_PROGRAMS)
+        self.programs.normed_linear[(self.rows // self.together, programs)](
+            *given, width, outs, norm.eps, ROWS=self.together, **tile, **how
+        )
 
     def _attend(self, cache: KVCache, positions: Tensor) -> None:
         c = self.model.config
@@ -163,12 +191,17 @@ class FewRows:
         )  # fmt: skip
 
     def _linear(self, hidden: Tensor, projection: Projection) -> None:
-        outs = self.x.shape[1]
-        tile = _tile(projection.weight, *_parts(hidden.shape[1]))
+        outs, width = self.x.shape[1], hidden.shape[1]
+        given = hidden, projection.weight, _given(projection.bias, self.x), self.x
+        how = {"BIASED": projection.bias is not None, "EARLY": self.early, **self.launch}
+        if self.by_units and width <= UNIT_COLUMNS:
+            programs = -(-outs // UNIT_OUTS)
+            self.programs.rows_linear[(programs,)](*given, self.rows, width, outs, **_unit_tile(width), **how)
+            return
+        tile = _tile(projection.weight, *_parts(width))
         self.programs.linear[(self.rows // self.together, -(-outs // tile["OUTS"]))](
-            hidden, projection.weight, _given(projection.bias, self.x), self.x, hidden.shape[1], outs,
-            BIASED=projection.bias is not None, ROWS=self.together, EARLY=self.early, **tile, **self.launch,
-        )  # fmt: skip
+            *given, width, outs, ROWS=self.together, **tile, **how
+        )
 
 
 def _power(count: int) -> int:
@@ -196,3 +229,11 @@ def _tile(weight: Tensor, parts: int, wide: int, tiles: int = 1) -> dict[str, An
 def _given(tensor: Tensor | None, instead: Tensor) -> Tensor:
     """A program takes a pointer where it reads nothing too."""
     return instead if tensor is None else tensor
+
+
+def _unit_tile(width: int) -> dict[str, Any]:
+    """The part of a matrix that a program takes to the matrix units."""
+    columns = max(16, _power(width))  # of which they take 16 at least
+    wide = min(columns, UNIT_WIDE)
+    warps = min(16, max(1, columns // 128))
+    return {"OUTS": UNIT_OUTS, "PARTS": columns // wide, "WIDE": wide, "LANES": MOST_ROWS, "num_warps": warps}

@@ -1,6 +1,6 @@
 """The step of decoding for a few rows: products of a matrix with a vector or some, and what stands between them.
 
-    largest -> embed -> n_layers x layer -> normed_linear -> note
+    embed -> n_layers x layer -> normed_linear, then programs.choice and note
     layer:  normed_linear -> attend -> mixed_linear -> normed_linear -> linear
 
 What a step takes is reading the weights once, and waiting: of each kernel, for the one in front of it. So a program
@@ -13,16 +13,24 @@ step before has written, cache and positions, may be loaded early too.
 
 A vector of D or F is [PARTS, WIDE], so that neighbours lie in neighbouring threads and most sums stay in a thread.
 
+One row of text is multiplied by the ordinary units. Several, in bfloat16, go through the matrix units all at once
+(`normed_rows_linear`, `rows_linear`): 16 rows of a matrix by 8 rows of text, each number of which is split into two of
+bfloat16, so that hardly more is lost than in float32.
+
 Axes: R rows, D model, F feed-forward, N heads, K kv heads, H head, S cached time, C chunks of it.
 """
+
+import os
 
 import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+_INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
+
 
 @triton.jit
-def _begin(EARLY: tl.constexpr):
+def begin(EARLY: tl.constexpr):
     """Where EARLY, wait for the kernels in front: loads before this must not depend on them, loads after it may."""
     if EARLY:
         gdc_launch_dependents()
@@ -48,6 +56,24 @@ def _total(x):
 
 
 @triton.jit
+def _normed(vector, gains, shifts, inside, width, eps, CENTRED: tl.constexpr):
+    """LayerNorm, or RMSNorm if not CENTRED, of a vector [PARTS, WIDE]."""
+    if CENTRED:
+        vector = tl.where(inside, vector - _total(vector) / width, 0.0)
+    return vector * tl.rsqrt(_total(vector * vector) / width + eps) * gains + shifts
+
+
+@triton.jit
+def _products(tile, x):
+    """The tile times vectors [PARTS, WIDE, LANES]: [n, LANES], by the matrix units."""
+    high = x.to(tile.dtype)
+    low = (x - high.to(tl.float32)).to(tile.dtype)
+    if _INTERPRETED:  # numpy has no bfloat16
+        tile, high, low = tile.to(tl.float32), high.to(tl.float32), low.to(tl.float32)
+    return tl.sum(tl.dot(tile, low, tl.dot(tile, high)), 0)
+
+
+@triton.jit
 def _activated(x, ACTIVATION: tl.constexpr):
     """0: x; 1: exact GELU; 2: its tanh form; 3: x times its logistic."""
     if ACTIVATION == 1:
@@ -58,48 +84,6 @@ def _activated(x, ACTIVATION: tl.constexpr):
     if ACTIVATION == 3:
         x = x / (1.0 + tl.exp(-x))
     return x
-
-
-@triton.jit
-def largest(logits, chosen, vocabulary, stride, BLOCK: tl.constexpr, EARLY: tl.constexpr):
-    """The id [R] of the largest of logits [R, V], the first of several. Grid: (R,)."""
-    row, block = tl.program_id(0), tl.arange(0, BLOCK)
-    logits += row * stride
-    _begin(EARLY)
-    most = tl.full((BLOCK,), float("-inf"), tl.float32)
-    ids = tl.zeros((BLOCK,), tl.int32)
-    for start in range(0, vocabulary, BLOCK):
-        x = tl.load(logits + start + block, mask=start + block < vocabulary, other=float("-inf"))
-        ids = tl.where(x > most, start + block, ids)
-        most = tl.maximum(most, x)
-    first = tl.min(tl.where(most == tl.max(most, 0), ids, vocabulary), 0)
-    tl.store(chosen + row, first.to(tl.int64))
-
-
-@triton.jit
-def pick(ranked, ids, uniforms, limits, chosen, count, CUT: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr):
-    """`sample.draw` behind its top-k: of ranked logits and their ids [R, count], the id [R] at the uniform [R].
-
-    limits [3] in float64, as all of it is: temperature, least share of the largest probability, and, if CUT, the
-    sum in front of an id at which it is not kept. Grid: (R,).
-    """
-    row, place = tl.program_id(0), tl.arange(0, BLOCK)
-    inside = place < count
-    _begin(EARLY)
-    first = tl.load(ranked + row * count).to(tl.float64)
-    x = tl.load(ranked + row * count + place, mask=inside, other=0.0).to(tl.float64)
-    weights = tl.where(inside, tl.exp((x - first) / tl.load(limits)), 0.0)
-    total = tl.sum(weights, 0)
-    p = weights / total
-    keep = p >= tl.load(limits + 1) / total
-    if CUT:
-        keep = keep & (tl.cumsum(p, 0) - p < tl.load(limits + 2))
-    kept = tl.where((keep | (place == 0)) & inside, p, 0.0)
-    kept = kept / tl.sum(kept, 0)
-    passed = (tl.cumsum(kept, 0) <= tl.load(uniforms + row)) & inside
-    last = tl.sum((kept > 0).to(tl.int32), 0) - 1
-    rank = tl.minimum(tl.sum(passed.to(tl.int32), 0), last)
-    tl.store(chosen + row, tl.load(ids + row * count + rank))
 
 
 @triton.jit
@@ -123,7 +107,7 @@ def note(chosen, drawn, turn, positions, stride, ROWS: tl.constexpr, LANES: tl.c
     """drawn[turn, :R] = chosen [R], turn += 1, positions [R] += 1. Grid: (1,), of one warp, so that none overtakes."""
     lanes = tl.arange(0, LANES)
     inside = lanes < ROWS
-    _begin(EARLY)
+    begin(EARLY)
     at = tl.load(turn)
     tl.store(drawn + at * stride + lanes, tl.load(chosen + lanes, mask=inside), mask=inside)
     tl.store(positions + lanes, tl.load(positions + lanes, mask=inside) + 1, mask=inside)
@@ -138,40 +122,82 @@ def normed_linear(
 ):  # fmt: skip
     """y [R, outs] = activation(norm(x) W^T + b), x [R, D]. GATED: W has the gate's rows, then as many of the other's.
 
-    Grid: (R / ROWS, ceil(outs / OUTS)).
+    Grid: (R / ROWS, up to ceil(outs / OUTS)): a program goes over every so-manieth tile.
     """
-    n = tl.program_id(1) * OUTS + tl.arange(0, OUTS)
     x += tl.program_id(0) * ROWS * width
     y += (tl.program_id(0) * ROWS).to(tl.int64) * outs
     columns = tl.arange(0, PARTS)[:, None] * WIDE + tl.arange(0, WIDE)[None, :]
-    inside, kept = columns < width, n < outs
-    tile = _tile(weight, n, columns, kept, inside, width)
-    other = tile
-    if GATED:
-        other = _tile(weight + outs.to(tl.int64) * width, n, columns, kept, inside, width)
+    inside, step = columns < width, tl.num_programs(1) * OUTS
+    n = tl.program_id(1) * OUTS + tl.arange(0, OUTS)
+    tile = _tile(weight, n, columns, n < outs, inside, width)
     gains = tl.load(gain + columns, mask=inside, other=0.0).to(tl.float32)
     shifts = tl.zeros((PARTS, WIDE), tl.float32)
     if SHIFTED:
         shifts = tl.load(shift + columns, mask=inside, other=0.0).to(tl.float32)
-    added = tl.zeros((OUTS,), tl.float32)
-    added_other = added
-    if BIASED:
-        added = tl.load(bias + n, mask=kept, other=0.0).to(tl.float32)
+    begin(EARLY)
+    vector = _normed(tl.load(x + columns, mask=inside, other=0.0), gains, shifts, inside, width, eps, CENTRED)
+    for first in range(tl.program_id(1) * OUTS, outs, step):
+        n = first + tl.arange(0, OUTS)
+        kept = n < outs
+        later = _tile(weight, n + step, columns, n + step < outs, inside, width)  # on its way while this one is used
+        other = tile
         if GATED:
-            added_other = tl.load(bias + outs + n, mask=kept, other=0.0).to(tl.float32)
-    _begin(EARLY)
-    next_one = tl.load(x + columns, mask=inside, other=0.0)
-    for row in tl.static_range(ROWS):
-        vector = next_one
-        if row + 1 < ROWS:  # on its way while this one is worked on
-            next_one = tl.load(x + (row + 1) * width + columns, mask=inside, other=0.0)
-        if CENTRED:
-            vector = tl.where(inside, vector - _total(vector) / width, 0.0)
-        vector = vector * tl.rsqrt(_total(vector * vector) / width + eps) * gains + shifts
-        out = _activated(_times(tile, vector) + added, ACTIVATION)
+            other = _tile(weight + outs.to(tl.int64) * width, n, columns, kept, inside, width)
+        added = tl.zeros((OUTS,), tl.float32)
+        added_other = added
+        if BIASED:
+            added = tl.load(bias + n, mask=kept, other=0.0).to(tl.float32)
+            if GATED:
+                added_other = tl.load(bias + outs + n, mask=kept, other=0.0).to(tl.float32)
+        for row in tl.static_range(ROWS):
+            if ROWS > 1:
+                vector = tl.load(x + row * width + columns, mask=inside, other=0.0)
+                vector = _normed(vector, gains, shifts, inside, width, eps, CENTRED)
+            out = _activated(_times(tile, vector) + added, ACTIVATION)
+            if GATED:
+                out *= _times(other, vector) + added_other
+            tl.store(y + row * outs.to(tl.int64) + n, out, mask=kept)
+        tile = later
+
+
+@triton.jit
+def normed_rows_linear(
+    x, gain, shift, weight, bias, y, rows, width, outs, eps,
+    CENTRED: tl.constexpr, SHIFTED: tl.constexpr, BIASED: tl.constexpr, ACTIVATION: tl.constexpr, GATED: tl.constexpr,
+    LANES: tl.constexpr, OUTS: tl.constexpr, PARTS: tl.constexpr, WIDE: tl.constexpr, EARLY: tl.constexpr,
+):  # fmt: skip
+    """`normed_linear` of all rows at once, at most LANES. Grid: (up to ceil(outs / OUTS),)."""
+    row, columns = tl.arange(0, LANES), tl.arange(0, PARTS)[:, None] * WIDE + tl.arange(0, WIDE)[None, :]
+    inside, present, step = columns < width, row < rows, tl.num_programs(0) * OUTS
+    n = tl.program_id(0) * OUTS + tl.arange(0, OUTS)
+    tile = _tile(weight, n, columns, n < outs, inside, width)
+    gains = tl.load(gain + columns, mask=inside, other=0.0).to(tl.float32)
+    shifts = tl.zeros((PARTS, WIDE), tl.float32)
+    if SHIFTED:
+        shifts = tl.load(shift + columns, mask=inside, other=0.0).to(tl.float32)
+    begin(EARLY)
+    real = inside[:, :, None] & present[None, None, :]
+    vectors = tl.load(x + row[None, None, :] * width + columns[:, :, None], mask=real, other=0.0)
+    if CENTRED:
+        vectors = tl.where(real, vectors - (tl.sum(tl.sum(vectors, 1), 0) / width)[None, None, :], 0.0)
+    scales = tl.rsqrt(tl.sum(tl.sum(vectors * vectors, 1), 0) / width + eps)
+    vectors = vectors * scales[None, None, :] * gains[:, :, None] + shifts[:, :, None]
+    for first in range(tl.program_id(0) * OUTS, outs, step):
+        n = first + tl.arange(0, OUTS)
+        kept = n < outs
+        later = _tile(weight, n + step, columns, n + step < outs, inside, width)
+        added = tl.zeros((OUTS,), tl.float32)
+        if BIASED:
+            added = tl.load(bias + n, mask=kept, other=0.0).to(tl.float32)
+        out = _activated(_products(tile, vectors) + added[:, None], ACTIVATION)
         if GATED:
-            out *= _times(other, vector) + added_other
-        tl.store(y + row * outs.to(tl.int64) + n, out, mask=kept)
+            other = _tile(weight + outs.to(tl.int64) * width, n, columns, kept, inside, width)
+            added_other = tl.zeros((OUTS,), tl.float32)
+            if BIASED:
+                added_other = tl.load(bias + outs + n, mask=kept, other=0.0).to(tl.float32)
+            out *= _products(other, vectors) + added_other[:, None]
+        tl.store(y + row[None, :].to(tl.int64) * outs + n[:, None], out, mask=kept[:, None] & present[None, :])
+        tile = later
 
 
 @triton.jit
@@ -212,7 +238,7 @@ def attend(
         place = position * half + tl.where(h < half, h, h - half)
         cos = tl.load(cosines + place, mask=inside, other=0.0)
         sin = tl.load(sines + place, mask=inside, other=0.0)
-    _begin(EARLY)
+    begin(EARLY)
     if first <= position:
         qkv += row * (heads + 2 * kv_heads) * WIDTH
         element = keys.dtype.element_ty
@@ -258,7 +284,7 @@ def mixed_linear(
     if BIASED:
         added = tl.load(bias + n, mask=kept, other=0.0).to(tl.float32)
     position = tl.minimum(tl.load(positions + row), most).to(tl.int32)
-    _begin(EARLY)
+    begin(EARLY)
     before = tl.load(x + row * width + n, mask=kept, other=0.0)
     place = (row * heads + head) * chunks
     highest = tl.load(sums + 2 * place, mask=present, other=0.0)
@@ -293,7 +319,7 @@ def linear(
     added = tl.zeros((OUTS,), tl.float32)
     if BIASED:
         added = tl.load(bias + n, mask=kept, other=0.0).to(tl.float32)
-    _begin(EARLY)
+    begin(EARLY)
     next_one = tl.load(hidden + columns, mask=inside, other=0.0)
     next_before = tl.load(x + n, mask=kept, other=0.0)
     for row in tl.static_range(ROWS):
@@ -302,3 +328,24 @@ def linear(
             next_one = tl.load(hidden + (row + 1) * width + columns, mask=inside, other=0.0)
             next_before = tl.load(x + (row + 1) * outs + n, mask=kept, other=0.0)
         tl.store(x + row * outs + n, before + _times(tile, vector) + added, mask=kept)
+
+
+@triton.jit
+def rows_linear(
+    hidden, weight, bias, x, rows, width, outs,
+    BIASED: tl.constexpr,
+    LANES: tl.constexpr, OUTS: tl.constexpr, PARTS: tl.constexpr, WIDE: tl.constexpr, EARLY: tl.constexpr,
+):  # fmt: skip
+    """`linear` of all rows at once, at most LANES. Grid: (ceil(outs / OUTS),)."""
+    row, columns = tl.arange(0, LANES), tl.arange(0, PARTS)[:, None] * WIDE + tl.arange(0, WIDE)[None, :]
+    n, inside = tl.program_id(0) * OUTS + tl.arange(0, OUTS), columns < width
+    tile = _tile(weight, n, columns, n < outs, inside, width)
+    added = tl.zeros((OUTS,), tl.float32)
+    if BIASED:
+        added = tl.load(bias + n, mask=n < outs, other=0.0).to(tl.float32)
+    begin(EARLY)
+    place, kept = x + row[None, :] * outs + n[:, None], (n < outs)[:, None] & (row < rows)[None, :]
+    before = tl.load(place, mask=kept, other=0.0)
+    real = inside[:, :, None] & (row < rows)[None, None, :]
+    vectors = tl.load(hidden + row[None, None, :] * width + columns[:, :, None], mask=real, other=0.0)
+    tl.store(place, before + _products(tile, vectors) + added[:, None], mask=kept)
