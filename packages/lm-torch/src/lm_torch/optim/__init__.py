@@ -11,11 +11,11 @@ from lm_torch.optim.muon import Muon
 
 
 def make_optimizer(config: OptimizerConfig, table: Table, params: dict[str, Tensor], fused: bool = True) -> Optimizer:
-    """The optimizer a config describes, with fresh state; `fused` where torch has a kernel for it."""
+    """The optimizer a config describes, with fresh state; `fused` where there is a kernel for it."""
     match config:
         case AdamWConfig():
             return AdamW(config, table, params, fused)
         case KBetaConfig():
-            return KBeta(config, table, params)
+            return KBeta(config, table, params, fused)
         case MuonConfig():
             return Muon(config, table, params, fused)

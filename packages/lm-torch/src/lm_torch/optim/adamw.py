@@ -13,11 +13,13 @@ from lm_torch.optim.base import Optimizer
 
 
 class AdamW(Optimizer):
-    """See `lm_core.optim`. Fused is torch's own kernel, which reads and writes everything once; else `update`."""
+    """See `lm_core.optim`. Fused is a kernel: this project's, or torch's own; else `update`."""
 
     def __init__(self, config: AdamWConfig, table: Table, params: dict[str, Tensor], fused: bool = True):
         super().__init__(config, table, params)
         self.config, self.fused = config, fused
+        if fused:
+            self.update_by_kernel()
         decayed_ones = {id(p) for p in self.decayed}
         places: dict[float, list[int]] = {}
         for i, p in enumerate(self.params):
@@ -27,7 +29,7 @@ class AdamW(Optimizer):
 
     def next_scalars(self, lr: float) -> Tensor:
         """Count a step; the learning rate and the corrections, or for torch's kernel the number of the step."""
-        if not self.fused:
+        if self.own or not self.fused:
             return super().next_scalars(lr)
         self.t += 1
         # The kernel corrects by 1 - beta^step, which at an infinite step is 1.
@@ -42,12 +44,18 @@ class AdamW(Optimizer):
         if not self.fused:
             super().apply(grads, scalars, scale)
             return
+        c = self.config
+        if self.own:
+            exact = scalars.float()
+            rest = torch.full((*self.lead, len(self.params)), 1 - c.beta2, device=self.device)
+            root = exact[2].sqrt().expand(rest.shape).contiguous()
+            self.own(grads, exact, rest, root, c.beta1, c.eps, scale)
+            return
         grads = wide_like(self.params, grads)
         on_cpu = self.device.type == "cpu"
         if scale is not None and (on_cpu or scale.ndim):
             scaled_(grads, scale)
             scale = None
-        c = self.config
         lr, step = scalars.float().unbind()
         for decay, chosen in self.places.items():
             params, gs, m, v = (

@@ -20,8 +20,10 @@ from torch import Tensor
 from lm_core.config import OptimizerConfig
 from lm_core.model.parameters import Table
 from lm_core.optim import decayed
+from lm_torch import kernels
 from lm_torch.clip import scaled, scaled_
 from lm_torch.host import upload
+from lm_torch.kernels.update import Update
 from lm_torch.narrow import Narrow, wide_like
 
 
@@ -45,7 +47,16 @@ class Optimizer:
         for kind in self.slot_kinds:
             self.add_slot(kind)
         self.compiled: Callable[..., None] | None = None
+        self.own: Update | None = None
+        """This project's kernel, where it does the update."""
         self.narrow = Narrow({}, {})
+
+    def update_by_kernel(self) -> None:
+        """Have this project's kernel do the update, where it runs; all state must be there."""
+        if kernels.usable(self.params[0]):
+            decayed_ones = {id(p) for p in self.decayed}
+            decays = [self.weight_decay if id(p) in decayed_ones else 0.0 for p in self.params]
+            self.own = Update(self.params, list(self.slots.values()), decays, self.lead[0] if self.lead else 1)
 
     def add_slot(self, kind: str) -> None:
         """State of the parameters' shapes, zero at first."""
@@ -54,10 +65,12 @@ class Optimizer:
     def keep_narrow(self, copies: Mapping[str, Tensor]) -> None:
         """From now on, write `copies` of parameters too, which are in a narrower type, as their gradients may be."""
         self.narrow = Narrow(dict(zip(self.names, self.params, strict=True)), copies)
+        if self.own:
+            self.own.keep_narrow([copies.get(name) for name in self.names])
 
     def compile(self, options: dict[str, Any] | None = None) -> None:
         """Let torch fuse the update into few kernels, where launching kernels is what costs: not on the CPU."""
-        if self.device.type != "cpu":
+        if self.device.type != "cpu" and not self.own:
             self.compiled = torch.compile(self._scaled_update, options=options)
 
     def _scaled_update(self, grads: list[Tensor], scale: Tensor | None, norms: Tensor | None, *scalars: Tensor) -> None:

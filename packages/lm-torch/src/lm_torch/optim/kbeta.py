@@ -18,7 +18,7 @@ from lm_torch.optim.base import Optimizer
 class KBeta(Optimizer):
     """See `lm_core.optim`. What is kept per bucket is a vector over the buckets, or of each seed one, [K, buckets]."""
 
-    def __init__(self, config: KBetaConfig, table: Table, params: dict[str, Tensor]):
+    def __init__(self, config: KBetaConfig, table: Table, params: dict[str, Tensor], fused: bool = True):
         super().__init__(config, table, params)
         self.config = config
         bucket = bucket_of(config, table)
@@ -34,6 +34,9 @@ class KBeta(Optimizer):
         self.beta2 = torch.zeros(shape, device=self.device)
         if keeps_v_max(config):
             self.add_slot("v_max")
+        self.places = torch.tensor(self.bucket_index, device=self.device)
+        if fused:
+            self.update_by_kernel()
 
     def corrections(self) -> tuple[float, ...]:
         """c1, c2, and 1 while beta2 is held; "exact" takes its c2 from the product of the beta2 used, on the device."""
@@ -41,6 +44,25 @@ class KBeta(Optimizer):
         if c.bias_correction == "none":
             return 1.0, 1.0, warming_up
         return 1 - c.beta1**self.t, 1 - c.beta2_max**self.t, warming_up
+
+    @torch.no_grad()
+    def apply(
+        self, grads: list[Tensor], scalars: Tensor, scale: Tensor | None = None, norms: Tensor | None = None
+    ) -> None:
+        """A step on the device alone."""
+        if not self.own:
+            super().apply(grads, scalars, scale, norms)
+            return
+        c, exact = self.config, scalars.float()
+        norms = norms_of(grads, self.lead) if norms is None else norms
+        self._adapt_beta2(norms if scale is None else norms * scale.unsqueeze(-1), exact[3] > 0)
+        rest = (1 - self.beta2)[..., self.places]
+        if c.bias_correction == "exact":
+            root = (1 - self.beta2_product).sqrt()[..., self.places]
+        else:
+            root = exact[2].sqrt().expand(rest.shape).contiguous()
+        tiny = torch.stack(self._tiny(), dim=-1) if c.adaptive_tiny else None
+        self.own(grads, exact, rest, root, c.beta1, c.eps, scale, tiny, c.max_ratio, c.decay)
 
     def update(self, grads: list[Tensor], norms: Tensor | None, *scalars: Tensor) -> None:
         """One step."""
@@ -58,8 +80,7 @@ class KBeta(Optimizer):
         elif c.bias_correction == "beta2max":
             torch._foreach_div_(denominator, c2.sqrt())
         if c.adaptive_tiny:
-            sizes = [p.abs().flatten(len(self.lead)).mean(-1).clamp(min=1.0) for p in self.params]
-            tiny = [spread(c.tiny_denom * size, p) for size, p in zip(sizes, self.params, strict=True)]
+            tiny = [spread(one, p) for one, p in zip(self._tiny(), self.params, strict=True)]
             torch._foreach_add_(denominator, tiny)
         torch._foreach_add_(denominator, c.eps)
         delta = torch._foreach_div(m, denominator)
@@ -69,6 +90,11 @@ class KBeta(Optimizer):
             torch._foreach_clamp_max_(delta, c.max_ratio)
         torch._foreach_mul_(delta, lr)
         torch._foreach_sub_(self.params, delta)
+
+    def _tiny(self) -> list[Tensor]:
+        """What is added to eps, by the mean of |p| of each parameter, `lead`."""
+        sizes = [p.abs().flatten(len(self.lead)).mean(-1) for p in self.params]
+        return [self.config.tiny_denom * size.clamp(min=1.0) for size in sizes]
 
     def _of_each(self, values: Tensor) -> list[Tensor]:
         """Values of the buckets, [*lead, buckets], as factors of each parameter."""
