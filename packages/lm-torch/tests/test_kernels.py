@@ -20,6 +20,7 @@ from lm_torch.kernels import attention as flash
 from lm_torch.kernels import gelu
 from lm_torch.kernels.attention import Blocks
 from lm_torch.kernels.cross_entropy import softmax_cross_entropy_
+from lm_torch.kernels.heads import projected_heads
 from lm_torch.model import LanguageModel
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -161,6 +162,7 @@ def test_fused_attention_takes_the_kernel_where_it_runs(dtype: torch.dtype, monk
     assert len(calls) == 1
 
 
+@pytest.mark.filterwarnings("ignore:TensorFloat32")  # advice of the compiler
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch 2.11's compiler
 @pytest.mark.parametrize("backend", [pytest.param("aot_eager" if INTERPRETED else "inductor", marks=LONG)])
 @pytest.mark.parametrize("checkpointing", [False] if INTERPRETED else [False, True])
@@ -228,6 +230,27 @@ def test_a_chunk_of_rows_of_a_larger_tensor_is_changed_alone() -> None:
     assert changed[:, 1].max() == 39
     with pytest.raises(ValueError, match="contiguous along the vocabulary"):
         softmax_cross_entropy_(whole.t(), torch.zeros(50, dtype=torch.int64, device=DEVICE))
+
+
+# Heads
+
+
+@both
+@pytest.mark.parametrize(("N", "K", "H", "T"), [(3, 3, 8, 70), (4, 2, 20, 5)])
+def test_heads_by_one_product(N: int, K: int, H: int, T: int, dtype: torch.dtype) -> None:
+    """Values and gradients, with upstream gradients laid out by rows and by heads."""
+    D, width = 24, (N + 2 * K) * H
+    tensors = [draw(2, T, D, dtype=dtype), draw(width, D, dtype=dtype), draw(width, dtype=dtype)]
+
+    def spelled_out(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
+        parts = scratch.linear(x, weight, bias).split([N * H, K * H, K * H], dim=-1)
+        return tuple(part.unflatten(-1, (-1, H)).transpose(1, 2) for part in parts)
+
+    def flat(parts: tuple[Tensor, ...]) -> Tensor:
+        by_rows = parts[0].transpose(1, 2).reshape(-1)
+        return torch.cat([by_rows, parts[1].flatten(), (parts[2] * parts[2]).transpose(1, 2).flatten()])
+
+    check_all(lambda *t: flat(projected_heads(*t, N, K)), lambda *t: flat(spelled_out(*t)), tensors)
 
 
 # GELU

@@ -5,11 +5,14 @@
 Axes: B batch, T time, D model, N heads, K kv heads, H head.
 """
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
-from lm_torch import fused
+from lm_torch import fused, kernels
 from lm_torch.dropout import Dropping
+from lm_torch.kernels.heads import projected_heads
 from lm_torch.layers import Kernels, Linear, cast
 from lm_torch.scratch import widened
 
@@ -108,13 +111,23 @@ class Attention(nn.Module):
                 order: query t sees the keys 0 to t.
             mask: bool, broadcast to [B, N, T, T], True where a query may see a key, in place of those 0 to t.
         """
-        projected = projected_together(x, *self._qkv) if x.is_cuda else [proj(x) for proj in self._qkv]
-        q, k, v = map(self._heads, projected)
+        q, k, v = self._projected(x)
         if self.rope_theta is not None:
             q, k = (rotate(a, 0, self.rope_theta, positions) for a in (q, k))
         drop = Dropping(self.dropout_rate, key, site) if key is not None and self.dropout_rate else None
         mixed = self.kernels.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, drop=drop)
         return self.o_proj(mixed.transpose(-3, -2).reshape(x.shape))
+
+    def _projected(self, x: Tensor) -> Iterable[Tensor]:
+        """Queries, keys and values, [..., heads, T, H]."""
+        # Of several seeds' weights the parts would not lie in one piece, and their gradients be copied.
+        if not x.is_cuda or self.q_proj.weight.ndim > 2:
+            return [self._heads(proj(x)) for proj in self._qkv]
+        if self.q_proj.bias is None or self.kernels is not fused or not kernels.usable(x):
+            return map(self._heads, projected_together(x, *self._qkv))
+        weight, bias = joined(x, *self._qkv)
+        assert bias is not None
+        return projected_heads(x, weight, bias, self.n_heads, self.n_kv_heads)
 
     @property
     def _qkv(self) -> tuple[Linear, Linear, Linear]:
@@ -130,8 +143,12 @@ def projected_together(x: Tensor, *layers: Linear) -> list[Tensor]:
 
     The weights are stored apart, and joined where they are cast to the type of x.
     """
-    weight = torch.cat([cast(layer.weight, x) for layer in layers], dim=-2)
+    y: Tensor = layers[0].kernels.linear(x, *joined(x, *layers))
+    return list(y.split([len(layer.weight) for layer in layers], dim=-1))
+
+
+def joined(x: Tensor, *layers: Linear) -> tuple[Tensor, Tensor | None]:
+    """Weights and biases of linear layers as those of one, in the type of x."""
+    weight = torch.cat([cast(layer.weight, x) for layer in layers])
     biases = [layer.bias for layer in layers if layer.bias is not None]
-    bias = torch.cat([cast(b, x) for b in biases], dim=-1) if biases else None
-    joined: Tensor = layers[0].kernels.linear(x, weight, bias)
-    return list(joined.split([layer.weight.shape[-2] for layer in layers], dim=-1))
+    return weight, torch.cat([cast(b, x) for b in biases]) if biases else None

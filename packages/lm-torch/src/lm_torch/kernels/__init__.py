@@ -1,7 +1,9 @@
 """Kernels of this project's own, in Triton, for what torch has no fast operation.
 
-    fused --usable?--> kernels.attention, .cross_entropy, .gelu      operators that autograd and the compiler know
-    static_decode --usable?--> kernels.decode                 a decoding step of a few rows
+    fused, attention --usable?--> kernels.attention, .cross_entropy, .gelu, .heads
+                                                   operators that autograd and the compiler know
+    optim --usable?--> kernels.update              Adam and Kourkoutas-beta, over all parameters
+    static_decode --usable?--> kernels.decode      a decoding step of a few rows
                                     '--first call--> kernels.programs      the Triton programs
 
 Triton comes with torch on Linux and needs a CUDA device; where either is missing, `fused` does what it did before. The
