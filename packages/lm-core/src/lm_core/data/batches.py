@@ -9,22 +9,24 @@ A resume that changes the batch size leaves an `Origin` in its checkpoints, from
 
     RandomWindows      training, with replacement, lengths that vary
     ShuffledWindows    training, every window of an epoch once
+    StreamWindows      the same of shards that may still be written (`lm_core.data.stream`)
     SequentialWindows  evaluation, every token once
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, overload
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, overload, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lm_core.data.permutation import Permutation
+from lm_core.data.shards import ShardedIds
 from lm_core.data.token_ids import TokenIds
 from lm_core.errors import UserError
 from lm_core.rng import generator
 
-Ids = NDArray[Any] | TokenIds
+Ids = NDArray[Any] | TokenIds | ShardedIds
 """[tokens], in memory or on disk."""
 
 
@@ -128,10 +130,10 @@ class LengthRule:
 
 def windows(tokens: Ids, starts: NDArray[np.integer[Any]], length: int) -> Batch:
     """The windows of `length` + 1 ids at `starts`, as inputs and targets."""
-    if isinstance(tokens, TokenIds):
-        rows = tokens.rows(starts, length + 1).astype(np.int32)
-    else:
+    if isinstance(tokens, np.ndarray):
         rows = tokens[starts[:, None] + np.arange(length + 1)].astype(np.int32)
+    else:
+        rows = tokens.rows(starts, length + 1).astype(np.int32)
     return Batch(np.ascontiguousarray(rows[:, :-1]), np.ascontiguousarray(rows[:, 1:]))
 
 
@@ -190,6 +192,29 @@ class Origin:
         return self if batch_size == new_size else Origin(step, seen)
 
 
+@runtime_checkable
+class Resumable(Batches, Protocol):
+    """Batches that are counted on from an origin where a resume changes the batch size."""
+
+    @property
+    def batch_size(self) -> int:
+        """B."""
+
+    @property
+    def origin(self) -> Origin:
+        """Progress at the last change of the batch size."""
+
+    def resumed(self, origin: Origin, step: int, batch_size: int, *, other: bool) -> "Resumable":
+        """The batches of a run that is resumed after `step`.
+
+        Args:
+            origin: that of its checkpoint.
+            step: of its checkpoint.
+            batch_size: B before.
+            other: whether other tokens are read from here on.
+        """
+
+
 @dataclass(frozen=True)
 class ShuffledWindows:
     """Windows of one length without replacement: an epoch visits each of its windows once, in an order of its own.
@@ -227,6 +252,11 @@ class ShuffledWindows:
             inside = epochs == epoch
             starts[inside] = self._starts(int(epoch), positions[inside])
         return windows(self.tokens, starts, self.length)
+
+    def resumed(self, origin: Origin, step: int, batch_size: int, *, other: bool) -> "ShuffledWindows":
+        """The batches of a run that is resumed after `step`; other tokens start with an epoch."""
+        per_epoch = self.per_epoch if other else None
+        return replace(self, origin=origin.moved(step, batch_size, self.batch_size, per_epoch))
 
     def _starts(self, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         spare = len(self.tokens) - 1 - self.per_epoch * self.length

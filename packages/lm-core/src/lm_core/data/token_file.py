@@ -11,7 +11,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -99,7 +99,19 @@ class TokenFile:
         return len(self.tokens)
 
 
-def check_pair(train: TokenFile, validation: TokenFile) -> None:
+class Described(Protocol):
+    """A token file, or a stream of shards."""
+
+    @property
+    def path(self) -> Path:
+        """Its place."""
+
+    @property
+    def metadata(self) -> TokenMetadata:
+        """Metadata of its ids."""
+
+
+def check_pair(train: Described, validation: Described) -> None:
     """Two files in one folder must have been made together, where both say by what tokenizer, and one with what.
 
     Otherwise the folder may be one in which replacing a pair was interrupted, and validation text be training text.

@@ -12,7 +12,7 @@ from typing import Any, Protocol, Self, TypeVar
 
 from lm_core.backend import NumpyArrays, Trainer
 from lm_core.config import Config, LoopConfig, ModelConfig, OptimizerConfig, ScheduleConfig, StepConfig
-from lm_core.data.batches import Batch, Batches, Origin, ShuffledWindows
+from lm_core.data.batches import Batch, Batches, Origin, Resumable
 from lm_core.errors import UserError
 from lm_core.file_names import toml_document
 from lm_core.model.init import initial_arrays
@@ -161,14 +161,10 @@ class Plan:
         other = [f"note: {key} holds other data than the run was trained on" for key in now if now[key] != was[key]]
         notes = [*self.notes, *other, *history.lines(), *([rate] if rate else [])]
         batches = self.batches
-        if isinstance(batches, ShuffledWindows):
-            origin = Origin(**(checkpoint.metadata.get("origin") or {})).moved(
-                checkpoint.step,
-                batches.batch_size if batch_size is None else batch_size,
-                batches.batch_size,
-                batches.per_epoch if other else None,
-            )
-            batches = replace(batches, origin=origin)
+        if isinstance(batches, Resumable):
+            origin = Origin(**(checkpoint.metadata.get("origin") or {}))
+            before = batches.batch_size if batch_size is None else batch_size
+            batches = batches.resumed(origin, checkpoint.step, before, other=bool(other))
         return replace(self, checkpoint=checkpoint, history=history, notes=notes, batches=batches)
 
     def _hashes(self, metadata: Mapping[str, Any]) -> tuple[Values, Values]:
@@ -221,7 +217,7 @@ class Plan:
             "config": self.kept_config,
             "history": self.history.entries,
             **({"eval_average": True} if self.loop.eval_average else {}),
-            **({"origin": asdict(self.batches.origin)} if isinstance(self.batches, ShuffledWindows) else {}),
+            **({"origin": asdict(self.batches.origin)} if isinstance(self.batches, Resumable) else {}),
         }
 
     def initial_weights(self) -> NumpyArrays:
