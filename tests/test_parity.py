@@ -98,6 +98,9 @@ def test_scores_and_gradients_of_packed_documents_agree_also_with_weights_and_dr
     batch = packed_batch(model)
     torch, mlx = (trainer(b, model, AdamWConfig(), rough_arrays(model)) for b in ("torch", "mlx"))
     np.testing.assert_allclose(torch.score(batch), mlx.score(batch), rtol=0, atol=1e-5)
+    marks, mlx_marks = torch.marks(batch), mlx.marks(batch)
+    np.testing.assert_allclose(marks.confidence, mlx_marks.confidence, rtol=0, atol=1e-5)
+    assert (marks.rank != mlx_marks.rank).mean() < 0.05  # of near ties
     (loss, grads), (mlx_loss, mlx_grads) = torch.gradients(batch), mlx.gradients(batch)
     assert loss == pytest.approx(mlx_loss, abs=1e-5)
     for key in without_key_biases(grads):

@@ -249,3 +249,13 @@ def test_the_nonlinearities_at_known_points() -> None:
     )
     dense = np.linspace(-6, 6, 1001)
     assert np.abs(model.gelu(dense) - model.gelu_tanh(dense)).max() == pytest.approx(4.7e-4, rel=0.02)
+
+
+def test_marks_are_counted_logit_by_logit() -> None:
+    """By a plain loop; a tie, and a logit that is not a number, count against the target."""
+    logits = np.array([[2.0, 1.0, 2.0, -1.0], [0.0, 3.0, 1.0, 1.0], [0.0, np.nan, 1.0, 1.0]])
+    nats, rank, confidence = model.token_marks(logits, np.array([0, 3, 2]))
+    assert rank.tolist() == [1, 2, 2]
+    total = 2 * math.exp(2) + math.exp(1) + math.exp(-1)
+    assert confidence[0] == pytest.approx(math.exp(2) / total)
+    assert nats[0] == pytest.approx(math.log(total) - 2)

@@ -9,6 +9,7 @@ import platform
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, Protocol, SupportsFloat
 
@@ -30,6 +31,28 @@ clipping. Both are read by `float`.
 NumpyArrays = Mapping[str, NDArray[Any]]
 Snapshot = Callable[[], tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]]
 """Reads what was snapped: weights and optimizer state, as `Trainer.weights` and `Trainer.optimizer_state` name them."""
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What the metrics of a model are made of, for each target, each [B, T]."""
+
+    nats: NDArray[np.float32]
+    """As `Trainer.score` gives them."""
+    rank: NDArray[np.int32]
+    """How many other ids have a logit that is not below the target's: 0 where it alone is the likeliest.
+
+    A tie counts against the target, so that a model which gives all ids one logit is right nowhere; and so does a logit
+    that is not a number.
+    """
+    confidence: NDArray[np.float32]
+    """Probability of the likeliest id."""
+
+    @classmethod
+    def of(cls, marks: NDArray[np.floating[Any]]) -> "Marks":
+        """Those that a backend gives in one array [3, B, T], in which ranks are exact up to 2^24."""
+        nats, rank, confidence = marks
+        return cls(nats.astype(np.float32), rank.astype(np.int32), confidence.astype(np.float32))
 
 
 class Trainer(Protocol):
@@ -55,6 +78,9 @@ class Trainer(Protocol):
 
         With `kernels = "fused"` only the logits of some tokens are held at a time.
         """
+
+    def marks(self, batch: Batch) -> Marks:
+        """`score`, with the rank of each target and the probability of the likeliest id; under the same conditions."""
 
     def logits(self, inputs: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """[B, T] ids -> [B, T, V], without dropout."""

@@ -1,7 +1,7 @@
 """The operations of `scratch`, under the same names, on the framework's fused kernels."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import cast
 
 import mlx.core as mx
@@ -10,7 +10,7 @@ from mlx import nn
 from lm_mlx import scratch
 
 LOGITS_BYTES = 1 << 26
-"""Bytes of logits that `linear_cross_entropy` and `linear_token_losses` hold at a time."""
+"""Bytes of logits that `linear_cross_entropy`, `linear_token_losses` and `linear_token_marks` hold at a time."""
 
 embedding = scratch.embedding
 silu = nn.silu
@@ -72,6 +72,14 @@ def token_losses(logits: mx.array, targets: mx.array) -> mx.array:
     return nn.losses.cross_entropy(scratch.widened(logits), targets, reduction="none")
 
 
+def token_marks(logits: mx.array, targets: mx.array) -> mx.array:
+    """See `scratch.token_marks`."""
+    logits = scratch.widened(logits)
+    rank = mx.logical_not(logits < mx.take_along_axis(logits, targets[..., None], axis=-1)).sum(axis=-1) - 1
+    confidence = mx.exp(logits.max(axis=-1) - mx.logsumexp(logits, axis=-1))
+    return mx.stack([token_losses(logits, targets), rank.astype(logits.dtype), confidence])
+
+
 def cross_entropy(logits: mx.array, targets: mx.array, weights: mx.array | None = None) -> mx.array:
     """See `scratch.cross_entropy`; the exponentials are kept for the gradients, and the weights are constants.
 
@@ -118,10 +126,29 @@ def _(*_: object) -> mx.array:
 
 def linear_token_losses(x: mx.array, weight: mx.array, bias: mx.array | None, targets: mx.array) -> mx.array:
     """See `scratch.linear_token_losses`; the logits of some tokens at a time."""
-    rows, flat, chunk = x.reshape(-1, x.shape[-1]), targets.reshape(-1), _rows_at_a_time(weight)
-    starts = range(0, len(rows), chunk)
-    parts = [token_losses(linear(rows[i : i + chunk], weight, bias), flat[i : i + chunk]) for i in starts]
+    parts = [token_losses(logits, flat) for logits, flat in _some_at_a_time(x, weight, bias, targets)]
     return mx.concatenate(parts).reshape(targets.shape)
+
+
+def linear_token_marks(x: mx.array, weight: mx.array, bias: mx.array | None, targets: mx.array) -> mx.array:
+    """See `scratch.linear_token_marks`; the logits of some tokens at a time.
+
+    Each part is evaluated before the next is built: in one graph, all logits would wait for all losses, then all ranks.
+    """
+    parts = []
+    for logits, flat in _some_at_a_time(x, weight, bias, targets):
+        parts.append(token_marks(logits, flat))
+        mx.eval(parts[-1])
+    return mx.concatenate(parts, axis=-1).reshape(3, *targets.shape)
+
+
+def _some_at_a_time(
+    x: mx.array, weight: mx.array, bias: mx.array | None, targets: mx.array
+) -> Iterator[tuple[mx.array, mx.array]]:
+    """Logits [rows, V] and targets [rows] of a head."""
+    rows, flat, chunk = x.reshape(-1, x.shape[-1]), targets.reshape(-1), _rows_at_a_time(weight)
+    for i in range(0, len(rows), chunk):
+        yield linear(rows[i : i + chunk], weight, bias), flat[i : i + chunk]
 
 
 def _rows_at_a_time(weight: mx.array) -> int:

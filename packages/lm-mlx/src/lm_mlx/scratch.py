@@ -143,3 +143,16 @@ def linear_cross_entropy(
 def linear_token_losses(x: mx.array, weight: mx.array, bias: mx.array | None, targets: mx.array) -> mx.array:
     """The loss of each target of an output head: x [..., D], weight [V, D], bias [V], targets [...] -> [...]."""
     return token_losses(linear(x, weight, bias), targets)
+
+
+def token_marks(logits: mx.array, targets: mx.array) -> mx.array:
+    """Nats, rank, confidence of each target (`lm_core.backend.Marks`): logits [..., V], targets [...] -> [3, ...]."""
+    logits = widened(logits)
+    chosen = mx.take_along_axis(logits, targets[..., None], axis=-1)
+    rank = mx.logical_not(logits < chosen).sum(axis=-1) - 1
+    return mx.stack([token_losses(logits, targets), rank.astype(logits.dtype), softmax(logits).max(axis=-1)])
+
+
+def linear_token_marks(x: mx.array, weight: mx.array, bias: mx.array | None, targets: mx.array) -> mx.array:
+    """The marks of each target of an output head: x [..., D], weight [V, D], bias [V], targets [...] -> [3, ...]."""
+    return token_marks(linear(x, weight, bias), targets)

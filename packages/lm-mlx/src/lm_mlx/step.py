@@ -10,7 +10,7 @@ from mlx import nn
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
 from numpy.typing import NDArray
 
-from lm_core.backend import Metrics, NumpyArrays, Snapshot
+from lm_core.backend import Marks, Metrics, NumpyArrays, Snapshot
 from lm_core.config import ModelConfig, OptimizerConfig, StepConfig
 from lm_core.data.batches import Batch
 from lm_core.model.parameters import check_fit, parameter_table
@@ -130,6 +130,11 @@ class MlxTrainer:
         """Nats of each target [B, T], without weights and dropout."""
         inputs, targets, _, _, starts = _given(batch)
         return np.array(self.model.token_losses(inputs, targets, starts))
+
+    def marks(self, batch: Batch) -> Marks:
+        """Nats, rank and confidence of each target, each [B, T], without weights and dropout."""
+        inputs, targets, _, _, starts = _given(batch)
+        return Marks.of(np.array(self.model.token_marks(inputs, targets, starts)))
 
     def logits(self, inputs: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """[B, T] ids -> [B, T, V]."""

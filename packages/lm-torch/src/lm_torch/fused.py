@@ -1,6 +1,6 @@
 """The operations of `scratch`, under the same names, on the framework's fused kernels."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from lm_torch.kernels.gelu import bias_gelu
 from lm_torch.products import add_product_
 
 LOGITS_BYTES = 1 << 26
-"""Bytes of logits that `linear_cross_entropy` and `linear_token_losses` hold at a time."""
+"""Bytes of logits that `linear_cross_entropy`, `linear_token_losses` and `linear_token_marks` hold at a time."""
 GPU_LOGITS_BYTES = 1 << 31
 """The same on a GPU, where each time the head's weights and their gradient are read again, which takes as long as some
 thousand rows do."""
@@ -96,6 +96,14 @@ def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(flat, targets.reshape(-1), reduction="none").view(targets.shape)
 
 
+def token_marks(logits: Tensor, targets: Tensor) -> Tensor:
+    """See `scratch.token_marks`."""
+    logits = scratch.widened(logits)
+    rank = (~(logits < logits.gather(-1, targets.unsqueeze(-1)))).sum(dim=-1) - 1
+    confidence = (logits.amax(dim=-1) - logits.logsumexp(dim=-1)).exp()
+    return torch.stack([token_losses(logits, targets), rank.to(logits.dtype), confidence])
+
+
 def cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
     """See `scratch.cross_entropy`."""
     if weights is not None:
@@ -105,10 +113,21 @@ def cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | None = None
 
 def linear_token_losses(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
     """See `scratch.linear_token_losses`; without gradients, the logits of some tokens at a time are held."""
-    rows, flat, chunk = x.reshape(-1, x.shape[-1]), targets.reshape(-1), _rows_at_a_time(targets.numel(), weight)
-    starts = range(0, len(rows), chunk)
-    parts = [token_losses(linear(rows[i : i + chunk], weight, bias), flat[i : i + chunk]) for i in starts]
+    parts = [token_losses(logits, flat) for logits, flat in _some_at_a_time(x, weight, bias, targets)]
     return torch.cat(parts).view(targets.shape)
+
+
+def linear_token_marks(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+    """See `scratch.linear_token_marks`; the logits of some tokens at a time."""
+    parts = [token_marks(logits, flat) for logits, flat in _some_at_a_time(x, weight, bias, targets)]
+    return torch.cat(parts, dim=-1).view(3, *targets.shape)
+
+
+def _some_at_a_time(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits [rows, V] and targets [rows] of a head."""
+    rows, flat, chunk = x.reshape(-1, x.shape[-1]), targets.reshape(-1), _rows_at_a_time(targets.numel(), weight)
+    for i in range(0, len(rows), chunk):
+        yield linear(rows[i : i + chunk], weight, bias), flat[i : i + chunk]
 
 
 def _rows_at_a_time(rows: int, weight: Tensor) -> int:

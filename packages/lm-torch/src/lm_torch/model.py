@@ -153,3 +153,8 @@ class LanguageModel(nn.Module):
         """Nats of each target, [B, T], in float32, or in float64 where the activations are; without dropout."""
         x = self.hidden(ids, starts=starts)
         return self.kernels.linear_token_losses(x, *self.head_weights(x.dtype), targets)
+
+    def token_marks(self, ids: Tensor, targets: Tensor, starts: Tensor | None = None) -> Tensor:
+        """Nats, rank and confidence of each target, [3, B, T], see `lm_core.backend.Marks`; as `token_losses`."""
+        x = self.hidden(ids, starts=starts)
+        return self.kernels.linear_token_marks(x, *self.head_weights(x.dtype), targets)

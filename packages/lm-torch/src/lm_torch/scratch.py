@@ -143,3 +143,16 @@ def linear_cross_entropy(
 def linear_token_losses(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
     """The loss of each target of an output head: x [..., D], weight [V, D], bias [V], targets [...] -> [...]."""
     return token_losses(linear(x, weight, bias), targets)
+
+
+def token_marks(logits: Tensor, targets: Tensor) -> Tensor:
+    """Nats, rank, confidence of each target (`lm_core.backend.Marks`): logits [..., V], targets [...] -> [3, ...]."""
+    logits = widened(logits)
+    chosen = logits.gather(-1, targets.unsqueeze(-1))
+    rank = (~(logits < chosen)).sum(dim=-1) - 1
+    return torch.stack([token_losses(logits, targets), rank.to(logits.dtype), softmax(logits).amax(dim=-1)])
+
+
+def linear_token_marks(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+    """The marks of each target of an output head: x [..., D], weight [V, D], bias [V], targets [...] -> [3, ...]."""
+    return token_marks(linear(x, weight, bias), targets)

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lm_core.backend import Metrics, NumpyArrays, Snapshot
+from lm_core.backend import Marks, Metrics, NumpyArrays, Snapshot
 from lm_core.config import ModelConfig, OptimizerConfig, StepConfig
 from lm_core.data.batches import Batch
 from lm_core.model.parameters import check_fit, parameter_table
@@ -88,6 +88,13 @@ class TorchTrainer(Engine):
         ids, targets, *_, starts = self._inputs(batch)
         with self.numerics():
             return _numpy(self.model.token_losses(ids, targets, starts))
+
+    @torch.no_grad()
+    def marks(self, batch: Batch) -> Marks:
+        """Nats, rank and confidence of each target, each [B, T], without weights and dropout."""
+        ids, targets, *_, starts = self._inputs(batch)
+        with self.numerics(), fitting():
+            return Marks.of(_numpy(self.model.token_marks(ids, targets, starts)))
 
     @torch.no_grad()
     def logits(self, inputs: NDArray[np.integer[Any]]) -> NDArray[np.float32]:

@@ -171,6 +171,13 @@ def token_losses(logits: Array, targets: NDArray[Any]) -> Array:
     return np.asarray(log_sum - chosen)
 
 
+def token_marks(logits: Array, targets: NDArray[Any]) -> Array:
+    """Nats, rank and confidence of each target, see `Marks`: logits [..., V], targets [...] -> [3, ...]."""
+    chosen = np.take_along_axis(logits, targets[..., None].astype(np.int64), axis=-1)
+    rank = (~(logits < chosen)).sum(axis=-1) - 1
+    return np.stack([token_losses(logits, targets), rank, softmax(logits).max(axis=-1)])
+
+
 def score(
     config: ModelConfig,
     weights: Weights,

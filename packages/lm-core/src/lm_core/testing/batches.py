@@ -1,4 +1,4 @@
-"""Conformance of a backend on a batch's weights and segments, and `score`, as a pytest class."""
+"""Conformance of a backend on a batch's weights and segments, `score` and `marks`, as a pytest class."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from lm_core.backend import Marks
 from lm_core.config import Dtype, StepConfig
 from lm_core.data.batches import Batch
 from lm_core.model.positions import document_starts
@@ -36,6 +37,32 @@ class BatchConformance(Conformance):
         np.testing.assert_allclose(losses, expected, atol=1e-5)
         assert float(trainer.evaluate(batch)) == pytest.approx((expected * batch.weights).mean(), abs=1e-5)
         assert losses.tobytes() == trainer.score(replace(batch, weights=None)).tobytes()
+
+    @both
+    @pytest.mark.parametrize("name", MODELS)
+    def test_marks_of_packed_documents_are_the_reference_s(self, name: str, kernels: str) -> None:
+        """A rank lies between those that the reference has when each logit may be off by rounding."""
+        config, weights, batch = MODELS[name], rough_arrays(MODELS[name]), packed_batch(MODELS[name])
+        trainer = self.build(config.model_copy(update={"dropout": 0.3}), step=KERNELS[kernels])
+        marks = trainer.marks(batch)
+        logits = reference.logits(config, weights, batch.inputs, batch.segments)
+        expected = Marks.of(reference.token_marks(logits, batch.targets))
+        assert marks.nats.tobytes() == trainer.score(batch).tobytes()
+        np.testing.assert_allclose(marks.confidence, expected.confidence, atol=1e-5)
+        above = logits - np.take_along_axis(logits, batch.targets[..., None].astype(np.int64), axis=-1)
+        assert ((above > 1e-4).sum(axis=-1) <= marks.rank).all()
+        assert (marks.rank <= (above > -1e-4).sum(axis=-1) - 1).all()
+        assert (marks.rank == expected.rank).mean() > 0.9
+        assert {array.dtype.name for array in (marks.nats, marks.rank, marks.confidence)} == {"float32", "int32"}
+
+    @both
+    def test_a_model_that_gives_all_ids_one_logit_is_right_nowhere(self, kernels: str) -> None:
+        """Ties count against the target; a confidence is 1 of V then."""
+        config = MODELS["gpt2"]
+        weights = {name: np.zeros_like(array) for name, array in rough_arrays(config).items()}
+        marks = self.build(config, step=KERNELS[kernels], weights=weights).marks(packed_batch(config))
+        assert (marks.rank == config.vocab_size - 1).all()
+        np.testing.assert_allclose(marks.confidence, 1 / config.vocab_size, rtol=1e-6)
 
     @both
     @pytest.mark.parametrize("name", MODELS)

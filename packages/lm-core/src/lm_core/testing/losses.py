@@ -51,6 +51,19 @@ class LossConformance(TensorConformance):
             [draw(3, 5, D), draw(V, D), draw(V, seed=3)][: 3 if bias else 2],
         )
 
+    @both
+    @pytest.mark.parametrize("rows", [1, 4, 1000], ids=lambda rows: f"{rows} rows at a time")
+    def test_linear_token_marks(self, kernels: ModuleType, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        """With two ids of one logit, of which each is a target, and a logit that is not a number."""
+        self.set_rows_at_a_time(rows, monkeypatch)
+        x, w, b = draw(3, 5, D), draw(V, D), draw(V, seed=3)
+        w[1], b[1] = w[0], b[0]
+        x[0, 0] = np.nan
+        arguments = (self.tensor(array) for array in (x, w, b, TARGETS))
+        marks = np.asarray(kernels.linear_token_marks(*arguments))
+        np.testing.assert_allclose(marks, reference.token_marks(x @ w.T + b, TARGETS), atol=1e-5)
+        assert marks[1, 0, 0] == V - 1
+
     def set_rows_at_a_time(self, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
         """Let the fused loss hold the logits of so many rows."""
         monkeypatch.setattr(self.module("fused"), "LOGITS_BYTES", rows * 4 * V)
