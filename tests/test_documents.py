@@ -16,6 +16,7 @@ from lm_core.interchange.folder import architecture_of
 from lm_core.model.parameters import parameter_count
 from lm_core.run.folder import RunFolder
 from lm_core.run.seeds import for_each_seed
+from lm_pipeline.commands.evaluate import EvaluateConfig
 from lm_pipeline.commands.export import ExportConfig
 from lm_pipeline.commands.sweep import SweepConfig
 from lm_pipeline.commands.train_config import TrainConfig
@@ -45,6 +46,7 @@ PROGRAMS: dict[str, type[ProgramConfig]] = {
     "transformerlm-train": TrainConfig,
     "transformerlm-infer": InferConfig,
     "transformerlm-export": ExportConfig,
+    "transformerlm-evaluate": EvaluateConfig,
     "transformerlm-sweep": SweepConfig,
 }
 # Those of the benchmarks are loaded by lm-bench's tests.

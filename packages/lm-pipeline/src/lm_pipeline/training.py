@@ -8,6 +8,7 @@ from pathlib import Path
 from shlex import quote
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lm_core.backend import Trainer
 from lm_core.config import ModelConfig, SamplingConfig
@@ -27,10 +28,16 @@ _EXPORTED = ("bpe", "hf", "characters")
 """Kinds of tokenizers that can be written as `tokenizer.json`."""
 
 
-def bytes_of_targets(tokenizer: TextTokenizer) -> BytesOf:
-    """Return a function that counts the bytes of text of a batch's targets; special tokens have none."""
+def text_byte_lengths(tokenizer: TextTokenizer) -> NDArray[np.int64]:
+    """UTF-8 bytes of text that each id stands for, [vocab_size]; special tokens have none."""
     lengths = np.array(tokenizer.byte_lengths)
     lengths[list(tokenizer.special_tokens.values())] = 0
+    return lengths
+
+
+def bytes_of_targets(tokenizer: TextTokenizer) -> BytesOf:
+    """Return a function that counts the bytes of text of a batch's targets; special tokens have none."""
+    lengths = text_byte_lengths(tokenizer)
 
     def count(batch: Batch) -> int:
         return int(lengths[batch.targets].sum())

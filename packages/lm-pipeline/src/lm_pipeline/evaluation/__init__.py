@@ -1,0 +1,1 @@
+"""How well a saved model predicts a text: tokens --windows--> marks of each target --totals--> figures."""
