@@ -72,8 +72,8 @@ class SampleFlags(Config):
     ckpt: str = "bpe_best"
     """bpe_best (lowest validation loss) or mini_gpt_last (latest) of the newest run under runs/mini_gpt; or the path
     of a run folder, of either name in one, or of a Hugging Face model."""
-    prompt: str = "\n"
-    """Text to continue; - reads standard input."""
+    prompt: str = ""
+    """Text to continue; - reads standard input; without one, it starts a line."""
     temperature: float = Field(0.8, ge=0)
     """Below 1 likely tokens get likelier; 0 always takes the likeliest."""
     top_k: int = Field(80, ge=0)

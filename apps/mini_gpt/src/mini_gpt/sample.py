@@ -31,7 +31,7 @@ def sample(argv: Sequence[str]) -> int:
         InferConfig(
             checkpoint=str(folder),
             which=which,
-            prompt=(flags.prompt,),
+            prompt=(flags.prompt or "\n",),
             n=flags.n,
             max_new_tokens=flags.max_new_tokens,
             seed=flags.seed,

@@ -102,7 +102,7 @@ def _plain(default: Config, names: Sequence[str] = ()) -> type[Any]:
             default_of = kind = _plain(value, [tag_of(m) for m in members] if len(members) > 1 else ())
         elif name == "name" and names:
             kind = Literal[tuple(names)]
-        hint = Annotated[kind, tyro.conf.arg(help=info.description)]
+        hint = Annotated[kind, tyro.conf.arg(help=" ".join((info.description or "").split()))]
         fields.append((name, hint, dataclasses.field(default_factory=default_of)))
     plain = dataclasses.make_dataclass(type(default).__name__, fields)
     plain.__doc__ = type(default).__doc__
