@@ -237,8 +237,11 @@ def test_a_chunk_of_rows_of_a_larger_tensor_is_changed_alone() -> None:
 
 @both
 @pytest.mark.parametrize(("N", "K", "H", "T"), [(3, 3, 8, 70), (4, 2, 20, 5)])
-def test_heads_by_one_product(N: int, K: int, H: int, T: int, dtype: torch.dtype) -> None:
+def test_heads_by_one_product(
+    N: int, K: int, H: int, T: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Values and gradients, with upstream gradients laid out by rows and by heads."""
+    monkeypatch.setattr("lm_torch.kernels.heads.PROGRAMS", 2)  # of several tiles each
     D, width = 24, (N + 2 * K) * H
     tensors = [draw(2, T, D, dtype=dtype), draw(width, D, dtype=dtype), draw(width, dtype=dtype)]
 

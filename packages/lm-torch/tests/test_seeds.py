@@ -62,7 +62,7 @@ def losses(one: SeedTrainer, each: list[TorchTrainer], first: int, last: int) ->
     ("model", "optimizer", "step"),
     [
         ("testbed-d", "kbeta", {"cuda_graph": "on"}),
-        ("testbed-d", "adamw", {"grad_accum_steps": 2}),
+        ("testbed-d", "adamw-average", {"grad_accum_steps": 2}),
         ("testbed-d", "adamw-uncorrected", {"gradient_checkpointing": True}),
         ("llama", "muon", {}),
         ("gpt2", "kbeta-everything", {"grad_accum_steps": 2, "cuda_graph": "on"}),
@@ -81,6 +81,8 @@ def test_each_seed_is_what_it_is_alone(model: str, optimizer: str, step: dict[st
         expected = without_key_biases(trainer.weights())
         for name, array in without_key_biases(one.weights(k)).items():
             np.testing.assert_allclose(array, expected[name], atol=2e-3, err_msg=name)
+        with one.averaged(), trainer.averaged():
+            assert one.evaluate(given)[k].item() == pytest.approx(float(trainer.evaluate(given[k])), abs=1e-4)
         state, its = one.optimizer_state(k), trainer.optimizer_state()
         assert {name: array.shape for name, array in state.items()} == {name: a.shape for name, a in its.items()}
         assert state["step"] == STEPS

@@ -127,6 +127,9 @@ class SeedTrainer(Protocol):
     def evaluate(self, batches: Sequence[Batch]) -> Sequence[SupportsFloat]:
         """`Trainer.evaluate` of each seed on its batch."""
 
+    def averaged(self) -> AbstractContextManager[None]:
+        """`Trainer.averaged` of all seeds."""
+
     def diagnostics(self, which: int) -> dict[str, dict[str, float]]:
         """`Trainer.diagnostics` of a seed."""
 
