@@ -50,23 +50,23 @@ def pytest_configure(config: pytest.Config) -> None:
     with contextlib.suppress(ImportError):
         import lm_mlx  # noqa: F401
     with contextlib.suppress(ImportError):
-        from lm_core import report
+        from lm_core import page
 
         global _picture
-        _picture = report._picture
-        report._picture = lambda *_: "data:,"
+        _picture = page.picture
+        page.picture = lambda *_: "data:,"
 
 
 _picture: Any = None
-"""What draws a figure of a report: longer than most runs of the tests take."""
+"""What draws a figure of a page: longer than most runs of the tests take."""
 
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures are drawn; elsewhere the reports of this process have none in their places."""
-    from lm_core import report
+    """Figures are drawn; elsewhere the pages of this process have none in their places."""
+    from lm_core import page
 
-    monkeypatch.setattr(report, "_picture", _picture)
+    monkeypatch.setattr(page, "picture", _picture)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

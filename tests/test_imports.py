@@ -42,7 +42,7 @@ CORE_ORDER = [
     "run.plan", "run.fitting", "run.loop",
     "interchange.ignored", "interchange.keys", "interchange.tensor_file", "interchange.architecture",
     "interchange.gpt2", "interchange.llama", "interchange.tokenizer", "interchange.folder",
-    "report", "run.session", "run.app",
+    "page", "report", "run.session", "run.app",
     "testing.models", "testing.base", "testing.steps", "testing.batches", "testing.decoders",
     "testing.tensors", "testing.operations", "testing.attention", "testing.losses",
 ]  # fmt: skip

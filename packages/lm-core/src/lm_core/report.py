@@ -1,6 +1,6 @@
 """The report of a run: one self-contained HTML page, with its curves as inline SVG pictures.
 
-    metrics.jsonl --read_run--> History --_series--> numbers --_picture--> SVG --+
+    metrics.jsonl --read_run--> History --_series--> numbers --figure--> SVG ----+
     newest checkpoint --> step, About -----------------------------------------+--> report.html
     samples.txt, config.toml --------------------------------------------------+
 
@@ -14,11 +14,9 @@ Limits: what is pale is pixels inside the SVG, so that a picture does not grow w
 shown.
 """
 
-import base64
-import io
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -30,10 +28,11 @@ from numpy.typing import NDArray
 from lm_core.disk.files import write_whole
 from lm_core.disk.untrusted import open_inside
 from lm_core.errors import UserError
+from lm_core.page import COLORS, GREY, figure, html_table, page
 from lm_core.run.about import About
 from lm_core.run.checkpoint import Checkpoints
 from lm_core.run.log import RESUME, read_records
-from lm_core.terminal import show, visible
+from lm_core.terminal import show
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,52 +40,8 @@ if TYPE_CHECKING:
 Record = dict[str, Any]
 Array = NDArray[np.float64]
 KINDS = ("train", "eval")
-COLORS = ["#1d4ed8", "#d9480f", "#15803d", "#9333ea", "#64748b", "#0e7490"]
-"""One for each bucket; where there are more buckets, they are drawn pale under their median."""
-GREY = "#8a8f98"
 LONGEST_TEXT = 1 << 20
 """Bytes of a file that the page quotes at most."""
-SMALL, WIDE = (4.8, 2.7), (9.6, 3.3)
-"""Inches, about what the page gives a figure, so that text keeps its size; a phone shows the small ones alone."""
-STYLE = {
-    "agg.path.chunksize": 10_000,  # a long noisy line would exceed the rasterizer's cells
-    "axes.edgecolor": GREY,
-    "axes.formatter.limits": (-2, 7),  # a learning rate is read best in powers of ten
-    "axes.grid": True,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "font.size": 9,
-    "grid.color": "#e8eaee",
-    "legend.frameon": False,
-    "lines.linewidth": 1.4,
-    "svg.hashsalt": "lm_core.report",  # ids are random without it
-    "text.parse_math": False,  # a bucket may be called anything
-}
-CSS = """
-:root { color-scheme: light dark; --ink: #1c2430; --soft: #626b78; --page: #f5f6f8; --card: #fff; --line: #dfe3e8 }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e4e7ec; --soft: #9aa4b2; --page: #14171c; --card: #1d2128; --line: #323843 } }
-* { box-sizing: border-box }
-body { margin: 0 auto; max-width: 1100px; padding: 16px; background: var(--page); color: var(--ink);
-  font: 15px/1.45 system-ui, sans-serif }
-h1 { font-size: 1.5rem; margin: 0 0 12px; overflow-wrap: anywhere }
-h2 { font-size: 1.1rem; margin: 24px 0 8px }
-main { display: grid; gap: 12px; grid: auto-flow dense / repeat(2, minmax(0, 1fr)) }
-main > *, pre { margin: 0; padding: 10px 12px; background: var(--card); border: 1px solid var(--line);
-  border-radius: 8px }
-td { padding: 4px 16px 4px 0; white-space: nowrap; font-variant-numeric: tabular-nums }
-td:first-child, small { color: var(--soft) }
-main > figure { background: #fff; color: #1c2430; --soft: #626b78 }
-.about td { white-space: normal; overflow-wrap: anywhere; vertical-align: top }
-.wide { grid-column: 1 / -1 }
-figcaption { font-weight: 600; margin-bottom: 4px }
-small { font-weight: normal; margin-left: 6px }
-img { display: block; width: 100%; height: auto }
-pre { max-height: 32rem; overflow: auto; white-space: pre-wrap; overflow-wrap: anywhere;
-  font: 13px/1.45 ui-monospace, monospace }
-@media (max-width: 700px) {
-  body { padding: 10px } td { padding-right: 8px; font-size: 13px } main { grid-template-columns: minmax(0, 1fr) } }
-"""
 
 
 @dataclass(frozen=True)
@@ -107,14 +62,10 @@ def write_report(folder: Path) -> Path:
         UserError: when metrics.jsonl is missing or holds no training or validation record.
     """
     run, metadata = read_run(folder / "metrics.jsonl"), Checkpoints(folder / "checkpoints").newest_metadata()
-    name = escape(show(folder.resolve().name))
     quoted = [_quoted("Sample", folder / "samples.txt"), _quoted("Config", folder / "config.toml")]
-    head = '<meta charset="utf-8">\n<meta name="viewport" content="width=device-width, initial-scale=1">'
-    parts = ["<!doctype html>", '<html lang="en">', head, f"<title>{name}</title>", f"<style>{CSS}</style>"]
-    parts += [f"<h1>{name}</h1>", "<main>", _summary(run, metadata), *_about(metadata), *_figures(run), "</main>"]
-    parts += [*_changes(run), *quoted, "</html>\n"]
+    main = ["<main>", _summary(run, metadata), *_about(metadata), *_figures(run), "</main>"]
     path = folder / "report.html"
-    write_whole(path, visible("\n".join(parts)).encode())  # a name may have bytes that are no UTF-8
+    write_whole(path, page(show(folder.resolve().name), *main, *_changes(run), *quoted))
     return path
 
 
@@ -199,18 +150,13 @@ def _summary(run: History, metadata: Record) -> str:
     rows += [[f"validation, {name}", *_loss_cells(r, run.unit)] for name, records in picked.items() for r in records]
     rows += [["training, last", *_loss_cells(r, run.unit)] for r in train[-1:]]
     rows += [["Perplexity, best", f"{r['perplexity']:,.2f}"] for r in best[:1] if _is_number(r.get("perplexity"))]
-    return f"<div>{_table(rows)}</div>"
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    lines = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows]
-    return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+    return f"<div>{html_table(rows)}</div>"
 
 
 def _about(metadata: Record) -> list[str]:
     """Data, model and machine of the run."""
     about = About.of(metadata)
-    return [f'<div class="about">{_table(about.rows())}</div>'] if about else []
+    return [f'<div class="about">{html_table(about.rows())}</div>'] if about else []
 
 
 def _changes(run: History) -> list[str]:
@@ -222,7 +168,7 @@ def _changes(run: History) -> list[str]:
         for key, pair in record["changed"].items()
         if isinstance(pair, list) and len(pair) == 2
     ]
-    return ["<h2>Changed by resumes</h2>", f"<main><div>{_table(rows)}</div></main>"] if rows else []
+    return ["<h2>Changed by resumes</h2>", f"<main><div>{html_table(rows)}</div></main>"] if rows else []
 
 
 def _loss_cells(record: Record, unit: str) -> list[str]:
@@ -344,41 +290,19 @@ def _wide_ranging(axes: "Axes") -> None:
     axes.yaxis.set_minor_formatter("{x:g}")
 
 
-def _picture(draw: Callable[["Axes"], None], size: tuple[float, float]) -> str:
-    """One figure as an SVG in a data URI."""
-    # Imported here because it takes a second. A bare Figure needs no display and leaves no global state.
-    from matplotlib import style
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
+def _figure(run: History, words: tuple[str, str, str], draw: Callable[["Axes"], None], wide: bool = False) -> str:
+    """HTML of one figure over the steps, see `lm_core.page.figure`."""
 
-    buffer = io.BytesIO()
-    with style.context(["default", STYLE]):
-        figure = Figure(figsize=size, layout="constrained")
-        axes = figure.subplots()
+    def draw_steps(axes: "Axes") -> None:
+        from matplotlib.ticker import MaxNLocator  # here because it takes a second
+
         draw(axes)
-        for line in axes.lines:
-            if np.size(line.get_xdata()) == 1:  # a line of one point is invisible
-                line.set_marker("o")
         axes.margins(x=0.01)
         axes.set_xlabel("step")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.xaxis.set_major_formatter("{x:,.0f}")
-        if axes.get_legend_handles_labels()[1]:
-            axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, borderaxespad=0)
-        # Without metadata: it would hold the date.
-        figure.savefig(buffer, format="svg", dpi=120, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
 
-
-def _figure(run: History, words: tuple[str, str, str], draw: Callable[["Axes"], None], wide: bool = False) -> str:
-    """HTML of one figure. `words` are its title, a remark beside that, and what it shows to who cannot see it."""
-    title, note, alt = map(escape, words)
-    caption = f"<figcaption>{title} <small>{note}</small></figcaption>"
-    image = f'<img src="{_picture(draw, SMALL)}" alt="{alt}">'
-    if not wide:
-        return f"<figure>{caption}{image}</figure>"
-    source = f'<source media="(min-width: 701px)" srcset="{_picture(draw, WIDE)}">'
-    return f'<figure class="wide">{caption}<picture>{source}{image}</picture></figure>'
+    return figure(words, draw_steps, wide)
 
 
 def _quoted(title: str, path: Path) -> str:

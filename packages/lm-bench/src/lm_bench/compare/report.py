@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lm_bench.compare.groups import Group, thinned
 from lm_core.disk.files import write_whole
 from lm_core.errors import UserError
-from lm_core.report import COLORS, CSS, STYLE
+from lm_core.page import COLORS, STYLE, html_table, page
 from lm_core.terminal import aligned, show
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def write_comparison(path: Path, groups: Sequence[Group]) -> None:
     """
     if path.suffix not in SUFFIXES:
         raise UserError(f"--out {path}: its name ends in {' or '.join(SUFFIXES)}")
-    data = _picture(groups, "png") if path.suffix == ".png" else _page(groups).encode()
+    data = _picture(groups, "png") if path.suffix == ".png" else _page(groups)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, data)
@@ -91,25 +91,15 @@ def _run_rows(groups: Sequence[Group]) -> list[tuple[str, ...]]:
     return rows
 
 
-def _page(groups: Sequence[Group]) -> str:
+def _page(groups: Sequence[Group]) -> bytes:
     picture = base64.b64encode(_picture(groups, "svg")).decode()
-    alt = "; ".join(f"{group.label}: loss {group.last} nats at the end" for group in groups)
-    head = '<meta charset="utf-8">\n<meta name="viewport" content="width=device-width, initial-scale=1">'
-    tables = "".join(map(_html_table, (_group_rows(groups), _run_rows(groups))))
-    return "\n".join(
-        (
-            "<!doctype html>", '<html lang="en">', head, f"<title>Comparison</title>\n<style>{CSS}</style>",
-            "<h1>Comparison</h1>", "<main>",
-            f'<figure class="wide"><img src="data:image/svg+xml;base64,{picture}" alt="{escape(show(alt))}"></figure>',
-            tables, "</main>", "</html>\n",
-        )
-    )  # fmt: skip
-
-
-def _html_table(rows: list[tuple[str, ...]]) -> str:
-    lines = ("".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows)
-    body = "".join(f"<tr>{line}</tr>" for line in lines)
-    return f'<div class="wide" style="overflow-x: auto"><table>{body}</table></div>'
+    alt = escape(show("; ".join(f"{group.label}: loss {group.last} nats at the end" for group in groups)))
+    drawn = f'<figure class="wide"><img src="data:image/svg+xml;base64,{picture}" alt="{alt}"></figure>'
+    tables = (
+        f'<div class="wide" style="overflow-x: auto">{html_table(rows)}</div>'
+        for rows in (_group_rows(groups), _run_rows(groups))
+    )
+    return page("Comparison", "<main>", drawn, *tables, "</main>")
 
 
 def _picture(groups: Sequence[Group], form: str) -> bytes:
