@@ -107,6 +107,18 @@ def test_scores_and_gradients_of_packed_documents_agree_also_with_weights_and_dr
         assert np.linalg.norm(grads[key] - mlx_grads[key]) < 1e-4 * np.linalg.norm(grads[key]), key
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_what_a_tap_reads_of_packed_documents_agrees(name: str) -> None:
+    model, batch = MODELS[name], packed_batch(MODELS[name])
+    taps = [trainer(backend, model, AdamWConfig(), rough_arrays(model)).tap(batch) for backend in ("torch", "mlx")]
+    for torch, mlx in zip(*taps, strict=True):
+        np.testing.assert_allclose(torch.attention(), mlx.attention(), rtol=0, atol=2e-6)
+        np.testing.assert_allclose(torch.residual(), mlx.residual(), rtol=0, atol=1e-5)
+        (nats, ids), (mlx_nats, mlx_ids) = torch.lens(batch.targets), mlx.lens(batch.targets)
+        np.testing.assert_allclose(nats, mlx_nats, rtol=0, atol=1e-5)
+        np.testing.assert_array_equal(ids, mlx_ids)
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_losses_agree_within_1e_4_over_50_steps_also_of_a_state_that_crosses(corpus: Corpus, name: str) -> None:
     trainers = {backend: trainer(backend, corpus.model, OPTIMIZERS[name]) for backend in ("torch", "mlx")}

@@ -55,6 +55,26 @@ class Marks:
         return cls(nats.astype(np.float32), rank.astype(np.int32), confidence.astype(np.float32))
 
 
+class TappedLayer(Protocol):
+    """One block of a model that has read a batch [B, T], without dropout; see `Trainer.tap`."""
+
+    def attention(self, heads: slice = slice(None)) -> NDArray[np.float32]:
+        """How much of each position some heads take for each position, [B, heads, T, T].
+
+        A row is of one query, and sums to 1. Made when asked for: of as many heads as there is memory for.
+        """
+
+    def residual(self) -> NDArray[np.float32]:
+        """The residual stream after the block, [B, T, D]."""
+
+    def lens(self, targets: NDArray[np.integer[Any]]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        """Nats of each target, and the most likely id at each position, [B, T] each, as if this block were the last.
+
+        The logit lens (nostalgebraist 2020): the final norm and the head, applied to `residual`. Of the last block
+        they are the model's own. Only the logits of some tokens are held at a time.
+        """
+
+
 class Trainer(Protocol):
     """A model and its optimizer on one device."""
 
@@ -109,6 +129,12 @@ class Trainer(Protocol):
 
     def activation_norms(self, batch: Batch) -> dict[str, float]:
         """Root mean square of the residual stream after each block ("blocks.0", ...), without dropout."""
+
+    def tap(self, batch: Batch) -> Iterator[TappedLayer]:
+        """Every block in turn, each computed when it is asked for: what a study of the model reads.
+
+        The weights must not change before the last one.
+        """
 
     def decoder(self, rows: int = 1, vocab_size: int | None = None) -> Decoder:
         """A fresh decoder of `rows` texts over the current weights; only ids below `vocab_size` are ever drawn."""

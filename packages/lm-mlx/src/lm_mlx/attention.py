@@ -108,14 +108,21 @@ class Attention(nn.Module):
                 order: query t sees the keys 0 to t.
             mask: bool, broadcast to [B, N, T, T], True where a query may see a key, in place of those 0 to t.
         """
+        q, k, v = self.queries_keys_values(x, positions)
+        drop = Dropping(self.dropout_rate, key, site) if key is not None and self.dropout_rate else None
+        mixed = self.kernels.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, drop=drop)
+        return self.o_proj(mixed.transpose(0, 2, 1, 3).reshape(x.shape))
+
+    def queries_keys_values(
+        self, x: mx.array, positions: mx.array | None = None
+    ) -> tuple[mx.array, mx.array, mx.array]:
+        """[B, T, D] -> queries [B, N, T, H], keys and values [B, K, T, H], turned where positions are rotary."""
         q = self._heads(self.q_proj(x), self.n_heads)
         k = self._heads(self.k_proj(x), self.n_kv_heads)
         v = self._heads(self.v_proj(x), self.n_kv_heads)
         if self.rope_theta is not None:
             q, k = (rotate(a, 0, self.rope_theta, positions) for a in (q, k))
-        drop = Dropping(self.dropout_rate, key, site) if key is not None and self.dropout_rate else None
-        mixed = self.kernels.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, drop=drop)
-        return self.o_proj(mixed.transpose(0, 2, 1, 3).reshape(x.shape))
+        return q, k, v
 
     def _heads(self, x: mx.array, count: int) -> mx.array:
         """[B, T, count H] -> [B, count, T, H]."""

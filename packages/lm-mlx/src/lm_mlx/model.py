@@ -93,6 +93,16 @@ class LanguageModel(nn.Module):
     ) -> mx.array:
         """Input of the head, [B, T, D]; `taps` gets what each block gives, the rest is as in `__call__`."""
         positions, mask = (None, None) if starts is None else packed(starts)
+        x = self.embedded(ids, key, positions)
+        for i, block in enumerate(self.blocks):
+            again = self.gradient_checkpointing and i % self.gradient_checkpointing == 0
+            x = checkpointed(block, x, key, positions, mask) if again else block(x, key, positions, mask)
+            if taps is not None:
+                taps.append(x)
+        return self.norm(x)
+
+    def embedded(self, ids: mx.array, key: mx.array | None = None, positions: mx.array | None = None) -> mx.array:
+        """Input of the first block, [B, T, D], at `positions` [B, T], or from 0 on."""
         x = self.embed(ids)
         if self.dtype == mx.float64:
             x = x.astype(self.dtype)
@@ -100,13 +110,7 @@ class LanguageModel(nn.Module):
             x = x + (self.pos_embed.weight[: ids.shape[1]] if positions is None else self.pos_embed(positions))
         if "_sinusoids" in self:
             x = x + self._sinusoids[slice(ids.shape[1]) if positions is None else positions]
-        x = dropout(x.astype(self.dtype), self.config.dropout, key, 0)
-        for i, block in enumerate(self.blocks):
-            again = self.gradient_checkpointing and i % self.gradient_checkpointing == 0
-            x = checkpointed(block, x, key, positions, mask) if again else block(x, key, positions, mask)
-            if taps is not None:
-                taps.append(x)
-        return self.norm(x)
+        return dropout(x.astype(self.dtype), self.config.dropout, key, 0)
 
     def head(self, x: mx.array) -> mx.array:
         """[..., D] -> logits [..., V] in float32, or in float64 where the activations are."""

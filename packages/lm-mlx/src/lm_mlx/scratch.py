@@ -72,6 +72,22 @@ def layer_norm(x: mx.array, weight: mx.array, bias: mx.array | None, eps: float)
     return y if bias is None else y + bias
 
 
+def repeated(x: mx.array, heads: int) -> mx.array:
+    """Keys or values [..., K, S, H], each for the N / K query heads that it serves: [..., N, S, H]."""
+    return x if x.shape[-3] == heads else mx.repeat(x, heads // x.shape[-3], axis=-3)
+
+
+def attention_weights(q: mx.array, k: mx.array, mask: mx.array | None = None, is_causal: bool = False) -> mx.array:
+    """softmax(q k^T / sqrt(H)), [..., T, S], for as many heads of k as of q; see `scaled_dot_product_attention`."""
+    scores = widened(q @ k.swapaxes(-1, -2)) / math.sqrt(q.shape[-1])
+    if is_causal:
+        past = mx.arange(scores.shape[-2])[:, None] >= mx.arange(scores.shape[-1])
+        scores = mx.where(past, scores, -mx.inf)
+    if mask is not None:
+        scores = mx.where(mask, scores, -mx.inf)
+    return softmax(scores)
+
+
 def scaled_dot_product_attention(
     q: mx.array,
     k: mx.array,
@@ -93,15 +109,9 @@ def scaled_dot_product_attention(
     Returns:
         [..., T, H].
     """
-    if q.ndim > 2 and k.shape[-3] != q.shape[-3]:
-        k, v = (mx.repeat(a, q.shape[-3] // a.shape[-3], axis=-3) for a in (k, v))
-    scores = widened(q @ k.swapaxes(-1, -2)) / math.sqrt(q.shape[-1])
-    if is_causal:
-        past = mx.arange(scores.shape[-2])[:, None] >= mx.arange(scores.shape[-1])
-        scores = mx.where(past, scores, -mx.inf)
-    if mask is not None:
-        scores = mx.where(mask, scores, -mx.inf)
-    weights = softmax(scores)
+    if q.ndim > 2:
+        k, v = (repeated(a, q.shape[-3]) for a in (k, v))
+    weights = attention_weights(q, k, mask, is_causal)
     return (weights if drop is None else drop(weights)).astype(v.dtype) @ v
 
 

@@ -23,6 +23,7 @@ from lm_mlx.layers import KERNELS
 from lm_mlx.model import LanguageModel
 from lm_mlx.optim import make_optimizer
 from lm_mlx.optim.base import Arrays
+from lm_mlx.tap import TappedLayer, tapped_layers
 
 Part = tuple[mx.array, mx.array, mx.array | None, mx.array | None, mx.array | None]
 """The arguments of `LanguageModel.loss`: inputs, targets, dropout key, weights, starts of documents."""
@@ -188,6 +189,11 @@ class MlxTrainer:
         self.model.hidden(inputs, starts=starts, taps=taps)
         rms = np.array(mx.stack([mx.sqrt(mx.square(x.astype(mx.float32)).mean()) for x in taps]))
         return {f"blocks.{i}": float(value) for i, value in enumerate(rms)}
+
+    def tap(self, batch: Batch) -> Iterator[TappedLayer]:
+        """Every block in turn, without dropout."""
+        inputs, _, _, _, starts = _given(batch)
+        return tapped_layers(self.model, inputs, starts)
 
     def decoder(self, rows: int = 1, vocab_size: int | None = None) -> MlxDecoder:
         """A decoder over the current weights."""

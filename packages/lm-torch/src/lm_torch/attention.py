@@ -111,12 +111,17 @@ class Attention(nn.Module):
                 order: query t sees the keys 0 to t.
             mask: bool, broadcast to [B, N, T, T], True where a query may see a key, in place of those 0 to t.
         """
-        q, k, v = self._projected(x)
-        if self.rope_theta is not None:
-            q, k = (rotate(a, 0, self.rope_theta, positions) for a in (q, k))
+        q, k, v = self.queries_keys_values(x, positions)
         drop = Dropping(self.dropout_rate, key, site) if key is not None and self.dropout_rate else None
         mixed = self.kernels.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, drop=drop)
         return self.o_proj(mixed.transpose(-3, -2).reshape(x.shape))
+
+    def queries_keys_values(self, x: Tensor, positions: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """[..., T, D] -> queries [..., N, T, H], keys and values [..., K, T, H], turned where positions are rotary."""
+        q, k, v = self._projected(x)
+        if self.rope_theta is not None:
+            q, k = (rotate(a, 0, self.rope_theta, positions) for a in (q, k))
+        return q, k, v
 
     def _projected(self, x: Tensor) -> Iterable[Tensor]:
         """Queries, keys and values, [..., heads, T, H]."""

@@ -97,6 +97,17 @@ class LanguageModel(nn.Module):
     ) -> Tensor:
         """Input of the head, [B, T, D]; `taps` gets what each block gives, the rest is as in `forward`."""
         positions, mask = (None, None) if starts is None else packed(starts)
+        x = self.embedded(ids, key, positions)
+        every = self.gradient_checkpointing if torch.is_grad_enabled() else 0
+        for i, block in enumerate(self.blocks):
+            again = every and i % every == 0
+            x = checkpointed(block, x, key, positions, mask) if again else block(x, key, positions, mask)
+            if taps is not None:
+                taps.append(x)
+        return self.norm(x)
+
+    def embedded(self, ids: Tensor, key: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+        """Input of the first block, [B, T, D], at `positions` [B, T], or from 0 on."""
         x = self.embed(ids)
         if self.dtype == torch.float64:
             x = x.double()
@@ -105,14 +116,7 @@ class LanguageModel(nn.Module):
             x = x + (first if positions is None else self.pos_embed(positions))
         if self.sinusoids is not None:
             x = x + self.sinusoids[slice(ids.shape[-1]) if positions is None else positions]
-        x = dropout(x.to(self.dtype), self.config.dropout, key, 0)
-        every = self.gradient_checkpointing if torch.is_grad_enabled() else 0
-        for i, block in enumerate(self.blocks):
-            again = every and i % every == 0
-            x = checkpointed(block, x, key, positions, mask) if again else block(x, key, positions, mask)
-            if taps is not None:
-                taps.append(x)
-        return self.norm(x)
+        return dropout(x.to(self.dtype), self.config.dropout, key, 0)
 
     def head(self, x: Tensor) -> Tensor:
         """[..., D] -> logits [..., V] in float32, or in float64 where the activations are."""

@@ -72,6 +72,22 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Te
     return y if bias is None else y + bias
 
 
+def repeated(x: Tensor, heads: int) -> Tensor:
+    """Keys or values [..., K, S, H], each for the N / K query heads that it serves: [..., N, S, H]."""
+    return x if x.shape[-3] == heads else x.repeat_interleave(heads // x.shape[-3], dim=-3)
+
+
+def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+    """softmax(q k^T / sqrt(H)), [..., T, S], for as many heads of k as of q; see `scaled_dot_product_attention`."""
+    scores = widened(q @ k.mT) / math.sqrt(q.shape[-1])
+    if is_causal:
+        future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
+        scores = scores.masked_fill(future, -math.inf)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -math.inf)
+    return softmax(scores)
+
+
 def scaled_dot_product_attention(
     q: Tensor,
     k: Tensor,
@@ -93,15 +109,9 @@ def scaled_dot_product_attention(
     Returns:
         [..., T, H].
     """
-    if q.ndim > 2 and k.shape[-3] != q.shape[-3]:
-        k, v = (a.repeat_interleave(q.shape[-3] // a.shape[-3], dim=-3) for a in (k, v))
-    scores = widened(q @ k.mT) / math.sqrt(q.shape[-1])
-    if is_causal:
-        future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
-        scores = scores.masked_fill(future, -math.inf)
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -math.inf)
-    weights = softmax(scores)
+    if q.ndim > 2:
+        k, v = (repeated(a, q.shape[-3]) for a in (k, v))
+    weights = attention_weights(q, k, mask, is_causal)
     return (weights if drop is None else drop(weights)).to(v.dtype) @ v
 
 

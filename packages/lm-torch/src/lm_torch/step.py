@@ -1,6 +1,6 @@
 """The trainer of one model: batches and weights as numpy arrays, steps by `Engine`."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from lm_torch.inputs import Inputs, Part
 from lm_torch.model import LanguageModel
 from lm_torch.snapshot import HostCopies
 from lm_torch.static_decode import make_decoder
+from lm_torch.tap import TappedLayer, tapped_layers
 
 __all__ = ["TorchTrainer", "load_weights", "make_model"]
 
@@ -145,6 +146,11 @@ class TorchTrainer(Engine):
             self.model.hidden(ids, starts=starts, taps=taps)
         rms = torch.stack([x.float().square().mean().sqrt() for x in taps]).tolist()
         return {f"blocks.{i}": value for i, value in enumerate(rms)}
+
+    def tap(self, batch: Batch) -> Iterator[TappedLayer]:
+        """Every block in turn, without dropout."""
+        ids, *_, starts = self._inputs(batch)
+        return tapped_layers(self.model, ids, starts, self.numerics)
 
     def decoder(self, rows: int = 1, vocab_size: int | None = None) -> TorchDecoder:
         """A decoder over the current weights."""

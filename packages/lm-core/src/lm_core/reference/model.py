@@ -129,26 +129,45 @@ def logits(
     config: ModelConfig, weights: Weights, ids_BT: NDArray[np.integer[Any]], segments_BT: NDArray[Any] | None = None
 ) -> Array:
     """[B, T] ids -> [B, T, V]; for segments see `lm_core.data.batches.Batch`."""
-    starts_BT = document_starts(np.zeros_like(ids_BT) if segments_BT is None else segments_BT)
-    x = normalize(config, weights, "norm", _hidden(config, weights, ids_BT, starts_BT, config.n_layers))
-    return linear(weights, "embed" if config.tie_embeddings else "lm_head", x)
+    return lens(config, weights, residual(config, weights, ids_BT, config.n_layers, segments_BT))
 
 
-def attention_weights(config: ModelConfig, weights: Weights, ids_BT: NDArray[np.integer[Any]], layer: int) -> Array:
+def lens(config: ModelConfig, weights: Weights, x_BTD: Array) -> Array:
+    """Logits [B, T, V] of a residual stream: the final norm and the head, as if no block came after it."""
+    return linear(weights, "embed" if config.tie_embeddings else "lm_head", normalize(config, weights, "norm", x_BTD))
+
+
+def attention_weights(
+    config: ModelConfig,
+    weights: Weights,
+    ids_BT: NDArray[np.integer[Any]],
+    layer: int,
+    segments_BT: NDArray[Any] | None = None,
+) -> Array:
     """How much of each earlier position a head of a layer takes for each position: [B, T] ids -> [B, N, T, T].
 
     A row is of one query, and sums to 1. They are what attention makes of values that are the unit vectors.
     """
-    B, T = ids_BT.shape
-    starts_BT, block = np.zeros((B, T), dtype=np.int64), f"blocks.{layer}"
-    x = _hidden(config, weights, ids_BT, starts_BT, layer)
+    T, block = ids_BT.shape[1], f"blocks.{layer}"
+    x = residual(config, weights, ids_BT, layer, segments_BT)
     normal = normalize(config, weights, f"{block}.attn_norm", x)
-    q, k, _, seen = _heads(config, weights, f"{block}.attn", normal, starts_BT)
+    q, k, _, seen = _heads(config, weights, f"{block}.attn", normal, _starts(ids_BT, segments_BT))
     return scaled_dot_product_attention(q, k, np.broadcast_to(np.eye(T), (*k.shape[:2], T, T)), seen)
 
 
-def _hidden(config: ModelConfig, weights: Weights, ids_BT: NDArray[Any], starts_BT: NDArray[Any], layers: int) -> Array:
-    """The residual stream behind the first `layers` blocks, [B, T, D]."""
+def _starts(ids_BT: NDArray[Any], segments_BT: NDArray[Any] | None) -> NDArray[np.int64]:
+    return document_starts(np.zeros_like(ids_BT) if segments_BT is None else segments_BT)
+
+
+def residual(
+    config: ModelConfig,
+    weights: Weights,
+    ids_BT: NDArray[np.integer[Any]],
+    layers: int,
+    segments_BT: NDArray[Any] | None = None,
+) -> Array:
+    """The residual stream after the first `layers` blocks, [B, T, D]."""
+    starts_BT = _starts(ids_BT, segments_BT)
     positions_BT = np.arange(ids_BT.shape[1]) - starts_BT
     x = weights["embed.weight"].astype(np.float64)[ids_BT]
     if config.positions == "learned":

@@ -23,9 +23,10 @@ from lm_core.testing.models import (
 )
 from lm_core.testing.operations import OperationConformance
 from lm_core.testing.steps import StepConformance
+from lm_core.testing.taps import TapConformance
 
 
-class BackendConformance(StepConformance, BatchConformance, DecoderConformance):
+class BackendConformance(StepConformance, BatchConformance, DecoderConformance, TapConformance):
     """A backend against the float64 reference."""
 
 

@@ -1,0 +1,48 @@
+"""Conformance of a backend's tap, as a pytest class; the oracle is the float64 reference."""
+
+import numpy as np
+import pytest
+
+from lm_core.config import StepConfig
+from lm_core.reference import model as reference
+from lm_core.testing.base import Conformance
+from lm_core.testing.models import MODELS, packed_batch, rough_arrays, some_batches
+
+
+class TapConformance(Conformance):
+    """What a study reads of a model, block by block, against the float64 reference."""
+
+    @pytest.mark.parametrize("is_packed", [False, True], ids=["whole", "packed"])
+    @pytest.mark.parametrize("name", MODELS)
+    def test_every_layer_is_the_reference_s(self, name: str, is_packed: bool) -> None:
+        """Attention weights, residual stream and logit lens; dropout and weights of targets play no part."""
+        config, weights = MODELS[name], rough_arrays(MODELS[name])
+        batch = packed_batch(config) if is_packed else some_batches(config).batch(1)
+        layers = list(self.build(config.model_copy(update={"dropout": 0.3})).tap(batch))
+        assert len(layers) == config.n_layers
+        for i, layer in enumerate(layers):
+            attention = reference.attention_weights(config, weights, batch.inputs, i, batch.segments)
+            np.testing.assert_allclose(layer.attention(), attention, atol=2e-6)
+            residual = reference.residual(config, weights, batch.inputs, i + 1, batch.segments)
+            np.testing.assert_allclose(layer.residual(), residual, atol=1e-5)
+            logits = reference.lens(config, weights, residual)
+            nats, ids = layer.lens(batch.targets)
+            np.testing.assert_allclose(nats, reference.token_losses(logits, batch.targets), atol=1e-5)
+            np.testing.assert_array_equal(ids, logits.argmax(axis=-1))
+            assert {layer.attention().dtype, layer.residual().dtype, nats.dtype} == {np.dtype(np.float32)}
+
+    def test_some_heads_are_those_of_all_also_where_they_share_keys(self) -> None:
+        """Two at a time, of four that two kv heads serve."""
+        config = MODELS["llama"]
+        for layer in self.build(config).tap(packed_batch(config)):
+            some = [layer.attention(slice(first, first + 2)) for first in (0, 2)]
+            np.testing.assert_allclose(np.concatenate(some, axis=1), layer.attention(), atol=1e-6)
+
+    def test_the_lens_of_the_last_layer_is_the_score_also_in_parts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Three tokens at a time, as a large vocabulary makes them, in float32 and bfloat16."""
+        config = MODELS["gpt2"]
+        monkeypatch.setattr(f"lm_{self.backend_name}.tap.LOGITS", 3 * config.vocab_size)
+        for step, close in ((StepConfig(), 2e-6), (StepConfig(dtype="bfloat16"), 0.05)):
+            trainer, batch = self.build(config, step=step), packed_batch(config)
+            *_, last = trainer.tap(batch)
+            np.testing.assert_allclose(last.lens(batch.targets)[0], trainer.score(batch), atol=close)
