@@ -22,6 +22,7 @@ from lm_pipeline.commands.sweep import SweepConfig
 from lm_pipeline.commands.train_config import TrainConfig
 from lm_pipeline.commands.train_tokenizer import TrainTokenizerConfig
 from lm_pipeline.generation.config import InferConfig
+from lm_pipeline.inside.config import AttentionConfig
 from lm_pipeline.program import ProgramConfig
 from lm_pipeline.tokens.config import MakeDataConfig
 from lm_pipeline.trials.config import read_sweep, trials_of
@@ -48,6 +49,7 @@ PROGRAMS: dict[str, type[ProgramConfig]] = {
     "transformerlm-export": ExportConfig,
     "transformerlm-evaluate": EvaluateConfig,
     "transformerlm-sweep": SweepConfig,
+    "transformerlm-attention": AttentionConfig,
 }
 # Those of the benchmarks are loaded by lm-bench's tests.
 CONFIGS = {p.name: p for p in sorted((REPOSITORY / "configs").iterdir()) if not p.name.startswith("bench_")}

@@ -1,0 +1,75 @@
+"""Attention weights of a corpus, added up head by head as they come: by distance, entropy, and to the first token.
+
+A row is one document (`windows`). The sums are float64, [L, N, ...], whatever the length of the corpus.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lm_core.backend import TappedLayer
+
+Array = NDArray[np.float64]
+Weights = NDArray[np.floating[Any]]
+"""Of some heads, [B, N, T, T]; a row sums to 1, and nothing sees the future."""
+ELEMENTS = 1 << 22
+"""Attention weights that are held at a time, of one row and one head at least: 16 MiB of them."""
+
+
+def some_heads(layer: TappedLayer, n_heads: int, shape: tuple[int, int]) -> Iterator[tuple[slice, Weights]]:
+    """The weights of a layer that has read a batch of a shape [B, T], of as many heads at a time as fit."""
+    rows, length = shape
+    count = max(1, ELEMENTS // (rows * length * length))
+    for first in range(0, n_heads, count):
+        heads = slice(first, min(first + count, n_heads))
+        yield heads, layer.attention(heads)
+
+
+def by_distance(weights: Weights) -> Array:
+    """Attention to the token d before a query, added up over rows and queries: [B, N, T, T] -> [N, d = 0 to T - 1]."""
+    _, heads, length, _ = weights.shape
+    # Read as rows of T + 1, the T x T weights have each distance in a column of its own: query t and key s lie at
+    # t T + s = t (T + 1) + (s - t). What lies above the diagonal, and would fall in the same columns, is 0.
+    skewed = np.zeros((heads, length * (length + 1)))
+    skewed[:, : length * length] = weights.sum(axis=0, dtype=np.float64).reshape(heads, -1)
+    columns = skewed.reshape(heads, length, length + 1).sum(axis=1)
+    return np.concatenate([columns[:, :1], columns[:, :1:-1]], axis=1)
+
+
+def entropies(weights: Weights) -> Array:
+    """Entropy of what each query attends to, in nats, added up over rows and queries: [B, N, T, T] -> [N]."""
+    logs = np.log(np.maximum(weights, np.finfo(weights.dtype).tiny))
+    return np.asarray(-np.einsum("bnts,bnts->n", weights, logs, dtype=np.float64))
+
+
+class AttentionSums:
+    """What is added up of every layer and head, for rows of one length T."""
+
+    def __init__(self, n_layers: int, n_heads: int, length: int) -> None:
+        self.length = length
+        self.rows = np.zeros(n_layers, dtype=np.int64)
+        self.distances, self.entropy, self.first = (
+            np.zeros((n_layers, n_heads, *shape)) for shape in ((length,), (), ())
+        )
+
+    def add(self, layer: int, tapped: TappedLayer, rows: int) -> None:
+        """Add a layer that has read so many rows."""
+        self.rows[layer] += rows
+        for heads, weights in some_heads(tapped, self.entropy.shape[1], (rows, self.length)):
+            self.distances[layer, heads] += by_distance(weights)
+            self.entropy[layer, heads] += entropies(weights)
+            self.first[layer, heads] += weights[:, :, 1:, 0].sum(axis=(0, 2), dtype=np.float64)
+
+    def results(self) -> dict[str, Array]:
+        """Means over the queries: see `lm_pipeline.inside.study.Study`."""
+        rows = self.rows[:, None]
+        share = self.distances / (rows[..., None] * self.length)
+        return {
+            "distance": share,
+            "mean_distance": share @ np.arange(self.length),
+            "entropy": self.entropy / (rows * self.length),
+            "previous_token": self.distances[..., 1] / (rows * (self.length - 1)),
+            "first_token": self.first / (rows * (self.length - 1)),
+        }

@@ -1,0 +1,158 @@
+"""A study of a model: every array of it, made in parts, and as a file."""
+
+import io
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lm_core.backend import Trainer
+from lm_core.config import ModelConfig
+from lm_core.data.batches import Batch
+from lm_core.disk.files import write_whole
+from lm_core.errors import UserError
+from lm_pipeline.inside.ablation import ablation_costs
+from lm_pipeline.inside.attention import AttentionSums, some_heads
+from lm_pipeline.inside.induction import induction_scores, repeated_sequences
+from lm_pipeline.inside.lens import LensSums
+
+Array = NDArray[np.float64]
+Maps = NDArray[np.float32]
+MAP_TOKENS = 48
+"""Tokens of a map, at most."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a model does, head by head and layer by layer; docs/inside.md defines each."""
+
+    distance: Array
+    """Share of attention that goes to the token d before, [L, N, T]; sums to 1 over d."""
+    mean_distance: Array
+    """Mean of d, [L, N], in tokens."""
+    entropy: Array
+    """Of what a query attends to, mean over the queries, [L, N], in nats."""
+    previous_token: Array
+    """Attention to the token before, mean over the queries that have one, [L, N]."""
+    first_token: Array
+    """Attention to the first token of a window, mean over the other queries, [L, N]."""
+    induction: Array
+    """Attention to the token after the first occurrence, [L, N]."""
+    ablation: Array
+    """Nats per token that the loss rises by without the head, [L, N]; NaN where that was not measured."""
+    lens_loss_nats: Array
+    """Loss of each layer by the logit lens, [L]; the last is the model's own."""
+    lens_agreement: Array
+    """Share of tokens at which a layer's first choice is the model's, [L]."""
+    repeat_loss_nats: Array
+    """Loss at each place of the repeated random sequences, [2 P]."""
+    text_maps: Maps
+    """Attention weights of the beginning of the text, [L, N, M, M]."""
+    text_tokens: NDArray[np.str_]
+    """The tokens of those, [M]."""
+    repeat_maps: Maps
+    """The same of the beginning and the repetition of a sequence of random tokens, [L, N, 2 P', 2 P']."""
+    repeat_tokens: NDArray[np.str_]
+    """The tokens of those."""
+    tokens: int
+    """How many of the text were read."""
+
+    def save(self, path: Path) -> None:
+        """Write an npz file, without pickle."""
+        data = io.BytesIO()
+        np.savez_compressed(data, **asdict(self))
+        write_whole(path, data.getvalue())
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read one."""
+        with np.load(path, allow_pickle=False) as arrays:
+            values = dict(arrays)
+        return cls(**{**values, "tokens": int(values["tokens"])})
+
+
+def make_study(
+    trainer: Trainer,
+    config: ModelConfig,
+    weights: Mapping[str, NDArray[Any]],
+    batches: Sequence[Batch],
+    ablated: Sequence[Batch],
+    decode: Callable[[Sequence[int]], Sequence[str]],
+    seed: int = 0,
+    left_out: Collection[int] = (),
+    vocab_size: int | None = None,
+    shown: NDArray[np.int32] | None = None,
+    tick: Callable[[], object] = lambda: None,
+) -> Study:
+    """Study a model on a text and on random sequences that repeat.
+
+    Args:
+        trainer: holds the model.
+        config: its shape.
+        weights: of the table, which the trainer holds.
+        batches: of the text, rows of one length (`windows`).
+        ablated: those on which the loss without each head is measured; none: it is not measured.
+        decode: the text of each id of some.
+        seed: of the random sequences.
+        left_out: ids that these do not have.
+        vocab_size: ids are drawn below it, by default from the whole vocabulary.
+        shown: ids [M] whose maps are kept, by default the beginning of the text.
+        tick: called after each batch and each head.
+
+    Raises:
+        UserError: where the model is too small to repeat a sequence, or a loss is not a number.
+    """
+    found = _of_text(trainer, config, batches, tick)
+    repeated = repeated_sequences(vocab_size or config.vocab_size, config.seq_len, seed, left_out)
+    induction, losses = _of_repetition(trainer, config, repeated)
+    if not np.isfinite(losses).all() or not np.isfinite(found["lens_loss_nats"]).all():
+        raise UserError("checkpoint: the model's loss is not a number: its weights have diverged")
+    ids = (batches[0].inputs[0] if shown is None else shown)[:MAP_TOKENS]
+    period = min(repeated.inputs.shape[1] // 2, MAP_TOKENS // 2)
+    repeat = np.tile(repeated.inputs[0, :period], 2)
+    costs = np.full((config.n_layers, config.n_heads), np.nan)
+    return Study(
+        **found,
+        induction=induction,
+        ablation=ablation_costs(trainer, config, weights, ablated, tick) if ablated else costs,
+        repeat_loss_nats=losses,
+        text_maps=_maps(trainer, ids),
+        text_tokens=np.array(decode(ids.tolist())),
+        repeat_maps=_maps(trainer, repeat),
+        repeat_tokens=np.array(decode(repeat.tolist())),
+        tokens=sum(batch.tokens for batch in batches),
+    )
+
+
+def _of_text(
+    trainer: Trainer, config: ModelConfig, batches: Sequence[Batch], tick: Callable[[], object]
+) -> dict[str, Array]:
+    sums = AttentionSums(config.n_layers, config.n_heads, batches[0].inputs.shape[1])
+    lens = LensSums(config.n_layers)
+    for batch in batches:
+        seen = []
+        for i, layer in enumerate(trainer.tap(batch)):
+            sums.add(i, layer, len(batch.inputs))
+            seen.append(layer.lens(batch.targets))
+        nats, ids = map(np.stack, zip(*seen, strict=True))
+        lens.add(nats, ids)
+        tick()
+    return sums.results() | lens.results()
+
+
+def _of_repetition(trainer: Trainer, config: ModelConfig, batch: Batch) -> tuple[Array, Array]:
+    """Induction scores [L, N], and the loss at each place, [2 P]."""
+    scores = np.zeros((config.n_layers, config.n_heads))
+    for i, layer in enumerate(trainer.tap(batch)):
+        for heads, weights in some_heads(layer, config.n_heads, batch.inputs.shape):
+            scores[i, heads] = induction_scores(weights)
+    return scores, trainer.score(batch).mean(axis=0, dtype=np.float64)
+
+
+def _maps(trainer: Trainer, ids: NDArray[np.int32]) -> Maps:
+    """[M] ids -> [L, N, M, M]."""
+    row = ids[None]
+    return np.stack([layer.attention()[0] for layer in trainer.tap(Batch(row, row))])
