@@ -16,6 +16,7 @@ from lm_core.errors import NonFiniteError, UserError
 from lm_core.model.init import initial_arrays
 from lm_core.reference import model as reference
 from lm_pipeline.evaluation.calibration import BINS, Calibration
+from lm_pipeline.evaluation.continuations import score_continuations
 from lm_pipeline.evaluation.evaluate import evaluate
 from lm_pipeline.evaluation.text import read_texts
 from lm_pipeline.evaluation.totals import Totals
@@ -139,6 +140,32 @@ def test_bits_per_byte_are_not_the_mean_of_bits_per_token_weighted_by_bytes(text
     assert found == pytest.approx(math.log2(50_257) * len(ids) / len(text.encode()), rel=1e-6)
     assert found <= weighted + 1e-5
     assert (found < 8) == (len(ids) < len(text.encode()) / 2)
+
+
+# Continuations
+
+
+def test_a_continuation_costs_the_nats_of_its_tokens_after_as_much_context_as_fits() -> None:
+    """By the reference on each alone; pairs of other lengths beside it change nothing."""
+    draw, exact = np.random.default_rng(0), Exact(MODEL)
+    lengths = [(1, 1), (3, 2), (7, 1), (30, 3), (2, 8), (1, 8), (8, 1)]
+    pairs = [tuple(draw.integers(0, 300, n).tolist() for n in pair) for pair in lengths]
+    context, best = [5, 6], []
+    for _ in range(3):
+        best.append(int(exact.logits([context + best])[0, -1].argmax()))
+    found = score_continuations(cast("Trainer", exact), [*pairs, (context, best)], 8, batch_size=3)
+    for (before, after), scored in zip(pairs, found, strict=False):
+        row = [*before, *after][-9:]
+        logits = exact.logits([row[:-1]])
+        nats = reference.token_losses(logits, np.array([row[1:]]))[0, -len(after) :]
+        assert scored.nats == pytest.approx(nats.sum(), rel=1e-12)
+    assert [scored.greedy for scored in found] == [*[False] * len(pairs), True]
+
+
+@pytest.mark.parametrize("pair", [([], [1]), ([1], []), ([1], [1] * 9)])
+def test_a_pair_that_cannot_be_scored_is_named(pair: Any) -> None:
+    with pytest.raises(UserError, match="pair 2 has"):
+        score_continuations(cast("Trainer", Exact(MODEL)), [([1], [2]), pair], 8)
 
 
 # The others
