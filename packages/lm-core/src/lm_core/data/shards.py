@@ -154,7 +154,7 @@ class ShardedIds:
         self.folder, self.split, self.fingerprint, self.skip_bad = folder, split, fingerprint, skip_bad
         job = _read(folder / JOB, _LONGEST_JOB)
         if job is None:
-            raise UserError(f"{folder} holds no token shards: make them with transformerlm-make-data --shards true")
+            raise UserError(f"{folder} holds no token shards: make them with transformerlm-make-data --shards")
         self.job = job.decode(errors="replace")
         self.first: TokenMetadata | None = None
         """Metadata of the first shard."""

@@ -119,7 +119,7 @@ def check_pair(train: Described, validation: Described) -> None:
     Raises:
         UserError: when they were not.
     """
-    same_folder = train.path.resolve().parent == validation.path.resolve().parent
+    same_folder = _folder_of(train.path) == _folder_of(validation.path)
     stated = train.metadata.fingerprint and validation.metadata.fingerprint
     if same_folder and stated and train.metadata.pair != validation.metadata.pair:
         raise UserError(
@@ -127,6 +127,11 @@ def check_pair(train: Described, validation: Described) -> None:
             " training text: rebuild them together (to finish an interrupted make-data, run it again), or"
             " move one to another folder if it is meant"
         )
+
+
+def _folder_of(path: Path) -> Path:
+    """The folder that a token file is in, or that a stream is."""
+    return path.resolve() if path.is_dir() else path.resolve().parent
 
 
 def sidecar_of(path: str | Path) -> Path:

@@ -1,15 +1,16 @@
 """`transformerlm-make-data`: text -> token files.
 
     config --plan--> job --encode_units--> .parts/ --join--> train.npy, validation.npy, each with its sidecar
+                                      '--> with `shards`: 000000.train.npy, ..., and stream.json when that is all
 
 The parts are removed when the token files are on disk, and not before: killed at any moment and run again, it resumes
-and ends with the same bytes. The sidecars of a pair name it, so one that is replaced only in half is noticed.
+and ends with the same bytes. The sidecars of a pair name it, so one that is replaced only in half is noticed. Shards
+are parts that stay, and may be trained on meanwhile.
 """
 
-import errno
-import fcntl
 import json
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import get_args
 
 from tqdm import tqdm
 
+from lm_core.data.shards import locked
 from lm_core.data.token_file import TokenFile, TokenMetadata, read_sidecar, sidecar_of
 from lm_core.disk.files import write_whole
 from lm_core.disk.untrusted import may_pass, read_regular
@@ -27,15 +29,14 @@ from lm_pipeline.program import run_program
 from lm_pipeline.tokens.config import MakeDataConfig
 from lm_pipeline.tokens.encoding import Encoder, encode_units
 from lm_pipeline.tokens.job import Job, Split, no_documents, plan
+from lm_pipeline.tokens.shards import complete, complete_record
 from lm_pipeline.tokens.tokenizers import load_tokenizer
-from lm_pipeline.tokens.units import Parts, Progress
+from lm_pipeline.tokens.units import CONFIG_NAME, Parts, Progress
 from lm_tokenizer.errors import TokenizerError
 
 PROGRAM = "transformerlm-make-data"
-CONFIG_NAME = "make_data.toml"
 LONGEST_CONFIG = 1 << 20
 COPIED_AT_ONCE = 1 << 22
-NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 def main() -> int:
@@ -58,7 +59,7 @@ def make_data(config: MakeDataConfig) -> None:
     output = Path(config.output)
     try:
         with made_folder(output), locked(output):
-            _make(config, encoder, output)
+            (_make_shards if config.shards else _make)(config, encoder, output)
     except TokenizerError as error:  # those about the corpus have become UserErrors: this one is about writing
         raise UserError(f"{error}; what is finished is kept: run the same command to resume") from error
     except OSError as error:
@@ -73,26 +74,50 @@ def _make(config: MakeDataConfig, encoder: Encoder, output: Path) -> None:
     else:
         _check_replaceable(output, config)
         parts.open()
-        if parts.units:
-            say(f"resuming after {len(parts.units)} finished units")
-        for line in encoder.job.left_out:
-            say(line)
-        try:
-            with _bar(encoder.job, parts.progress) as show:
-                encode_units(encoder, parts, config.shard_bytes, show)
+        with _encoded(config, encoder, parts):
             made = join(encoder, parts, output, config.resolved())
-        except Exception:
-            if not parts.units:  # nothing in them to resume from
-                parts.remove()
-            raise
     parts.remove()
     for line in parts.flaws(encoder.job.files).lines():
         say(line)
     for split, file in made.items():
-        put(
-            f"{output / split}.npy: {file.tokens:,} tokens, {file.documents:,} documents, {file.bytes:,} bytes"
-            f" ({file.bytes / file.tokens:.2f} per token)"
-        )
+        _put_totals(f"{output / split}.npy", file.tokens, file.documents, file.bytes)
+
+
+def _make_shards(config: MakeDataConfig, encoder: Encoder, output: Path) -> None:
+    parts = Parts(output, encoder.job.fingerprint, stay=True)
+    parts.open()
+    record = complete_record(parts)
+    if record:
+        say(f"nothing to do: {output} was made from this config and these inputs")
+    else:
+        write_whole(output / CONFIG_NAME, toml_bytes(config.resolved()))
+        with _encoded(config, encoder, parts):
+            record = complete(encoder.job, parts)
+    for line in parts.flaws(encoder.job.files).lines():
+        say(line)
+    for split in encoder.job.splits:
+        _put_totals(f"{output}/*.{split}.npy", record.tokens[split], record.documents[split], record.bytes[split])
+
+
+@contextmanager
+def _encoded(config: MakeDataConfig, encoder: Encoder, parts: Parts) -> Iterator[None]:
+    """All units are there; parts that nothing can be resumed from are removed when it or the block fails."""
+    if parts.units:
+        say(f"resuming after {len(parts.units)} finished units")
+    for line in encoder.job.left_out:
+        say(line)
+    try:
+        with _bar(encoder.job, parts.progress) as show:
+            encode_units(encoder, parts, config.shard_bytes, show)
+        yield
+    except Exception:
+        if not parts.units:
+            parts.remove()
+        raise
+
+
+def _put_totals(name: str, tokens: int, documents: int, size: int) -> None:
+    put(f"{name}: {tokens:,} tokens, {documents:,} documents, {size:,} bytes ({size / tokens:.2f} per token)")
 
 
 def finished(job: Job, output: Path) -> dict[Split, TokenMetadata]:
@@ -198,27 +223,6 @@ def made_folder(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Lock the folder against other processes; the lock ends with the process. Without effect on some file systems.
-
-    Raises:
-        UserError: when another process holds it.
-    """
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"output {folder} is being written by another process: wait for it") from None
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
-        yield
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
 def _bar(job: Job, start: Progress):  # type: ignore[no-untyped-def]
     """A progress bar over the bytes of all files, on a terminal; yields what moves it."""
     before = [0]
@@ -231,3 +235,7 @@ def _bar(job: Job, start: Progress):  # type: ignore[no-untyped-def]
 
         show(start)
         yield show
+
+
+if __name__ == "__main__":
+    sys.exit(main())

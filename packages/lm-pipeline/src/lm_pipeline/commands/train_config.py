@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from lm_core.config import AdamWConfig, Config, LoopConfig, ModelConfig, OptimizerConfig, ScheduleConfig, StepConfig
+from lm_core.data.stream import BLOCK
 from lm_core.schedules import Extension
 from lm_pipeline.program import ProgramConfig
 
@@ -15,13 +16,20 @@ class DataConfig(Config):
     """The token files, and the order in which they are read."""
 
     train: str = ""
-    """Training token file, from transformerlm-make-data; or nanoGPT's .bin, or a .npy without a sidecar."""
+    """Training token file, from transformerlm-make-data; or nanoGPT's .bin, or a .npy without a sidecar; or the folder
+    of a stream of shards, which may still be written."""
     validation: str = ""
-    """Validation token file."""
+    """Validation token file, or the folder of a stream that has a validation part."""
     tokenizer: str = ""
     """Tokenizer that made them, as path or kind:path; when empty, that of init_from."""
     order: Literal["shuffled", "random"] = "shuffled"
     """shuffled: every window once per epoch; random: windows that start anywhere."""
+    shuffle_block: int = Field(BLOCK, gt=0)
+    """Windows of a stream that are shuffled together; a step waits for all of its block."""
+    skip_bad_shards: bool = False
+    """Skip shards that are missing, cut or corrupt, each with a warning; else they end the run."""
+    segments: bool = False
+    """Attend within documents alone, and count positions from the start of each; ends of text divide them."""
     eval_tokens: int = Field(0, ge=0)
     """Validation tokens per evaluation; 0: all."""
     pad_vocab_to: int = Field(1, gt=0)

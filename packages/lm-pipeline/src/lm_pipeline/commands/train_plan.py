@@ -9,9 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from lm_core.config import ModelConfig
-from lm_core.data.bare_tokens import is_bare, open_bare
-from lm_core.data.batches import Batches, LengthRule, RandomWindows, SequentialWindows, ShuffledWindows
-from lm_core.data.token_file import TokenFile, check_pair
+from lm_core.data.token_file import check_pair
 from lm_core.errors import UserError
 from lm_core.run.about import command_line, resume_line
 from lm_core.run.checkpoint import Checkpoint
@@ -21,8 +19,9 @@ from lm_core.run.resume import Recorded
 from lm_core.run.sinks.sink import Sink
 from lm_core.run.sinks.tensorboard import TensorBoardSink
 from lm_core.run.sinks.wandb import WandbSink
-from lm_core.terminal import say, show
+from lm_core.terminal import show
 from lm_pipeline.commands.train_config import DataConfig, ShapeConfig, TrainConfig
+from lm_pipeline.commands.train_data import Data, batches_of, evaluation_of, open_data, size_of
 from lm_pipeline.commands.train_resume import POLICY, extended_config, resumed, schedule_of
 from lm_pipeline.saved_model import ROOT, SavedModel, load_model, load_tokenizer_of
 from lm_pipeline.training import bytes_of_targets, next_steps, sample_of
@@ -76,10 +75,11 @@ def plan_run(
     schedule = schedule_of(config)
     tokenizer = _tokenizer(config.data, folder, checkpoint, source)
     model = _model(config, tokenizer, source)
-    train, validation = (_token_file(config.data, split, tokenizer) for split in ("train", "validation"))
+    train, validation = (open_data(config.data, split, tokenizer) for split in ("train", "validation"))
     check_pair(train, validation)
     prompt = _prompt(config.training.sample_prompt, tokenizer, validation)
     filled, name = _filled(config, folder, model), config.logging.dataset or Path(config.data.train).name
+    tokens, about, notes = size_of(train, name)
     made = Plan(
         config=filled,
         policy=POLICY,
@@ -93,10 +93,11 @@ def plan_run(
         schedule=schedule,
         loop=config.training,
         keep=config.training.keep,
-        batches=_batches(config, model, train),
-        evaluation=_evaluation(config, model, validation),
-        data=f"{name}, {len(train):,} training tokens",
-        training_tokens=len(train),
+        batches=batches_of(config, model, train, tokenizer.eos_id),
+        evaluation=evaluation_of(config, model, validation, tokenizer.eos_id),
+        data=about,
+        training_tokens=tokens,
+        notes=notes,
         metadata={"data": {"train": train.metadata.sha256, "validation": validation.metadata.sha256}},
         content={key: key for key in ("data.train", "data.validation")},
         tokenizer=tokenizer,
@@ -194,56 +195,7 @@ def _model(config: TrainConfig, tokenizer: TextTokenizer, source: SavedModel | N
     return ModelConfig(**{**config.model.model_dump(), "vocab_size": padded})
 
 
-def _token_file(data: DataConfig, split: str, tokenizer: TextTokenizer) -> TokenFile:
-    path = getattr(data, split)
-    if not path:
-        advice = ", which --validation_fraction 0.1 makes of the training text" if split == "validation" else ""
-        raise UserError(f"data.{split}: name a token file of transformerlm-make-data{advice}")
-    if not Path(path).is_file():
-        raise UserError(f"data.{split}: there is no token file {path}: make it with transformerlm-make-data")
-    try:
-        file = _bare_file(data, path, tokenizer) if is_bare(path) else TokenFile.open(path, tokenizer.fingerprint)
-    except UserError as error:
-        raise UserError(f"data.{split}: {error}") from None
-    if file.metadata.vocab_size > tokenizer.vocab_size:
-        raise UserError(
-            f"data.{split}: {path} has ids up to {file.metadata.vocab_size - 1:,}, beyond the tokenizer's vocabulary of"
-            f" {tokenizer.vocab_size:,}"
-        )
-    return file
-
-
-def _bare_file(data: DataConfig, path: str, tokenizer: TextTokenizer) -> TokenFile:
-    """A file without a sidecar: data.tokenizer must name its tokenizer."""
-    if not data.tokenizer:
-        raise UserError(f"{path} has no sidecar: name the tokenizer that it was made with as data.tokenizer")
-    file = open_bare(path, tokenizer.vocab_size, tokenizer.eos_id)
-    say(
-        f"note: {path} has no sidecar: its {len(file):,} ids are below the {tokenizer.vocab_size:,} of"
-        f" {data.tokenizer}; whether they are from this tokenizer cannot be checked"
-    )
-    return file
-
-
-def _batches(config: TrainConfig, model: ModelConfig, file: TokenFile) -> Batches:
-    rows, length = config.training.batch_size, model.seq_len
-    try:
-        if config.data.order == "random":
-            return RandomWindows(file.tokens, rows, LengthRule(length, length), config.seed)
-        return ShuffledWindows(file.tokens, rows, length, config.seed)
-    except UserError as error:
-        raise UserError(f"data.train: {file.path}: {error}; give more text, or a smaller model.seq_len") from None
-
-
-def _evaluation(config: TrainConfig, model: ModelConfig, file: TokenFile) -> SequentialWindows:
-    limit = config.data.eval_tokens or None
-    try:
-        return SequentialWindows(file.tokens, config.training.batch_size, model.seq_len, limit)
-    except UserError as error:
-        raise UserError(f"data.validation: {file.path}: {error}") from None
-
-
-def _prompt(text: str, tokenizer: TextTokenizer, validation: TokenFile) -> list[int]:
+def _prompt(text: str, tokenizer: TextTokenizer, validation: Data) -> list[int]:
     try:
         ids = [int(i) for i in tokenizer.encode(text, allowed_special="all", disallowed_special=())]
     except TokenizerError as error:

@@ -21,11 +21,11 @@ POLICY = Policy(
         model.norm_eps model.mlp model.positions model.rope_theta model.bias model.head_bias model.tie_embeddings
         model.init_std model.depth_scaled_init
         optimizer.name optimizer.buckets optimizer.decay optimizer.max_ratio optimizer.average
-        data.validation data.tokenizer data.eval_tokens data.pad_vocab_to
+        data.validation data.tokenizer data.eval_tokens data.pad_vocab_to data.segments
     """,
     # Token files count by what they hold, not by where they are.
     recorded="""
-        data.train data.order model.dropout
+        data.train data.order data.shuffle_block data.skip_bad_shards model.dropout
         optimizer.beta1 optimizer.beta2 optimizer.eps optimizer.bias_correction optimizer.weight_decay
         optimizer.decay_groups optimizer.grad_clip optimizer.beta2_max optimizer.beta2_min optimizer.alpha
         optimizer.tiny_spike optimizer.tiny_denom optimizer.adaptive_tiny optimizer.warmup_steps optimizer.momentum

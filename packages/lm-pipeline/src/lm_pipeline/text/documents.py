@@ -24,6 +24,8 @@ class Place:
     """Records before it: lines, items of a list, rows, or documents of a text."""
     inside: bool = False
     """Whether it continues a document that has started."""
+    state: str = ""
+    """State of a reader that cannot resume from numbers alone."""
 
 
 @dataclass(frozen=True)

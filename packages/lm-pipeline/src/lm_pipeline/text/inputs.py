@@ -27,6 +27,11 @@ class InputFile:
     stream: bool = False
     """Whether it can be read but once: a pipe, standard input."""
 
+    @property
+    def identity(self) -> list[str | int | None]:
+        """What says whether it is the same file."""
+        return [str(self.path.resolve()), self.format, self.size, self.mtime_ns]
+
     @classmethod
     def found(cls, path: Path, format: Chosen = "auto") -> "InputFile":
         """The file or stream at `path`, which exists.

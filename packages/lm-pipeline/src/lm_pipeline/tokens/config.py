@@ -7,6 +7,7 @@ from pydantic import Field
 from lm_pipeline.text.config import InputConfig
 
 SpecialTokens = Literal["refuse", "text", "ids"]
+HeldOutBy = Literal["number", "text"]
 
 
 class MakeDataConfig(InputConfig):
@@ -26,9 +27,14 @@ class MakeDataConfig(InputConfig):
     """How to treat a special token in the text: as an error, as ordinary text, or as its id."""
     validation_fraction: float = Field(0.0, ge=0, lt=1)
     """Fraction of the documents of train held out for validation, chosen by the seed."""
+    held_out_by: HeldOutBy = "number"
+    """Whether the number of a document decides, or its text: the same documents are held out in any order then."""
     seed: int = Field(0, ge=0)
     """Seed of that choice."""
     threads: int = Field(0, ge=0)
     """Threads for encoding; 0: one per core. The result does not depend on it."""
+    shards: bool = False
+    """Keep the finished work units as shards, which training can read while later ones are written; else they are
+    joined to one file a split at the end."""
     shard_bytes: int = Field(1 << 26, gt=0)
-    """Bytes of text per work unit: at most this much is repeated after a kill. The result does not depend on it."""
+    """Bytes of text per work unit, and per shard: at most this much is repeated after a kill. No id depends on it."""

@@ -60,18 +60,27 @@ class Batch:
 def batches(job: Job, start: Progress) -> Iterator[Batch]:
     """The corpus from `start` on, in batches of `job.rules.long` bytes or a little more."""
     batch, held, documents = Batch([], start), 0, start.documents
+    split = start.split if start.inside else None
     for number in range(start.file, len(job.files)):
         place = start.place if number == start.file else Place()
         for piece in read_file(job.files[number], place, job.rules):
             if isinstance(piece, Flaw):
                 batch.count(piece, number)
             else:
-                batch.pieces.append(Placed(piece, number, documents, job.split_of(number, documents)))
+                split = split or job.split_of(number, documents, piece.data)
+                batch.pieces.append(Placed(piece, number, documents, split))
+                split = None if piece.ends else split
                 documents += piece.ends
                 held += len(piece.data)
             here = piece.after
             batch.after = Progress(
-                file=number, offset=here.offset, record=here.record, inside=here.inside, documents=documents
+                file=number,
+                offset=here.offset,
+                record=here.record,
+                inside=here.inside,
+                state=here.state,
+                documents=documents,
+                split=split,
             )
             if held >= job.rules.long:
                 yield batch

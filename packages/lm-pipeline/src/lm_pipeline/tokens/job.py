@@ -17,6 +17,9 @@ from lm_pipeline.tokens.config import MakeDataConfig
 from lm_pipeline.tokens.tokenizers import TokenizerLike, cutter_of
 
 Split = Literal["train", "validation"]
+_HASHED = 1 << 14
+"""Bytes at the start of a document that decide whether it is held out, at most: of a long one, no more is known by
+then. They are fewer than its first piece has, whose length depends on where the document lies in its file."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,8 @@ class Job:
     rules: Rules
     fraction: float
     seed: int
+    by_text: bool
+    """Whether a document's text decides whether it is held out; else its number does."""
     fingerprint: str
     """SHA-256 over everything that the token files depend on; with a stream, which is read but once, never the same."""
     left_out: tuple[str, ...] = ()
@@ -45,14 +50,16 @@ class Job:
         """Bytes of all files."""
         return sum(file.size for file in self.files)
 
-    def split_of(self, file: int, document: int) -> Split:
-        """Split of a document, `document` being its number in the whole corpus.
+    def split_of(self, file: int, document: int, text: bytes = b"") -> Split:
+        """Split of a document, `document` being its number in the whole corpus, and `text` its first piece.
 
-        It is a function of (seed, document), so it depends on neither threads nor work units.
+        It is a function of (seed, document) or of (seed, text), so it depends on neither threads nor work units.
         """
         if file >= self.for_training:
             return "validation"
-        held_out = self.fraction > 0 and rng.key(self.seed, "validation", document) < self.fraction * 2**128
+        start = text[: min(_HASHED, self.rules.long // 4)]
+        word = hashlib.sha256(start).hexdigest() if self.by_text else document
+        held_out = self.fraction > 0 and rng.key(self.seed, "validation", word) < self.fraction * 2**128
         return "validation" if held_out else "train"
 
 
@@ -83,6 +90,7 @@ def plan(config: MakeDataConfig, tokenizer: TokenizerLike) -> Job:
         rules=replace(rules, long=min(rules.long, config.shard_bytes)),
         fraction=config.validation_fraction,
         seed=config.seed,
+        by_text=config.held_out_by == "text",
         fingerprint=_fingerprint(config, tokenizer, files, len(train.files)),
         left_out=(*train.lines(), *validation.lines()),
     )
@@ -100,7 +108,7 @@ def _check_disjoint(train: Sequence[InputFile], validation: Sequence[InputFile])
 def _check_fraction(job: Job) -> None:
     """Raise now, and not after hours, when whole files as documents leave one of the splits empty."""
     whole = not job.rules.separator and all(file.format == "text" and file.size for file in job.files)
-    if whole and job.fraction and len({job.split_of(i, i) for i in range(len(job.files))}) < 2:
+    if whole and job.fraction and not job.by_text and len({job.split_of(i, i) for i in range(len(job.files))}) < 2:
         raise UserError(no_documents(job, len(job.files)))
 
 
@@ -137,9 +145,13 @@ def _fingerprint(
         "special_tokens": config.special_tokens,
         "eos": config.eos_between_documents,
         "split": [config.validation_fraction, config.seed],
-        "files": [[str(file.path.resolve()), file.format, file.size, file.mtime_ns] for file in files],
+        "files": [file.identity for file in files],
         "for_training": for_training,
     }
+    if config.held_out_by != "number":
+        identity["held_out_by"] = config.held_out_by
+    if config.shards:
+        identity["shard_bytes"] = config.shard_bytes
     if any(file.stream for file in files):
         identity["once"] = secrets.token_hex(16)
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()

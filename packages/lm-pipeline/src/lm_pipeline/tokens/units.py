@@ -4,7 +4,8 @@
     <output>/.parts/000003.train.npy(.json)  the ids of the unit's documents, for each split that has any: token files
     <output>/.parts/000003.json              where the next unit begins
 
-The record of a unit is written last: a unit is whole once it exists.
+The record of a unit is written last: a unit is whole once it exists. Shards are the same in the output folder itself,
+where they stay (`lm_core.data.shards`).
 """
 
 import json
@@ -16,6 +17,7 @@ from pathlib import Path
 from pydantic import Field
 
 from lm_core.config import Config
+from lm_core.data.shards import COMPLETE, JOB, record_path, shard_path
 from lm_core.data.token_file import TokenFile
 from lm_core.disk.files import write_whole
 from lm_core.disk.untrusted import may_pass
@@ -25,7 +27,10 @@ from lm_pipeline.text.flaws import Flaws
 from lm_pipeline.text.inputs import InputFile
 from lm_pipeline.tokens.job import Split
 
-_OWN = re.compile(r"\.?(job|\d{6,}(\.(train|validation)\.npy)?(\.json)?)(\.[0-9a-f]{16})?(\.new)?")
+CONFIG_NAME = "make_data.toml"
+_UNIT = r"\d{6,}(\.(train|validation)\.npy)?(\.json)?"
+_OWN = re.compile(rf"\.?(job|{_UNIT})(\.[0-9a-f]{{16}})?(\.new)?")
+_OF_STREAM = re.compile(rf"\.?(job|stream\.json|make_data\.toml|{_UNIT})(\.[0-9a-f]{{16}})?(\.new)?")
 """Names of files in this folder, including those that a killed process left half-written."""
 
 
@@ -40,13 +45,17 @@ class Progress(Config):
     """The place in it, as in `Place`."""
     inside: bool = False
     """The place in it, as in `Place`."""
+    state: str = ""
+    """The place in it, as in `Place`."""
     documents: int = Field(0, ge=0)
     """Documents that have ended before."""
+    split: Split | None = None
+    """Split of the document that it is inside of."""
 
     @property
     def place(self) -> Place:
         """The place in the file."""
-        return Place(self.offset, self.record, self.inside)
+        return Place(self.offset, self.record, self.inside, self.state)
 
 
 class FlawCount(Config):
@@ -72,10 +81,16 @@ class Unit(Config):
 
 
 class Parts:
-    """The finished units of one job."""
+    """The finished units of one job.
 
-    def __init__(self, folder: Path, job: str) -> None:
-        self.folder, self.job = folder, job
+    Args:
+        folder: where they are.
+        job: fingerprint of the job.
+        stay: whether they are shards, which stay and are not replaced by those of another job.
+    """
+
+    def __init__(self, folder: Path, job: str, *, stay: bool = False) -> None:
+        self.folder, self.job, self.stay = folder, job, stay
         self.units: list[Unit] = []
 
     @property
@@ -94,24 +109,33 @@ class Parts:
         """Resume from the finished units of an earlier call of the same job, and remove what else a job left.
 
         Raises:
-            UserError: when something lies there that no job wrote.
+            UserError: when something lies there that no job wrote; with `stay`, that another job wrote.
         """
         self._refuse_others()
-        mark = self.folder / "job"
+        mark = self.folder / JOB
         if not mark.is_file() or mark.read_bytes() != self.job.encode():
+            if self.stay and any(re.fullmatch(rf"job|{_UNIT}", path.name) for path in self.folder.iterdir()):
+                raise UserError(
+                    f"{self.folder} holds shards of another config or other inputs: remove them, or give another output"
+                )
             self.remove()
-            self.folder.mkdir(parents=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
             write_whole(mark, self.job.encode())
         while unit := self._read(len(self.units)):
             self.units.append(unit)
-        known = {"job", *(path.name for i, unit in enumerate(self.units) for path in self._files(i, unit))}
+        known = {
+            JOB,
+            COMPLETE,
+            CONFIG_NAME,
+            *(path.name for i, unit in enumerate(self.units) for path in self._files(i, unit)),
+        }
         for path in self.folder.iterdir():
             if path.name not in known:
                 path.unlink()
 
     def path(self, split: Split) -> Path:
         """The token file that the next unit writes for a split."""
-        return self.folder / f"{len(self.units):06d}.{split}.npy"
+        return shard_path(self.folder, len(self.units), split)
 
     def add(self, unit: Unit) -> None:
         """Record that the next unit's token files are whole."""
@@ -133,16 +157,17 @@ class Parts:
         if self.folder.is_symlink() or not self.folder.is_dir():
             return
         for path in self.folder.iterdir():
-            if _is_own(path):
+            if self._is_own(path):
                 path.unlink()
         with suppress(OSError):
-            self.folder.rmdir()
+            if not self.stay:
+                self.folder.rmdir()
 
     def _refuse_others(self) -> None:
         if self.folder.is_symlink() or (self.folder.exists() and not self.folder.is_dir()):
             raise UserError(f"{self.folder} was not made by make-data: move it away, or give another output")
         for path in self.folder.iterdir() if self.folder.exists() else ():
-            if not _is_own(path):
+            if not self._is_own(path):
                 raise UserError(f"{path} was not written by make-data: move it away, or give another output")
 
     def _read(self, number: int) -> Unit | None:
@@ -167,20 +192,20 @@ class Parts:
         return unit
 
     def _open(self, number: int, split: Split) -> TokenFile:
-        file = TokenFile.open(self.folder / f"{number:06d}.{split}.npy")
+        file = TokenFile.open(shard_path(self.folder, number, split))
         if file.metadata.source != self.job:
             raise UserError(f"{file.path} belongs to another job: remove {self.folder} and run again")
         return file
 
     def _record(self, number: int) -> Path:
-        return self.folder / f"{number:06d}.json"
+        return record_path(self.folder, number)
 
     def _files(self, number: int, unit: Unit) -> Iterator[Path]:
         yield self._record(number)
         for split in unit.splits:
-            path = self.folder / f"{number:06d}.{split}.npy"
+            path = shard_path(self.folder, number, split)
             yield from (path, path.with_name(path.name + ".json"))
 
-
-def _is_own(path: Path) -> bool:
-    return bool(_OWN.fullmatch(path.name)) and path.is_file() and not path.is_symlink()
+    def _is_own(self, path: Path) -> bool:
+        names = _OF_STREAM if self.stay else _OWN
+        return bool(names.fullmatch(path.name)) and path.is_file() and not path.is_symlink()

@@ -1,0 +1,66 @@
+"""make-data as a child process: shards are written while the process that reads them trains.
+
+    with making_data(MakeDataConfig(..., shards=True)):
+        session.run(...)    # batches wait for shards that are not there yet
+
+The child ends with the block. What it has finished stays, and the next block resumes it. Its messages go to standard
+error; it has no progress bar. Ctrl-C reaches the parent alone, which ends the child when its own work is saved. A
+parent that is killed leaves the child to end the stream.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from lm_core.data.shards import is_stream
+from lm_core.errors import UserError
+from lm_pipeline.tokens.config import MakeDataConfig
+
+_POLL_SECONDS = 0.05
+_PATIENCE_SECONDS = 10.0
+"""Time that a child has to end before it is killed, which costs no more than the unit in hand."""
+
+
+@contextmanager
+def making_data(config: MakeDataConfig) -> Iterator[subprocess.Popen[bytes]]:
+    """Run make-data beside the block, which begins when its folder can be opened; yields the process.
+
+    Raises:
+        UserError: when it does not write shards, or ends with an error before the block begins.
+    """
+    if not config.shards:
+        raise UserError("shards: set it to true to train on what make-data writes meanwhile")
+    with TemporaryDirectory(prefix="make-data-") as folder:
+        path = Path(folder) / "config.toml"
+        path.write_text(config.resolved())
+        command = [sys.executable, "-m", "lm_pipeline.commands.make_data", "--config", str(path)]
+        quiet = {**os.environ, "TQDM_DISABLE": "1"}
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=quiet, start_new_session=True
+        )
+        try:
+            _await_start(child, Path(config.output))
+            yield child
+        finally:
+            _end(child)
+
+
+def _await_start(child: subprocess.Popen[bytes], output: Path) -> None:
+    while (code := child.poll()) is None and not is_stream(output):
+        time.sleep(_POLL_SECONDS)
+    if code:
+        raise UserError(f"make-data ended at once, with exit code {code}: its message is above")
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    child.terminate()
+    try:
+        child.wait(_PATIENCE_SECONDS)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()

@@ -1,0 +1,214 @@
+"""Shards hold the ids of the token files, stay resumable after a kill, and can be read while they are made."""
+
+import json
+import os
+import signal
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lm_core.data.shards import ShardedIds, TokenStream, read_stream_record
+from lm_core.data.token_file import TokenFile
+from lm_core.errors import UserError
+from lm_pipeline.commands import make_data
+from lm_pipeline.tokens import encoding, units
+from lm_pipeline.tokens.config import MakeDataConfig
+from lm_pipeline.tokens.maker import making_data
+from lm_tokenizer import Tokenizer
+
+END = "<|endoftext|>"
+DOCUMENTS = [f"Document {i}: it's naïve {i * i}\n" * (1 + i % 7) for i in range(40)]
+
+
+def config(output: Path, **more: object) -> MakeDataConfig:
+    fixed = {"train": ["all.txt"], "tokenizer": "tok", "separator": END, "validation_fraction": 0.2, "shards": True}
+    return MakeDataConfig.parse({**fixed, "shard_bytes": 900, "threads": 1, "output": str(output), **more})
+
+
+@pytest.fixture
+def corpus(folder: Path) -> Path:
+    (folder / "all.txt").write_text(END.join(DOCUMENTS))
+    return folder
+
+
+def ids_of(folder: Path, split: str) -> list[int]:
+    ids = ShardedIds(folder, split)
+    ids.wait(1 << 40)
+    return ids[:].tolist()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != ".toml"}
+
+
+def test_shards_hold_the_ids_of_the_token_files(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_data.make_data(config(corpus / "files", shards=False))
+    make_data.make_data(config(corpus / "shards"))
+    said = capsys.readouterr().out.splitlines()
+    record = read_stream_record(corpus / "shards")
+    assert record
+    assert record.units > 3
+    for split in ("train", "validation"):
+        file = TokenFile.open(corpus / f"files/{split}.npy")
+        assert ids_of(corpus / "shards", split) == file.tokens[:].tolist()
+        totals = (record.tokens[split], record.documents[split], record.bytes[split])
+        assert totals == (len(file), file.metadata.documents, file.metadata.bytes)
+    assert [line.partition(": ")[2] for line in said[:2]] == [line.partition(": ")[2] for line in said[2:]]
+    assert not (corpus / "shards/.parts").exists()
+
+
+def killed_before_write(output: Path, nth: int) -> bool:
+    """Make the shards in a fork, which is killed before the `nth` file gets its name; whether it was."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a fork is what is wanted, threads or no threads
+        child = os.fork()
+    if not child:
+        try:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+            left = [nth]
+
+            def replace(path: Path, to: Any, of: Callable[..., Any] = Path.replace) -> Any:
+                left[0] -= 1
+                if not left[0]:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return of(path, to)
+
+            Path.replace = replace  # type: ignore[assignment, method-assign]
+            make_data.make_data(config(output))
+        finally:
+            os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+def test_killed_at_any_file_and_run_again_the_shards_are_the_same(corpus: Path) -> None:
+    make_data.make_data(config(corpus / "whole"))
+    whole, kills = contents(corpus / "whole"), 0
+    while killed_before_write(output := corpus / f"out{kills}", 4 * kills + 1):
+        if (output / "job").exists() and not (output / "stream.json").exists():
+            before = list(output.glob("??????.json"))
+            with pytest.raises(UserError, match="and no process writes it: run the same"):
+                ShardedIds(output, "train").wait(1 << 40)
+            stamps = {path: path.stat().st_mtime_ns for path in before}
+            make_data.make_data(config(output))
+            assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items()), "finished units stay"
+        make_data.make_data(config(output))
+        assert contents(output) == whole
+        kills += 1
+    assert kills > 5
+
+
+def test_a_finished_stream_is_left_as_it_is_and_a_damaged_shard_made_again(
+    corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_data.make_data(config(corpus / "out"))
+    whole = contents(corpus / "out")
+    make_data.make_data(config(corpus / "out"))
+    assert "nothing to do" in capsys.readouterr().err
+    shard = corpus / "out/000002.train.npy"
+    shard.write_bytes(shard.read_bytes()[:-2])
+    make_data.make_data(config(corpus / "out"))
+    assert "resuming after 2 finished units" in capsys.readouterr().err
+    assert contents(corpus / "out") == whole
+
+
+def test_shards_of_another_config_and_files_of_others_are_refused_and_kept(corpus: Path) -> None:
+    make_data.make_data(config(corpus / "out"))
+    whole = contents(corpus / "out")
+    for more in ({"seed": 1}, {"shard_bytes": 1000}):
+        with pytest.raises(UserError, match="out holds shards of another config or other inputs: remove them, or give"):
+            make_data.make_data(config(corpus / "out", **more))
+    assert contents(corpus / "out") == whole
+    (corpus / "mine").mkdir()
+    (corpus / "mine/notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"notes.txt was not written by make-data: move it away, or give another"):
+        make_data.make_data(config(corpus / "mine"))
+    with pytest.raises(UserError, match="leaves a split without documents"):
+        make_data.make_data(config(corpus / "none", validation_fraction=1e-9))
+    assert not (corpus / "none/stream.json").exists()
+
+
+def test_the_first_shards_are_read_while_later_ones_are_made(
+    corpus: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = list[int]()
+
+    def add(self: units.Parts, unit: units.Unit, of: Callable[..., None] = units.Parts.add) -> None:
+        of(self, unit)
+        if len(self.units) == 3:
+            stream = TokenStream.open(self.folder, "train", tokenizer.fingerprint)
+            seen.extend(stream.tokens[:].tolist())
+            assert stream.tokens.total is None
+
+    monkeypatch.setattr(units.Parts, "add", add)
+    make_data.make_data(config(corpus / "out"))
+    assert seen
+    assert seen == ids_of(corpus / "out", "train")[: len(seen)]
+
+
+def validation_documents(folder: Path, tokenizer: Tokenizer) -> list[str]:
+    return sorted(tokenizer.decode(ids_of(folder, "validation")).split(END))[1:]
+
+
+def test_documents_are_held_out_by_their_text_in_any_order_and_format(corpus: Path, tokenizer: Tokenizer) -> None:
+    (corpus / "turned.txt").write_text(END.join(DOCUMENTS[::-1]))
+    lines = (json.dumps({"text": text}) + "\n" for text in DOCUMENTS[20:] + DOCUMENTS[:20] + DOCUMENTS[5:6])
+    (corpus / "lines.jsonl").write_text("".join(lines))
+    by_text = {"held_out_by": "text", "validation_fraction": 0.3, "seed": 2}
+    for name in ("all.txt", "turned.txt", "lines.jsonl"):
+        make_data.make_data(config(corpus / f"out-{name}", train=[name], **by_text))
+    held_out = validation_documents(corpus / "out-all.txt", tokenizer)
+    assert 3 < len(held_out) < 25
+    assert validation_documents(corpus / "out-turned.txt", tokenizer) == held_out
+    again = validation_documents(corpus / "out-lines.jsonl", tokenizer)
+    assert set(again) == set(held_out), "a document that comes twice is on one side"
+    make_data.make_data(config(corpus / "number", validation_fraction=0.3, seed=2))
+    assert validation_documents(corpus / "number", tokenizer) != held_out
+
+
+def test_a_long_document_stays_on_its_side_through_a_kill(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = END.join(" ".join(f"{name} {i}" for i in range(600)) for name in ("one", "two", "three", "four"))
+    (corpus / "all.txt").write_text(text)
+    by_text = {"held_out_by": "text", "validation_fraction": 0.5, "shard_bytes": 1 << 9, "seed": 0}
+    make_data.make_data(config(corpus / "whole", **by_text))
+    record = read_stream_record(corpus / "whole")
+    assert record
+    assert dict(record.documents) == {"train": 1, "validation": 3}
+    assert record.units > 20
+
+    def encode(self: encoding.Encoder, batch: Any, of: Callable[..., Any] = encoding.Encoder.encode) -> Any:
+        calls.append(1)
+        return 1 / 0 if len(calls) > 2 else of(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(encoding.Encoder, "encode", encode)
+        for _ in range(8):
+            calls: list[int] = []
+            with pytest.raises(ZeroDivisionError):
+                make_data.make_data(config(corpus / "out", **by_text))
+    make_data.make_data(config(corpus / "out", **by_text))
+    for split in ("train", "validation"):
+        assert ids_of(corpus / "out", split) == ids_of(corpus / "whole", split)
+
+
+def test_make_data_as_a_child_makes_the_stream_and_ends_with_the_block(corpus: Path) -> None:
+    with making_data(config(corpus / "out")) as maker:
+        assert ids_of(corpus / "out", "train")
+        assert maker.wait() == 0
+    other = making_data(config(corpus / "new", tokenizer="none"))
+    with pytest.raises(UserError, match="make-data ended at once, with exit code 2: its message is above"), other:
+        pass
+
+
+def test_a_child_is_ended_with_the_block(corpus: Path) -> None:
+    os.mkfifo(corpus / "pipe")
+    with making_data(config(corpus / "out", train=["pipe"], separator="", validation_fraction=0.0)) as maker:
+        assert maker.poll() is None
+    assert maker.returncode == -signal.SIGTERM
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lm_core.data.shards.POLL_SECONDS", 0.01)
