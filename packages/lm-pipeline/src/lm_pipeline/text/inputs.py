@@ -8,6 +8,7 @@ from typing import Literal
 from lm_core.errors import UserError
 from lm_pipeline.text.flaws import counted
 from lm_pipeline.text.formats import TABLES, Format, binary_kind, format_of, is_table
+from lm_pipeline.text.hub import PREFIX, revision_of
 from lm_pipeline.text.names import below, chosen, has_magic, matches
 from lm_pipeline.text.unpacked import DAMAGED, STANDARD_INPUT, is_stream, unpacked
 
@@ -26,10 +27,16 @@ class InputFile:
     mtime_ns: int
     stream: bool = False
     """Whether it can be read but once: a pipe, standard input."""
+    hub: bool = False
+    """Whether it is a data set of the Hugging Face hub, by its name."""
+    revision: str = ""
+    """Commit of that data set."""
 
     @property
     def identity(self) -> list[str | int | None]:
         """What says whether it is the same file."""
+        if self.hub:
+            return [str(self.path), self.revision]
         return [str(self.path.resolve()), self.format, self.size, self.mtime_ns]
 
     @classmethod
@@ -53,7 +60,7 @@ class InputFile:
 
     def check_unchanged(self) -> None:
         """Raise a UserError when the file is no longer what it was."""
-        if self.stream:
+        if self.stream or self.hub:
             return
         try:
             stat = self.path.stat()
@@ -102,14 +109,20 @@ class Inputs:
 def find_inputs(names: Sequence[str], choice: Choice = Choice()) -> Inputs:
     """The files that `names` stand for, each once.
 
-    A name is a file, `-` for standard input, a folder (all files in it and below, by name) or a glob (by name; `**`
-    goes down). What folders and globs hold is taken by `choice`; hidden and binary files are left out.
+    A name is a file, `-` for standard input, a folder (all files in it and below, by name), a glob (by name; `**`
+    goes down) or `hub:NAME[:CONFIG][:SPLIT]`, a data set of the Hugging Face hub. What folders and globs hold is taken
+    by `choice`; hidden and binary files are left out.
 
     Raises:
         UserError: when a name stands for no file, or for one that is not read, with what to do.
     """
     inputs, known = Inputs(), set[Path]()
     for name in names:
+        if name.startswith(PREFIX):
+            if Path(name) not in known:
+                inputs.files.append(InputFile(Path(name), None, 0, 0, hub=True, revision=revision_of(name)))
+                known.add(Path(name))
+            continue
         count = len(inputs.files)
         seen = False
         for path, sought in _expanded(name, choice):

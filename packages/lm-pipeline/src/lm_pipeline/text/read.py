@@ -7,6 +7,7 @@ from typing import BinaryIO
 from lm_core.errors import UserError
 from lm_pipeline.text.documents import Flaw, Piece, Place, Rules
 from lm_pipeline.text.formats import TABLES, Format, format_of
+from lm_pipeline.text.hub import read_hub
 from lm_pipeline.text.inputs import InputFile, check_from_front
 from lm_pipeline.text.json_list import read_json_list
 from lm_pipeline.text.jsonl import read_jsonl
@@ -34,7 +35,9 @@ def read_file(file: InputFile, place: Place, rules: Rules) -> Iterator[Piece | F
     """
     file.check_unchanged()
     try:
-        if file.format in TABLES:
+        if file.hub:
+            yield from read_hub(str(file.path), file.revision, place, rules)
+        elif file.format in TABLES:
             yield from read_table(file.format, file.path, place, rules)
         else:
             yield from _streamed(file, place, rules)
