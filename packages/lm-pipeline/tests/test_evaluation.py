@@ -17,13 +17,14 @@ from lm_core.model.init import initial_arrays
 from lm_core.reference import model as reference
 from lm_pipeline.evaluation.calibration import BINS, Calibration
 from lm_pipeline.evaluation.continuations import score_continuations
-from lm_pipeline.evaluation.evaluate import evaluate
-from lm_pipeline.evaluation.text import read_texts
+from lm_pipeline.evaluation.evaluate import evaluate, windows_of
+from lm_pipeline.evaluation.text import EvaluationText, read_texts
 from lm_pipeline.evaluation.totals import Totals
-from lm_pipeline.evaluation.windows import SlidingWindows
+from lm_pipeline.evaluation.windows import SlidingWindows, Window
 from lm_pipeline.saved_model import SavedModel
 from lm_pipeline.text.config import InputConfig
 from lm_tokenizer import Tokenizer
+from lm_tokenizer.adapters import train_tokenizer
 
 MODEL = ModelConfig(vocab_size=300, seq_len=8, d_model=8, n_layers=1, n_heads=1, positions="rope", init_std=0.5)
 TEXT = "東京は夜の七時。 The fox 🦊 and a dog 🐕‍🦺 in 서울: naïve ✓"
@@ -39,7 +40,8 @@ class Exact:
         return reference.logits(self.config, self.weights, np.asarray(ids))
 
     def marks(self, batch: Batch) -> Marks:
-        nats, rank, confidence = reference.token_marks(self.logits(batch.inputs), batch.targets)
+        logits = reference.logits(self.config, self.weights, batch.inputs, batch.segments)
+        nats, rank, confidence = reference.token_marks(logits, batch.targets)
         return Marks(cast("Any", nats), rank.astype(np.int32), cast("Any", confidence))
 
 
@@ -56,7 +58,7 @@ def some_marks(targets: int, seed: int = 0) -> Marks:
 def figures(marks: Marks, counted: Any = None, text_bytes: int = 100) -> dict[str, Any]:
     totals = Totals(marks.nats.shape[1], np.ones(4, np.int64))
     targets = np.ones(marks.nats.shape, np.int32)
-    totals.add(marks, targets, np.ones_like(targets, np.bool_) if counted is None else counted)
+    totals.add(marks, Window(Batch(targets, targets), np.ones_like(targets, np.bool_) if counted is None else counted))
     return totals.figures(text_bytes)
 
 
@@ -134,12 +136,37 @@ def test_bits_per_byte_are_not_the_mean_of_bits_per_token_weighted_by_bytes(text
     lengths, bits = tokenizer.byte_lengths[ids], np.full(len(ids), math.log2(50_257))
     marks = Marks((bits[None] * math.log(2)).astype(np.float32), *(np.zeros((1, len(ids)), t) for t in "if"))
     totals = Totals(len(ids), tokenizer.byte_lengths)
-    totals.add(marks, np.array([ids]), np.ones((1, len(ids)), np.bool_))
+    row = np.array([ids], np.int32)
+    totals.add(marks, Window(Batch(row, row), np.ones_like(row, np.bool_)))
     weighted, found = float((bits * lengths).sum() / lengths.sum()), totals.figures()["bits_per_byte"]
     assert weighted == pytest.approx(math.log2(50_257))
     assert found == pytest.approx(math.log2(50_257) * len(ids) / len(text.encode()), rel=1e-6)
     assert found <= weighted + 1e-5
     assert (found < 8) == (len(ids) < len(text.encode()) / 2)
+
+
+def test_within_documents_each_target_is_predicted_from_its_own_alone(tokenizer: Tokenizer) -> None:
+    """By the reference on each context alone; a position is the number of its tokens."""
+    end, model, exact = tokenizer.eos_id or 0, SavedModel(MODEL, {}, tokenizer, "exact"), Exact(MODEL)
+    ids = [end, 5, 6, 7, end, end, *range(20, 31), end, 9]
+    found = evaluate(cast("Trainer", exact), model, EvaluationText("", np.array(ids)), 8, 2, within_documents=True)
+    nats: dict[int, list[float]] = {}
+    for place in range(1, len(ids)):
+        start = (place - 1) // 8 * 8
+        ends = [i + 1 for i in range(start, place - 1) if ids[i] == end]
+        context = ids[max([start, *ends]) : place]
+        row = reference.token_losses(exact.logits([context])[:, -1], np.array([ids[place]]))
+        nats.setdefault(len(context), []).append(float(row[0]))
+    assert found["loss_nats"] == pytest.approx(sum(map(sum, nats.values())) / (len(ids) - 1), rel=1e-12)
+    first = found["loss_by_position"][0]
+    assert (first["targets"], first["loss_nats"]) == (len(nats[1]), pytest.approx(sum(nats[1]) / len(nats[1])))
+
+
+def test_documents_that_nothing_ends_are_refused() -> None:
+    tokenizer = train_tokenizer("characters", ["abc"])
+    model, text = SavedModel(MODEL, {}, tokenizer, ""), EvaluationText("", np.arange(3))
+    with pytest.raises(UserError, match="within_documents: the tokenizer has no end-of-text token"):
+        windows_of(model, text, within_documents=True)
 
 
 # Continuations

@@ -19,9 +19,8 @@ from lm_core.errors import UserError
 from lm_core.file_names import json_text
 from lm_core.run.folder import newest_run
 from lm_core.terminal import put, say
-from lm_pipeline.evaluation.evaluate import build, evaluate
+from lm_pipeline.evaluation.evaluate import build, evaluate, windows_of
 from lm_pipeline.evaluation.text import EvaluationText, open_tokens, read_texts
-from lm_pipeline.evaluation.windows import SlidingWindows
 from lm_pipeline.program import run_program
 from lm_pipeline.saved_model import ROOT, SavedModel, Weights, Which, load_model
 from lm_pipeline.text.config import InputConfig
@@ -47,6 +46,8 @@ class EvaluateConfig(InputConfig):
     """Token file to evaluate on, in place of text."""
     stride: int = Field(0, ge=0)
     """Tokens from one window to the next; less than the context gives each target more context. 0: the context."""
+    within_documents: bool = False
+    """Attention stays within documents, and positions count from their start, as where the model was trained so."""
     batch_size: int = Field(16, gt=0)
     """Windows at a time."""
     limit_tokens: int = Field(0, ge=0)
@@ -76,8 +77,8 @@ def evaluate_saved(config: EvaluateConfig) -> None:
     folder = Path(config.checkpoint) if config.checkpoint else newest_run(ROOT, "checkpoint").path
     model = load_model(str(folder), config.which, config.tokenizer, weights=config.weights)
     text = _text(config, model)
-    length = model.config.seq_len
-    SlidingWindows(text.ids, config.batch_size, length, config.stride or length, config.limit_tokens)
+    how = config.stride, config.batch_size, config.limit_tokens
+    windows_of(model, text, *how, within_documents=config.within_documents)
     backend = load_backend(config.backend)
     say(f"{model.name}; {backend.describe(config.step)}")
     trainer = build(model, backend, config.step)
@@ -87,7 +88,7 @@ def evaluate_saved(config: EvaluateConfig) -> None:
             bar.total = targets
             bar.update(done - bar.n)
 
-        figures = evaluate(trainer, model, text, config.stride, config.batch_size, config.limit_tokens, show)
+        figures = evaluate(trainer, model, text, *how, within_documents=config.within_documents, show=show)
     record = {"checkpoint": model.name, "text": text.name, **figures}
     put(json_text(record))
     _write(config, folder, record)

@@ -5,6 +5,7 @@ from typing import Any
 
 from lm_core.backend import Backend, Trainer
 from lm_core.config import AdamWConfig, StepConfig
+from lm_core.errors import UserError
 from lm_core.interchange.architecture import without_padding
 from lm_core.model.memory import check_memory, decoding_memory
 from lm_pipeline.evaluation.text import EvaluationText
@@ -25,6 +26,23 @@ def build(model: SavedModel, backend: Backend, step: StepConfig) -> Trainer:
     return backend.build(config, AdamWConfig(), step, weights, 0)
 
 
+def windows_of(
+    model: SavedModel,
+    text: EvaluationText,
+    stride: int = 0,
+    batch_size: int = 16,
+    limit: int = 0,
+    *,
+    within_documents: bool = False,
+) -> SlidingWindows:
+    """The windows of a text that `evaluate` reads; arguments and errors as there, and nothing has been read yet."""
+    end = model.tokenizer.eos_id if within_documents else None
+    if within_documents and end is None:
+        raise UserError("within_documents: the tokenizer has no end-of-text token, so nothing tells documents apart")
+    length = model.config.seq_len
+    return SlidingWindows(text.ids, batch_size, length, stride or length, limit, end)
+
+
 def evaluate(
     trainer: Trainer,
     model: SavedModel,
@@ -32,6 +50,8 @@ def evaluate(
     stride: int = 0,
     batch_size: int = 16,
     limit: int = 0,
+    *,
+    within_documents: bool = False,
     show: Callable[[int, int], None] = lambda done, targets: None,
 ) -> dict[str, Any]:
     """Figures of a model on a text, see docs/evaluation.md.
@@ -43,17 +63,18 @@ def evaluate(
         stride: tokens from one window to the next; 0: the context, so that windows do not overlap.
         batch_size: windows at a time.
         limit: targets that count at most; 0: all.
+        within_documents: whether attention stays within documents, as where the model was trained so.
         show: is called with the targets that are done, and all.
 
     Raises:
         UserError: when the text has no target, or the windows would leave some out.
         NonFiniteError: when a loss is not finite.
     """
-    length = model.config.seq_len
-    sliding = SlidingWindows(text.ids, batch_size, length, stride or length, limit)
-    totals = Totals(length, text_byte_lengths(model.tokenizer))
+    sliding = windows_of(model, text, stride, batch_size, limit, within_documents=within_documents)
+    totals = Totals(sliding.length, text_byte_lengths(model.tokenizer))
     for window in sliding:
-        totals.add(trainer.marks(window.batch), window.batch.targets, window.counted)
+        totals.add(trainer.marks(window.batch), window)
         show(totals.targets, sliding.targets)
     whole = sliding.targets == len(text.ids) - 1
-    return {"context": length, "stride": sliding.stride, **totals.figures(text.text_bytes if whole else None)}
+    said = {"context": sliding.length, "stride": sliding.stride, "within_documents": within_documents}
+    return {**said, **totals.figures(text.text_bytes if whole else None)}

@@ -1,4 +1,4 @@
-"""Loss by position within the window: how much a model makes of the tokens before a target."""
+"""Loss by position within the window, or the document: how much a model makes of the tokens before a target."""
 
 from typing import Any
 
@@ -12,11 +12,11 @@ class Positions:
     def __init__(self, length: int) -> None:
         self.nats, self.targets = np.zeros(length), np.zeros(length, np.int64)
 
-    def add(self, nats_BT: NDArray[np.floating[Any]], counted_BT: NDArray[np.bool_]) -> None:
-        """Take the targets of a batch that count."""
-        width = nats_BT.shape[1]
-        self.nats[:width] += np.where(counted_BT, nats_BT, 0).sum(axis=0, dtype=np.float64)
-        self.targets[:width] += counted_BT.sum(axis=0)
+    def add(self, nats: NDArray[np.floating[Any]], context: NDArray[np.integer[Any]]) -> None:
+        """Take targets: their nats, and how many tokens each is predicted from; both [targets]."""
+        length = len(self.nats)
+        self.nats += np.bincount(context - 1, nats, length)
+        self.targets += np.bincount(context - 1, minlength=length)
 
     @property
     def loss_nats(self) -> NDArray[np.float64]:

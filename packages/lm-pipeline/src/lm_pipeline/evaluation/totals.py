@@ -10,6 +10,7 @@ from lm_core.errors import NonFiniteError
 from lm_core.run.evaluation import Score
 from lm_pipeline.evaluation.calibration import Calibration
 from lm_pipeline.evaluation.positions import Positions
+from lm_pipeline.evaluation.windows import Window
 
 _TOP = 5
 
@@ -27,22 +28,23 @@ class Totals:
         self.targets, self.nats, self.text_bytes, self.right, self.near = 0, 0.0, 0, 0, 0
         self.positions, self.calibration = Positions(length), Calibration()
 
-    def add(self, marks: Marks, targets_BT: NDArray[np.integer[Any]], counted_BT: NDArray[np.bool_]) -> None:
-        """Take those targets of a batch that count.
+    def add(self, marks: Marks, window: Window) -> None:
+        """Take those targets of a window's batch that count.
 
         Raises:
             NonFiniteError: when the model gives one of them a loss that is not a number, or infinite.
         """
-        nats, rank = marks.nats[counted_BT], marks.rank[counted_BT]
+        counted = window.counted
+        nats, rank = marks.nats[counted], marks.rank[counted]
         if not np.isfinite(nats).all():
             raise NonFiniteError(f"the model gives a target a loss of {nats[~np.isfinite(nats)][0]}: it cannot be used")
         self.targets += nats.size
         self.nats += float(nats.sum(dtype=np.float64))
-        self.text_bytes += int(self.byte_lengths[targets_BT[counted_BT]].sum())
+        self.text_bytes += int(self.byte_lengths[window.batch.targets[counted]].sum())
         self.right += int((rank == 0).sum())
         self.near += int((rank < _TOP).sum())
-        self.positions.add(marks.nats, counted_BT)
-        self.calibration.add(marks.confidence[counted_BT], rank == 0)
+        self.positions.add(nats, window.context[counted])
+        self.calibration.add(marks.confidence[counted], rank == 0)
 
     def figures(self, text_bytes: int | None = None) -> dict[str, Any]:
         """The figures under the names of docs/evaluation.md.

@@ -10,12 +10,15 @@ Limit: every `stride` targets cost a window of `length`, so overlapping by half 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lm_core.data.batches import Batch, Ids, windows
+from lm_core.data.segments import with_segments
 from lm_core.errors import UserError
+from lm_core.model.positions import document_starts
 
 
 @dataclass(frozen=True)
@@ -25,12 +28,19 @@ class Window:
     batch: Batch
     counted: NDArray[np.bool_]
 
+    @property
+    def context(self) -> NDArray[np.integer[Any]]:
+        """How many tokens each target is predicted from, [B, T]: 1 to T."""
+        B, T = self.counted.shape
+        here = np.broadcast_to(np.arange(1, T + 1), (B, T))
+        return here if self.batch.segments is None else here - document_starts(self.batch.segments)
+
 
 @dataclass(frozen=True)
 class SlidingWindows:
     """All tokens in order: every id but the first is a target that counts exactly once.
 
-    A target that counts is predicted from `length` - `stride` tokens at least, but for those of the first window.
+    A target that counts has `length` - `stride` tokens before it at least, but for those of the first window.
 
     Args:
         tokens: ids, in memory or on disk.
@@ -38,6 +48,7 @@ class SlidingWindows:
         length: T, tokens of a window.
         stride: tokens from one window to the next; `length` for windows that do not overlap.
         limit: count only so many targets, the first ones; 0: all.
+        end: the id that ends a document, where attention is to stay within documents (`lm_core.data.segments`).
 
     Raises:
         UserError: when there is no target, or the windows would leave targets out.
@@ -48,6 +59,7 @@ class SlidingWindows:
     length: int
     stride: int
     limit: int = 0
+    end: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.stride <= self.length:
@@ -80,5 +92,6 @@ class SlidingWindows:
 
     def _window(self, starts: NDArray[np.int64], length: int) -> Window:
         batch = windows(self.tokens, starts, length)
+        batch = batch if self.end is None else with_segments(batch, self.end)
         context = np.where(starts > 0, self.length - self.stride, 0)
         return Window(batch, np.arange(length) >= context[:, None])
