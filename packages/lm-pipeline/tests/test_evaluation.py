@@ -125,6 +125,18 @@ def test_bits_per_byte_are_a_direct_count_also_where_tokens_are_parts_of_charact
     assert by_ids["text_bytes"] == len(TEXT.encode())  # as the ids tell it, without the end of the text
 
 
+def test_without_an_end_of_text_the_first_token_is_context_and_its_bytes_do_not_count(tmp_path: Path) -> None:
+    for name, text in (("a.txt", "東京 is"), ("b.txt", ""), ("c.txt", " far 🦊")):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    tokenizer = train_tokenizer("characters", ["東京 is far 🦊"])
+    text = read_texts([str(tmp_path)], InputConfig(), tokenizer)
+    assert tokenizer.decode([int(i) for i in text.ids]) == "東京 is far 🦊"
+    assert text.text_bytes == len("京 is far 🦊".encode())
+    model = SavedModel(MODEL, {}, tokenizer, "exact")
+    found = evaluate(cast("Trainer", Exact(MODEL)), model, text)
+    assert (found["targets"], found["text_bytes"]) == (len("京 is far 🦊"), text.text_bytes)
+
+
 @pytest.mark.parametrize("text", [" The quick brown fox jumps over a lazy dog" * 9, "서울 ✓"], ids=["words", "bytes"])
 def test_bits_per_byte_are_not_the_mean_of_bits_per_token_weighted_by_bytes(text: str, tokenizer: Tokenizer) -> None:
     """A model that has learned nothing takes log2 V bits for a token, however many bytes that has.
