@@ -17,6 +17,7 @@ from lm_core.model.init import initial_arrays
 from lm_core.reference import model as reference
 from lm_core.run.checkpoint import Checkpoints
 from lm_pipeline.commands import evaluate
+from lm_pipeline.commands.make_data import MakeDataConfig, make_data
 from lm_tokenizer import Tokenizer
 from lm_tokenizer.token_file import TokenFileWriter
 
@@ -119,6 +120,23 @@ def test_a_token_file_has_the_figures_of_its_text_but_for_the_first_token(
     (folder / "text.npy.json").unlink()
     assert run_evaluate("--tokens", "text.npy", "--stride", 3, "--which", "latest") == 0
     assert printed(capsys) == {**of_tokens, "text": "text.npy"}  # its ids tell the bytes
+
+
+def test_a_stream_of_shards_has_the_figures_of_the_token_file_of_its_validation_part(
+    backend: Reference, run_evaluate: Run, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fixed = {"train": ["text.txt"], "validation": ["more.txt"], "tokenizer": "tok", "threads": 1}
+    (folder / "more.txt").write_text(TEXT[::-1])
+    make_data(MakeDataConfig.parse({**fixed, "output": "files"}))
+    make_data(MakeDataConfig.parse({**fixed, "output": "shards", "shards": True, "shard_bytes": 50}))
+    capsys.readouterr()
+    assert run_evaluate("--tokens", "files/validation.npy", "--stride", 3) == 0
+    of_file = printed(capsys)
+    assert run_evaluate("--tokens", "shards", "--stride", 3) == 0
+    assert printed(capsys) == {**of_file, "text": "shards"}
+    (folder / "shards/stream.json").unlink()
+    assert run_evaluate("--tokens", "shards") == 2
+    assert "tokens: shards is not complete: wait for make-data, or run it again" in capsys.readouterr().err
 
 
 def test_a_hugging_face_folder_is_evaluated_and_left_as_it_is(

@@ -202,6 +202,12 @@ def test_make_data_as_a_child_makes_the_stream_and_ends_with_the_block(corpus: P
         pass
 
 
+def test_a_child_that_would_join_its_units_at_the_end_is_refused(corpus: Path) -> None:
+    files = making_data(config(corpus / "out", shards=False))
+    with pytest.raises(UserError, match="shards: set it to true to train on what make-data writes meanwhile"), files:
+        pass
+
+
 def test_a_child_is_ended_with_the_block(corpus: Path) -> None:
     os.mkfifo(corpus / "pipe")
     with making_data(config(corpus / "out", train=["pipe"], separator="", validation_fraction=0.0)) as maker:

@@ -43,7 +43,7 @@ class EvaluateConfig(InputConfig):
     text: tuple[str, ...] = ()
     """Files, folders or globs of text to evaluate on; "-" for standard input."""
     tokens: str = ""
-    """Token file to evaluate on, in place of text."""
+    """Token file to evaluate on, in place of text; or the folder of a stream of shards: its validation part."""
     stride: int = Field(0, ge=0)
     """Tokens from one window to the next; less than the context gives each target more context. 0: the context."""
     within_documents: bool = False

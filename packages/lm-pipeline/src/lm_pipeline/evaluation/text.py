@@ -13,6 +13,7 @@ import numpy as np
 
 from lm_core.data.bare_tokens import is_bare, open_bare
 from lm_core.data.batches import Ids
+from lm_core.data.shards import TokenStream, is_stream, read_stream_record
 from lm_core.data.token_file import TokenFile
 from lm_core.errors import UserError
 from lm_pipeline.text.config import InputConfig
@@ -54,12 +55,14 @@ def read_texts(names: Sequence[str], config: InputConfig, tokenizer: TextTokeniz
 
 
 def open_tokens(path: str, tokenizer: TextTokenizer) -> EvaluationText:
-    """The ids of a token file.
+    """The ids of a token file, or of the validation part of a stream of shards.
 
     Raises:
-        UserError: when it is missing, damaged, or of another tokenizer.
+        UserError: when it is missing, damaged, of another tokenizer, or a stream that is not complete.
     """
     try:
+        if is_stream(path):
+            return _stream(Path(path), tokenizer)
         bare = is_bare(path)
         file = (
             open_bare(path, tokenizer.vocab_size, tokenizer.eos_id)
@@ -72,6 +75,15 @@ def open_tokens(path: str, tokenizer: TextTokenizer) -> EvaluationText:
         raise UserError(f"tokens: {path} has no target to evaluate on: it has {len(file)} tokens, and two are needed")
     known = None if bare else file.metadata.bytes - _first_bytes(file.tokens, tokenizer)
     return EvaluationText(Path(path).name, file.tokens, known)
+
+
+def _stream(path: Path, tokenizer: TextTokenizer) -> EvaluationText:
+    record = read_stream_record(path)
+    if record is None:
+        raise UserError(f"{path} is not complete: wait for make-data, or run it again")
+    ids = TokenStream.open(path, "validation", tokenizer.fingerprint).tokens
+    ids.wait(record.tokens["validation"] + 1)
+    return EvaluationText(path.name, ids, record.bytes["validation"] - _first_bytes(ids, tokenizer))
 
 
 def _documents(names: Sequence[str], config: InputConfig) -> Iterator[bytes]:
