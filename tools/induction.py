@@ -56,7 +56,9 @@ def trained(backend: str = "torch", steps: int = STEPS, seed: int = 0) -> Traine
 def study_of(trainer: Trainer, seed: int = 0) -> Study:
     """The study of one, on patterns that it has not seen."""
     batches = windows(patterns(0, seed, 8).inputs.ravel(), MODEL.seq_len, 224)
-    return make_study(trainer, MODEL, trainer.weights(), batches, batches, lambda ids: [chr(97 + i) for i in ids])
+    return make_study(
+        trainer, MODEL, trainer.weights(), batches, batches, lambda ids: "".join(chr(97 + i) for i in ids)
+    )
 
 
 def picture(study: Study) -> str:

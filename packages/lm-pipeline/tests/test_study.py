@@ -1,5 +1,6 @@
 """The study of a model: its numbers against sums spelled out, and the heads of a model that is made by hand."""
 
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from lm_pipeline.inside import attention
 from lm_pipeline.inside.ablation import ablation_costs, without_head
 from lm_pipeline.inside.attention import AttentionSums, by_distance, entropies
 from lm_pipeline.inside.induction import induction_scores, repeated_sequences
+from lm_pipeline.inside.map import head_map, label
 from lm_pipeline.inside.page import distance_bins, first_and_second, write_page
 from lm_pipeline.inside.study import Study, make_study
 from lm_pipeline.inside.windows import first_tokens, windows
@@ -34,7 +36,9 @@ def drawn_weights(rows: int = 3, heads: int = 2, length: int = 7) -> Any:
 def study() -> Study:
     weights = hand_made_weights()
     trainer, batches = ReferenceTrainer(CONFIG, weights), windows(IDS, CONFIG.seq_len, 128)
-    return make_study(trainer, CONFIG, weights, batches, first_tokens(batches, 64), lambda ids: [f"t{i}" for i in ids])
+    return make_study(
+        trainer, CONFIG, weights, batches, first_tokens(batches, 64), lambda ids: " ".join(f"t{i}" for i in ids)
+    )
 
 
 def test_by_distance_is_the_sum_of_each_diagonal() -> None:
@@ -135,6 +139,7 @@ def test_the_induction_head_of_a_model_made_by_hand_stands_out(study: Study) -> 
     assert (study.ablation[:, 0] > 0.5).all()
     np.testing.assert_allclose(study.ablation[:, 1], 0, atol=1e-6)
     period = len(study.repeat_tokens) // 2
+    assert study.text_tokens.tolist() == study.text.split() == [f"t{i}" for i in IDS[:SIZE]]
     stripe = study.repeat_maps[1, 0, np.arange(period + 1, 2 * period), np.arange(2, period + 1)]
     np.testing.assert_allclose(stripe, 1, atol=1e-3)
 
@@ -164,6 +169,25 @@ def test_the_page_loads_nothing_and_names_the_heads(study: Study, tmp_path: Path
     assert text.count("data:image/svg+xml") == 6 + 1 + 2 + 1
     assert text.count('alt="attention of head') == 4
     assert "http" not in text.replace("http://www.w3.org/", "")
+
+
+@pytest.mark.parametrize(
+    ("token", "shown"),
+    [(" the", "␣the"), ("\n\t", "⏎⇥"), ("\x1b[0m", "\\x1b[0m"), ("a" * 11, "a" * 9 + "…"), ("a" * 10, "a" * 10)],
+)
+def test_a_label_shows_spaces_and_is_short(token: str, shown: str) -> None:
+    assert label(token) == shown
+
+
+def test_a_map_has_room_for_its_labels_and_escapes_them() -> None:
+    """A wide character takes twice the room of a narrow one."""
+    sides = [
+        float(re.findall(r'<image x="(\d+)"', head_map(np.eye(2), [token, "<"], "a & b"))[0])
+        for token in ("ab", "東京")
+    ]
+    assert sides[1] - sides[0] == 14
+    assert ">&lt;</text>" in head_map(np.eye(2), ["a", "<"], "a & b")
+    assert 'aria-label="a &amp; b"' in head_map(np.eye(2), ["a", "<"], "a & b")
 
 
 def test_bins_of_distances_double_and_keep_the_sum() -> None:

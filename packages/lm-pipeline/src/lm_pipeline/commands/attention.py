@@ -5,7 +5,6 @@
 A framework is imported when the model and the text have been found good.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +59,7 @@ def attention(config: AttentionConfig) -> None:
     heads = model.config.n_layers * model.config.n_heads
     with tqdm(total=len(batches) + heads * bool(ablated), unit="pass", desc="attention", disable=None) as bar:
         study = make_study(
-            trainer, model.config, model.weights, batches, ablated, lambda some: _texts(model.tokenizer, some),
+            trainer, model.config, model.weights, batches, ablated, model.tokenizer.decode,
             seed=config.seed, left_out=_left_out(model), vocab_size=model.tokenizer.vocab_size, shown=shown,
             tick=bar.update,
         )  # fmt: skip
@@ -91,10 +90,6 @@ def _ids(text: str, tokenizer: TextTokenizer, key: str) -> NDArray[np.int32]:
         return tokenizer.encode_array(text, allowed_special="all", disallowed_special=()).astype(np.int32)
     except TokenizerError as error:
         raise UserError(f"{key}: {error}") from None
-
-
-def _texts(tokenizer: TextTokenizer, ids: Sequence[int]) -> list[str]:
-    return [tokenizer.decode([token]) for token in ids]
 
 
 def _left_out(model: SavedModel) -> set[int]:

@@ -1,5 +1,6 @@
 """A map of a head as SVG: a shade for each query and key, and their tokens beside it."""
 
+import unicodedata
 from collections.abc import Sequence
 from html import escape
 from typing import Any
@@ -22,7 +23,7 @@ def shades(weights: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
 def head_map(weights: NDArray[np.floating[Any]], tokens: Sequence[str], alt: str) -> str:
     """The weights [M, M] of a head, from the tokens at the left to those above; `alt` is text."""
     labels = [label(token) for token in tokens]
-    room = 12 + 7 * max(map(len, labels))
+    room = 12 + 7 * max(map(_columns, labels))
     side = room + CELL * len(labels)
     middles = [room + CELL * (i + 0.7) for i in range(len(labels))]
     parts = [
@@ -46,3 +47,8 @@ def label(token: str) -> str:
     text = token.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥")
     text = show(text)
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+
+
+def _columns(text: str) -> int:
+    """Width of a label, where a character of East Asia takes two columns."""
+    return sum(1 + (unicodedata.east_asian_width(character) in "WF") for character in text)

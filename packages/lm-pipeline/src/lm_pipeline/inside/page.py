@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
 
-NUMBERED = 64
-"""Cells of a grid that have their number in them, at most."""
+NUMBERED, LABELLED = 64, 24
+"""Cells of a grid that have their number in them, and tokens of a map that have their label, at most."""
 STYLE = """
 .heads { display: grid; gap: 8px; grid-template-columns: repeat(auto-fill, minmax(76px, 1fr)) }
 .heads figure { margin: 0 } .heads img { image-rendering: pixelated; border: 1px solid #dfe3e8 }
@@ -106,14 +106,18 @@ def _grid(scores: Array, title: str, note: str, is_share: bool) -> str:
 
     def draw(axes: "Axes") -> None:
         low, high = min(0.0, float(scores.min())), 1.0 if is_share else float(scores.max())
-        shown = axes.imshow(scores, cmap="Blues", aspect="auto", vmin=low, vmax=max(high, low + 1e-9))
+        cmap = "Blues"
+        if low < 0:  # costs: red where the model is better without the head
+            cmap, high = "RdBu", max(-low, high)
+            low = -high
+        shown = axes.imshow(scores, cmap=cmap, aspect="auto", vmin=low, vmax=max(high, low + 1e-9))
         axes.grid(visible=False)
         axes.set_xlabel("head")
         axes.set_ylabel("layer")
         _whole_numbers(axes.xaxis, axes.yaxis)
         if scores.size <= NUMBERED:
             for (layer, head), value in np.ndenumerate(scores):
-                dark = value > low + 0.6 * (high - low)
+                dark = abs(value) > 0.6 * high
                 axes.text(head, layer, f"{value:.2f}", ha="center", va="center", color="w" if dark else "k", fontsize=8)
         else:
             axes.figure.colorbar(shown, ax=axes)
@@ -166,11 +170,11 @@ def _distance_figure(study: Study) -> str:
         axes.set_xlabel("tokens before")
         axes.set_ylabel("layer, a line for each head")
 
-    height = min(9.0, max(2.7, 0.09 * layers * heads))
+    height = min(8.0, max(2.7, 0.09 * layers * heads))
     middle = study.mean_distance.mean(axis=1)
     alt = "; ".join(f"layer {i}: {d:.1f} tokens before on average" for i, d in enumerate(middle))
     words = ("Attention by distance", "darker: a larger share, as its square root", alt)
-    return figure(words, draw, wide=True, size=(4.8, height), wide_size=(9.6, height))
+    return figure(words, draw, wide=True, size=(4.8, height), wide_size=(9.6, min(6.0, height)))
 
 
 def distance_bins(share: Array) -> tuple[Array, list[int]]:
@@ -210,17 +214,17 @@ def _maps_that_stand_out(study: Study) -> list[str]:
 
 
 def _head_figure(maps: NDArray[Any], tokens: NDArray[np.str_], place: tuple[int, int], note: str) -> str:
-    caption = f"<figcaption>Head {head_name(*place)} <small>{escape(note)}</small></figcaption>"
-    return (
-        f"<figure>{caption}{head_map(maps[place], tokens.tolist(), f'Attention of head {head_name(*place)}')}</figure>"
-    )
+    name = head_name(*place)
+    weights, labels = maps[place][:LABELLED, :LABELLED], tokens.tolist()[:LABELLED]
+    caption = f"<figcaption>Head {name} <small>{escape(note)}</small></figcaption>"
+    return f"<figure>{caption}{head_map(weights, labels, f'Attention of head {name}')}</figure>"
 
 
 def _all_maps(study: Study) -> list[str]:
     parts = [
         "<h2>Every head on the text</h2>", "<main>",
         '<p class="wide">From the token of a line to that of a column; darker: a larger weight, as its square root.'
-        f" The text: <small>{escape(show(''.join(study.text_tokens.tolist())))}</small></p>",
+        f" The text: <small>{escape(show(study.text))}</small></p>",
     ]  # fmt: skip
     for layer, maps in enumerate(study.text_maps):
         pictures = (_small(weights, head_name(layer, head)) for head, weights in enumerate(maps))

@@ -21,8 +21,8 @@ from lm_pipeline.inside.lens import LensSums
 
 Array = NDArray[np.float64]
 Maps = NDArray[np.float32]
-MAP_TOKENS = 48
-"""Tokens of a map, at most."""
+MAP_TOKENS, REPEATED = 48, 12
+"""Tokens of a map of the text, and of a pattern in one of repeated tokens, at most."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,8 @@ class Study:
     """The same of the beginning and the repetition of a sequence of random tokens, [L, N, 2 P', 2 P']."""
     repeat_tokens: NDArray[np.str_]
     """The tokens of those."""
+    text: str
+    """The text of `text_maps`."""
     tokens: int
     """How many of the text were read."""
 
@@ -71,7 +73,7 @@ class Study:
         """Read one."""
         with np.load(path, allow_pickle=False) as arrays:
             values = dict(arrays)
-        return cls(**{**values, "tokens": int(values["tokens"])})
+        return cls(**{**values, "tokens": int(values["tokens"]), "text": str(values["text"])})
 
 
 def make_study(
@@ -80,7 +82,7 @@ def make_study(
     weights: Mapping[str, NDArray[Any]],
     batches: Sequence[Batch],
     ablated: Sequence[Batch],
-    decode: Callable[[Sequence[int]], Sequence[str]],
+    decode: Callable[[Sequence[int]], str],
     seed: int = 0,
     left_out: Collection[int] = (),
     vocab_size: int | None = None,
@@ -95,7 +97,7 @@ def make_study(
         weights: of the table, which the trainer holds.
         batches: of the text, rows of one length (`windows`).
         ablated: those on which the loss without each head is measured; none: it is not measured.
-        decode: the text of each id of some.
+        decode: the text of ids.
         seed: of the random sequences.
         left_out: ids that these do not have.
         vocab_size: ids are drawn below it, by default from the whole vocabulary.
@@ -111,7 +113,7 @@ def make_study(
     if not np.isfinite(losses).all() or not np.isfinite(found["lens_loss_nats"]).all():
         raise UserError("checkpoint: the model's loss is not a number: its weights have diverged")
     ids = (batches[0].inputs[0] if shown is None else shown)[:MAP_TOKENS]
-    period = min(repeated.inputs.shape[1] // 2, MAP_TOKENS // 2)
+    period = min(repeated.inputs.shape[1] // 2, REPEATED)
     repeat = np.tile(repeated.inputs[0, :period], 2)
     costs = np.full((config.n_layers, config.n_heads), np.nan)
     return Study(
@@ -120,9 +122,10 @@ def make_study(
         ablation=ablation_costs(trainer, config, weights, ablated, tick) if ablated else costs,
         repeat_loss_nats=losses,
         text_maps=_maps(trainer, ids),
-        text_tokens=np.array(decode(ids.tolist())),
+        text_tokens=np.array([decode([i]) for i in ids.tolist()]),
         repeat_maps=_maps(trainer, repeat),
-        repeat_tokens=np.array(decode(repeat.tolist())),
+        repeat_tokens=np.array([decode([i]) for i in repeat.tolist()]),
+        text=decode(ids.tolist()),
         tokens=sum(batch.tokens for batch in batches),
     )
 
