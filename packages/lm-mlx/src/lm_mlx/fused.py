@@ -73,11 +73,12 @@ def token_losses(logits: mx.array, targets: mx.array) -> mx.array:
 
 
 def token_marks(logits: mx.array, targets: mx.array) -> mx.array:
-    """See `scratch.token_marks`."""
+    """See `scratch.token_marks`; log sum exp of the logits is the loss and the target's logit."""
     logits = scratch.widened(logits)
-    rank = mx.logical_not(logits < mx.take_along_axis(logits, targets[..., None], axis=-1)).sum(axis=-1) - 1
-    confidence = mx.exp(logits.max(axis=-1) - mx.logsumexp(logits, axis=-1))
-    return mx.stack([token_losses(logits, targets), rank.astype(logits.dtype), confidence])
+    losses, chosen = token_losses(logits, targets), mx.take_along_axis(logits, targets[..., None], axis=-1)
+    rank = logits.shape[-1] - 1 - (logits < chosen).sum(axis=-1)
+    confidence = mx.exp(logits.max(axis=-1) - chosen.squeeze(-1) - losses)
+    return mx.stack([losses, rank.astype(logits.dtype), confidence])
 
 
 def cross_entropy(logits: mx.array, targets: mx.array, weights: mx.array | None = None) -> mx.array:

@@ -97,11 +97,12 @@ def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def token_marks(logits: Tensor, targets: Tensor) -> Tensor:
-    """See `scratch.token_marks`."""
+    """See `scratch.token_marks`; log sum exp of the logits is the loss and the target's logit."""
     logits = scratch.widened(logits)
-    rank = (~(logits < logits.gather(-1, targets.unsqueeze(-1)))).sum(dim=-1) - 1
-    confidence = (logits.amax(dim=-1) - logits.logsumexp(dim=-1)).exp()
-    return torch.stack([token_losses(logits, targets), rank.to(logits.dtype), confidence])
+    losses, chosen = token_losses(logits, targets), logits.gather(-1, targets.unsqueeze(-1))
+    rank = logits.shape[-1] - 1 - torch.count_nonzero(logits < chosen, dim=-1)
+    confidence = (logits.amax(dim=-1) - chosen.squeeze(-1) - losses).exp()
+    return torch.stack([losses, rank.to(logits.dtype), confidence])
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
