@@ -132,6 +132,13 @@ def test_a_writer_that_has_ended_before_the_stream_is_complete_is_noticed(tmp_pa
         ids.rows(np.array([8]), 5)
 
 
+def test_a_folder_that_is_taken_away_ends_in_a_line(tmp_path: Path) -> None:
+    ids = written(tmp_path / "stream", [10], whole=False)
+    (tmp_path / "stream").rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="ends after 0 units without being complete"):
+        ids.wait(1)
+
+
 def damage(folder: Path, how: str) -> None:
     shard = folder / "000001.train.npy"
     if how == "cut":

@@ -123,7 +123,10 @@ def locked(folder: Path) -> Iterator[None]:
 
 def is_written(folder: Path) -> bool:
     """Whether a living process holds the lock of a folder; True as well where the file system has no locks."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
