@@ -10,6 +10,7 @@ import pytest
 
 from lm_core.run.checkpoint import Checkpoints
 from lm_core.run.resume import values_of
+from lm_core.run.session import PEAK_MEMORY
 from testbed_d import cli
 from testbed_d.flags import Flags
 from testbed_d.resume_policy import POLICY
@@ -61,8 +62,11 @@ def test_a_complete_run_without_its_end_gets_that_alone(call: Call) -> None:
         Path("run", name).unlink()
     assert call("--resume --save_dir run --lr 1e-2")[0] == 0
     after = content()
-    assert {name for name in after if after[name] != before[name]} <= {"run/samples.txt", "run/report.html"}
+    rewritten = {"run/samples.txt", "run/report.html", "run/result.json"}
+    assert {name for name in after if after[name] != before[name]} <= rewritten
     assert after.keys() == before.keys()
+    was, now = (json.loads(files["run/result.json"]) for files in (before, after))
+    assert was | {PEAK_MEMORY: 0} == now | {PEAK_MEMORY: 0}
 
 
 @pytest.mark.parametrize("words", ["", "--steps 6", "--steps 3", "--lr 1e-2 --log_every 1"])

@@ -1,6 +1,7 @@
 """A batch is a function of (seed, step, rank, world size) and of nothing else."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -302,3 +303,15 @@ def test_an_index_past_the_end_and_too_few_tokens_are_refused() -> None:
         SequentialWindows(TOKENS[:1], 4, 5)
     with pytest.raises(UserError, match="limit above 0"):
         SequentialWindows(TOKENS, 4, 5, limit_tokens=0)
+
+
+@pytest.mark.parametrize("step", [1, 2, 7])
+def test_the_shape_of_a_batch_is_known_without_it(step: int) -> None:
+    tokens = np.arange(500)
+    kinds = [
+        RandomWindows(tokens, 3, LengthRule(4, 40, 8, 32), 5),
+        ShuffledWindows(tokens, 4, 16, 5),
+    ]
+    for batches in kinds:
+        assert batches.shape(step) == batches.batch(step).inputs.shape
+        assert replace(batches, batch_size=10**9).shape(step)[0] == 10**9

@@ -103,6 +103,10 @@ class WatchedBatches:
             time.sleep(self.trial.pace)
         return self.batches.batch(step, rank, world)
 
+    def shape(self, step: int) -> tuple[int, int]:
+        """B and T of `step`."""
+        return self.batches.shape(step)
+
 
 class Poisoning:
     """A backend whose trainers get something that is not finite at the trial's step."""

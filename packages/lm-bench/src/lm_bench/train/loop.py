@@ -63,6 +63,10 @@ class TimedBatches:
             self.started, self.seconds = now, now - self.started
         return self.batches.batch(step, rank, world)
 
+    def shape(self, step: int) -> tuple[int, int]:
+        """B and T of `step`."""
+        return self.batches.shape(step)
+
 
 def first_step() -> int:
     """The step at which the clock starts."""

@@ -101,6 +101,9 @@ class Batches(Protocol):
     def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
         """The rows of `step` (counted from 1) that belong to `rank` of `world`."""
 
+    def shape(self, step: int) -> tuple[int, int]:
+        """B and T of `step`, all ranks together, for which no batch is made."""
+
 
 @dataclass(frozen=True)
 class LengthRule:
@@ -162,6 +165,10 @@ class RandomWindows:
         starts = draw.integers(0, len(self.tokens) - length, size=self.batch_size)
         share = self.batch_size // world
         return windows(self.tokens, starts[rank * share : (rank + 1) * share], length)
+
+    def shape(self, step: int) -> tuple[int, int]:
+        """B and T of `step`."""
+        return self.batch_size, self.lengths.length(generator(self.seed, "windows", step))
 
 
 def frozen_batch(tokens: Ids, rows: int, length: int, seed: int) -> Batch:
@@ -257,6 +264,10 @@ class ShuffledWindows:
         """The batches of a run that is resumed after `step`; other tokens start with an epoch."""
         per_epoch = self.per_epoch if other else None
         return replace(self, origin=origin.moved(step, batch_size, self.batch_size, per_epoch))
+
+    def shape(self, step: int) -> tuple[int, int]:
+        """B and T of every step."""
+        return self.batch_size, self.length
 
     def _starts(self, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         spare = len(self.tokens) - 1 - self.per_epoch * self.length

@@ -34,6 +34,10 @@ class DocumentBatches:
         """The rows of `step` that belong to `rank` of `world`."""
         return with_segments(self.batches.batch(step, rank, world), self.eos_id)
 
+    def shape(self, step: int) -> tuple[int, int]:
+        """B and T of `step`."""
+        return self.batches.shape(step)
+
 
 @dataclass(frozen=True)
 class ResumableDocumentBatches(DocumentBatches):

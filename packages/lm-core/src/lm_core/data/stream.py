@@ -81,6 +81,10 @@ class StreamWindows:
         rows = self._rows(self._windows(np.arange(first, first + share)) * self.length)
         return Batch(np.ascontiguousarray(rows[:, :-1]), np.ascontiguousarray(rows[:, 1:]))
 
+    def shape(self, step: int) -> tuple[int, int]:
+        """B and T of every step."""
+        return self.batch_size, self.length
+
     def resumed(self, origin: Origin, step: int, batch_size: int, *, other: bool) -> "StreamWindows":
         """The batches of a run that is resumed after `step`: counted on, or from the start of other ids."""
         moved = Origin(step) if other else origin.moved(step, batch_size, self.batch_size)

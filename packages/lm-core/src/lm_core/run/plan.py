@@ -26,8 +26,6 @@ from lm_core.run.sinks.sink import Sink
 
 _SHAPES = 256
 """Number of batches that stand for all where lengths vary."""
-_DRAWN = 1 << 23
-"""Tokens of these at most, which are drawn in a moment."""
 _SHOWN = 12
 """Letters of a hash in a history."""
 C = TypeVar("C", bound=Config)
@@ -175,12 +173,11 @@ class Plan:
         return old, new
 
     @cached_property
-    def shapes(self) -> list[tuple[int, ...]]:
+    def shapes(self) -> list[tuple[int, int]]:
         """[B, T] of the next batches: of one where all are alike, of some where lengths vary."""
         done = self.checkpoint.step if self.checkpoint else 0
-        shapes = [self.batches.batch(done + 1).inputs.shape]
-        some = min(_SHAPES, self.loop.max_steps - done, _DRAWN // prod(shapes[0])) if self.step.varying_length else 1
-        return [*shapes, *(self.batches.batch(done + 1 + i).inputs.shape for i in range(1, some))]
+        some = min(_SHAPES, self.loop.max_steps - done) if self.step.varying_length else 1
+        return [self.batches.shape(done + 1 + i) for i in range(max(some, 1))]
 
     @property
     def largest(self) -> tuple[int, int]:
