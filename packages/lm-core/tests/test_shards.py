@@ -34,12 +34,18 @@ def write_unit(folder: Path, unit: int, ids: np.ndarray, split: str = "train", *
     }  # fmt: skip
     sidecar["sidecar_sha256"] = hashlib.sha256(json.dumps(sidecar, sort_keys=True).encode()).hexdigest()
     Path(f"{path}.json").write_text(json.dumps(sidecar))
-    shards.record_path(folder, unit).write_text(json.dumps({"splits": [split]}))
+    put(shards.record_path(folder, unit), json.dumps({"splits": [split]}))
+
+
+def put(path: Path, text: str) -> None:
+    """A file that is whole as soon as it is there."""
+    path.with_suffix(".new").write_text(text)
+    path.with_suffix(".new").rename(path)
 
 
 def complete(folder: Path, units: int) -> None:
     record = StreamRecord(source="job", units=units, tokens={}, documents={}, bytes={})
-    (folder / COMPLETE).write_text(record.model_dump_json())
+    put(folder / COMPLETE, record.model_dump_json())
 
 
 def written(folder: Path, sizes: list[int], *, whole: bool = True) -> ShardedIds:
