@@ -82,6 +82,20 @@ def test_the_parts_in_which_heads_and_rows_come_change_nothing(monkeypatch: pyte
     np.testing.assert_allclose(results["first_token"][0], weights[:, :, 1:, 0].mean(axis=(0, 2)), rtol=1e-12)
 
 
+@pytest.mark.parametrize(("rows", "length", "count"), [(1, 1024, 4), (4, 1024, 1), (8, 128, 12), (1, 4096, 1)])
+def test_no_more_weights_are_held_than_fit_or_those_of_one_head(rows: int, length: int, count: int) -> None:
+    asked = []
+
+    class Asked:
+        def attention(self, heads: slice) -> None:
+            asked.extend([heads.stop - heads.start])
+
+    for _ in attention.some_heads(Asked(), 12, (rows, length)):  # type: ignore[arg-type]
+        pass
+    assert max(asked) == count
+    assert sum(asked) == 12
+
+
 def test_windows_are_the_text_once_and_a_part_of_them_the_first() -> None:
     batches = windows(IDS, 16, 10_000)
     assert np.concatenate([batch.inputs.ravel() for batch in batches]).tolist() == IDS[:128].tolist()

@@ -9,6 +9,7 @@ Axes: B batch, T time, D model, N heads, K kv heads, H head, V vocabulary.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import mlx.core as mx
@@ -38,10 +39,17 @@ class TappedLayer:
 
     def attention(self, heads: slice = slice(None)) -> NDArray[np.float32]:
         """Weights of some heads, [B, heads, T, T]."""
-        q, k, _ = self.block.attn.queries_keys_values(self.block.attn_norm(self.x), self.positions)
-        k = scratch.repeated(k, q.shape[-3])
+        q, k = self._queries_and_keys
         weights = scratch.attention_weights(q[:, heads], k[:, heads], self.mask, self.mask is None)
         return np.array(weights.astype(mx.float32))
+
+    @cached_property
+    def _queries_and_keys(self) -> tuple[mx.array, mx.array]:
+        """Of every query head, [B, N, T, H] each: made once, however many heads are asked for at a time."""
+        q, k, _ = self.block.attn.queries_keys_values(self.block.attn_norm(self.x), self.positions)
+        k = scratch.repeated(k, q.shape[-3])
+        mx.eval(q, k)
+        return q, k
 
     def residual(self) -> NDArray[np.float32]:
         """The stream after the block, [B, T, D]."""

@@ -10,6 +10,7 @@ Axes: B batch, T time, D model, N heads, K kv heads, H head, V vocabulary.
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -44,10 +45,15 @@ class TappedLayer:
     def attention(self, heads: slice = slice(None)) -> NDArray[np.float32]:
         """Weights of some heads, [B, heads, T, T]."""
         with _reading(self.numerics):
-            q, k, _ = self.block.attn.queries_keys_values(self.block.attn_norm(self.x), self.positions)
-            k = scratch.repeated(k, q.shape[-3])
+            q, k = self._queries_and_keys
             weights = scratch.attention_weights(q[:, heads], k[:, heads], self.mask, self.mask is None)
             return _numpy(weights.float())
+
+    @cached_property
+    def _queries_and_keys(self) -> tuple[Tensor, Tensor]:
+        """Of every query head, [B, N, T, H] each: made once, however many heads are asked for at a time."""
+        q, k, _ = self.block.attn.queries_keys_values(self.block.attn_norm(self.x), self.positions)
+        return q, scratch.repeated(k, q.shape[-3])
 
     def residual(self) -> NDArray[np.float32]:
         """The stream after the block, [B, T, D]."""

@@ -32,10 +32,10 @@ def by_distance(weights: Weights) -> Array:
     _, heads, length, _ = weights.shape
     # Read as rows of T + 1, the T x T weights have each distance in a column of its own: query t and key s lie at
     # t T + s = t (T + 1) + (s - t). What lies above the diagonal, and would fall in the same columns, is 0.
-    skewed = np.zeros((heads, length * (length + 1)))
-    skewed[:, : length * length] = weights.sum(axis=0, dtype=np.float64).reshape(heads, -1)
-    columns = skewed.reshape(heads, length, length + 1).sum(axis=1)
-    return np.concatenate([columns[:, :1], columns[:, :1:-1]], axis=1)
+    skewed = np.zeros((heads, length * (length + 1)), weights.dtype)
+    weights.sum(axis=0, out=skewed[:, : length * length].reshape(heads, length, length))
+    columns = np.ones(length, weights.dtype) @ skewed.reshape(heads, length, length + 1)
+    return np.concatenate([columns[:, :1], columns[:, :1:-1]], axis=1).astype(np.float64)
 
 
 def entropies(weights: Weights) -> Array:
