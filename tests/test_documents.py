@@ -20,6 +20,7 @@ from lm_pipeline.commands.evaluate import EvaluateConfig
 from lm_pipeline.commands.export import ExportConfig
 from lm_pipeline.commands.sweep import SweepConfig
 from lm_pipeline.commands.train_config import TrainConfig
+from lm_pipeline.commands.train_resume import schedule_of
 from lm_pipeline.commands.train_tokenizer import TrainTokenizerConfig
 from lm_pipeline.generation.config import InferConfig
 from lm_pipeline.inside.config import AttentionConfig
@@ -34,10 +35,15 @@ DOCUMENTS = [
     REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md")),
     REPOSITORY / "packages" / "lm-pipeline" / "README.md",
     REPOSITORY / "apps" / "transformer_lm" / "README.md", REPOSITORY / "apps" / "mini_gpt" / "README.md",
+    REPOSITORY / "apps" / "gpt" / "README.md",
 ]  # fmt: skip
 APPS: dict[str, type[Config]] = {
     "uv run apps/testbed_d": Flags,
     "uv run apps/transformer_lm": transformer_lm.flags.Flags,
+    "uv run apps/gpt train": TrainConfig,
+    "uv run apps/gpt evaluate": EvaluateConfig,
+    "uv run apps/gpt attention": AttentionConfig,
+    "uv run apps/gpt sample": InferConfig,
     "uv run apps/mini_gpt/train_bpe.py": mini_gpt.flags.Flags,
     "uv run apps/mini_gpt/sample_bpe.py": mini_gpt.flags.SampleFlags,
 }
@@ -88,7 +94,8 @@ def test_the_documented_commands_of_transformerlm_have_flags_that_exist(program:
 
 def test_every_config_is_loaded_here() -> None:
     of_transformerlm = {"train_tokenizer.toml", "make_data.toml", "train.toml", "infer.toml", "sweep.yaml"}
-    assert set(CONFIGS) == {"testbed_d.toml", "transformer_lm.toml", *of_transformerlm}
+    of_gpt = {"gpt2_tiny.toml", "gpt2_small.toml", "gpt2_medium.toml"}
+    assert set(CONFIGS) == {*of_gpt, "testbed_d.toml", "transformer_lm.toml", *of_transformerlm}
 
 
 @pytest.mark.parametrize(
@@ -120,6 +127,22 @@ def test_the_model_of_the_train_config_can_be_exported_and_is_small() -> None:
     model = ModelConfig(**{**shape, "vocab_size": vocab_size})
     architecture_of(model)
     assert 1e6 < parameter_count(model) < 2e6
+
+
+@pytest.mark.parametrize(("name", "millions"), [("tiny", 1.3), ("small", 124.5), ("medium", 355.0)])
+def test_a_config_of_gpt_is_a_gpt_2_of_its_size_with_a_budget_that_its_schedule_fits(
+    name: str, millions: float
+) -> None:
+    config = TrainConfig.load(CONFIGS[f"gpt2_{name}.toml"])
+    vocab_size = config.source.vocab_size if name == "tiny" else 50_304
+    shape = ModelConfig(**{**config.model.model_dump(), "vocab_size": vocab_size})
+    assert architecture_of(shape).model_type == "gpt2"
+    assert parameter_count(shape) / 1e6 == pytest.approx(millions, rel=0.02)
+    steps = config.training.max_tokens // (config.training.batch_size * shape.seq_len)
+    training = config.training.model_copy(update={"max_steps": steps})
+    schedule = schedule_of(config.model_copy(update={"training": training}))
+    assert schedule.warmup_steps < steps - schedule.decay_steps
+    assert config.training.batch_size % config.step.grad_accum_steps == 0
 
 
 @pytest.mark.parametrize("name", ["adamw", "kbeta", "muon"])

@@ -13,6 +13,7 @@ SIBLINGS = {"lm_core", "lm_torch", "lm_mlx", "lm_bench", "lm_tokenizer", "lm_pip
     "testbed_d",
     "transformer_lm",
     "mini_gpt",
+    "gpt",
 }
 FRAMEWORKS = {"torch", "mlx", "kbeta"}
 FORBIDDEN = {
@@ -21,10 +22,11 @@ FORBIDDEN = {
     "lm_mlx": (SIBLINGS | {"torch"}) - {"lm_core", "lm_mlx"},
     "lm_tokenizer": (SIBLINGS | FRAMEWORKS) - {"lm_tokenizer"},
     "lm_pipeline": (SIBLINGS | FRAMEWORKS) - {"lm_core", "lm_tokenizer", "lm_pipeline"},
-    "lm_bench": {"lm_torch", "lm_mlx", "testbed_d", "transformer_lm", "mini_gpt"},
+    "lm_bench": {"lm_torch", "lm_mlx", "testbed_d", "transformer_lm", "mini_gpt", "gpt"},
     "testbed_d": (SIBLINGS | FRAMEWORKS) - {"lm_core", "lm_tokenizer", "lm_pipeline", "testbed_d"},
     "transformer_lm": (SIBLINGS | FRAMEWORKS) - {"lm_core", "lm_tokenizer", "lm_pipeline", "transformer_lm"},
     "mini_gpt": (SIBLINGS | FRAMEWORKS) - {"lm_core", "lm_tokenizer", "lm_pipeline", "mini_gpt"},
+    "gpt": (SIBLINGS | FRAMEWORKS) - {"lm_core", "lm_tokenizer", "lm_pipeline", "gpt"},
 }
 CORE_ORDER = [
     "terminal", "errors", "file_names", "disk.untrusted", "disk.files", "disk.lock", "rng", "machine",

@@ -15,6 +15,7 @@ from lm_core.run.seeds import for_each_seed
 from lm_pipeline.commands.train_config import TrainConfig
 from lm_pipeline.commands.train_plan import PROGRAM, folder_of, plan_run
 from lm_pipeline.commands.train_resume import POLICY
+from lm_pipeline.commands.train_source import with_source
 from lm_pipeline.program import run_program
 from lm_pipeline.training import next_steps_of_seeds
 
@@ -53,7 +54,8 @@ def train(config: TrainConfig, argv: Sequence[str] = ()) -> None:
     with session.opened(folder, TrainConfig, POLICY, resume=config.resume) as known:
         if known and argv:
             config = _over(known, folder, argv)
-        session.run(plan_run(config, folder, known, argv), folder)
+        with with_source(config) as filled:
+            session.run(plan_run(filled, folder, known, argv), folder)
 
 
 def _over(known: Recorded[TrainConfig], folder: RunFolder, argv: Sequence[str]) -> TrainConfig:

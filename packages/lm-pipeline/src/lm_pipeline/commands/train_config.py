@@ -4,10 +4,21 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from lm_core.config import AdamWConfig, Config, LoopConfig, ModelConfig, OptimizerConfig, ScheduleConfig, StepConfig
+from lm_core.config import (
+    AdamWConfig,
+    Config,
+    LoopConfig,
+    ModelConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    StepConfig,
+    Text,
+)
 from lm_core.data.stream import BLOCK
 from lm_core.schedules import Extension
 from lm_pipeline.program import ProgramConfig
+from lm_pipeline.text.inputs import Chosen
+from lm_pipeline.tokens.config import SpecialTokens
 
 LogBackend = Literal["console", "wandb", "tensorboard"]
 
@@ -34,6 +45,31 @@ class DataConfig(Config):
     """Validation tokens per evaluation; 0: all."""
     pad_vocab_to: int = Field(1, gt=0)
     """The model's vocabulary is rounded up to a multiple of this; the ids added are never sampled."""
+
+
+class SourceConfig(Config):
+    """Text that is encoded while the model is trained on it; without it, data names what is encoded already."""
+
+    train: tuple[str, ...] = ()
+    """Files, folders, globs and hub:NAME:CONFIG:SPLIT, as transformerlm-make-data takes them."""
+    validation: tuple[str, ...] = ()
+    """Validation inputs, likewise; alternatively validation_fraction holds out a part of train."""
+    validation_fraction: float = Field(0.0, ge=0, lt=1)
+    """Fraction of the documents held out, chosen by their text: the same in any order."""
+    output: str = ""
+    """Folder of the token shards, which a later run finds there."""
+    format: Chosen = "auto"
+    """Format of the inputs, by name and first bytes where it is auto."""
+    text_field: str = "text"
+    """Field or column of the document."""
+    separator: Text = ""
+    """Separator of documents in a text file; without it, a file is one document."""
+    special_tokens: SpecialTokens = "text"
+    """How to treat a special token in the text: as an error, as ordinary text, or as its id."""
+    shard_bytes: int = Field(1 << 24, gt=0)
+    """Bytes of text of a shard: training starts when the first one is there."""
+    vocab_size: int = Field(8192, gt=256)
+    """Vocabulary of the tokenizer that is learned from train where data.tokenizer names none."""
 
 
 class ShapeConfig(ModelConfig):
@@ -118,6 +154,8 @@ class TrainConfig(ProgramConfig):
     """The framework; auto is MLX on Apple silicon, torch elsewhere."""
     init_from: str = ""
     """Run folder or Hugging Face folder to take initial weights and shape from; from scratch when empty."""
+    source: SourceConfig = SourceConfig()
+    """Text that is encoded while the model is trained on it."""
     data: DataConfig = DataConfig()
     """The data."""
     model: ShapeConfig = ShapeConfig()

@@ -210,9 +210,12 @@ def _filled(config: TrainConfig, folder: RunFolder, model: ModelConfig) -> Train
         return str(Path(path).resolve()) if path and Path(path).exists() else path
 
     paths = {key: absolute(getattr(config.data, key)) for key in ("train", "validation", "tokenizer")}
+    source = config.source
+    inputs = {key: tuple(absolute(path) for path in getattr(source, key)) for key in ("train", "validation")}
     return config.model_copy(
         update={
             "init_from": absolute(config.init_from),
+            "source": source.model_copy(update={**inputs, "output": absolute(source.output)}),
             "data": config.data.model_copy(update=paths),
             "model": ShapeConfig(**model.model_dump()),
             "logging": config.logging.model_copy(update={"run_name": config.logging.run_name or folder.path.name}),

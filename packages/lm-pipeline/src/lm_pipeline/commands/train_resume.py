@@ -37,7 +37,10 @@ POLICY = Policy(
         backend step.dtype step.matmul_precision step.deterministic step.kernels step.compile step.device
         step.grad_accum_steps
     """,
+    # The text of a source counts by what its shards hold, as other data does.
     no_effect="""
+        source.train source.validation source.validation_fraction source.output source.format source.text_field
+        source.separator source.special_tokens source.shard_bytes source.vocab_size
         step.cuda_graph step.varying_length step.gradient_checkpointing step.gradient_checkpointing_every
         step.barrier_every
         training.log_every training.log_norms training.save_every training.save_best training.keep

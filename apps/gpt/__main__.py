@@ -1,0 +1,5 @@
+"""`uv run apps/gpt`."""
+
+from gpt.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,58 @@
+"""`uv run apps/gpt train|evaluate|attention|sample`: the commands of lm-pipeline, one word each.
+
+A config of configs/gpt2_*.toml is all that tells one run from another.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from lm_core.errors import UserError, exit_code_of
+from lm_core.run.seeds import for_each_seed
+from lm_core.terminal import put
+from lm_pipeline.commands import attention, evaluate, infer, train
+from lm_pipeline.generation.config import InferConfig
+from lm_pipeline.inside.config import AttentionConfig
+from lm_pipeline.program import run_program
+from lm_pipeline.training import next_steps_of_seeds
+
+COMMAND = "uv run apps/gpt"
+COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int | None]]] = {
+    "train": (
+        "train, or resume, from token files or from text that is encoded meanwhile",
+        lambda words: for_each_seed(words, train.run, next_steps=next_steps_of_seeds),
+    ),
+    "evaluate": (
+        "bits per byte, accuracy, loss by position, calibration",
+        lambda words: run_program(evaluate.EvaluateConfig, f"{COMMAND} evaluate", evaluate.evaluate_saved, words),
+    ),
+    "attention": (
+        "what each head does, as arrays and a page",
+        lambda words: run_program(AttentionConfig, f"{COMMAND} attention", attention.attention, words),
+    ),
+    "sample": (
+        "continue prompts",
+        lambda words: run_program(InferConfig, f"{COMMAND} sample", infer.infer, words),
+    ),
+}
+
+
+def main() -> int:
+    """The program; returns its exit code."""
+    return exit_code_of(partial(run, sys.argv[1:]), "gpt")
+
+
+def run(argv: Sequence[str]) -> int | None:
+    """Run the command that the first word names; returns the exit code.
+
+    Raises:
+        UserError: when it names none.
+    """
+    name, *words = argv or ["--help"]
+    if name in ("-h", "--help"):
+        put(f"usage: {COMMAND} {'|'.join(COMMANDS)} [--help] [--config FILE] [OPTIONS]\n")
+        put("\n".join(f"  {command:<10} {about}" for command, (about, _) in COMMANDS.items()))
+        return 0
+    if name not in COMMANDS:
+        raise UserError(f"there is no command {name!r}: give one of {', '.join(COMMANDS)}")
+    return COMMANDS[name][1](words)
