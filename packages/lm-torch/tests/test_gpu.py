@@ -59,6 +59,17 @@ def test_scores_and_gradients_of_packed_documents_are_the_cpu_s(name: str, kerne
 
 
 @pytest.mark.parametrize("name", MODELS)
+def test_what_a_tap_reads_is_the_cpu_s(name: str) -> None:
+    batch = packed_batch(MODELS[name])
+    for gpu, cpu in zip(
+        *(trainer(name, StepConfig(device=device)).tap(batch) for device in ("gpu", "cpu")), strict=True
+    ):
+        np.testing.assert_allclose(gpu.attention(), cpu.attention(), atol=5e-6)
+        np.testing.assert_allclose(gpu.residual(), cpu.residual(), atol=2e-5)
+        np.testing.assert_allclose(gpu.lens(batch.targets)[0], cpu.lens(batch.targets)[0], atol=2e-5)
+
+
+@pytest.mark.parametrize("name", MODELS)
 def test_a_decoder_draws_the_ids_that_it_draws_on_the_cpu(name: str) -> None:
     config, sampling = MODELS[name], SamplingConfig(temperature=0.8, top_k=12, top_p=0.9, repetition_penalty=1.2)
     drawn = []

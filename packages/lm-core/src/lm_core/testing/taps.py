@@ -38,6 +38,17 @@ class TapConformance(Conformance):
             some = [layer.attention(slice(first, first + 2)) for first in (0, 2)]
             np.testing.assert_allclose(np.concatenate(some, axis=1), layer.attention(), atol=1e-6)
 
+    def test_attention_in_bfloat16_is_near_float32_and_sums_to_1(self) -> None:
+        """The softmax is in float32 whatever the type of the activations."""
+        config, batch = MODELS["llama"], packed_batch(MODELS["llama"])
+        wide, narrow = (
+            self.build(config, step=StepConfig(dtype=dtype)).tap(batch) for dtype in ("float32", "bfloat16")
+        )
+        for expected, layer in zip(wide, narrow, strict=True):
+            weights = layer.attention()
+            np.testing.assert_allclose(weights, expected.attention(), atol=0.1)
+            np.testing.assert_allclose(weights.sum(axis=-1), 1, atol=1e-5)
+
     def test_the_lens_of_the_last_layer_is_the_score_also_in_parts(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Three tokens at a time, as a large vocabulary makes them, in float32 and bfloat16."""
         config = MODELS["gpt2"]
