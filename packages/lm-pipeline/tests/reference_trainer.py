@@ -45,6 +45,9 @@ class ReferenceTrainer:
     def build(self, config: ModelConfig, optimizer: object, step: StepConfig, weights: Weights, seed: int) -> Any:
         return ReferenceTrainer(config, weights)
 
+    def memory(self, step: StepConfig) -> int | None:
+        return None
+
     def describe(self, step: StepConfig) -> str:
         return "reference"
 

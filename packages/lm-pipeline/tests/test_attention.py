@@ -63,6 +63,17 @@ def test_it_writes_the_study_and_its_page_and_prints_the_heads_that_stand_out(
     assert "Ablation" not in Path("out/attention.html").read_text()
 
 
+def test_what_cannot_be_written_or_held_is_found_before_the_study(
+    run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "make_study", lambda *_, **__: pytest.fail("it was begun"))
+    assert run("--text", "text.txt", "--output", "text.txt/out") == 2
+    assert "output: cannot write in text.txt/out: Not a directory" in capsys.readouterr().err
+    monkeypatch.setattr(ReferenceTrainer, "memory", lambda *_: 1000)
+    assert run("--text", "text.txt", "--output", "out") == 2
+    assert "the study" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [

@@ -158,6 +158,14 @@ def test_the_induction_head_of_a_model_made_by_hand_stands_out(study: Study) -> 
     np.testing.assert_allclose(stripe, 1, atol=1e-3)
 
 
+def test_a_model_that_has_diverged_is_named() -> None:
+    weights = hand_made_weights()
+    weights["blocks.0.mlp.down_proj.weight"][0, 0] = np.nan
+    trainer, batches = ReferenceTrainer(CONFIG, weights), windows(IDS, CONFIG.seq_len, 32)
+    with pytest.raises(UserError, match="loss is not a number"):
+        make_study(trainer, CONFIG, weights, batches, [], str)  # type: ignore[arg-type]
+
+
 def test_the_lens_of_the_last_layer_is_the_model_s_own(study: Study) -> None:
     losses = [reference.score(CONFIG, hand_made_weights(), b.inputs, b.targets) for b in windows(IDS, SIZE, 128)]
     assert study.lens_loss_nats[-1] == pytest.approx(np.concatenate(losses).mean(), abs=1e-5)

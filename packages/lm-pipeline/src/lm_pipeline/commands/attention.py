@@ -5,6 +5,8 @@
 A framework is imported when the model and the text have been found good.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from tqdm import tqdm
 from lm_core.backend import load_backend
 from lm_core.config import AdamWConfig
 from lm_core.errors import UserError
+from lm_core.model.memory import check_memory, decoding_memory
 from lm_core.terminal import aligned, put, say
 from lm_pipeline.inside.config import AttentionConfig
 from lm_pipeline.inside.page import SCORES, head_name, write_page
@@ -54,7 +57,10 @@ def attention(config: AttentionConfig) -> None:
     shown = _ids(config.show, model.tokenizer, "show")[: model.config.seq_len] if config.show else None
     ablated = first_tokens(batches, config.ablation_tokens) if config.ablation_tokens else []
     backend = load_backend(config.backend)
+    check_memory(decoding_memory(model.config, config.step, 1), backend.memory(config.step), "the study")
     say(f"{model.name}; {backend.describe(config.step)}")
+    with _writing(folder):  # before the study, which takes a while
+        folder.mkdir(parents=True, exist_ok=True)
     trainer = backend.build(model.config, AdamWConfig(), config.step, model.weights, config.seed)
     heads = model.config.n_layers * model.config.n_heads
     with tqdm(total=len(batches) + heads * bool(ablated), unit="pass", desc="attention", disable=None) as bar:
@@ -63,7 +69,9 @@ def attention(config: AttentionConfig) -> None:
             seed=config.seed, left_out=_left_out(model), vocab_size=model.tokenizer.vocab_size, shown=shown,
             tick=bar.update,
         )  # fmt: skip
-    _write(folder, study, model.name)
+    with _writing(folder):
+        study.save(folder / ARRAYS)
+        write_page(folder / PAGE, study, model.name)
     put(aligned(_rows(study)))
     put(str(folder / PAGE))
 
@@ -96,11 +104,10 @@ def _left_out(model: SavedModel) -> set[int]:
     return {*model.tokenizer.special_tokens.values(), *model.eos_ids}
 
 
-def _write(folder: Path, study: Study, name: str) -> None:
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        study.save(folder / ARRAYS)
-        write_page(folder / PAGE, study, name)
+        yield
     except OSError as error:
         raise UserError(f"output: cannot write in {folder}: {error.strerror or error}") from None
 
