@@ -372,7 +372,10 @@ def test_the_header_says_what_was_trained_with_and_on_what(make_run: MakeRun) ->
         name for name, _ in about.rows()
     }
     assert "4,840,000" in page
-    assert "adamw, weight_decay 0.1, decay_groups matrix, grad_clip 0.0, beta1 0.9, beta2 0.999, eps 1e-08" in page
+    assert (
+        "adamw, weight_decay 0.1, decay_groups matrix, grad_clip 0.0, average 0.0, beta1 0.9, beta2 0.999, eps 1e-08"
+        in page
+    )
 
 
 @pytest.mark.parametrize("about", [{"command": "x"}, 3, None, {"command": ["<script>"]}])
