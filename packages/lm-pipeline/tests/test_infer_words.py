@@ -42,7 +42,7 @@ class Strapped:
 @pytest.fixture
 def backend(monkeypatch: pytest.MonkeyPatch) -> Strapped:
     model = SavedModel(ModelConfig(vocab_size=WORDS.vocab_size, seq_len=8), {}, WORDS, "words")
-    monkeypatch.setattr(infer, "load_model", lambda *_: model)
+    monkeypatch.setattr(infer, "load_model", lambda *_, **__: model)
     backend = Strapped()
     monkeypatch.setattr(infer, "load_backend", lambda _: backend)
     return backend
