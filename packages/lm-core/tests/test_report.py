@@ -372,10 +372,8 @@ def test_the_header_says_what_was_trained_with_and_on_what(make_run: MakeRun) ->
         name for name, _ in about.rows()
     }
     assert "4,840,000" in page
-    assert (
-        "adamw, weight_decay 0.1, decay_groups matrix, grad_clip 0.0, average 0.0, beta1 0.9, beta2 0.999, eps 1e-08"
-        in page
-    )
+    line = "adamw, weight_decay 0.1, decay_groups matrix, grad_clip 0.0, average 0.0, beta1 0.9, beta2 0.999, eps 1e-08"
+    assert line in page
 
 
 @pytest.mark.parametrize("about", [{"command": "x"}, 3, None, {"command": ["<script>"]}])
@@ -389,13 +387,8 @@ def test_what_resumes_have_changed_is_shown_with_its_step(make_run: MakeRun) -> 
     def resume(step: int, **changed: list[Any]) -> dict[str, Any]:
         return {"kind": "resume", "step": step, "changed": changed, "settings": {"log_every": [20, 5]}}
 
-    lines = [
-        *a_run(),
-        resume(10, lr=[3e-4, 1e-3]),
-        resume(20, steps=[30, 50]),
-        resume(20, steps=[30, 40], text=[None, "<b>"]),
-    ]
-    page = write_report(make_run(lines)).read_text()
+    lines = [resume(10, lr=[3e-4, 1e-3]), resume(20, steps=[30, 50]), resume(20, steps=[30, 40], text=[None, "<b>"])]
+    page = write_report(make_run([*a_run(), *lines])).read_text()
     assert "<td>from step 11</td><td>lr</td><td>0.0003 → 0.001</td>" in page
     assert "<td>from step 21</td><td>steps</td><td>30 → 40</td>" in page
     assert "<td>None → &lt;b&gt;</td>" in page
