@@ -197,9 +197,39 @@ def test_make_data_as_a_child_makes_the_stream_and_ends_with_the_block(corpus: P
     with making_data(config(corpus / "out")) as maker:
         assert ids_of(corpus / "out", "train")
         assert maker.wait() == 0
+    for path in (corpus / "out").glob("00000[2-9]*"):
+        path.unlink()
+    (corpus / "out/stream.json").unlink()
+    with making_data(config(corpus / "out")):  # there already, so that a reader need not wait to begin
+        assert ids_of(corpus / "out", "train")
+    assert read_stream_record(corpus / "out")
+
+
+def test_a_mistake_of_the_child_is_the_one_line_of_its_parent(corpus: Path, capfd: pytest.CaptureFixture[str]) -> None:
     other = making_data(config(corpus / "new", tokenizer="none"))
-    with pytest.raises(UserError, match="make-data ended at once, with exit code 2: its message is above"), other:
+    with pytest.raises(UserError, match=r"^there is no tokenizer .none.: pass a path"), other:
         pass
+    (corpus / "bad.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in DOCUMENTS) + '{"body": 1}')
+    with (
+        pytest.raises(UserError, match=r"bad.jsonl, line 41: no field 'text'; set text_field: there are body"),
+        making_data(config(corpus / "out", train=["bad.jsonl"], shard_bytes=300)),
+    ):
+        ids_of(corpus / "out", "train")
+    assert "error" not in capfd.readouterr().err
+
+
+def test_validation_inputs_come_first_so_that_training_begins_with_the_first_shards(corpus: Path) -> None:
+    (corpus / "held.txt").write_text(END.join(DOCUMENTS[:9]))
+    both = {"validation": ["held.txt"], "validation_fraction": 0.0}
+    make_data.make_data(config(corpus / "files", shards=False, **both))
+    make_data.make_data(config(corpus / "shards", **both))
+    splits = [json.loads(path.read_text())["splits"] for path in sorted((corpus / "shards").glob("0*[0-9].json"))]
+    assert len(splits) > 3
+    assert "validation" in splits[0]
+    assert all(split == ["train"] for split in splits[1:])
+    for split in ("train", "validation"):
+        file = TokenFile.open(corpus / f"files/{split}.npy")
+        assert ids_of(corpus / "shards", split) == file.tokens[:].tolist()
 
 
 def test_a_child_that_would_join_its_units_at_the_end_is_refused(corpus: Path) -> None:

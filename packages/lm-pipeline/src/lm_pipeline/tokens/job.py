@@ -27,8 +27,8 @@ class Job:
     """The corpus, what becomes of each document, and the name of all that."""
 
     files: tuple[InputFile, ...]
-    for_training: int
-    """The first so many files are the training inputs; the others are validation inputs."""
+    for_validation: range
+    """Numbers of the files that are validation inputs; the others are training inputs."""
     rules: Rules
     fraction: float
     seed: int
@@ -42,7 +42,7 @@ class Job:
     @property
     def splits(self) -> tuple[Split, ...]:
         """The token files that there will be."""
-        both = self.fraction > 0 or len(self.files) > self.for_training
+        both = self.fraction > 0 or len(self.for_validation) > 0
         return ("train", "validation") if both else ("train",)
 
     @property
@@ -55,7 +55,7 @@ class Job:
 
         It is a function of (seed, document) or of (seed, text), so it depends on neither threads nor work units.
         """
-        if file >= self.for_training:
+        if file in self.for_validation:
             return "validation"
         start = text[: min(_HASHED, self.rules.long // 4)]
         word = hashlib.sha256(start).hexdigest() if self.by_text else document
@@ -82,16 +82,16 @@ def plan(config: MakeDataConfig, tokenizer: TokenizerLike) -> Job:
     train = find_inputs(config.train, choice)
     validation = find_inputs(config.validation, choice) if config.validation else Inputs()
     _check_disjoint(train.files, validation.files)
-    files = (*train.files, *validation.files)
     rules = config.rules(cutter_of(tokenizer))
+    first = 0 if config.shards else len(train.files)  # who trains meanwhile evaluates at the first step
     job = Job(
-        files=files,
-        for_training=len(train.files),
+        files=(*train.files[:first], *validation.files, *train.files[first:]),
+        for_validation=range(first, first + len(validation.files)),
         rules=replace(rules, long=min(rules.long, config.shard_bytes)),
         fraction=config.validation_fraction,
         seed=config.seed,
         by_text=config.held_out_by == "text",
-        fingerprint=_fingerprint(config, tokenizer, files, len(train.files)),
+        fingerprint=_fingerprint(config, tokenizer, (*train.files, *validation.files), len(train.files)),
         left_out=(*train.lines(), *validation.lines()),
     )
     _check_fraction(job)
@@ -151,7 +151,7 @@ def _fingerprint(
     if config.held_out_by != "number":
         identity["held_out_by"] = config.held_out_by
     if config.shards:
-        identity["shard_bytes"] = config.shard_bytes
+        identity |= {"shard_bytes": config.shard_bytes, "order": "validation first"}
     if any(file.stream for file in files):
         identity["once"] = secrets.token_hex(16)
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
