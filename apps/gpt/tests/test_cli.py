@@ -65,6 +65,10 @@ def test_a_model_is_trained_on_a_text_that_is_encoded_meanwhile_resumed_evaluate
         ("train --source.train text.txt", "source.output: name a folder for the token shards"),
         ("train --source.train missing.txt --source.output shards", "missing.txt"),
         (f"train {SOURCE} {SMALL} --training.max_tokens 31 --save_dir run", "31 is less than one batch"),
+        (
+            f"train {SOURCE} {SMALL} --schedule.kind hold_then_cosine --schedule.decay_steps 9 --training.max_steps 2",
+            "more than max_steps",
+        ),
         ("train --source.validation_fraction 2", "source.validation_fraction"),
     ],
 )
@@ -73,6 +77,7 @@ def test_a_mistake_is_one_line_and_leaves_no_run(call: Call, words: str, said: s
     assert code == 2
     assert said in printed.splitlines()[-1]
     assert not Path("run/config.toml").exists()
+    assert not [*Path().glob("shards*")], "nothing is encoded for a run that cannot be"
 
 
 @pytest.mark.parametrize("words", ["", "--help", "-h"])

@@ -13,7 +13,7 @@ from lm_core.run.folder import RunFolder
 from lm_core.run.resume import Recorded, recorded
 from lm_core.run.seeds import for_each_seed
 from lm_pipeline.commands.train_config import TrainConfig
-from lm_pipeline.commands.train_plan import PROGRAM, folder_of, plan_run
+from lm_pipeline.commands.train_plan import PROGRAM, check_values, folder_of, plan_run
 from lm_pipeline.commands.train_resume import POLICY
 from lm_pipeline.commands.train_source import with_source
 from lm_pipeline.program import run_program
@@ -54,6 +54,7 @@ def train(config: TrainConfig, argv: Sequence[str] = ()) -> None:
     with session.opened(folder, TrainConfig, POLICY, resume=config.resume) as known:
         if known and argv:
             config = _over(known, folder, argv)
+        check_values(config, known)  # before text is encoded for it
         with with_source(config) as filled:
             session.run(plan_run(filled, folder, known, argv), folder)
 

@@ -67,8 +67,7 @@ def plan_run(
     Raises:
         UserError: when the config contradicts itself or what it names, saying which key; nothing has been written then.
     """
-    _check_logging(config)
-    _check_batch(config)
+    check_values(config, known)
     checkpoint = known.checkpoint if known else None
     source = load_model(config.init_from, key="init_from") if config.init_from and not checkpoint else None
     config = extended_config(_in_steps(config, source.config if source else config.model), known)
@@ -118,6 +117,18 @@ def plan_run(
         next_steps=next_steps(model, tokenizer),
     )
     return resumed(made, known) if known else made
+
+
+def check_values(config: TrainConfig, known: Recorded[TrainConfig] | None = None) -> None:
+    """Check what can be without a tokenizer, data and weights.
+
+    Raises:
+        UserError: when keys contradict each other.
+    """
+    _check_logging(config)
+    _check_batch(config)
+    if not (known or config.init_from):  # else the shape and the schedule are not in the config alone
+        schedule_of(_in_steps(config, config.model))
 
 
 def _sinks(config: TrainConfig, run: RunFolder) -> Sinks:
