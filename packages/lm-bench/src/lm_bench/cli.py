@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from lm_bench.flags import (
     CompareFlags,
     CorpusFlags,
+    DataFlags,
     FaultsFlags,
     GpuFlags,
     InferFlags,
@@ -45,6 +46,7 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "gpu": Command(GpuFlags, "training and decoding on a GPU against the peers, precision and bits: all in one call"),
     "saving": Command(SavingFlags, "how long a save of 500 MB holds training up"),
+    "data": Command(DataFlags, "how many tokens a second one core reads, encodes and packs"),
     "tokenizer": Command(
         TokenizerFlags, "our tokenizer against other libraries: training, encoding, decoding, start-up"
     ),

@@ -14,6 +14,8 @@ from lm_bench.compare.groups import grouped
 from lm_bench.compare.report import compare_json, compare_table, write_comparison
 from lm_bench.compare.runs import read_runs
 from lm_bench.corpora import build
+from lm_bench.data import data_table
+from lm_bench.data import measure as measure_data
 from lm_bench.environment import Environment, load_average, observe
 from lm_bench.faults.campaign import ROWS, SHORT, run_campaign
 from lm_bench.faults.report import faults_markdown, faults_table, read_results
@@ -21,6 +23,7 @@ from lm_bench.flags import (
     BackendName,
     CompareFlags,
     CorpusFlags,
+    DataFlags,
     FaultsFlags,
     GpuFlags,
     InferFlags,
@@ -87,6 +90,15 @@ def saving(flags: SavingFlags) -> None:
     environment = _environment(backends, config, peers=False)
     results = [saves.measure(name, saves.CASE, config, flags.rounds, flags.steps) for name in backends]
     _show("saving", flags, environment, results, lambda results: f"\n{saves.saving_table(results)}")
+
+
+def data(flags: DataFlags) -> None:
+    """`lm-bench data`."""
+    if not flags.text:
+        raise UserError("--text: name a text file, such as one of lm-bench corpus")
+    environment = observe({}, load_average())
+    results = measure_data(Path(flags.text), flags.document_size, flags.vocab_size, flags.rounds)
+    _show("data", flags, environment, results, lambda results: f"\n{data_table(results)}")
 
 
 def tokenizer(flags: TokenizerFlags) -> None:

@@ -31,6 +31,19 @@ class SavingFlags(Printed):
     """Let the framework compile the step."""
 
 
+class DataFlags(Printed):
+    """How many tokens a second one core reads, encodes and packs, from each kind of source."""
+
+    text: str = ""
+    """Text to read, such as one of lm-bench corpus."""
+    document_size: int = Field(2_000, gt=0)
+    """Characters per document."""
+    vocab_size: int = Field(8_192, ge=512)
+    """Vocabulary of the tokenizer, which is learned from the text."""
+    rounds: int = Field(3, gt=0)
+    """Rounds, after one that does not count."""
+
+
 InferCase = Literal["nanogpt-char", "gpt2-124m"]
 TrainCase = Literal[InferCase, "testbed-d", "ptb64", "blocks12"]
 TrainPart = Literal["forward_backward", "step", "memory", "loop", "convergence"]
