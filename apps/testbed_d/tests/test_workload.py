@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from lm_core.config import AdamWConfig, KBetaConfig
+from lm_core.errors import UserError
 from lm_core.run.folder import RunFolder
 from lm_core.run.plan import Plan
 from lm_core.schedules import learning_rate
@@ -94,3 +95,11 @@ def test_how_products_are_rounded_and_summed_is_torch_s_to_promise(text: str) ->
     assert (made.deterministic, made.matmul_precision, made.cuda_graph) == (True, "high", "off")
     assert not workload(text, backend="mlx", deterministic=True).step.deterministic
     assert not workload(text, backend="torch").step.deterministic
+
+
+def test_the_hidden_warm_up_of_k_beta_can_be_given_to_adam(text: str) -> None:
+    made = workload(text, opt="adam", adam_beta2=0.95, lr_schedule="1:1e-3,30:5e-4", hidden_warmup=True)
+    factor = ((1 - 0.999**30) / (1 - 0.95**30)) ** 0.5
+    assert learning_rate(made.schedule, 30) == pytest.approx(5e-4 * factor)
+    with pytest.raises(UserError, match="--hidden_warmup is for --opt adam"):
+        workload(text, opt="kbeta", hidden_warmup=True)

@@ -179,3 +179,23 @@ def test_points_given_as_a_list_are_held_to_the_same_rules_as_text(points: list[
 def test_a_decay_longer_than_the_run_is_refused_since_the_peak_would_never_be_reached() -> None:
     with pytest.raises(UserError, match="decay_steps"):
         ScheduleConfig.parse({"kind": "hold_then_decay", "max_steps": 10, "decay_steps": 20})
+
+
+@given(st.floats(0, 0.9999), st.floats(0, 0.9999), st.integers(1, 5000))
+def test_correction_warmup_is_adam_whose_second_moment_is_corrected_by_another_beta2(
+    used: float, own: float, step: int
+) -> None:
+    schedule = ScheduleConfig(peak_lr=1e-3, correction_warmup=(used, own))
+    mean, square = 0.3, 0.2  # of the gradient, after `step` steps, not corrected
+    as_corrected_by_used = 1e-3 * mean / math.sqrt(square / (1 - used**step))
+    adam = learning_rate(schedule, step) * mean / math.sqrt(square / (1 - own**step))
+    assert adam == pytest.approx(as_corrected_by_used, rel=1e-12)
+
+
+def test_correction_warmup_of_kbeta_is_the_one_that_was_published() -> None:
+    schedule = ScheduleConfig(peak_lr=1.0, correction_warmup=(0.999, 0.94))
+    assert [round(learning_rate(schedule, t), 2) for t in (1, 50, 250, 1000, 2000)] == [0.13, 0.23, 0.47, 0.80, 0.93]
+    both = ScheduleConfig(peak_lr=1.0, warmup_steps=10, correction_warmup=(0.999, 0.94))
+    assert learning_rate(both, 5) == pytest.approx(0.5 * learning_rate(schedule, 5))
+    with pytest.raises(UserError, match="correction_warmup"):
+        ScheduleConfig.parse({"correction_warmup": [1.0, 0.95]}, "schedule")

@@ -78,3 +78,6 @@ class Flags(RunFlags):
     """K-beta's bias correction; beta2max hides a learning-rate warm-up (docs/testbed_d.md)."""
     lr_warmup: int = Field(0, ge=0)
     """Linear learning-rate warm-up, for either optimizer."""
+    hidden_warmup: bool = False
+    """Give Adam the learning-rate warm-up that K-beta's beta2max correction hides: times
+    sqrt((1 - 0.999^t) / (1 - adam_beta2^t))."""

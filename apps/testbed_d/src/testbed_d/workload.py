@@ -32,6 +32,7 @@ from testbed_d.resume_policy import POLICY
 
 COMMAND = "uv run apps/testbed_d"
 EVAL_LENGTH = 256
+KBETA_BETA2_MAX = 0.999
 
 
 def plan(flags: Flags, folder: RunFolder, argv: Sequence[str] = ()) -> Plan:
@@ -103,6 +104,11 @@ def plan(flags: Flags, folder: RunFolder, argv: Sequence[str] = ()) -> Plan:
 def _check(flags: Flags) -> None:
     if flags.d_model % flags.n_head:
         raise UserError(f"--n_head {flags.n_head} does not divide --d_model {flags.d_model}")
+    if flags.hidden_warmup and flags.opt == "kbeta":
+        raise UserError(
+            "--hidden_warmup is for --opt adam: K-beta has it from --kbeta_bias_correction beta2max, and does without"
+            " by exact"
+        )
     if flags.lmin > flags.lmax:
         raise UserError(f"--lmin {flags.lmin} is above --lmax {flags.lmax}")
     if flags.lmin > flags.ctx:
@@ -156,6 +162,7 @@ def _optimizer(flags: Flags) -> OptimizerConfig:
         return AdamWConfig(beta2=flags.adam_beta2, weight_decay=flags.wd, decay_groups=groups)
     return KBetaConfig(
         beta2_min=0.88,
+        beta2_max=KBETA_BETA2_MAX,
         alpha=0.93,
         tiny_spike=1e-9,
         bias_correction=flags.kbeta_bias_correction,
@@ -172,7 +179,11 @@ def schedule_of(flags: Flags) -> ScheduleConfig:
     Raises:
         UserError: when lr_schedule is malformed.
     """
+    warmup = {"warmup_steps": flags.lr_warmup, "correction_warmup": _hidden_warmup(flags)}
     if not flags.lr_schedule:
-        return ScheduleConfig(peak_lr=flags.lr, warmup_steps=flags.lr_warmup)
-    points = parse_piecewise(flags.lr_schedule)
-    return ScheduleConfig(kind="piecewise", points=points, warmup_steps=flags.lr_warmup)
+        return ScheduleConfig.model_validate({"peak_lr": flags.lr, **warmup})
+    return ScheduleConfig.model_validate({"kind": "piecewise", "points": parse_piecewise(flags.lr_schedule), **warmup})
+
+
+def _hidden_warmup(flags: Flags) -> tuple[float, float] | None:
+    return (KBETA_BETA2_MAX, flags.adam_beta2) if flags.hidden_warmup else None

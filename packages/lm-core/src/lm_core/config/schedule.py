@@ -55,6 +55,8 @@ class ScheduleConfig(Config):
     """S: steps that are not counted, so that the warm-up begins after them (piecewise: of the warm-up alone)."""
     points: Points = ()
     """piecewise: (step, rate) pairs in ascending order."""
+    correction_warmup: tuple[float, float] | None = None
+    """(a, b): the rate times sqrt((1 - a^t) / (1 - b^t)), as if Adam with beta2 b corrected its bias by a."""
 
     @field_validator("points", mode="before")
     @classmethod
@@ -72,6 +74,8 @@ class ScheduleConfig(Config):
             raise ValueError("a piecewise schedule needs points")
         if self.kind in DECAYING:
             self._check_decay()
+        if self.correction_warmup and not all(0 <= beta < 1 for beta in self.correction_warmup):
+            raise ValueError("correction_warmup: two numbers from 0 up to and not with 1, such as [0.999, 0.95]")
         return self
 
     def _check_decay(self) -> None:
