@@ -19,7 +19,7 @@ def test_without_a_known_command_one_line_lists_them(monkeypatch, capsys, argv):
     out, err = capsys.readouterr()
     assert out == ""
     assert err.count("\n") == 1
-    assert "known commands: train" in err
+    assert "known commands: all, train" in err
 
 
 def test_help_lists_the_commands_and_each_has_its_function(monkeypatch, capsys):
@@ -27,7 +27,11 @@ def test_help_lists_the_commands_and_each_has_its_function(monkeypatch, capsys):
     said = capsys.readouterr().out
     for name, command in cli.COMMANDS.items():
         assert f"  {name} " in said
-        assert callable(getattr({"lm_bench.commands": commands, "lm_bench.verify": verify}[command.module], name))
+        assert callable(
+            getattr(
+                {"lm_bench.commands": commands, "lm_bench.verify": verify}[command.module], command.function or name
+            )
+        )
 
 
 @pytest.mark.parametrize("command", ["verify", "compare"])

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lm_bench.flags import (
+    AllFlags,
     CompareFlags,
     CorpusFlags,
     DataFlags,
@@ -28,16 +29,18 @@ PROGRAM = "lm-bench"
 
 @dataclass(frozen=True)
 class Command:
-    """A function of the command's name in `module`, which is imported when it is asked for."""
+    """A function of the command's name, or of `function`, in `module`, which is imported when it is asked for."""
 
     flags: type[Config]
     purpose: str
     takes_runs: bool = False
     """Whether run folders are named before the flags."""
     module: str = "lm_bench.commands"
+    function: str = ""
 
 
 COMMANDS: Mapping[str, Command] = {
+    "all": Command(AllFlags, "the short form of every table on this machine, in 20 minutes", function="every"),
     "train": Command(
         TrainFlags, "training against a plain loop and Hugging Face: speed, memory, the loop, convergence"
     ),
@@ -87,7 +90,7 @@ def run(argv: Sequence[str]) -> int:
     flags = parse_flags(command.flags, f"{PROGRAM} {name}{' RUN [RUN...]' * is_path}", words[len(paths) :])
     if is_path and not paths:
         raise UserError(f"no run folder given; see {PROGRAM} {name} --help")
-    function = getattr(importlib.import_module(command.module), name)
+    function = getattr(importlib.import_module(command.module), command.function or name)
     return function(flags, *([paths] if is_path else [])) or 0
 
 

@@ -17,9 +17,11 @@ from lm_bench.corpora import build
 from lm_bench.data import data_table
 from lm_bench.data import measure as measure_data
 from lm_bench.environment import Environment, load_average, observe
+from lm_bench.every import measure_all
 from lm_bench.faults.campaign import ROWS, SHORT, run_campaign
 from lm_bench.faults.report import faults_markdown, faults_table, read_results
 from lm_bench.flags import (
+    AllFlags,
     BackendName,
     CompareFlags,
     CorpusFlags,
@@ -45,6 +47,11 @@ from lm_core.backend import load_backend
 from lm_core.config import Config, StepConfig
 from lm_core.errors import UserError
 from lm_core.terminal import put, say
+
+
+def every(flags: AllFlags) -> None:
+    """`lm-bench all`."""
+    measure_all(flags)
 
 
 def train(flags: TrainFlags) -> None:

@@ -4,12 +4,24 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+
+LIMITS = (
+    "ATEN_CPU_CAPABILITY",
+    "ONEDNN_MAX_CPU_ISA",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "NUMBA_CPU_NAME",
+    "NUMBA_CPU_FEATURES",
+)
+"""Variables by which a library uses fewer instructions than the processor has."""
+_VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2", "avx": "AVX", "sve": "SVE", "asimd": "NEON"}
+_BFLOAT16 = {"amx_bf16": "AMX bfloat16", "avx512_bf16": "bfloat16", "bf16": "bfloat16"}
 
 
 @dataclass(frozen=True)
@@ -18,6 +30,8 @@ class Environment:
 
     cpu: str
     cores: int
+    instructions: str
+    """Its vector instructions, and what limits them."""
     load: float
     """Runnable processes over the last minute, before the measurement; a quiet machine is near 0."""
     system: str
@@ -31,7 +45,7 @@ class Environment:
     @property
     def line(self) -> str:
         """Everything, for people."""
-        machine = f"{self.cpu}, {self.cores} cores, load {self.load:.2f}, {self.system}"
+        machine = f"{self.cpu}, {self.cores} cores, {self.instructions}, load {self.load:.2f}, {self.system}"
         versions = [f"python {self.python}", f"numpy {self.numpy}", *self.frameworks.values()]
         return f"{self.date} | {machine} | {' | '.join(versions)}"
 
@@ -41,6 +55,7 @@ def observe(frameworks: dict[str, str], load: float) -> Environment:
     return Environment(
         cpu=cpu_model(),
         cores=core_count(),
+        instructions=instructions(_processor_flags(), os.environ),
         load=load,
         system=f"{platform.system()} {platform.machine()}",
         python=platform.python_version(),
@@ -59,6 +74,25 @@ def load_average() -> float:
 def core_count() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def instructions(flags: Collection[str], environment: Mapping[str, str]) -> str:
+    """The widest vectors that a processor with these flags has, what multiplies bfloat16, and what is forbidden to use.
+
+    Args:
+        flags: as in /proc/cpuinfo.
+        environment: variables; those by which libraries are kept to fewer instructions count.
+    """
+    widest = next((name for flag, name in _VECTORS.items() if flag in flags), platform.machine())
+    narrow = [name for flag, name in _BFLOAT16.items() if flag in flags]
+    limits = [f"{name}={environment[name]}" for name in LIMITS if environment.get(name)]
+    return " ".join([widest, *(f"+ {name}" for name in narrow), *(f"({limit})" for limit in limits)])
+
+
+def _processor_flags() -> list[str]:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    return next((line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features"))), [])
 
 
 def cpu_model() -> str:

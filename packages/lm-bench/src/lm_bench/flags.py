@@ -18,6 +18,17 @@ class Printed(Config):
     """TOML file with any of these; flags on the command line win."""
 
 
+class AllFlags(Config):
+    """The short form of every table on this machine, as one Markdown page; leave the machine idle meanwhile."""
+
+    minutes: float = Field(20, gt=0)
+    """Time for all of it: more rounds with more; what is not reached says so."""
+    out: str = "benchmarks.md"
+    """File that gets each table as soon as it is there; none when empty."""
+    config: str = ""
+    """TOML file with any of these; flags on the command line win."""
+
+
 class SavingFlags(Printed):
     """How long a save of 500 MB holds training up: the snapshot alone, and with the thread that writes it."""
 
