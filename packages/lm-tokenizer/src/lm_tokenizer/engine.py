@@ -221,6 +221,8 @@ class Engine:
         if self._decoder is None:
             self._decoder = _decoder(self._vocabulary)
         lengths, starts, tokens = self._decoder
+        known = ids.dtype in (np.uint16, np.uint32, np.int64)
+        ids = np.ascontiguousarray(ids if known else ids.astype(np.int64))
         total = decode.decoded_length(ids, lengths)
         if total < 0:
             raise UnknownIdError(-1 - total)

@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from lm_tokenizer._kernels import layout, learn
-from lm_tokenizer._kernels.compiled import is_first_time
+from lm_tokenizer._kernels.compiled import load
 from lm_tokenizer.corpus import Unit
 from lm_tokenizer.errors import TokenizerError
 from lm_tokenizer.options import TrainingOptions
@@ -29,8 +29,8 @@ def train(
     units: Iterator[Unit], size: int | None, options: TrainingOptions, threads: int, progress: bool
 ) -> Vocabulary:
     """Learn a vocabulary from the units of a corpus of `size` bytes, where that is known."""
-    doing = "compiling once, counting" if is_first_time() else "counting"
-    with tqdm(total=size, desc=doing, unit="B", unit_scale=True, disable=None if progress else True) as bar:
+    load("training", progress)
+    with tqdm(total=size, desc="counting", unit="B", unit_scale=True, disable=None if progress else True) as bar:
         tally = Tally(options.pattern, threads, bar.update)
         table = tally.count(units)
     if tally.dropped:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lm_tokenizer._kernels.compiled import compiled
+from lm_tokenizer._kernels.compiled import compiled, kernel
 from lm_tokenizer._kernels.intrinsics import (
     claim,
     copy_16,
@@ -124,8 +124,8 @@ def keep(at, length, low, high, slot, cache, ids, n):
             return
 
 
-@compiled
-def rehash(source, target):
+@kernel("encoding")
+def rehash(source: Cache, target: Cache):
     """Copy the published slots of one cache into the larger table of another."""
     last = source.table + (SLOT << (64 - source.shift))
     for old in range(source.table, last, SLOT):

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from lm_tokenizer._kernels.cache import INLINE_BYTES, K1, K2, SLOT, key_of, key_of_long, same_bytes
-from lm_tokenizer._kernels.compiled import compiled
+from lm_tokenizer._kernels.compiled import Int64s, compiled, kernel
+from lm_tokenizer._kernels.encode import Scratch
 from lm_tokenizer._kernels.intrinsics import item_u64, load_u64, prefetch, set_item_u64, store_u64
 from lm_tokenizer._kernels.scan import GROUP, INVALID, STATES, U0, U1, scan_gpt2
 
@@ -137,8 +138,17 @@ def count_gpt2(text, position, end, readable, classes, counts, scratch):
     return end
 
 
-@compiled
-def count_texts(text, begins, ends, readable, classes, counts, scratch, progress):
+@kernel("training")
+def count_texts(
+    text: int,
+    begins: Int64s,
+    ends: Int64s,
+    readable: int,
+    classes: int,
+    counts: Counts,
+    scratch: Scratch,
+    progress: Int64s,
+):
     """Count the pretokens of texts, each split by itself, by GPT-2's pattern.
 
     Args:
@@ -160,8 +170,8 @@ def count_texts(text, begins, ends, readable, classes, counts, scratch, progress
     return 0
 
 
-@compiled
-def count_pretokens(text, ends, readable, counts, scratch, progress):
+@kernel("training")
+def count_pretokens(text: int, ends: Int64s, readable: int, counts: Counts, scratch: Scratch, progress: Int64s):
     """Count the pretokens that lie behind one another from the address `text`: pretoken i ends at the offset ends[i].
 
     Args and returns as `count_texts`.
@@ -178,8 +188,8 @@ def count_pretokens(text, ends, readable, counts, scratch, progress):
     return 0
 
 
-@compiled
-def add_all(source, counts, least):
+@kernel("training")
+def add_all(source: Counts, counts: Counts, least: int):
     """Add what `source` holds, if it occurs at least `least` times, to `counts`, which has room for it."""
     last = source.table + (SLOT << (64 - source.shift))
     place = source.table
@@ -207,8 +217,8 @@ def length_at(place):
     return np.int64(high >> np.uint64(56))
 
 
-@compiled
-def pretokens_of(counts, shortest, places, numbers):
+@kernel("training")
+def pretokens_of(counts: Counts, shortest: int, places: Int64s, numbers: Int64s):
     """The slots that hold a pretoken of at least `shortest` bytes: their addresses and counts; how many there are."""
     n = 0
     for i in range(np.int64(1) << (64 - counts.shift)):

@@ -1,14 +1,14 @@
 """Decoding: the bytes of every id, 16 at a time."""
 
-from lm_tokenizer._kernels.compiled import compiled
+from lm_tokenizer._kernels.compiled import Int64s, Uint16s, Uint32s, kernel
 from lm_tokenizer._kernels.intrinsics import copy_16
 
 WIDTH = 16
 """Bytes of a token that are copied at once, and that may be written past the last byte."""
 
 
-@compiled
-def decoded_length(ids, lengths):
+@kernel("encoding")
+def decoded_length(ids: [Uint16s, Uint32s, Int64s], lengths: Int64s):
     """Bytes that the ids stand for; or -1 less the position of the first id that is not a token."""
     total, wrong = 0, False
     for i in range(len(ids)):
@@ -23,8 +23,8 @@ def decoded_length(ids, lengths):
     return total
 
 
-@compiled
-def decode(ids, lengths, starts, tokens, out):
+@kernel("encoding")
+def decode(ids: [Uint16s, Uint32s, Int64s], lengths: Int64s, starts: Int64s, tokens: int, out: int):
     """Write the bytes of the ids to the address `out`, and up to WIDTH more.
 
     Args:

@@ -15,29 +15,31 @@ from lm_tokenizer._kernels.cache import (
     INLINE_IDS,
     PROBES,
     SLOT,
+    Cache,
     keep,
     key_of,
     key_of_long,
     same_bytes,
     slot_of,
 )
-from lm_tokenizer._kernels.compiled import compiled
+from lm_tokenizer._kernels.compiled import Int64s, compiled, kernel
 from lm_tokenizer._kernels.intrinsics import (
     copy_ids_u16,
     copy_ids_u32,
-    in_use,
+    free_array,
     item_u32,
     item_u64,
     load_acquire,
     load_u8,
     load_u32,
     load_u64,
+    new_array,
     prefetch,
     set_item_u64,
     store_u16,
     store_u32,
 )
-from lm_tokenizer._kernels.merge import SHORT, is_run, merge_long, merge_run, merge_short
+from lm_tokenizer._kernels.merge import SHORT, Model, is_run, merge_long, merge_run, merge_short
 from lm_tokenizer._kernels.scan import GROUP, INVALID, MASKS, SLACK, STATES, U0, scan_gpt2
 
 LONGEST_KEPT = 512
@@ -98,7 +100,7 @@ def encode_unknown(at, length, low, high, slot, model, cache, scratch, out, wide
         return store_ids(out, scratch.ids, n, wide)
     if not model.ordered:
         return UNORDERED
-    memory = np.empty(length, np.uint32)
+    memory = new_array(length, np.uint32)
     ids = np.int64(memory.ctypes.data)
     n = merge_run(np.int64(load_u8(at)), length, model, ids) if is_run(at, length) else -1
     if n < 0:
@@ -106,7 +108,7 @@ def encode_unknown(at, length, low, high, slot, model, cache, scratch, out, wide
     if length <= LONGEST_KEPT:
         keep(at, length, low, high, slot, cache, ids, n)
     out = store_ids(out, ids, n, wide)
-    in_use(memory)
+    free_array(memory)
     return out
 
 
@@ -237,8 +239,11 @@ def encode_gpt2(text, end, readable, model, cache, scratch, out, wide):
     return (out - first) >> (2 if wide else 1)
 
 
-@compiled
-def encode_texts(text, start, ends, counts, readable, model, cache, scratch, out, wide):
+@kernel("encoding")
+def encode_texts(
+    text: int, start: int, ends: Int64s, counts: Int64s, readable: int, model: Model, cache: Cache, scratch: Scratch,
+    out: int, wide: int,
+):  # fmt: skip
     """Encode texts that lie behind one another, each by itself: text i ends at the offset ends[i].
 
     Args:
@@ -259,8 +264,10 @@ def encode_texts(text, start, ends, counts, readable, model, cache, scratch, out
     return -1
 
 
-@compiled
-def encode_pretokens(text, ends, readable, model, cache, scratch, out, wide):
+@kernel("encoding")
+def encode_pretokens(
+    text: int, ends: Int64s, readable: int, model: Model, cache: Cache, scratch: Scratch, out: int, wide: int
+):
     """Encode the pretokens that lie behind one another from the address `text`: pretoken i ends at the offset ends[i].
 
     Returns:

@@ -5,8 +5,8 @@ its id in symbols[p] and in symbols[q], so both its neighbours are one look away
 often a pretoken occurs is kept for blocks of positions: pretokens of different counts do not share one.
 """
 
-from lm_tokenizer._kernels.compiled import compiled
-from lm_tokenizer._kernels.count import bytes_at, length_at
+from lm_tokenizer._kernels.compiled import Int64s, Uint16s, Uint32s, kernel
+from lm_tokenizer._kernels.count import Counts, bytes_at, length_at
 from lm_tokenizer._kernels.intrinsics import load_u8, prefetch
 
 AHEAD = 16
@@ -15,8 +15,8 @@ BLOCK_BITS = 4
 """Positions of one block of 2**BLOCK_BITS belong to pretokens of one count."""
 
 
-@compiled
-def size_of_layout(places, numbers):
+@kernel("training")
+def size_of_layout(places: Int64s, numbers: Int64s):
     """Positions that `lay_out` needs."""
     block = 1 << BLOCK_BITS
     p = block
@@ -29,8 +29,16 @@ def size_of_layout(places, numbers):
     return (p + 2 * block) & ~(block - 1)
 
 
-@compiled
-def lay_out(places, numbers, counts, id_of_byte, symbols, weights, end_symbol):
+@kernel("training")
+def lay_out(
+    places: Int64s,
+    numbers: Int64s,
+    counts: Counts,
+    id_of_byte: Uint32s,
+    symbols: [Uint16s, Uint32s],
+    weights: Int64s,
+    end_symbol: int,
+):
     """Write the pretokens, ordered by count, and the count of each block; position of the first that occurs once."""
     block = 1 << BLOCK_BITS
     symbols[:block] = end_symbol

@@ -8,8 +8,8 @@ and not once an occurrence. How the tokens lie in memory: layout.py; what is kno
 
 import numpy as np
 
-from lm_tokenizer._kernels.compiled import compiled
-from lm_tokenizer._kernels.intrinsics import prefetch
+from lm_tokenizer._kernels.compiled import Int64Rows, Int64s, Uint8s, Uint16s, Uint32s, compiled, kernel
+from lm_tokenizer._kernels.intrinsics import free_array, new_array, new_zeros, prefetch
 from lm_tokenizer._kernels.layout import BLOCK_BITS
 from lm_tokenizer._kernels.pairs import (
     COUNT,
@@ -166,10 +166,12 @@ def write_positions(done, lengths, end_symbol, lefts, rights, positions):
             rights[right, TARGET] += 1
 
 
-@compiled
+@kernel("training", apart=True)
 def learn(
-    symbols, weights, end_symbol, once, state, merges, texts, starts, slots, floor, until, room, too_long, tokens
-):
+    symbols: [Uint16s, Uint32s], weights: Int64s, end_symbol: int, once: np.uint64, state: Int64s, merges: Int64Rows,
+    texts: Uint8s, starts: Int64s, slots: Int64s, floor: int, until: int, room: Uint32s, too_long: int,
+    tokens: [None, (Uint8s, Int64s)],
+):  # fmt: skip
     """Merge pairs with at least `floor` occurrences, most frequent first, until there are `until` tokens.
 
     Args:
@@ -187,18 +189,20 @@ def learn(
         AGAIN, to call once more: a merge has made a token that there was, and its pairs must be counted again.
     """
     n_tokens, n_merges = state[0], state[1]
-    lengths = np.zeros(len(starts), np.int64)
+    lengths = new_zeros(len(starts), np.int64)
     for i in range(n_tokens):
         lengths[i] = starts[i + 1] - starts[i]
     if n_tokens == 256:
-        every = count_byte_pairs(symbols, weights, once)
+        (every,) = count_byte_pairs(symbols, weights, once)
     else:
-        every = count_pairs(symbols, weights, lengths, end_symbol)
+        (every,) = count_pairs(symbols, weights, lengths, end_symbol)
     without_long(every, lengths, too_long)
     table, used, positions, top, heap, size = frequent_pairs(symbols, lengths, end_symbol, every, floor, room, tokens)
-    lefts, rights = np.zeros((len(starts), 4), np.int64), np.zeros((len(starts), 4), np.int64)
-    neighbours = np.empty((2, len(starts)), np.int64)
-    done = np.empty((1024, 3), np.uint32)
+    free_array(every)
+    lefts, rights = new_zeros((len(starts), 4), np.int64), new_zeros((len(starts), 4), np.int64)
+    neighbours = new_array((2, len(starts)), np.int64)
+    done = new_array((1024, 3), np.uint32)
+    outcome = DONE
     while n_tokens < until and size and state[2] == 0:
         count, key = heap[0, 0], heap[0, 1]
         row = row_of(key, table)
@@ -214,7 +218,8 @@ def learn(
             continue
         first, second = key >> 32, key & 0xFFFFFFFF
         if n_merges == len(merges) or starts[n_tokens] + lengths[first] + lengths[second] > len(texts):
-            return NO_ROOM
+            outcome = NO_ROOM
+            break
         token, slot = find_token(first, second, texts, starts, slots, n_tokens)
         merges[n_merges, 0], merges[n_merges, 1] = first, second
         n_merges += 1
@@ -229,18 +234,24 @@ def learn(
         table[row, COUNT] = 0
         places = positions[table[row, START] : table[row, START] + table[row, SEEN]]
         if len(places) > len(done):
-            done = np.empty((2 * len(places), 3), np.uint32)
+            free_array(done)
+            done = new_array((2 * len(places), 3), np.uint32)
         n, n_left, n_right = merge_everywhere(
             places, first, second, token, lengths, symbols, weights, end_symbol, once, lefts, rights, neighbours, done
         )
         if not is_new:
-            return AGAIN
+            outcome = AGAIN
+            break
         if top + 2 * n > len(positions):
-            positions = longer(positions, top, top + 2 * n)
+            shorter = positions
+            (positions,) = longer(shorter, top, top + 2 * n)
+            free_unless(shorter, room)
         if size + n_left + n_right > len(heap):
-            heap = longer(heap, size, size + n_left + n_right)
+            shorter_heap = heap
+            (heap,) = longer(shorter_heap, size, size + n_left + n_right)
+            free_array(shorter_heap)
         while 2 * (used + n_left + n_right) > len(table):
-            table = doubled(table)
+            (table,) = doubled(table)
         again, before = lefts[token, CHANGE], size
         size, top = update_pairs(
             neighbours[0, :n_left],
@@ -282,4 +293,16 @@ def learn(
             lefts[other, CHANGE] = lefts[other, OCCURRENCES] = 0
         for other in neighbours[1, :n_right]:
             rights[other, CHANGE] = rights[other, OCCURRENCES] = 0
-    return RARER if size == 0 and n_tokens < until else DONE
+    free_unless(positions, room)
+    for array in (table, heap, lefts, rights, neighbours):
+        free_array(array)
+    free_array(lengths)
+    free_array(done)
+    return RARER if outcome == DONE and size == 0 and n_tokens < until else outcome
+
+
+@compiled
+def free_unless(array, given):
+    """Give the memory of an array back, unless it is the one that was given."""
+    if array.ctypes.data != given.ctypes.data:
+        free_array(array)

@@ -8,15 +8,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lm_tokenizer._kernels.compiled import compiled
+from lm_tokenizer._kernels.compiled import Int64Rows, Uint64s, compiled, kernel
 from lm_tokenizer._kernels.intrinsics import (
     find_in_8,
-    in_use,
+    free_array,
     item_u32,
     item_u64,
     leading_zeros,
     least_of_16,
     load_u8,
+    new_array,
+    new_zeros,
     set_item_u32,
     set_item_u64,
     trailing_zeros,
@@ -64,8 +66,8 @@ class Model(NamedTuple):
     ordered: int
 
 
-@compiled
-def fill_pairs(merges, pairs, shift):
+@kernel("encoding")
+def fill_pairs(merges: Int64Rows, pairs: Uint64s, shift: np.uint64):
     """Enter (left id, right id) at index `rank` of `merges` into the table; of a pair listed twice, the first."""
     last = np.int64(len(pairs) - 8)
     for rank in range(len(merges)):
@@ -186,17 +188,18 @@ def link(i, rank, queue):
     set_item_u32(queue.heads, rank, i)
 
 
-@compiled
-def merge_long(text, length, model, ids):
+@kernel("encoding")
+def merge_long(text: int, length: int, model: Model, ids: int):
     """Encode `length` bytes at the address `text` into `ids`, address of uint32 for as many; the number of ids.
 
     The merges must be `ordered`: then the pairs of one rank are all there when the first of them is merged, and the
     queue moves only up. Takes 24 bytes a byte.
     """
     words = (model.n_ranks >> 6) + 1
-    heads = np.full(model.n_ranks + 1, NOBODY, np.uint32)
-    occupied = np.zeros(words, np.uint64)
-    memory = np.empty((5, length + 1), np.uint32)
+    heads = new_array(model.n_ranks + 1, np.uint32)
+    heads[:] = NOBODY
+    occupied = new_zeros(words, np.uint64)
+    memory = new_array((5, length + 1), np.uint32)
     base, row = np.int64(memory.ctypes.data), 4 * (length + 1)
     after, before = base, base + row
     queue = Queue(
@@ -246,9 +249,9 @@ def merge_long(text, length, model, ids):
     while i < length:
         set_item_u32(ids, n, item_u32(ids, i))
         n, i = n + 1, np.int64(item_u32(after, i))
-    in_use(heads)
-    in_use(occupied)
-    in_use(memory)
+    free_array(heads)
+    free_array(occupied)
+    free_array(memory)
     return n
 
 
@@ -262,16 +265,17 @@ def is_run(text, length):
     return True
 
 
-@compiled
-def merge_run(byte, length, model, ids):
+@kernel("encoding")
+def merge_run(byte: int, length: int, model: Model, ids: int):
     """Encode one byte `length` times over; the merges must be `ordered`. As `merge_long`, in a few steps.
 
     The tokens are kept as runs of equal ones, of which there are never more than a few: what merging equal tokens in
     pairs leaves over.
     """
-    tokens, counts = np.empty(ROOM, np.uint32), np.empty(ROOM, np.int64)
+    tokens, counts = new_array(ROOM, np.uint32), new_array(ROOM, np.int64)
+    new_tokens, new_counts = new_array(ROOM, np.uint32), new_array(ROOM, np.int64)
     tokens[0], counts[0] = item_u32(model.byte_ids, byte), length
-    n = 1
+    n, best = 1, NO_RANK
     while True:
         best, at, within = NO_RANK, 0, True
         for i in range(n):
@@ -284,10 +288,9 @@ def merge_run(byte, length, model, ids):
         if best == NO_RANK:
             break
         if n + 2 > ROOM:
-            return -1
+            break
         # Replace run `at`, or the two around a border, by what is left of them and the new tokens.
         merged, old_n = item_u32(model.merged, best), n
-        new_tokens, new_counts = np.empty(ROOM, np.uint32), np.empty(ROOM, np.int64)
         n = 0
         for i in range(old_n):
             count = counts[i]
@@ -301,12 +304,18 @@ def merge_run(byte, length, model, ids):
                 n = append_run(new_tokens, new_counts, n, tokens[i], count - 1)
             else:
                 n = append_run(new_tokens, new_counts, n, tokens[i], count)
-        tokens, counts = new_tokens, new_counts
-    total = 0
-    for i in range(n):
-        for _ in range(counts[i]):
-            set_item_u32(ids, total, tokens[i])
-            total += 1
+        tokens, counts, new_tokens, new_counts = new_tokens, new_counts, tokens, counts
+    total = -1
+    if best == NO_RANK:
+        total = 0
+        for i in range(n):
+            for _ in range(counts[i]):
+                set_item_u32(ids, total, tokens[i])
+                total += 1
+    free_array(tokens)
+    free_array(counts)
+    free_array(new_tokens)
+    free_array(new_counts)
     return total
 
 

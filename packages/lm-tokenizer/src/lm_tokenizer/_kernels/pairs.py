@@ -2,11 +2,14 @@
 
 Only pairs with at least `floor` occurrences are kept: no other can be merged before the floor is lowered and the table
 rebuilt. A position that no longer holds the pair is skipped when its turn comes.
+
+Arrays are returned in tuples: without its runtime Numba lets no function return one by itself.
 """
 
 import numpy as np
 
 from lm_tokenizer._kernels.compiled import compiled
+from lm_tokenizer._kernels.intrinsics import copy_bytes, free_array, new_array, new_zeros
 from lm_tokenizer._kernels.layout import BLOCK_BITS
 
 KEY, COUNT, START, SEEN = range(4)
@@ -30,20 +33,28 @@ def row_of(key, table):
 
 @compiled
 def new_table(rows):
-    """An empty table of pairs; `rows` is a power of two."""
-    table = np.empty((rows, 4), np.int64)
+    """An empty table of pairs, in memory of its own; `rows` is a power of two."""
+    table = new_array((rows, 4), np.int64)
     table[:, KEY] = NO_KEY
-    return table
+    return (table,)
 
 
 @compiled
 def doubled(table):
-    """The table with twice the rows."""
-    larger = new_table(2 * len(table))
+    """The table with twice the rows, in place of this one."""
+    (larger,) = new_table(2 * len(table))
     for i in range(len(table)):
         if table[i, KEY] != NO_KEY:
-            larger[row_of(table[i, KEY], larger)] = table[i]
-    return larger
+            copy_row(table, i, larger, row_of(table[i, KEY], larger))
+    free_array(table)
+    return (larger,)
+
+
+@compiled
+def copy_row(source, i, target, j):
+    """Copy row `i` of one table of pairs to row `j` of another."""
+    for column in range(4):
+        target[j, column] = source[i, column]
 
 
 @compiled
@@ -104,26 +115,28 @@ def push(heap, size, count, key, tokens):
 @compiled
 def count_byte_pairs(symbols, weights, once):
     """`count_pairs`, when every token is a byte still."""
-    counts = np.zeros((1 << 16, 2), np.int64)
+    counts = new_zeros((1 << 16, 2), np.int64)
     for p in range(1 << BLOCK_BITS, len(symbols) - 1):
         left, right = symbols[p], symbols[p + 1]
         if left < 256 and right < 256:
             pair = np.uint64(left) << U8 | np.uint64(right)
             counts[pair, 0] += 1 if p >= once else weights[p >> BLOCK_BITS]
             counts[pair, 1] += 1
-    table = new_table(1 << 17)
+    (table,) = new_table(1 << 17)
     for pair in range(1 << 16):
         if counts[pair, 1]:
             key = (pair >> 8) << 32 | (pair & 255)
             row = row_of(key, table)
             table[row, KEY], table[row, COUNT], table[row, SEEN] = key, counts[pair, 0], counts[pair, 1]
-    return table
+    free_array(counts)
+    return (table,)
 
 
 @compiled
 def count_pairs(symbols, weights, lengths, end_symbol):
     """All pairs of neighbours: a table with counts and numbers of positions."""
-    table, used = new_table(1 << 16), 0
+    (table,) = new_table(1 << 16)
+    used = 0
     p, stop = 1 << BLOCK_BITS, len(symbols)
     while p < stop:
         left = np.int64(symbols[p])
@@ -140,14 +153,14 @@ def count_pairs(symbols, weights, lengths, end_symbol):
                 table[row, KEY], table[row, COUNT], table[row, SEEN] = key, 0, 0
                 used += 1
                 if 2 * used > len(table):
-                    table = doubled(table)
+                    (table,) = doubled(table)
                     row = row_of(key, table)
             table[row, COUNT] += weight
             table[row, SEEN] += 1
             left = right
             p += lengths[left]
             right = np.int64(symbols[p])
-    return table
+    return (table,)
 
 
 @compiled
@@ -164,7 +177,8 @@ def without_long(every, lengths, too_long):
 def frequent_pairs(symbols, lengths, end_symbol, every, floor, positions, tokens):
     """Of all pairs those with at least `floor` occurrences: a table, its rows in use, their positions, and a heap.
 
-    Their positions are written into `positions`, uint32, if it is long enough. tokens: as in `before`.
+    Their positions are written into `positions`, uint32, if it is long enough, else into memory of their own, as table
+    and heap are. tokens: as in `before`.
     """
     kept = seen = 0
     for i in range(len(every)):
@@ -174,21 +188,23 @@ def frequent_pairs(symbols, lengths, end_symbol, every, floor, positions, tokens
     rows = 1 << 12
     while rows < 4 * kept:
         rows *= 2
-    table, heap = new_table(rows), np.empty((max(2 * kept, 1024), 2), np.int64)
+    (table,) = new_table(rows)
+    heap = new_array((max(2 * kept, 1024), 2), np.int64)
     if seen > len(positions):
-        positions = np.empty(2 * seen, np.uint32)
+        positions = new_array(2 * seen, np.uint32)
     size = top = 0
     for i in range(len(every)):
         if every[i, KEY] != NO_KEY and every[i, COUNT] >= floor:
             row = row_of(every[i, KEY], table)
-            table[row] = every[i]
+            copy_row(every, i, table, row)
             table[row, START], table[row, SEEN] = top, 0
             top += every[i, SEEN]
             heap[size, 0], heap[size, 1] = every[i, COUNT], every[i, KEY]
             size += 1
     for i in range(size // 2 - 1, -1, -1):
         sift_down(heap, size, i, tokens)
-    rows_of_bytes = np.full(1 << 16, UNKNOWN, np.int32)
+    rows_of_bytes = new_array(1 << 16, np.int32)
+    rows_of_bytes[:] = UNKNOWN
     p, stop = 1 << BLOCK_BITS, len(symbols)
     while p < stop:
         left = np.int64(symbols[p])
@@ -209,12 +225,13 @@ def frequent_pairs(symbols, lengths, end_symbol, every, floor, positions, tokens
                 positions[table[row, START] + table[row, SEEN]] = p
                 table[row, SEEN] += 1
         p = following
+    free_array(rows_of_bytes)
     return table, kept, positions, top, heap, size
 
 
 @compiled
 def longer(array, used, needed):
-    """An array of at least `needed` rows that begins with the first `used` of this one."""
-    larger = np.empty((max(needed, 2 * len(array)),) + array.shape[1:], array.dtype)
-    larger[:used] = array[:used]
-    return larger
+    """An array of at least `needed` rows, in memory of its own, that begins with the first `used` of this one."""
+    larger = new_array((max(needed, 2 * len(array)),) + array.shape[1:], array.dtype)
+    copy_bytes(np.int64(larger.ctypes.data), np.int64(array.ctypes.data), used * array.strides[0])
+    return (larger,)
