@@ -44,6 +44,13 @@ class Still:
         self.arrays = dict(weights)
         self.state = {name: np.zeros(shape, np.float32) for name, shape in state_shapes(OPTIMIZER, TABLE).items()}
         self.taken = 0
+        self.chosen = dict[str, str]()
+
+    def choices(self) -> dict[str, str]:
+        return self.chosen
+
+    def repeat(self, choices: Mapping[str, str]) -> None:
+        self.chosen |= {"kernel": choices["kernel"]}
 
     def step(self, batch: Batch, lr: float) -> dict[str, Any]:
         self.taken += 1

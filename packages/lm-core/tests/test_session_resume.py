@@ -24,6 +24,7 @@ from .small_runs import (
     AppConfig,
     Letters,
     Numpy,
+    Still,
     TextConfig,
     content,
     plan_of,
@@ -54,6 +55,32 @@ def test_a_resume_says_and_records_what_it_changes(folder: RunFolder, capsys: py
     ]
     assert "rate = 0.2" in folder.config.read_text()
     assert "resume" not in folder.config.read_text().splitlines()[1]
+
+
+class Choosing(Numpy):
+    """Another machine, where another kernel is the fast one."""
+
+    def __init__(self, machine: str, kernel: str):
+        self.chosen = {"machine": machine, "kernel": kernel}
+
+    def build(self, *args: Any) -> Still:
+        trainer = super().build(*args)
+        trainer.chosen = self.chosen
+        return trainer
+
+
+def test_a_resume_repeats_what_was_chosen_and_reports_another_machine(
+    folder: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(plan_of(), folder, backend=Choosing("A", "plain"))
+    assert "machine: A; kernel: plain\n" in capsys.readouterr().err
+    run(plan_of(steps=6), folder, resume=True, backend=Choosing("B", "wide"))
+    said = capsys.readouterr().err
+    assert "machine: B; kernel: plain\n" in said
+    assert "the run was computed with machine: A; from here on its rounding may differ\n" in said
+    assert Checkpoints(folder.checkpoints).newest_metadata()["choices"] == {"machine": "B", "kernel": "plain"}
+    run(plan_of(steps=8), folder, resume=True, backend=Choosing("B", "wide"))
+    assert "may differ" not in capsys.readouterr().err
 
 
 def test_a_config_toml_that_was_edited_is_reported_once_and_not_used(

@@ -1,59 +1,92 @@
-"""Which products go to oneDNN: the instruction set decides, not the maker of the processor."""
+"""Which products go to oneDNN: what was measured, or else the instruction set, not the maker of the processor."""
 
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from lm_torch import batched_attention, fused, onednn
+from lm_torch import batched_attention, bfloat16, fused, onednn
 from lm_torch.dropout import Dropping
+from lm_torch.onednn import KINDS, NONE, Kind, Kinds
+
+ALL: Kinds = frozenset(KINDS)
+needs_onednn = pytest.mark.skipif(not onednn.AVAILABLE, reason="no product goes to oneDNN here")
 
 
-@pytest.mark.parametrize(
-    ("capability", "pays"),
-    [
-        ("AVX512", True),
-        ("AVX512_VNNI", True),
-        ("AVX2", False),
-        ("DEFAULT", False),
-        ("NO AVX", False),
-        ("SVE256", False),
-    ],
-)
-def test_onednn_pays_with_avx512_alone(capability: str, pays: bool) -> None:
-    assert onednn.pays(capability) == pays
+@pytest.mark.parametrize("capability", ["AVX2", "DEFAULT", "NO AVX", "SVE256"])
+def test_unmeasured_products_stay_torch_s_without_avx512(capability: str) -> None:
+    assert onednn.by_default(capability) == NONE
 
 
-def test_the_choice_is_that_of_the_vectors_which_torch_uses() -> None:
-    assert not onednn.USED or torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+@needs_onednn
+@pytest.mark.parametrize("capability", ["AVX512", "AVX512_VNNI"])
+def test_unmeasured_products_are_onednn_s_with_avx512_but_for_those_that_copy(capability: str) -> None:
+    assert onednn.by_default(capability) == ALL - {"weight gradient"}
 
 
-@pytest.mark.parametrize("used", [True, False])
-def test_products_and_attention_go_where_the_choice_says(monkeypatch: pytest.MonkeyPatch, used: bool) -> None:
-    calls: list[str] = []
+@needs_onednn
+@pytest.mark.parametrize("kinds", [NONE, *(frozenset([kind]) for kind in KINDS), ALL], ids=str)
+def test_each_kind_goes_where_the_choice_says(monkeypatch: pytest.MonkeyPatch, kinds: Kinds) -> None:
+    """And gives what torch's own operation gives."""
+    calls: list[tuple[int, ...]] = []
+    exact = onednn._product
 
-    def noted(name: str, result: torch.Tensor) -> Any:
-        return lambda *_: calls.append(name) or result
+    def noted(x: Any, *rest: Any) -> Any:
+        calls.append((*x.shape, len(rest[0])))
+        return exact(x, *rest)
 
-    x, q = torch.ones(512, 64), torch.ones(1, 1, 4, 8, dtype=torch.bfloat16)
-    monkeypatch.setattr(onednn, "USED", used)
-    monkeypatch.setattr(onednn, "linear", noted("product", x @ torch.ones(64, 64)))
-    monkeypatch.setattr(batched_attention, "causal_attention", noted("attention", q))
-    assert torch.equal(fused.linear(x, torch.ones(64, 64)), x @ torch.ones(64, 64))
-    fused.scaled_dot_product_attention(q, q, q, is_causal=True)
-    assert calls == (["product", "attention"] if used else [])
+    monkeypatch.setattr(onednn, "_product", noted)
+    torch.manual_seed(0)
+    x, weight, dy = (
+        torch.randn(512, 48, requires_grad=True),
+        torch.randn(32, 48, requires_grad=True),
+        torch.randn(512, 32),
+    )
+    with onednn.using(kinds):
+        y = fused.linear(x, weight)
+        dx, dweight = torch.autograd.grad(y, (x, weight), dy)
+        with torch.no_grad():
+            fused.linear(torch.ones(1, 2048), torch.ones(1024, 2048))
+    expected: dict[Kind, tuple[int, ...]] = {
+        "forward": (512, 48, 32),
+        "input gradient": (512, 32, 48),
+        "weight gradient": (32, 512, 48),
+        "one row": (1, 2048, 1024),
+    }
+    assert calls == [expected[kind] for kind in KINDS if kind in kinds]
+    theirs = F.linear(x, weight)
+    for ours, right in zip((y, dx, dweight), (theirs, *torch.autograd.grad(theirs, (x, weight), dy)), strict=True):
+        torch.testing.assert_close(ours, right, rtol=1e-5, atol=1e-4)
 
 
-def test_with_dropout_attention_is_batched_products_in_any_type(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onednn, "USED", False)
+def test_a_choice_holds_within_its_context() -> None:
+    before = onednn.chosen()
+    with onednn.using(frozenset(["one row"])):
+        assert onednn.chosen() == {"one row"}
+    with pytest.raises(ZeroDivisionError), onednn.using(frozenset(["one row"])):
+        raise ZeroDivisionError
+    assert onednn.chosen() == before
+
+
+@pytest.mark.parametrize("multiplied", [True, False])
+def test_attention_in_bfloat16_is_batched_products_where_those_are_fast(
+    monkeypatch: pytest.MonkeyPatch, multiplied: bool
+) -> None:
+    monkeypatch.setattr(bfloat16, "MULTIPLIED", multiplied)
+    assert batched_attention.is_better(torch.ones(1, 1, 4, 8, dtype=torch.bfloat16), None) == multiplied
+
+
+def test_with_dropout_attention_is_batched_products_in_any_type() -> None:
     q, drop = torch.ones(1, 1, 4, 8), Dropping(0.5, torch.tensor(1), 0)
     assert batched_attention.is_better(q, drop)
     assert not batched_attention.is_better(q, None)
 
 
-@pytest.mark.parametrize(("n", "m"), [(5, 3), (3, 5), (4, 4)])
-def test_a_product_of_a_transposed_matrix_is_the_same_from_either_side(n: int, m: int) -> None:
-    a, b = torch.arange(7.0 * n).view(7, n), torch.arange(7.0 * m).view(7, m)
+@needs_onednn
+@pytest.mark.parametrize(("rows", "n", "m"), [(7, 5, 3), (7, 3, 5), (7, 4, 4), (2, 5, 3), (9, 40, 3)])
+def test_a_product_of_a_transposed_matrix_is_the_same_from_either_side(rows: int, n: int, m: int) -> None:
+    a, b = torch.arange(float(rows * n)).view(rows, n), torch.arange(float(rows * m)).view(rows, m)
     product = onednn.transposed_product(a, b)
     assert torch.equal(product, a.t() @ b)
     assert product.is_contiguous()

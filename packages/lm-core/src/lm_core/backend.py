@@ -78,6 +78,16 @@ class TappedLayer(Protocol):
 class Trainer(Protocol):
     """A model and its optimizer on one device."""
 
+    def choices(self) -> dict[str, str]:
+        """What this machine decided and no config says, but the rounding of results depends on; in words, by name.
+
+        A checkpoint records it. On a machine where it is measured which kernels are fast, a second measurement might
+        decide otherwise.
+        """
+
+    def repeat(self, choices: Mapping[str, str]) -> None:
+        """Compute from now on as the trainer did that made these `choices`, as far as this machine can."""
+
     def step(self, batch: Batch, lr: float) -> Metrics:
         """One optimizer step; see `Metrics` for what it returns."""
 

@@ -67,6 +67,13 @@ class MlxTrainer:
     def _params(self) -> Arrays:
         return dict(tree_flatten(self.model.parameters()))
 
+    def choices(self) -> dict[str, str]:
+        """Nothing is chosen here by measurement."""
+        return {}
+
+    def repeat(self, choices: Mapping[str, str]) -> None:
+        """Nothing to repeat."""
+
     def step(self, batch: Batch, lr: float) -> Metrics:
         """One optimizer step. The device runs ahead of Python; reading a metric waits for it."""
         parts = self._parts(batch)

@@ -9,6 +9,7 @@ from lm_core.backend import NumpyArrays, Trainer
 from lm_core.config import ModelConfig, OptimizerConfig, StepConfig
 from lm_core.errors import UserError
 from lm_core.machine import machine_memory, peak_memory
+from lm_torch import bfloat16
 from lm_torch.decode import TorchDecoder
 from lm_torch.peak import stated_peak
 from lm_torch.seeds import SeedTrainer
@@ -87,4 +88,6 @@ class TorchBackend:
         on_gpu = device.type == "cuda"
         where = torch.cuda.get_device_name() if on_gpu else f"cpu, {torch.get_num_threads()} threads"
         how = ", float32 products in TF32" * (on_gpu and step.matmul_precision == "high")
-        return f"torch {torch.__version__} on {where}{how}{', deterministic' * step.deterministic}"
+        emulated = not on_gpu and step.dtype == "bfloat16" and not bfloat16.MULTIPLIED
+        advice = f"; {bfloat16.ADVICE}" * emulated
+        return f"torch {torch.__version__} on {where}{how}{', deterministic' * step.deterministic}{advice}"

@@ -2,7 +2,7 @@
 
 With dropout torch has no kernel: it draws masks of its own, and ours are the other backend's too. In bfloat16 its flash
 kernel is slow backwards: six times slower at 64 positions than the batched products that it stands for, which torch
-gives to oneDNN, with AVX-512 alone.
+gives to oneDNN, on processors that multiply in bfloat16.
 """
 
 import math
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lm_torch import onednn
+from lm_torch import bfloat16, onednn
 from lm_torch.dropout import Dropping
 
 LONGEST = 1024
@@ -22,7 +22,7 @@ def is_better(q: Tensor, drop: Dropping | None) -> bool:
     """Whether causal self-attention over q [..., T, H] should be batched products."""
     if q.device.type != "cpu" or torch.compiler.is_compiling() or q.shape[-2] < 2:
         return False
-    return drop is not None or (onednn.USED and q.dtype == torch.bfloat16 and q.shape[-2] <= LONGEST)
+    return drop is not None or (bfloat16.MULTIPLIED and q.dtype == torch.bfloat16 and q.shape[-2] <= LONGEST)
 
 
 class _CausalAttention(torch.autograd.Function):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lm_core.config import SamplingConfig
+from lm_torch import fused, onednn, product_choice
 from lm_torch.inference import InferenceModel, KVCache
 from lm_torch.model import LanguageModel
 from lm_torch.sample import draw, penalized
@@ -27,6 +28,9 @@ class TorchDecoder:
         self.vocab_size, self.seq_len = vocab_size or c.vocab_size, c.seq_len
         self.model = InferenceModel(model, self.vocab_size)
         self.device = model.embed.weight.device
+        measured = self.device.type == "cpu" and model.kernels is fused and model.dtype == torch.float32
+        self.products = product_choice.choose(c) if measured else onednn.chosen()
+        """Kinds of products that go to oneDNN."""
         shape = (rows, c.kv_heads, c.seq_len, c.head_dim)
         self.caches = [
             KVCache(*(torch.zeros(shape, dtype=model.dtype, device=self.device) for _ in "kv"))
@@ -45,7 +49,9 @@ class TorchDecoder:
     def prefill(self, row: int, ids: Sequence[int], seen: Collection[int] = ()) -> None:
         """Forget what was in `row` and read `ids`."""
         one = slice(row, row + 1)
-        self.logits[row] = self.model.logits(self._ids([list(ids)]), [cache.rows(one) for cache in self.caches], 0)[0]
+        caches = [cache.rows(one) for cache in self.caches]
+        with onednn.using(self.products):
+            self.logits[row] = self.model.logits(self._ids([list(ids)]), caches, 0)[0]
         self.lengths[row] = len(ids)
         if seen:
             if self.seen is None:
@@ -71,7 +77,8 @@ class TorchDecoder:
         if all(length > last for length in self.lengths):
             return
         offset = offsets[0] if len(set(offsets)) == 1 else self._ids(offsets)
-        self.logits = self.model.logits(chosen[:, None], self.caches, offset)
+        with onednn.using(self.products):
+            self.logits = self.model.logits(chosen[:, None], self.caches, offset)
         self.lengths = [min(length + 1, last + 1) for length in self.lengths]
 
     def _ids(self, ids: list[int] | list[list[int]]) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lm_torch import batched_attention, kernels, onednn, scratch
+from lm_torch import batched_attention, bfloat16, kernels, onednn, scratch
 from lm_torch.dropout import Dropping
 from lm_torch.kernels import attention as flash
 from lm_torch.kernels.cross_entropy import softmax_cross_entropy_
@@ -25,7 +25,11 @@ _TILE = 128
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """See `scratch.linear`."""
-    return onednn.linear(x, weight, bias) if onednn.is_better(x, weight) else F.linear(x, weight, bias)
+    if onednn.is_better(x, weight):
+        return onednn.linear(x, weight, bias)
+    if bfloat16.is_widened(x) and x.numel() > x.shape[-1]:
+        return linear(x.float(), weight.float(), None if bias is None else bias.float()).to(x.dtype)
+    return F.linear(x, weight, bias)
 
 
 embedding = F.embedding
@@ -76,6 +80,9 @@ def scaled_dot_product_attention(
     torch's kernel draws dropout masks of its own, and ours are the other backend's too: a kernel of this project makes
     them where it can, and elsewhere the operations are spelled out.
     """
+    if bfloat16.is_widened(q):
+        wide = scaled_dot_product_attention(q.float(), k.float(), v.float(), mask, is_causal, drop)
+        return wide.to(q.dtype)
     if is_causal and mask is None and (drop is None or isinstance(drop, Dropping)):
         if drop and kernels.usable(q) and flash.usable(q, k, v):
             return flash.attention(q, k, v, drop)
@@ -186,7 +193,7 @@ class _HeadLoss(torch.autograd.Function):
             if dx is None:
                 continue
             # The mean's 1 / rows goes into the factors, which are smaller than the logits.
-            torch.div(linear(dlogits, weight.t()), len(x), out=dx[start : start + chunk])
+            torch.div(_input_gradient(dlogits, weight), len(x), out=dx[start : start + chunk])
             dweight = _plus_product(dweight, dlogits, part / len(x)) if several else _product(dlogits, part / len(x))
             if bias is not None:
                 more = dlogits.sum(dim=0) / len(x)
@@ -244,9 +251,14 @@ def _softmax_cross_entropy(
     return losses, (dlogits if scale is None else dlogits.mul_(scale)).to(logits.dtype)
 
 
+def _input_gradient(dy: Tensor, weight: Tensor) -> Tensor:
+    """dy W: dy [rows, n], weight [n, m] -> [rows, m]."""
+    return onednn.input_gradient(dy, weight) if onednn.is_better(dy, weight.t()) else linear(dy, weight.t())
+
+
 def _product(a: Tensor, b: Tensor) -> Tensor:
     """a^T b: a [rows, n], b [rows, m] -> [n, m]."""
-    return onednn.transposed_product(a, b) if onednn.is_better(a.t(), b.t()) else linear(a.t(), b.t())
+    return onednn.weight_gradient(a, b) if onednn.is_better(a.t(), b.t()) else linear(a.t(), b.t())
 
 
 def _plus_product(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:

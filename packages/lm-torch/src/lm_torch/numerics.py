@@ -13,6 +13,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lm_core.config import StepConfig
+from lm_torch import onednn
 
 _CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 """Without one of two values of this variable, cuBLAS may add up in any order, and torch refuses to call it."""
@@ -26,10 +27,11 @@ _ADVICE = ["TensorFloat32 tensor cores", r"\s*Online softmax is disabled"]
 
 
 class Numerics:
-    """Numerics that a config asks of torch, on a device."""
+    """Numerics that a config asks of torch, on a device, and on a CPU the products that go to oneDNN."""
 
     def __init__(self, config: StepConfig, device: torch.device):
         self.on_gpu = device.type == "cuda"
+        self.products = onednn.chosen()
         self.precision, self.deterministic = config.matmul_precision, config.deterministic
         self.attention = _FASTEST[1:] if self.deterministic else _FASTEST
         if self.deterministic and self.on_gpu:
@@ -42,6 +44,7 @@ class Numerics:
             _precision(self.precision) if self.on_gpu else nullcontext(),
             sdpa_kernel(self.attention, set_priority=True) if self.on_gpu else nullcontext(),
             _fixed_order() if self.deterministic else nullcontext(),
+            nullcontext() if self.on_gpu else onednn.using(self.products),
         ):
             yield
 

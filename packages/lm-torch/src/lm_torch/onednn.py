@@ -1,39 +1,70 @@
-"""Matrix products on the CPU by oneDNN, where that pays: on processors with AVX-512.
+"""Float32 matrix products on the CPU by oneDNN, of those kinds for which it is the faster one.
 
-For float32, torch takes MKL, which stays with 256-bit vectors on AMD's processors. oneDNN looks at what the processor
-can do, so with AVX-512 it is about twice as fast there (docs/benchmarks.md). With AVX2 alone both have 256-bit vectors,
-and oneDNN's preparation makes a training step slower: torch keeps MKL. The operator is the one that torch's own
-compiler emits.
+    forward          y = x W^T         [rows, in] x [out, in]
+    input gradient   dx = dy W         [rows, out] x [out, in]
+    weight gradient  dW = dy^T x       [rows, out] x [rows, in]; oneDNN's operator copies a transposed matrix first
+    one row          y = x W^T         of a single row, as in decoding: bound by reading W
 
-The choice goes by the instruction set, not by the maker. Intel's processors with AVX-512 were not measured.
-ATEN_CPU_CAPABILITY=avx2, torch's own variable, leaves everything to torch.
+torch takes MKL, which stays with 256-bit vectors on AMD's processors, and reads a matrix for one row at half of the
+memory's speed there; oneDNN looks at what the processor can do. Which of them is faster depends on the processor and
+the kind, so it is measured (`product_choice`); what nobody has measured goes by the instruction set (`by_default`).
+The operator is the one that torch's own compiler emits.
 """
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+Kind = Literal["forward", "input gradient", "weight gradient", "one row"]
+Kinds = frozenset[Kind]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+NONE: Kinds = frozenset()
 
 SMALLEST = 1 << 19
 """Multiplications from which the product is worth oneDNN's 10 us of preparation."""
 
-
-def pays(capability: str) -> bool:
-    """Whether oneDNN is faster than what torch does by itself, with the vectors that torch names: "AVX2", "AVX512"."""
-    return capability.startswith("AVX512")
+AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+"""Whether any product can go to oneDNN in this process."""
 
 
-USED = (
-    pays(torch.backends.cpu.get_cpu_capability())
-    and torch.backends.mkldnn.is_available()
-    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-)
-"""Whether any product goes to oneDNN in this process."""
+def by_default(capability: str) -> Kinds:
+    """The kinds that go to oneDNN unmeasured, with the vectors that torch names: "AVX2", "AVX512".
+
+    With AVX-512 it was at least as fast on every processor so far, but for weights' gradients.
+    """
+    if not AVAILABLE or not capability.startswith("AVX512"):
+        return NONE
+    return frozenset(KINDS) - {"weight gradient"}
 
 
-def is_better(x: Tensor, weight: Tensor) -> bool:
-    """Whether x [..., in] times weight [out, in] should go to oneDNN."""
-    return x.numel() * len(weight) >= SMALLEST and USED and x.dtype == torch.float32 and x.device.type == "cpu"
+_chosen = by_default(torch.backends.cpu.get_cpu_capability())
+
+
+def chosen() -> Kinds:
+    """The kinds that go to oneDNN at the moment."""
+    return _chosen
+
+
+@contextmanager
+def using(kinds: Kinds) -> Iterator[None]:
+    """A context in which these kinds of products go to oneDNN, and no others."""
+    global _chosen
+    before, _chosen = _chosen, kinds
+    try:
+        yield
+    finally:
+        _chosen = before
+
+
+def is_better(x: Tensor, weight: Tensor, *kinds: Kind) -> bool:
+    """Whether x [..., in] times weight [out, in] should go to oneDNN, where one of the kinds does; by default any."""
+    if x.dtype != torch.float32 or x.device.type != "cpu" or x.numel() * len(weight) < SMALLEST:
+        return False
+    return any(kind in _chosen for kind in kinds) if kinds else bool(_chosen)
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -64,11 +95,29 @@ def differentiated_again() -> bool:
 def transposed_product(a: Tensor, b: Tensor) -> Tensor:
     """a^T b: a [rows, n], b [rows, m] -> [n, m]; no gradient.
 
-    oneDNN's operator copies its first matrix where that is transposed: it gets the narrower one.
+    oneDNN's operator copies its first matrix where that is transposed: it gets b where b and the result, which is then
+    transposed too, have fewer elements than a.
     """
-    if a.shape[1] <= b.shape[1]:
+    rows, n, m = *a.shape, b.shape[1]
+    if rows * n <= rows * m + n * m:
         return product(a.t(), b.t())
     return product(b.t(), a.t()).t().contiguous()
+
+
+def forward_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x W^T + b by the library that is chosen for it: x [rows, in] -> [rows, out]; no gradient."""
+    kind: Kind = "one row" if len(x) == 1 else "forward"
+    return product(x, weight, bias) if kind in _chosen else F.linear(x, weight, bias)
+
+
+def input_gradient(dy: Tensor, weight: Tensor) -> Tensor:
+    """dy W, likewise: dy [rows, out], weight [out, in] -> [rows, in]; no gradient."""
+    return product(dy, weight.t()) if "input gradient" in _chosen else dy @ weight
+
+
+def weight_gradient(dy: Tensor, x: Tensor) -> Tensor:
+    """dy^T x, likewise: dy [rows, out], x [rows, in] -> [out, in]; no gradient."""
+    return transposed_product(dy, x) if "weight gradient" in _chosen else dy.t() @ x
 
 
 class _Linear(torch.autograd.Function):
@@ -77,23 +126,22 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return product(x, weight, bias)
+        return forward_product(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
-        again = differentiated_again()
-        dweight = (linear(dy.t(), x.t()) if again else transposed_product(dy, x)) if needs_weight else None
-        return (
-            (linear if again else product)(dy, weight.t()) if needs_x else None,
-            dweight,
-            dy.sum(dim=0) if needs_bias else None,
-        )
+        dbias = dy.sum(dim=0) if needs_bias else None
+        if differentiated_again():
+            dx = linear(dy, weight.t()) if needs_x else None
+            return dx, linear(dy.t(), x.t()) if needs_weight else None, dbias
+        dx = input_gradient(dy, weight) if needs_x else None
+        return dx, weight_gradient(dy, x) if needs_weight else None, dbias
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """y = x W^T + b: [..., in] -> [..., out], with gradients."""
     rows = x.reshape(-1, x.shape[-1])
-    y: Tensor = _Linear.apply(rows, weight, bias) if torch.is_grad_enabled() else product(rows, weight, bias)
+    y: Tensor = _Linear.apply(rows, weight, bias) if torch.is_grad_enabled() else forward_product(rows, weight, bias)
     return y.view(*x.shape[:-1], weight.shape[0])

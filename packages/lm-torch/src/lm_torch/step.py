@@ -13,6 +13,7 @@ from lm_core.config import ModelConfig, OptimizerConfig, StepConfig
 from lm_core.data.batches import Batch
 from lm_core.model.parameters import check_fit, parameter_table
 from lm_core.rng import key32
+from lm_torch import bfloat16, onednn, product_choice
 from lm_torch.decode import TorchDecoder
 from lm_torch.engine import Engine, make_model
 from lm_torch.fitting import fitting
@@ -48,8 +49,24 @@ class TorchTrainer(Engine):
     ):
         super().__init__(model, optimizer, step, device)
         self.seed = seed
+        narrow = step.dtype == "bfloat16" and bfloat16.MULTIPLIED
+        if device.type == "cpu" and step.kernels == "fused" and not narrow:
+            self.numerics.products = product_choice.choose(model)
         self.load(weights)
         self.copies = HostCopies(), HostCopies()
+
+    def choices(self) -> dict[str, str]:
+        """The kinds of products that go to oneDNN, and the instruction set, on a CPU."""
+        if self.numerics.on_gpu:
+            return {}
+        products = product_choice.spelled(self.numerics.products)
+        return {"instruction set": torch.backends.cpu.get_cpu_capability(), "products by oneDNN": products}
+
+    def repeat(self, choices: Mapping[str, str]) -> None:
+        """Multiply as the run did that made these `choices`, where this process can."""
+        kinds = product_choice.parsed(str(choices.get("products by oneDNN")))
+        if kinds is not None and onednn.AVAILABLE and not self.numerics.on_gpu:
+            self.numerics.products = kinds
 
     def step(self, batch: Batch, lr: float) -> Metrics:
         """One optimizer step, for which the host does not wait."""

@@ -44,6 +44,7 @@ FORMAT = 2
 """Version of what a checkpoint's two files hold; it grows when an older program would misread a newer checkpoint."""
 _TYPES: dict[str, type] = {
     "state": dict, "config": dict, "model": dict, "optimizer": dict, "tokenizer": dict, "origin": dict, "history": list,
+    "choices": dict,
 }  # fmt: skip
 """Types of the metadata that a resume reads: files may have come from somebody else, with hashes that fit."""
 _SHOWN = 40

@@ -125,6 +125,7 @@ def run(
         trainer = backend.build(plan.model, plan.optimizer, plan.step, plan.initial_weights(), plan.seed)
         if plan.checkpoint:
             trainer.load(plan.checkpoint.weights, plan.checkpoint.optimizer_state)
+    _choices(plan, trainer)
     folder = place if isinstance(place, RunFolder) else place()
     if plan.checkpoint:
         say(f"resuming {folder.path} at step {state.step:,} of {plan.loop.max_steps:,}")
@@ -148,6 +149,19 @@ def run(
             return state
     _finish(plan, folder, trainer, samples, state, {**tested, PEAK_MEMORY: backend.peak_memory(plan.step)})
     return state
+
+
+def _choices(plan: Plan, trainer: Trainer) -> None:
+    """Have the trainer make the choices that the run was begun with, and report them, and where they differ."""
+    before = plan.checkpoint.metadata.get("choices") if plan.checkpoint else None
+    if before:
+        trainer.repeat(before)
+    choices = trainer.choices()
+    if choices:
+        say("; ".join(f"{name}: {value}" for name, value in choices.items()))
+    for name, value in choices.items():
+        if before and before.get(name, value) != value:
+            say(f"the run was computed with {name}: {before[name]}; from here on its rounding may differ")
 
 
 def _summary(plan: Plan, folder: RunFolder, available: int | None) -> str:
@@ -240,7 +254,7 @@ def _loop(plan: Plan, folder: RunFolder, backend: Backend, trainer: Trainer, sam
         config=plan.loop,
         log=log,
         checkpoints=Checkpoints(folder.checkpoints, plan.keep),
-        metadata={**plan.checkpoint_metadata(), "about": about.model_dump()},
+        metadata={**plan.checkpoint_metadata(), "about": about.model_dump(), "choices": trainer.choices()},
         bits_name=plan.bits_name,
         bytes_of=plan.bytes_of,
         perplexity=plan.perplexity,
