@@ -11,7 +11,7 @@ import pytest
 from llvmlite import binding
 
 import lm_tokenizer
-from lm_tokenizer import reference
+from lm_tokenizer import Tokenizer, reference, tokenizer
 from lm_tokenizer._kernels import compiled, objects
 from lm_tokenizer._kernels.merge import fill_pairs
 from lm_tokenizer.vocab import Vocabulary
@@ -43,8 +43,6 @@ def text_file(text: str, tmp_path: Path) -> Path:
 
 
 def test_once_compiled_the_kernels_run_without_numba(text_file: Path) -> None:
-    from lm_tokenizer import Tokenizer
-
     here = Tokenizer.train([text_file], 420, progress=False)  # compiles what is missing
     large = text_file.read_text() * 400
     assert here.decode(here.encode(large)) == large
@@ -139,6 +137,38 @@ def test_a_build_that_fails_says_why(tmp_path: Path) -> None:
         objects._built("no such file", tmp_path / "x.o", progress=False)
 
 
+def test_the_readable_path_goes_on_while_the_kernels_are_compiled(
+    plain: Vocabulary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Process:
+        running = True
+
+        def poll(self) -> int | None:
+            return None if self.running else 0
+
+    started = [Process()]
+    path = tmp_path / "encoding.o"
+    monkeypatch.setattr(objects, "_loaded", {})
+    monkeypatch.setattr(objects, "_building", {})
+    monkeypatch.setattr(objects, "path_of", lambda file: path)
+    monkeypatch.setattr(objects, "_start", lambda file, path: started.pop())
+    monkeypatch.delitem(sys.modules, "lm_tokenizer.engine", raising=False)
+    one = Tokenizer(plain)
+    assert one._is_small(tokenizer.SMALL - 1)
+    assert started  # nothing is compiled for a little text
+    process = started[0]
+    assert one._is_small(tokenizer.SMALL)
+    assert not started
+    assert one._is_small(tokenizer.SMALL)
+    assert not one._is_small(tokenizer.SMALL_WHILE_COMPILING)
+    process.running = False
+    assert not one._is_small(1)
+    objects._building.clear()
+    objects.write(path, b"code")
+    assert objects.is_ready("encoding")
+    assert not objects._building
+
+
 DECODE = """
 import sys, numpy as np
 from pathlib import Path
@@ -152,8 +182,6 @@ print(whole == b"".join(tokenizer.vocabulary.tokens), "numba" in sys.modules)
 
 
 def test_numba_may_call_the_kernels_itself(plain: Vocabulary, tmp_path: Path) -> None:
-    from lm_tokenizer import Tokenizer
-
     Tokenizer(plain).save(tmp_path)
     assert run(DECODE, tmp_path, LM_TOKENIZER_KERNELS="numba") == "True True"
 

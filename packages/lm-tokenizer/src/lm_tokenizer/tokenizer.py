@@ -3,8 +3,8 @@
     text --special tokens--> stretches --small--> words.py, Python with a memory of pretokens
                                        --large--> large.py, engine.py: kernels in threads
 
-Loading the kernels takes most of a second (and compiling them, once on a machine, several), so a process that has
-encoded little never loads them.
+Loading numpy and the kernels takes 0.2 s, so a process that has encoded little never does. While the kernels are
+compiled, once on a machine, the readable path goes on.
 """
 
 import os
@@ -38,11 +38,9 @@ Text = str | bytes
 Errors = Literal["strict", "replace"]
 Path_ = str | os.PathLike[str]
 
-SMALL, SMALL_WHEN_LOADED = 1 << 21, 1 << 17
-"""Bytes that a tokenizer encodes, and ids that it decodes, before it uses the kernels: once some other tokenizer has
-loaded them, there are only tables to be made."""
-TINY = 1 << 9
-"""Characters of a text that is always encoded by the readable path: a call of the kernels costs more."""
+SMALL, SMALL_WHEN_LOADED, SMALL_WHILE_COMPILING, TINY = 1 << 19, 1 << 17, 1 << 23, 1 << 9
+"""Bytes that a tokenizer encodes, and ids that it decodes, before it uses the kernels, and if some other tokenizer has
+loaded them; and of a text that the readable path encodes while they are compiled, and always."""
 PART, LARGE_PART = 1 << 16, 1 << 24
 """Bytes of text that a stream, and a file, is encoded by."""
 
@@ -209,8 +207,6 @@ class Tokenizer(Saved):
         return self._encode_between(whole, self._special.find_in(given, whole, allowed, disallowed))
 
     def _encode_between(self, text: str, found: Sequence[Found]) -> list[int]:
-        if not found:
-            return self._words.encode(text)
         ids: list[int] = []
         at = 0
         for start, end, token_id in found:
@@ -319,7 +315,11 @@ class Tokenizer(Saved):
         if "_engine" in self.__dict__:
             return size < TINY
         self._encoded += size
-        return self._encoded < (SMALL_WHEN_LOADED if "lm_tokenizer.engine" in sys.modules else SMALL)
+        if self._encoded < (SMALL_WHEN_LOADED if "lm_tokenizer.engine" in sys.modules else SMALL):
+            return True
+        from lm_tokenizer._kernels.objects import is_ready
+
+        return size < SMALL_WHILE_COMPILING and not is_ready("encoding")
 
     @cached_property
     def _engine(self) -> "Engine":
@@ -346,7 +346,7 @@ class Tokenizer(Saved):
         return bytes(self._decoded(ids))
 
     def _decoded(self, ids: "Sequence[int] | np.ndarray") -> bytes | memoryview:
-        if len(ids) < (64 if "_engine" in self.__dict__ else SMALL):
+        if len(ids) < (64 if "_engine" in self.__dict__ else 4 * SMALL):
             return self._joined(ids)
         import numpy as np
 

@@ -6,6 +6,7 @@ The kernels are compiled without Numba's runtime, and what the object file leave
 C library's functions on memory, and nothing else. How far it is, is written to standard output.
 """
 
+import contextlib
 import importlib
 import sys
 from collections.abc import Iterator
@@ -46,7 +47,8 @@ def object_code(file: str) -> bytes:
     cpu_target.target_context.get_executable = lambda *_: [].append
     linked, machine, variants = [], None, variants_in(file)
     for i, (kernel, name, kinds) in enumerate(variants):
-        print(f"{i} of {len(variants)}", flush=True)  # to the process that waits
+        with contextlib.suppress(BrokenPipeError):  # the process that asked need not wait
+            print(f"{i} of {len(variants)}", flush=True)
         function = dispatcher(kernel.function, _nrt=False, no_cpython_wrapper=True, no_cfunc_wrapper=True)
         signature = tuple(_type_of(kind) for kind in kinds)
         function.compile(signature)

@@ -11,7 +11,6 @@ cannot be built, Numba calls the kernels itself (with_numba.py).
 
 import ctypes
 import itertools
-import os
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -114,7 +113,7 @@ def load(file: str, progress: bool = True) -> Callable[[str], int] | None:
     Args:
         progress: whether compiling them, where that must come first, shows a bar on a terminal.
     """
-    if os.environ.get("LM_TOKENIZER_KERNELS") == "numba":
+    if objects.by_numba():
         return None
     try:
         return objects.load(file, progress)

@@ -8,6 +8,7 @@ code: one that is cut off or damaged is compiled again. It is written under anot
 do all this at the same time.
 """
 
+import atexit
 import hashlib
 import importlib.util
 import os
@@ -27,6 +28,11 @@ _HERE = Path(__file__).parent
 
 class BuildError(Exception):
     """The kernels could not be compiled."""
+
+
+def by_numba() -> bool:
+    """Whether Numba is asked to call the kernels itself."""
+    return os.environ.get("LM_TOKENIZER_KERNELS") == "numba"
 
 
 @cache
@@ -141,18 +147,48 @@ def _code_of(file: str, progress: bool) -> bytes:
         return _built(file, Path(temporary) / "kernels.o", progress)
 
 
-def _built(file: str, path: Path, progress: bool) -> bytes:
-    """Compile the kernels of an object file, in a process of its own; the machine code."""
-    from tqdm import tqdm
+def is_ready(file: str) -> bool:
+    """Whether the kernels of an object file can be loaded at once; if not, they are compiled meanwhile."""
+    if file in _loaded or by_numba():
+        return True
+    if file not in _building:
+        path = path_of(file)
+        if path is None or read(path) is not None:
+            return path is not None
+        try:
+            _building[file] = _start(file, path)
+        except OSError:
+            return True  # loading them says why not
+    return _building[file].poll() is not None
 
+
+_building: "dict[str, subprocess.Popen[str]]" = {}
+
+
+@atexit.register
+def _leave() -> None:
+    """Let what is being compiled be compiled: later processes have it."""
+    for process in _building.values():
+        if process.stdout:
+            process.stdout.close()
+        process.returncode = 0  # or Python warns that nobody waited
+
+
+def _start(file: str, path: Path) -> "subprocess.Popen[str]":
+    """The process that compiles the kernels of an object file."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-m", "lm_tokenizer._kernels.build", file, str(path)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def _built(file: str, path: Path, progress: bool) -> bytes:
+    """Compile the kernels of an object file, unless that has begun, and wait; the machine code."""
+    from tqdm import tqdm
+
     problem = ""
     try:
         with (
-            subprocess.Popen(
-                command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-            ) as process,
+            _building.pop(file, None) or _start(file, path) as process,
             tqdm(desc="compiling the tokenizer, once", unit="kernel", disable=None if progress else True) as bar,
         ):
             for line in process.stdout or ():
