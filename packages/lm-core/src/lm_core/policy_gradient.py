@@ -128,7 +128,8 @@ def token_weights(config: PolicyGradientConfig, answers: Answers, longest: int) 
 def _divisor(estimator: Estimator, mask: NDArray[np.bool_], longest: int) -> Array | float:
     """n: 1 where an answer is one event; its length for GRPO, which favours short right and long wrong ones by it."""
     if estimator == "grpo":
-        return np.maximum(mask.sum(1, keepdims=True, dtype=np.float64), 1.0)
+        lengths: Array = np.maximum(mask.sum(1, keepdims=True, dtype=np.float64), 1.0)
+        return lengths
     return float(longest) if estimator == "dr_grpo" else 1.0
 
 
