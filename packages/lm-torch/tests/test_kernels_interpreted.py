@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
+KERNEL_TESTS = "test_kernels.py", "test_kernels_decode.py", "test_kernels_mlp.py", "test_kernels_update.py"
 
 
 def triton_version() -> tuple[int, ...]:
@@ -25,7 +26,7 @@ def triton_version() -> tuple[int, ...]:
 )
 @pytest.mark.parametrize("marked", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
 def test_the_kernels_are_their_twins_in_triton_s_interpreter(marked: str) -> None:
-    tests = [str(HERE / name) for name in ("test_kernels.py", "test_kernels_decode.py", "test_kernels_update.py")]
+    tests = [str(HERE / name) for name in KERNEL_TESTS]
     arguments = ["-q", "-n0", "-p", "no:cacheprovider", "-m", marked, *tests]
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTEST_ADDOPTS": ""}
     done = subprocess.run(

@@ -23,10 +23,12 @@ def linear(x: mx.array, weight: mx.array, bias: mx.array | None = None) -> mx.ar
     return x @ weight.T if bias is None else mx.addmm(bias, x, weight.T)
 
 
-def linear_gelu(x: mx.array, weight: mx.array, bias: mx.array | None, tanh: bool) -> mx.array:
-    """See `scratch.linear_gelu`."""
-    y = linear(x, weight, bias)
-    return gelu_tanh(y) if tanh else gelu(y)
+def gelu_mlp(
+    x: mx.array, up: mx.array, up_bias: mx.array | None, down: mx.array, down_bias: mx.array | None, tanh: bool
+) -> mx.array:
+    """See `scratch.gelu_mlp`."""
+    y = linear(x, up, up_bias)
+    return linear(gelu_tanh(y) if tanh else gelu(y), down, down_bias)
 
 
 def softmax(x: mx.array, axis: int = -1) -> mx.array:

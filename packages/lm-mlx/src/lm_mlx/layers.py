@@ -45,10 +45,13 @@ class Linear(nn.Module):
         if bias:
             self.bias = mx.zeros((out_features,), dtype)
 
+    def cast_to(self, x: mx.array) -> tuple[mx.array, mx.array | None]:
+        """Weight and bias in the type of x."""
+        return self.weight.astype(x.dtype), self.bias.astype(x.dtype) if "bias" in self else None
+
     def __call__(self, x: mx.array) -> mx.array:
         """[..., in] -> [..., out]."""
-        bias = self.bias.astype(x.dtype) if "bias" in self else None
-        return self.kernels.linear(x, self.weight.astype(x.dtype), bias)
+        return self.kernels.linear(x, *self.cast_to(x))
 
 
 class Embedding(nn.Module):
@@ -120,9 +123,7 @@ class MLP(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         """[..., D] -> [..., D]."""
-        up = self.up_proj
-        bias = up.bias.astype(x.dtype) if "bias" in up else None
-        return self.down_proj(self.kernels.linear_gelu(x, up.weight.astype(x.dtype), bias, self.tanh))
+        return self.kernels.gelu_mlp(x, *self.up_proj.cast_to(x), *self.down_proj.cast_to(x), self.tanh)
 
 
 class SwiGLU(nn.Module):

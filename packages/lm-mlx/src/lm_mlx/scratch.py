@@ -52,10 +52,12 @@ def gelu_tanh(x: mx.array) -> mx.array:
     return 0.5 * x * (1 + mx.tanh(math.sqrt(2 / math.pi) * x * (1 + 0.044715 * (x * x))))
 
 
-def linear_gelu(x: mx.array, weight: mx.array, bias: mx.array | None, tanh: bool) -> mx.array:
-    """`linear` and then `gelu`, or `gelu_tanh`: the first half of an MLP."""
-    y = linear(x, weight, bias)
-    return gelu_tanh(y) if tanh else gelu(y)
+def gelu_mlp(
+    x: mx.array, up: mx.array, up_bias: mx.array | None, down: mx.array, down_bias: mx.array | None, tanh: bool
+) -> mx.array:
+    """An MLP: `linear`, `gelu` or `gelu_tanh`, `linear`; x [..., D], up [F, D], down [D, F] -> [..., D]."""
+    y = linear(x, up, up_bias)
+    return linear(gelu_tanh(y) if tanh else gelu(y), down, down_bias)
 
 
 def rms_norm(x: mx.array, weight: mx.array, eps: float) -> mx.array:

@@ -10,6 +10,7 @@ from torch import Tensor
 from lm_torch import batched_attention, bfloat16, kernels, onednn, scratch
 from lm_torch.dropout import Dropping
 from lm_torch.kernels import attention as flash
+from lm_torch.kernels import gelu_product
 from lm_torch.kernels.cross_entropy import softmax_cross_entropy_
 from lm_torch.kernels.gelu import bias_gelu
 from lm_torch.products import add_product_
@@ -49,12 +50,17 @@ def gelu_tanh(x: Tensor) -> Tensor:
     return F.gelu(x, approximate="tanh")
 
 
-def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None, tanh: bool) -> Tensor:
-    """See `scratch.linear_gelu`; on a GPU the bias and its gradient go with the nonlinearity, in one pass each way."""
-    if kernels.usable(x):
-        return bias_gelu(linear(x, weight), bias, tanh)
-    y = linear(x, weight, bias)
-    return gelu_tanh(y) if tanh else gelu(y)
+def gelu_mlp(
+    x: Tensor, up: Tensor, up_bias: Tensor | None, down: Tensor, down_bias: Tensor | None, tanh: bool
+) -> Tensor:
+    """See `scratch.gelu_mlp`; on a GPU the bias and its gradient go with the nonlinearity, in one pass each way, and
+    where the products are large and that is faster, both go with the products."""
+    if not kernels.usable(x):
+        y = linear(x, up, up_bias)
+        return linear(gelu_tanh(y) if tanh else gelu(y), down, down_bias)
+    if gelu_product.usable(x, up, down):
+        return gelu_product.mlp(x, up, up_bias, down, down_bias, tanh)
+    return linear(bias_gelu(linear(x, up), up_bias, tanh), down, down_bias)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

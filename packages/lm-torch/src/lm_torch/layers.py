@@ -51,10 +51,13 @@ class Linear(nn.Module):
         self.weight = _initial(out_features, in_features, dtype)
         self.bias = nn.Parameter(torch.zeros(out_features, dtype=dtype)) if bias else None
 
+    def cast_to(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias in the type of x."""
+        return cast(self.weight, x), None if self.bias is None else cast(self.bias, x)
+
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
-        bias = self.bias
-        return self.kernels.linear(x, cast(self.weight, x), None if bias is None else cast(bias, x))
+        return self.kernels.linear(x, *self.cast_to(x))
 
 
 class Embedding(nn.Module):
@@ -125,9 +128,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., D]."""
-        up = self.up_proj
-        bias = None if up.bias is None else cast(up.bias, x)
-        return self.down_proj(self.kernels.linear_gelu(x, cast(up.weight, x), bias, self.tanh))
+        return self.kernels.gelu_mlp(x, *self.up_proj.cast_to(x), *self.down_proj.cast_to(x), self.tanh)
 
 
 class SwiGLU(nn.Module):

@@ -52,10 +52,12 @@ def gelu_tanh(x: Tensor) -> Tensor:
     return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
 
 
-def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None, tanh: bool) -> Tensor:
-    """`linear` and then `gelu`, or `gelu_tanh`: the first half of an MLP."""
-    y = linear(x, weight, bias)
-    return gelu_tanh(y) if tanh else gelu(y)
+def gelu_mlp(
+    x: Tensor, up: Tensor, up_bias: Tensor | None, down: Tensor, down_bias: Tensor | None, tanh: bool
+) -> Tensor:
+    """An MLP: `linear`, `gelu` or `gelu_tanh`, `linear`; x [..., D], up [F, D], down [D, F] -> [..., D]."""
+    y = linear(x, up, up_bias)
+    return linear(gelu_tanh(y) if tanh else gelu(y), down, down_bias)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

@@ -58,10 +58,12 @@ def embedding(ids: Tensor, weight: Tensor) -> Tensor:
     return F.embedding(ids + spread(first, ids), weight.flatten(0, 1))
 
 
-def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None, tanh: bool) -> Tensor:
-    """See `scratch.linear_gelu`."""
-    y = linear(x, weight, bias)
-    return gelu_tanh(y) if tanh else gelu(y)
+def gelu_mlp(
+    x: Tensor, up: Tensor, up_bias: Tensor | None, down: Tensor, down_bias: Tensor | None, tanh: bool
+) -> Tensor:
+    """See `scratch.gelu_mlp`."""
+    y = linear(x, up, up_bias)
+    return linear(gelu_tanh(y) if tanh else gelu(y), down, down_bias)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

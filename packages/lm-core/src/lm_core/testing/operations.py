@@ -97,14 +97,14 @@ class OperationConformance(TensorConformance):
     @both
     @pytest.mark.parametrize("tanh", [False, True])
     @pytest.mark.parametrize("bias", [False, True])
-    def test_linear_and_gelu(self, kernels: ModuleType, bias: bool, tanh: bool) -> None:
-        """The first half of an MLP."""
+    def test_gelu_mlp(self, kernels: ModuleType, bias: bool, tanh: bool) -> None:
+        """With biases, and without."""
         theirs, oracle = (getattr(where, "gelu_tanh" if tanh else "gelu") for where in (self.own, reference))
         self.check(
-            lambda x, w, b=None: kernels.linear_gelu(x, w, b, tanh),
-            lambda x, w, b=0.0: theirs(x @ w.T + b),
-            lambda x, w, b=0.0: oracle(x @ w.T + b),
-            [draw(2, 3, 5), draw(4, 5), draw(4)][: 3 if bias else 2],
+            lambda x, u, d, b=None, c=None: kernels.gelu_mlp(x, u, b, d, c, tanh),
+            lambda x, u, d, b=0.0, c=0.0: theirs(x @ u.T + b) @ d.T + c,
+            lambda x, u, d, b=0.0, c=0.0: oracle(x @ u.T + b) @ d.T + c,
+            [draw(2, 3, 5), draw(4, 5), draw(6, 4), draw(4), draw(6)][: 5 if bias else 3],
         )
 
     @both

@@ -1,6 +1,6 @@
 """Kernels of this project's own, in Triton, for what torch has no fast operation.
 
-    fused, attention --usable?--> kernels.attention, .cross_entropy, .gelu, .heads
+    fused, attention --usable?--> kernels.attention, .cross_entropy, .gelu, .gelu_product, .heads
                                                    operators that autograd and the compiler know
     optim --usable?--> kernels.update              Adam and Kourkoutas-beta, over all parameters
     static_decode --usable?--> kernels.decode      a decoding step of a few rows
@@ -10,7 +10,8 @@ Triton comes with torch on Linux and needs a CUDA device; where either is missin
 first call of an operator imports it, importing lm_torch does not. Each program is held against its `scratch` twin;
 Triton's interpreter runs it on a CPU for that (TRITON_INTERPRET=1).
 
-No program uses atomics and none is tuned by trial at run time, so the same input gives the same bits.
+No program uses atomics, so the same input gives the same bits; where several ways are timed (`fastest`), those of the
+way that was found, which may be another one in another process, but not with deterministic algorithms.
 """
 
 import importlib.util

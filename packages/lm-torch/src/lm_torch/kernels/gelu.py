@@ -29,8 +29,8 @@ def _empty(x: Tensor, bias: Tensor | None, tanh: bool) -> Tensor:
     return torch.empty_like(x)
 
 
-@torch.library.custom_op("lm_torch::bias_gelu", mutates_args=())
-def _bias_gelu(x: Tensor, bias: Tensor | None, tanh: bool) -> Tensor:
+def bias_gelu_of(x: Tensor, bias: Tensor | None, tanh: bool) -> Tensor:
+    """The same, without a gradient."""
     from lm_torch.kernels.programs import gelu as programs
 
     y, width = _empty(x, bias, tanh), x.shape[-1]
@@ -42,11 +42,12 @@ def _bias_gelu(x: Tensor, bias: Tensor | None, tanh: bool) -> Tensor:
     return y
 
 
+_bias_gelu = torch.library.custom_op("lm_torch::bias_gelu", bias_gelu_of, mutates_args=())
 _bias_gelu.register_fake(_empty)
 
 
-@torch.library.custom_op("lm_torch::bias_gelu_backward", mutates_args=())
-def _bias_gelu_backward(dy: Tensor, x: Tensor, bias: Tensor | None, tanh: bool) -> tuple[Tensor, Tensor]:
+def bias_gelu_backward_of(dy: Tensor, x: Tensor, bias: Tensor | None, tanh: bool) -> tuple[Tensor, Tensor]:
+    """Gradients of x and of the bias."""
     from lm_torch.kernels.programs import gelu as programs
 
     dx, width = torch.empty_like(x), x.shape[-1]
@@ -61,6 +62,9 @@ def _bias_gelu_backward(dy: Tensor, x: Tensor, bias: Tensor | None, tanh: bool) 
         BIAS=bias is not None, TANH=tanh, ROWS=tall, COLUMNS=wide, num_warps=warps,
     )  # fmt: skip
     return dx, x.new_empty(0) if bias is None else sums.sum(dim=0).to(bias.dtype)
+
+
+_bias_gelu_backward = torch.library.custom_op("lm_torch::bias_gelu_backward", bias_gelu_backward_of, mutates_args=())
 
 
 @_bias_gelu_backward.register_fake

@@ -11,13 +11,24 @@ _CUBIC = tl.constexpr(0.044715)
 
 
 @triton.jit
-def _share(z, TANH: tl.constexpr):
+def share_of(z, TANH: tl.constexpr):
     """GELU(z) / z: (1 + tanh u) / 2, which is the logistic of 2u, or Phi(z)."""
     if TANH:
         share = 1.0 / (1.0 + tl.exp2((z + z * z * z * _CUBIC) * -(_RATE * _LOG2_E)))
     else:
         share = 0.5 * (1.0 + tl.erf(z * _SQRT_HALF))
     return share
+
+
+@triton.jit
+def slope_of(z, TANH: tl.constexpr):
+    """The derivative of GELU at z."""
+    share = share_of(z, TANH)
+    if TANH:
+        bend = z * share * (1.0 - share) * (1.0 + z * z * (3.0 * _CUBIC)) * _RATE
+    else:
+        bend = z * tl.exp2(z * z * (-0.5 * _LOG2_E)) * _PHI_0
+    return share + bend
 
 
 @triton.jit
@@ -32,7 +43,7 @@ def forward(
     z = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
     if BIAS:
         z += tl.load(bias + columns, mask=columns < width, other=0.0).to(tl.float32)[None, :]
-    tl.store(y + at, (z * _share(z, TANH)).to(y.dtype.element_ty), mask=inside)
+    tl.store(y + at, (z * share_of(z, TANH)).to(y.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -53,12 +64,7 @@ def backward(
         inside = (rows < length)[:, None] & (columns < width)[None, :]
         at = rows.to(tl.int64)[:, None] * width + columns[None, :]
         z = tl.load(x + at, mask=inside, other=0.0).to(tl.float32) + shift
-        share = _share(z, TANH)
-        if TANH:
-            bend = z * share * (1.0 - share) * (1.0 + z * z * (3.0 * _CUBIC)) * _RATE
-        else:
-            bend = z * tl.exp2(z * z * (-0.5 * _LOG2_E)) * _PHI_0
-        slope = tl.load(dy + at, mask=inside, other=0.0).to(tl.float32) * (share + bend)
+        slope = tl.load(dy + at, mask=inside, other=0.0).to(tl.float32) * slope_of(z, TANH)
         tl.store(dx + at, slope.to(dx.dtype.element_ty), mask=inside)
         total += slope
     if BIAS:
