@@ -48,3 +48,9 @@ def test_fixed_bits_are_promised_on_the_cpu_alone() -> None:
     check_numerics(step, mx.Device(mx.cpu))
     with pytest.raises(UserError, match="deterministic"):
         check_numerics(step, mx.Device(mx.gpu))
+
+
+def test_float8_is_refused_in_a_line() -> None:
+    step, weights = StepConfig(device="cpu", dtype="float8"), rough_arrays(MODELS["testbed-d"])
+    with pytest.raises(UserError, match=r"float8: MLX .* bfloat16"):
+        MlxBackend().build(MODELS["testbed-d"], ADAMW, step, weights, 0)

@@ -4,7 +4,7 @@ from typing import Literal, get_args
 
 from pydantic import Field
 
-from lm_core.config import Config, Dtype
+from lm_core.config import Config
 
 BackendName = Literal["torch", "mlx"]
 
@@ -73,7 +73,7 @@ class TrainFlags(Printed):
     peers: tuple[TrainPeer, ...] = ("plain", "huggingface")
     """Against what; plain-fused is the plain loop with AdamW(fused=True), checkpointing our own step with gradient
     checkpointing. One that is not installed is skipped."""
-    dtype: Dtype = "float32"
+    dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of our activations. With bfloat16 every peer runs twice: in float32, and under bfloat16 autocast."""
     compile: bool = False
     """Let the framework compile every side."""
@@ -108,7 +108,7 @@ class InferFlags(Printed):
     """Ids in the prompt."""
     rounds: int = Field(7, gt=0)
     """Rounds; each decodes once with either side, and gives one ratio."""
-    dtype: Dtype = "float32"
+    dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of weights and activations while decoding, on both sides."""
     compile: bool = False
     """Let torch compile our decoding step; theirs gets a static cache, with which it compiles itself on a GPU."""

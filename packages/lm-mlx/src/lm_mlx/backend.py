@@ -32,6 +32,8 @@ def check_numerics(step: StepConfig, device: mx.Device) -> None:
     Raises:
         UserError: naming the key.
     """
+    if step.dtype == "float8":
+        raise UserError("dtype float8: MLX does not multiply in it; use dtype bfloat16")
     if step.matmul_precision != "highest":
         raise UserError('matmul_precision high: TF32 is for torch on CUDA; with MLX, leave it at "highest"')
     if step.deterministic and device == mx.Device(mx.gpu):

@@ -31,7 +31,7 @@ Part = tuple[mx.array, mx.array, mx.array | None, mx.array | None, mx.array | No
 
 def make_model(model: ModelConfig, step: StepConfig) -> LanguageModel:
     """The model that a config describes; its weights are not set."""
-    dtype = mx.bfloat16 if step.dtype == "bfloat16" else mx.float32
+    dtype = mx.float32 if step.dtype == "float32" else mx.bfloat16
     return LanguageModel(model, dtype, KERNELS[step.kernels], step.checkpointed_every)
 
 

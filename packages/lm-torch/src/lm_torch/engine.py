@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lm_core.config import ModelConfig, OptimizerConfig, StepConfig
 from lm_core.model.parameters import parameter_table
+from lm_torch import float8
 from lm_torch.average import Average
 from lm_torch.clip import clip_by_global_norm
 from lm_torch.compiling import compiling
@@ -46,9 +47,15 @@ def make_model(
         lead: first axes of every parameter, for `stacked` kernels.
     """
     check_dtype(step.dtype, device)
-    dtype = torch.bfloat16 if step.dtype == "bfloat16" else torch.float32
+    dtype = torch.float32 if step.dtype == "float32" else torch.bfloat16
     with torch.device("meta"):  # no time is spent on initial values that will be replaced
-        language_model = LanguageModel(model, dtype, kernels or KERNELS[step.kernels], step.checkpointed_every)
+        language_model = LanguageModel(
+            model,
+            dtype,
+            kernels or KERNELS[step.kernels],
+            step.checkpointed_every,
+            float8 if step.dtype == "float8" else None,
+        )
     for module in language_model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             # What `to_empty` does, which imports two seconds of the compiler for it.
@@ -90,7 +97,7 @@ class Engine:
         self.narrow: dict[str, Tensor] = {}
         self.optimizer = make_optimizer(optimizer, self.table, dict(self.params), step.kernels == "fused")
         self.average = Average(optimizer.average, self.params)
-        if device.type == "cuda" and step.dtype == "bfloat16":
+        if device.type == "cuda" and self.model.dtype == torch.bfloat16:
             self.keep_narrow()
         self.numerics = Numerics(step, device)
         self.loss = self.model.loss

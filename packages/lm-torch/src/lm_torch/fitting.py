@@ -8,6 +8,9 @@ import torch
 from lm_core.config import Dtype
 from lm_core.errors import MemoryFullError, UserError
 
+FLOAT8 = (8, 9)
+"""Compute capability from which on a card multiplies in float8."""
+
 
 def check_dtype(dtype: Dtype, device: torch.device) -> None:
     """Refuse a type that the device does not have.
@@ -15,9 +18,16 @@ def check_dtype(dtype: Dtype, device: torch.device) -> None:
     Raises:
         UserError: naming the card.
     """
-    if dtype != "bfloat16" or device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False):
+    if device.type != "cuda" or dtype == "float32":
         return
-    raise UserError(f"dtype bfloat16: {torch.cuda.get_device_name(device)} does not compute in it; use dtype float32")
+    if dtype == "float8" and torch.cuda.get_device_capability(device) < FLOAT8:
+        name, needed = torch.cuda.get_device_name(device), ".".join(map(str, FLOAT8))
+        raise UserError(
+            f"dtype float8: {name} does not multiply in it (from capability {needed} on); use dtype bfloat16"
+        )
+    if dtype == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        name = torch.cuda.get_device_name(device)
+        raise UserError(f"dtype bfloat16: {name} does not compute in it; use dtype float32")
 
 
 @contextmanager

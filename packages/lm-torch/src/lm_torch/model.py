@@ -29,7 +29,7 @@ def make_norm(config: ModelConfig, kernels: Kernels) -> RMSNorm | LayerNorm:
 class Block(nn.Module):
     """x + attn(norm(x)), then x + mlp(norm(x)): the decoder block, pre-norm as in GPT-2."""
 
-    def __init__(self, config: ModelConfig, index: int, kernels: Kernels = fused):
+    def __init__(self, config: ModelConfig, index: int, kernels: Kernels = fused, mlp_kernels: Kernels | None = None):
         super().__init__()
         c = config
         self.rate, self.site = c.dropout, 3 * index + 1
@@ -38,9 +38,9 @@ class Block(nn.Module):
         self.attn = Attention(c.d_model, c.n_heads, c.kv_heads, c.bias, theta, c.dropout, kernels)
         self.mlp_norm = make_norm(c, kernels)
         self.mlp = (
-            SwiGLU(c.d_model, c.ff_dim, c.bias, kernels)
+            SwiGLU(c.d_model, c.ff_dim, c.bias, mlp_kernels or kernels)
             if c.mlp == "swiglu"
-            else MLP(c.d_model, c.ff_dim, c.mlp, c.bias, kernels)
+            else MLP(c.d_model, c.ff_dim, c.mlp, c.bias, mlp_kernels or kernels)
         )
 
     def forward(
@@ -68,6 +68,7 @@ class LanguageModel(nn.Module):
         dtype: torch.dtype = torch.float32,
         kernels: Kernels = fused,
         gradient_checkpointing: int = 0,
+        mlp_kernels: Kernels | None = None,
     ):
         super().__init__()
         self.config, self.dtype, self.kernels = config, dtype, kernels
@@ -76,7 +77,7 @@ class LanguageModel(nn.Module):
         self.pos_embed = Embedding(config.seq_len, config.d_model, kernels) if config.positions == "learned" else None
         self.sinusoids: Tensor | None
         self.register_buffer("sinusoids", self._sinusoids(), persistent=False)
-        self.blocks = nn.ModuleList(Block(config, i, kernels) for i in range(config.n_layers))
+        self.blocks = nn.ModuleList(Block(config, i, kernels, mlp_kernels) for i in range(config.n_layers))
         self.norm = make_norm(config, kernels)
         head = None if config.tie_embeddings else Linear(config.d_model, config.vocab_size, config.head_bias, kernels)
         self.lm_head = head

@@ -30,5 +30,6 @@ _DECOR = re.compile(r"NVIDIA|Tesla|GeForce|SXM\d?|PCIE|HBM\d?e?|\d+GB")
 def stated_peak(card: str, dtype: Dtype) -> float | None:
     """Operations per second of a card by the name that its driver gives; None for one that is not listed."""
     words = [word for word in card.replace("-", " ").split() if not _DECOR.fullmatch(word)]
-    teraflops = TERAFLOPS.get(" ".join(words), {}).get(dtype)
+    # Of float8, in which some of the products are made, it is that of the others: a utilization that compares.
+    teraflops = TERAFLOPS.get(" ".join(words), {}).get("bfloat16" if dtype == "float8" else dtype)
     return None if teraflops is None else teraflops * 1e12

@@ -44,6 +44,10 @@ class SeedTrainer(Engine):
     ):
         if step.kernels != "fused":
             raise UserError('kernels scratch: seeds are trained together by fused kernels alone; set kernels = "fused"')
+        if step.dtype == "float8":
+            raise UserError(
+                "dtype float8: one model at a time; several seeds are trained together in bfloat16 or float32"
+            )
         if not seeds or len(weights) != len(seeds):
             raise UserError(f"{len(seeds)} seeds and {len(weights)} sets of weights: each seed starts from its own")
         super().__init__(model, optimizer, step, device, stacked, (len(seeds),))

@@ -177,6 +177,7 @@ def _train(sizes: Sizes, device: str) -> list[Group]:
                 _with(ours, "ours, gradient checkpointing", gradient_checkpointing=True),
                 _with(ours, "ours, 4 micro-batches", grad_accum_steps=4),
                 _with(ours, "ours, deterministic", deterministic=True),
+                _with(ours, "ours, float8", dtype="float8"),
             ]
         groups.append(Group("train", f"124 M, {rows} x {sizes.gpt.seq_len}", tuple(jobs)))
     return groups

@@ -13,7 +13,7 @@ CHAR_CONTEXT = 256
 INIT_STD = 0.1
 """At 0.02 the residual stream is little but the last id's embedding, and the head, which is that same table, names that
 id again and again: equal ids would prove nothing. Here the blocks outweigh the embedding."""
-BYTES: dict[Dtype, int] = {"float32": 4, "bfloat16": 2}
+BYTES: dict[Dtype, int] = {"float32": 4, "bfloat16": 2, "float8": 2}
 
 
 def model_of(case: str) -> ModelConfig:

@@ -10,14 +10,16 @@ from pydantic import Field
 
 from lm_core.config.base import Config
 
-Dtype = Literal["float32", "bfloat16"]
+Dtype = Literal["float32", "bfloat16", "float8"]
 
 
 class Execution(Config):
     """The keys of a step that are flags of every app; the results are the same up to rounding."""
 
     dtype: Dtype = "float32"
-    """Type of activations and matrix products; parameters and optimizer state are float32 always."""
+    """Type of activations and matrix products; parameters and optimizer state are float32 always. "float8" is bfloat16
+    with the products of the MLPs in float8, forward and back to their inputs: on CUDA from compute capability 8.9 on
+    (Ada, Hopper); a CPU emulates it, slowly, and MLX does not have it."""
     matmul_precision: Literal["highest", "high"] = "highest"
     """How float32 matrices are multiplied on CUDA: in float32, or in TF32, which rounds their elements to 10 bits and
     is several times as fast. On a CPU it has no effect; MLX takes only "highest"."""

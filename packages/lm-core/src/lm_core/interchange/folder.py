@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lm_core.config import Dtype, ModelConfig
+from lm_core.config import ModelConfig
 from lm_core.disk.files import flush_file, flush_folder, make_folder
 from lm_core.disk.untrusted import is_scratch, scratch_file
 from lm_core.errors import UserError
@@ -29,7 +29,7 @@ from lm_core.interchange.gpt2 import GPT2
 from lm_core.interchange.ignored import IGNORED
 from lm_core.interchange.keys import Keys, read_object
 from lm_core.interchange.llama import LLAMA
-from lm_core.interchange.tensor_file import WHOLE, find_tensors, safetensors_bytes
+from lm_core.interchange.tensor_file import WHOLE, FileDtype, find_tensors, safetensors_bytes
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 _WRITTEN = (CONFIG, GENERATION, WHOLE, *tokenizer.NAMES)
@@ -58,7 +58,7 @@ def export_model(
     tokenizer_files: Mapping[str, bytes] | None = None,
     eos_ids: Sequence[int] = (),
     vocab_size: int | None = None,
-    dtype: Dtype = "float32",
+    dtype: FileDtype = "float32",
     overwrite: bool = False,
 ) -> None:
     """Write a folder that `transformers` and, for Llama, `mlx-lm` load.
@@ -154,7 +154,7 @@ def _eos_ids(folder: Path, keys: Keys) -> tuple[int, ...]:
 
 
 def _settings(
-    architecture: Architecture, config: ModelConfig, end: int | list[int] | None, dtype: Dtype
+    architecture: Architecture, config: ModelConfig, end: int | list[int] | None, dtype: FileDtype
 ) -> dict[str, Any]:
     return {
         "architectures": [architecture.class_name],

@@ -12,15 +12,17 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from lm_core.config import Dtype
 from lm_core.errors import UserError
 from lm_core.interchange.keys import read_object
+
+FileDtype = Literal["float32", "bfloat16"]
+"""Types in which weights are written."""
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _READ = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
@@ -134,7 +136,7 @@ def _of_shards(index: Path) -> Entries:
     return entries
 
 
-def safetensors_bytes(arrays: Mapping[str, NDArray[np.float32]], dtype: Dtype) -> bytes:
+def safetensors_bytes(arrays: Mapping[str, NDArray[np.float32]], dtype: FileDtype) -> bytes:
     """A safetensors file of these arrays, with the mark that `transformers` asks for."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     parts: list[bytes] = []

@@ -137,7 +137,7 @@ def _activations(model: ModelConfig, step: StepConfig, rows: int, length: int) -
 
 
 def _width(step: StepConfig) -> int:
-    return 2 if step.dtype == "bfloat16" else FLOAT32
+    return FLOAT32 if step.dtype == "float32" else 2
 
 
 def readable(size: int) -> str:

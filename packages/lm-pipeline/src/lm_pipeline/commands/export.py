@@ -3,10 +3,10 @@
 import tempfile
 from pathlib import Path
 
-from lm_core.config import Dtype
 from lm_core.errors import UserError
 from lm_core.interchange import tokenizer as tokenizer_files
 from lm_core.interchange.folder import export_model
+from lm_core.interchange.tensor_file import FileDtype
 from lm_core.terminal import put
 from lm_pipeline.program import ProgramConfig, run_program
 from lm_pipeline.saved_model import SavedModel, Weights, Which, load_model
@@ -28,7 +28,7 @@ class ExportConfig(ProgramConfig):
     """Folder to write; created if missing, refused if it holds other files."""
     overwrite: bool = False
     """Replace the model that is already in output."""
-    dtype: Dtype = "float32"
+    dtype: FileDtype = "float32"
     """Type of the weights in the file."""
 
 

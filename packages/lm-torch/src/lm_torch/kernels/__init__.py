@@ -32,16 +32,14 @@ INSTALLED = importlib.util.find_spec("triton") is not None and any(
 DTYPES = (torch.float32, torch.bfloat16)
 
 
-def refuse_second_derivative() -> None:
+def refuse_second_derivative(what: str = "the Triton kernels have", instead: str = "kernels = scratch") -> None:
     """For the backward pass of an operator, which has no gradient of its own.
 
     Raises:
         NotImplementedError: if that pass is itself recorded (create_graph).
     """
     if torch.is_grad_enabled():
-        raise NotImplementedError(
-            "the Triton kernels have no gradient of their gradient (create_graph): use kernels = scratch"
-        )
+        raise NotImplementedError(f"{what} no gradient of their gradient (create_graph): use {instead}")
 
 
 def usable(x: Tensor) -> bool:
