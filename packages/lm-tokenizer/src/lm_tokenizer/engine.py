@@ -18,7 +18,8 @@ from lm_tokenizer._kernels import decode, encode, merge
 from lm_tokenizer._kernels.cache import PROBES, SLOT, Cache
 from lm_tokenizer._kernels.encode import OUT_SLACK, SCRATCH_BYTES, Scratch
 from lm_tokenizer._kernels.merge import Model
-from lm_tokenizer._kernels.scan import INVALID, LETTER, NO_CHARACTER, NUMBER, OTHER, WHITE
+from lm_tokenizer._kernels.pretoken import CL100K, GPT2, LLAMA3, O200K, QWEN2
+from lm_tokenizer._kernels.scan import BOTH, INVALID, LOWER, MARK, NO_CHARACTER, NUMBER, OTHER, UPPER, WHITE
 from lm_tokenizer.boundaries import safe_ends
 from lm_tokenizer.pretokenize import byte_ends, end_finder, name_of, shadow_table
 from lm_tokenizer.vocab import Vocabulary
@@ -29,6 +30,8 @@ CHUNK = 1 << 20
 FIRST_SLOTS, MOST_SLOTS = 1 << 16, 1 << 21
 FIRST_ARENA, MOST_ARENA = 1 << 20, 1 << 26
 """Slots and bytes of the cache: at most MOST_SLOTS * SLOT + MOST_ARENA, 128 MB. When that is full, it is emptied."""
+PATTERN_NUMBERS = {"gpt2": GPT2, "cl100k": CL100K, "llama3": LLAMA3, "o200k": O200K, "qwen2": QWEN2}
+"""The published patterns by the numbers that the kernels know; under another one, Python splits."""
 Chunk = tuple[np.ndarray, np.ndarray]
 """Bytes of texts that lie behind one another, and the offset where each ends."""
 Arrays = tuple[np.ndarray, ...]
@@ -43,9 +46,11 @@ def aligned(n_bytes: int) -> np.ndarray:
 
 def class_table() -> np.ndarray:
     """Code point -> class, as `_kernels.scan` names them."""
-    letters, numbers, white = string.ascii_letters + "Ààªß", string.digits + "¼", " \t\n\v\f\r\x85"
     of_character = np.full(256, OTHER, np.uint8)
-    for kind, characters in ((LETTER, letters), (NUMBER, numbers), (WHITE, white)):
+    for kind, characters in (
+        (UPPER, string.ascii_uppercase + "À"), (LOWER, string.ascii_lowercase + "àß"), (BOTH, "ª"), (MARK, "¨"),
+        (NUMBER, string.digits + "¼"), (WHITE, " \t\n\v\f\r\x85"),
+    ):  # fmt: skip
         of_character[list(characters.encode("latin-1"))] = kind
     table = of_character[np.frombuffer(shadow_table().encode("latin-1"), np.uint8)]
     table[0xD800:0xE000] = NO_CHARACTER
@@ -92,7 +97,8 @@ class Engine:
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
-        self._ends = None if name_of(vocabulary.pattern) == "gpt2" else end_finder(vocabulary.pattern)
+        pattern = vocabulary.pattern
+        self._ends = None if name_of(pattern) in PATTERN_NUMBERS else end_finder(pattern)
         self.wide = len(vocabulary.tokens) > 1 << 16
         self._model, self._model_arrays = _model(vocabulary)
         self._cache, self._cache_arrays = _new_cache(FIRST_SLOTS, FIRST_ARENA)
@@ -295,6 +301,7 @@ def _model(vocabulary: Vocabulary) -> tuple[Model, Arrays]:
         joins=addresses[4],
         classes=addresses[5],
         ordered=int(_is_ordered(merges, merged, byte_ids)),
+        pattern=PATTERN_NUMBERS.get(name_of(vocabulary.pattern) or "", -1),
     ), arrays
 
 

@@ -15,7 +15,7 @@ from lm_tokenizer._kernels.count import Counts
 from lm_tokenizer._kernels.encode import Scratch
 from lm_tokenizer._kernels.scan import INVALID
 from lm_tokenizer.corpus import Unit
-from lm_tokenizer.engine import aligned, class_table, new_scratch
+from lm_tokenizer.engine import PATTERN_NUMBERS, aligned, class_table, new_scratch
 from lm_tokenizer.pretokenize import byte_ends, end_finder, name_of
 
 SEGMENT = 1 << 26
@@ -84,7 +84,8 @@ class Tally:
     """Counts units with one table for each of some threads."""
 
     def __init__(self, pattern: str, threads: int, on_bytes: Callable[[int], object] = lambda _: None) -> None:
-        self._ends = None if name_of(pattern) == "gpt2" else end_finder(pattern)
+        self._pattern = PATTERN_NUMBERS.get(name_of(pattern) or "")
+        self._ends = end_finder(pattern) if self._pattern is None else None
         self._threads, self._on_bytes = threads, on_bytes
         self._classes = class_table()
         self.most = MOST_PRETOKENS
@@ -138,16 +139,25 @@ class Tally:
         data = np.frombuffer(unit.data, np.uint8)
         begin, readable = data.ctypes.data, data.ctypes.data + len(data)
         progress = np.zeros(2, np.int64)
-        if self._ends is None:
+        if self._pattern is not None:
             while True:
                 outcome = count.count_texts(
-                    begin, unit.begins, unit.ends, readable, self._classes.ctypes.data, table.counts, scratch, progress
+                    begin,
+                    unit.begins,
+                    unit.ends,
+                    readable,
+                    self._classes.ctypes.data,
+                    self._pattern,
+                    table.counts,
+                    scratch,
+                    progress,
                 )
                 if outcome == INVALID:
                     unit.check()
                 if outcome == 0:
                     return table
                 table = table.with_room_for(table.slots // 2, table.room)
+        assert self._ends is not None
         unit.check()
         for start, end in zip(unit.begins, unit.ends, strict=True):
             text = unit.data[start:end].decode()

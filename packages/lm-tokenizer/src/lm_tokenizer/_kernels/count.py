@@ -12,7 +12,8 @@ from lm_tokenizer._kernels.cache import INLINE_BYTES, K1, K2, SLOT, key_of, key_
 from lm_tokenizer._kernels.compiled import Int64s, compiled, kernel
 from lm_tokenizer._kernels.encode import Scratch
 from lm_tokenizer._kernels.intrinsics import item_u64, load_u64, prefetch, set_item_u64, store_u64
-from lm_tokenizer._kernels.scan import GROUP, INVALID, STATES, U0, U1, scan_gpt2
+from lm_tokenizer._kernels.scan import GROUP, INVALID, STATES, U0, U1
+from lm_tokenizer._kernels.split import scan
 
 FULL = -2
 """The table or the arena must grow before the count can continue."""
@@ -106,8 +107,8 @@ def has_room(counts, n, total):
 
 
 @compiled
-def count_gpt2(text, position, end, readable, classes, counts, scratch):
-    """Count the pretokens of the text from the address `text` to `end`, split by GPT-2's pattern.
+def count_text(text, position, end, readable, classes, counts, scratch, pattern):
+    """Count the pretokens of the text from the address `text` to `end`, split by a published pattern.
 
     Args:
         position: where to continue: `text` at first, then what the last call returned.
@@ -125,7 +126,7 @@ def count_gpt2(text, position, end, readable, classes, counts, scratch):
         pending = position - np.int64(item_u64(scratch.starts, 0)) if count else 0
         if not has_room(counts, GROUP_BYTES + 1, GROUP_BYTES + pending):
             return position
-        count = scan_gpt2(text, position, end, classes, scratch, count)
+        count = scan(text, position, end, classes, scratch, count, pattern)
         if count < 0:
             return INVALID
         position += GROUP_BYTES
@@ -145,13 +146,15 @@ def count_texts(
     ends: Int64s,
     readable: int,
     classes: int,
+    pattern: int,
     counts: Counts,
     scratch: Scratch,
     progress: Int64s,
 ):
-    """Count the pretokens of texts, each split by itself, by GPT-2's pattern.
+    """Count the pretokens of texts, each split by itself, by a published pattern.
 
     Args:
+        pattern: its number.
         text: address that the offsets `begins` and `ends` count from.
         progress: int64: the text and the address to continue with, zeros at first; brought up to date.
 
@@ -162,7 +165,9 @@ def count_texts(
         progress[0] = i
         begin, end = text + begins[i], text + ends[i]
         position = max(progress[1], begin)
-        progress[1] = count_gpt2(begin, position, end, readable, classes, counts, scratch) if position < end else end
+        progress[1] = end
+        if position < end:
+            progress[1] = count_text(begin, position, end, readable, classes, counts, scratch, pattern)
         if progress[1] == INVALID:
             return INVALID
         if progress[1] < end:

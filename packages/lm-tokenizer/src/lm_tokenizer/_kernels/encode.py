@@ -40,7 +40,8 @@ from lm_tokenizer._kernels.intrinsics import (
     store_u32,
 )
 from lm_tokenizer._kernels.merge import SHORT, Model, is_run, merge_long, merge_run, merge_short
-from lm_tokenizer._kernels.scan import GROUP, INVALID, MASKS, SLACK, STATES, U0, scan_gpt2
+from lm_tokenizer._kernels.scan import GROUP, INVALID, MASKS, SLACK, STATES, U0
+from lm_tokenizer._kernels.split import scan
 
 LONGEST_KEPT = 512
 """Bytes of the longest pretoken that is kept in the cache."""
@@ -210,8 +211,8 @@ def encode_spans(n, readable, model, cache, scratch, out, wide):
 
 
 @compiled
-def encode_gpt2(text, end, readable, model, cache, scratch, out, wide):
-    """Encode the UTF-8 bytes from the address `text` to `end`, split by GPT-2's pattern.
+def encode_text(text, end, readable, model, cache, scratch, out, wide):
+    """Encode the UTF-8 bytes from the address `text` to `end`, split by the model's pattern.
 
     Args:
         readable: address up to which memory may be read, at least `end`.
@@ -224,7 +225,7 @@ def encode_gpt2(text, end, readable, model, cache, scratch, out, wide):
         set_item_u64(scratch.state, i, U0)
     position, count, first = text, 0, out
     while position < end:
-        count = scan_gpt2(text, position, end, model.classes, scratch, count)
+        count = scan(text, position, end, model.classes, scratch, count, model.pattern)
         if count < 0:
             return INVALID
         position += GROUP * 64
@@ -256,7 +257,7 @@ def encode_texts(
     begin = text + start
     for i in range(len(ends)):
         end = text + ends[i]
-        counts[i] = encode_gpt2(begin, end, readable, model, cache, scratch, out, wide)
+        counts[i] = encode_text(begin, end, readable, model, cache, scratch, out, wide)
         if counts[i] < 0:
             return i
         out += counts[i] << (2 if wide else 1)

@@ -27,30 +27,29 @@ def _splat(value):
 
 @intrinsic
 def block_masks(typingctx, address):
-    """One bit each of the 64 bytes at `address`: ASCII letters, digits, white space, spaces, apostrophes, non-ASCII."""
+    """One bit each of the 64 bytes at `address`: ASCII letters, digits, white space, spaces, apostrophes, non-ASCII;
+    line feeds or carriage returns, slashes, ASCII capitals."""
     if not isinstance(address, types.Integer):
         return None
-    result = types.UniTuple(types.uint64, 6)
 
     def codegen(context, builder, signature, arguments):
         block = _load(builder, arguments[0], ir.VectorType(I8, LANES))
 
-        def bits(mask):
-            return builder.bitcast(mask, I64)
+        def equal(character):
+            return builder.icmp_unsigned("==", block, _splat(ord(character)))
 
         def within(vector, first, count):
             return builder.icmp_unsigned("<", builder.sub(vector, _splat(first)), _splat(count))
 
         letters = within(builder.or_(block, _splat(0x20)), ord("a"), 26)
-        digits = within(block, ord("0"), 10)
-        spaces = builder.icmp_unsigned("==", block, _splat(0x20))
-        white = builder.or_(spaces, within(block, 9, 5))
-        apostrophes = builder.icmp_unsigned("==", block, _splat(ord("'")))
-        high = builder.icmp_signed("<", block, _splat(0))
-        masks = [bits(mask) for mask in (letters, digits, white, spaces, apostrophes, high)]
-        return context.make_tuple(builder, signature.return_type, masks)
+        white = builder.or_(equal(" "), within(block, 9, 5))
+        newlines, high = builder.or_(equal("\n"), equal("\r")), builder.icmp_signed("<", block, _splat(0))
+        masks = [letters, within(block, ord("0"), 10), white, equal(" "), equal("'"), high,
+                 newlines, equal("/"), within(block, ord("A"), 26)]  # fmt: skip
+        bits = [builder.bitcast(mask, I64) for mask in masks]
+        return context.make_tuple(builder, signature.return_type, bits)
 
-    return result(types.int64), codegen
+    return types.UniTuple(types.uint64, 9)(types.int64), codegen
 
 
 @intrinsic

@@ -52,6 +52,7 @@ class Model(NamedTuple):
         joins: uint8, (256 * left + right) bytes -> whether some token holds these two neighbours.
         classes: uint8, code point -> class.
         ordered: whether every merge comes after those that make its parts, and no two make the same token.
+        pattern: the number of a published pattern, see `pretoken`.
     """
 
     pairs: int
@@ -64,6 +65,7 @@ class Model(NamedTuple):
     joins: int
     classes: int
     ordered: int
+    pattern: int
 
 
 @kernel("encoding")

@@ -1,4 +1,4 @@
-"""GPT-2's pretokenization of UTF-8 bytes, 64 at a time.
+"""GPT-2's pretokenization of UTF-8 bytes, 64 at a time; `split` does that of the other published patterns.
 
     64 bytes --wide compares--> one bit a byte for each class --shifts--> one bit a byte: a pretoken starts here
 
@@ -23,8 +23,9 @@ from lm_tokenizer._kernels.intrinsics import (
     trailing_zeros,
 )
 
-OTHER, LETTER, NUMBER, WHITE, NO_CHARACTER = range(5)
-"""Classes of characters, as the table `classes` (code point -> uint8) gives them."""
+OTHER, MARK, NUMBER, WHITE, NO_CHARACTER, UPPER, LOWER, BOTH = range(8)
+"""Classes of characters, as the table `classes` (code point -> uint8) gives them. From UPPER on they are letters: of
+upper and title case, of lower case, and without case."""
 GROUP = 64
 """Blocks of 64 bytes that are scanned together."""
 SLACK = 64
@@ -34,12 +35,14 @@ INVALID = -1
 U0, U1, U2, U3, U63, U64 = (np.uint64(value) for value in (0, 1, 2, 3, 63, 64))
 ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 
-# Columns of `masks`, one row a block; and what `state` carries from one group to the next.
-L, N, W, SP, AP, HIGH = range(6)
-ROW = 48  # bytes of a row
-MASKS = (GROUP + 1) * 6
-BEFORE_L, BEFORE_N, BEFORE_W, BEFORE_SP, TO_SET, TO_CLEAR, SPILL, SPILL_L, SPILL_N, SPILL_W = range(10)
-STATES = 10
+# Columns of `masks`, one row a block, from NL on only if `more` is asked for (line ends, slashes, letters by case,
+# marks, first bytes of non-ASCII characters); and what `state` carries from one group to the next.
+L, N, W, SP, AP, HIGH, NL, SLASH, UP, LO, MARKS, LEADS = range(12)
+ROW = 96  # bytes of a row
+MASKS = (GROUP + 1) * 12
+(SPILL, SPILL_L, SPILL_N, SPILL_W, SPILL_UP, SPILL_LO, SPILL_MARKS,
+ BEFORE_L, BEFORE_N, BEFORE_W, BEFORE_SP, TO_SET, TO_CLEAR) = range(13)  # fmt: skip
+STATES = 32
 
 
 @compiled
@@ -70,11 +73,12 @@ def decode_character(at, end):
 
 
 @compiled
-def fill_masks(position, blocks, end, classes, scratch):
+def fill_masks(position, blocks, end, classes, scratch, more):
     """The masks of `blocks` blocks from `position` on; what lies past `end` is white space. False if not UTF-8."""
     state = scratch.state
     spill, spill_l = item_u64(state, SPILL), item_u64(state, SPILL_L)
     spill_n, spill_w = item_u64(state, SPILL_N), item_u64(state, SPILL_W)
+    spill_up, spill_lo, spill_marks = item_u64(state, SPILL_UP), item_u64(state, SPILL_LO), item_u64(state, SPILL_MARKS)
     for b in range(blocks):
         at = position + b * 64
         source = at
@@ -82,18 +86,25 @@ def fill_masks(position, blocks, end, classes, scratch):
             for j in range(64):
                 store_u8(scratch.padded + j, load_u8(at + j) if at + j < end else np.uint8(32))
             source = scratch.padded
-        letters, numbers, white, spaces, apostrophes, high = block_masks(source)
+        letters, numbers, white, spaces, apostrophes, high, newlines, slashes, upper = block_masks(source)
+        lower, marks, leads = letters & ~upper, U0, U0
         if b == GROUP:
             set_item_u64(state, SPILL, spill)
             set_item_u64(state, SPILL_L, spill_l)
             set_item_u64(state, SPILL_N, spill_n)
             set_item_u64(state, SPILL_W, spill_w)
+            set_item_u64(state, SPILL_UP, spill_up)
+            set_item_u64(state, SPILL_LO, spill_lo)
+            set_item_u64(state, SPILL_MARKS, spill_marks)
         if high:
             left = high & ~spill
             letters |= spill_l
             numbers |= spill_n
             white |= spill_w
-            spill = spill_l = spill_n = spill_w = U0
+            upper |= spill_up
+            lower |= spill_lo
+            marks |= spill_marks
+            spill = spill_l = spill_n = spill_w = spill_up = spill_lo = spill_marks = U0
             while left:
                 j = trailing_zeros(left)
                 code, length = decode_character(at + j, end)
@@ -103,19 +114,29 @@ def fill_masks(position, blocks, end, classes, scratch):
                 ones = (U1 << np.uint64(length)) - U1
                 here = ones << np.uint64(j)
                 left &= ~here
+                leads |= U1 << np.uint64(j)
                 over = U0
                 if j + length > 64:
                     over = ones >> np.uint64(64 - j)
                     spill = over
-                if kind == LETTER:
+                if kind >= UPPER:
                     letters |= here
                     spill_l |= over
+                    if kind == UPPER:
+                        upper |= here
+                        spill_up |= over
+                    elif kind == LOWER:
+                        lower |= here
+                        spill_lo |= over
                 elif kind == NUMBER:
                     numbers |= here
                     spill_n |= over
                 elif kind == WHITE:
                     white |= here
                     spill_w |= over
+                elif kind == MARK:
+                    marks |= here
+                    spill_marks |= over
                 elif kind == NO_CHARACTER:
                     return False
         row = scratch.masks + b * ROW
@@ -125,6 +146,13 @@ def fill_masks(position, blocks, end, classes, scratch):
         set_item_u64(row, SP, spaces)
         set_item_u64(row, AP, apostrophes)
         set_item_u64(row, HIGH, high)
+        if more:
+            set_item_u64(row, NL, newlines)
+            set_item_u64(row, SLASH, slashes)
+            set_item_u64(row, UP, upper)
+            set_item_u64(row, LO, lower)
+            set_item_u64(row, MARKS, marks)
+            set_item_u64(row, LEADS, leads)
     return True
 
 
@@ -145,6 +173,24 @@ def contraction(at, end):
 
 
 @compiled
+def append_starts(found, at, starts, count):
+    """Append the addresses of the bits of a block at `at`; the new count."""
+    n = count_bits(found)
+    for k in range(8):
+        set_item_u64(starts, count + k, np.uint64(at + trailing_zeros(found)))
+        found &= found - U1
+    if n > 8:
+        for k in range(8, 16):
+            set_item_u64(starts, count + k, np.uint64(at + trailing_zeros(found)))
+            found &= found - U1
+        if n > 16:
+            for k in range(16, n):
+                set_item_u64(starts, count + k, np.uint64(at + trailing_zeros(found)))
+                found &= found - U1
+    return count + n
+
+
+@compiled
 def scan_gpt2(origin, position, end, classes, scratch, count):
     """Append to `starts` where pretokens start in the next GROUP blocks from `position`, or in the rest before `end`.
 
@@ -157,9 +203,9 @@ def scan_gpt2(origin, position, end, classes, scratch, count):
     """
     blocks = min(GROUP, (end - position + 63) >> 6)
     ahead = min(GROUP + 1, ((end - position + 63) >> 6) + 1)
-    if not fill_masks(position, ahead, end, classes, scratch):
+    if not fill_masks(position, ahead, end, classes, scratch, False):
         return INVALID
-    state, starts = scratch.state, scratch.starts
+    state = scratch.state
     before_l, before_n = item_u64(state, BEFORE_L), item_u64(state, BEFORE_N)
     before_w, before_sp = item_u64(state, BEFORE_W), item_u64(state, BEFORE_SP)
     to_set, to_clear = item_u64(state, TO_SET), item_u64(state, TO_CLEAR)
@@ -200,19 +246,7 @@ def scan_gpt2(origin, position, end, classes, scratch, count):
                     to_set |= U1 << np.uint64(j + length - 64)
         if at + 64 > end:
             found &= (U1 << np.uint64(end - at)) - U1
-        n = count_bits(found)
-        for k in range(8):
-            set_item_u64(starts, count + k, np.uint64(at + trailing_zeros(found)))
-            found &= found - U1
-        if n > 8:
-            for k in range(8, 16):
-                set_item_u64(starts, count + k, np.uint64(at + trailing_zeros(found)))
-                found &= found - U1
-            if n > 16:
-                for k in range(16, n):
-                    set_item_u64(starts, count + k, np.uint64(at + trailing_zeros(found)))
-                    found &= found - U1
-        count += n
+        count = append_starts(found, at, scratch.starts, count)
     set_item_u64(state, BEFORE_L, before_l)
     set_item_u64(state, BEFORE_N, before_n)
     set_item_u64(state, BEFORE_W, before_w)
