@@ -1,5 +1,7 @@
 """tiktoken's ranks: what they imply, and every kind of damage."""
 
+import itertools
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +10,7 @@ import pytest
 
 from lm_tokenizer import formats
 from lm_tokenizer.errors import TokenizerError
+from lm_tokenizer.formats.tiktoken import merges_from_ranks
 from lm_tokenizer.vocab import Vocabulary
 
 RANKS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
@@ -56,3 +59,30 @@ def test_merges_that_ranks_cannot_say_are_refused(plain: Vocabulary, tmp_path: P
     with pytest.raises(TokenizerError, match="not in the order of the ids"):
         formats.write_tiktoken(swapped, tmp_path / "x.tiktoken")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_merges_of_ranks_are_those_that_merging_the_bytes_of_each_token_leaves() -> None:
+    """Ranks in no likely order, over few letters, so that most tokens can be cut into two others in several places."""
+    rng = random.Random(0)
+    for _ in range(150):
+        ranks = {bytes([letter]): rank for rank, letter in zip(rng.sample(range(10, 20), 3), b"abc", strict=True)}
+        ranks |= {bytes([letter]): 200 + letter for letter in range(256) if letter not in b"abc"}
+        expected = []
+        for rank in range(100, 140):
+            token = bytes(rng.choices(b"abc", (4, 2, 1), k=rng.randint(2, 2 + rank % 5)))
+            if token in ranks:
+                continue
+            parts = [token[i : i + 1] for i in range(len(token))]
+            while len(parts) > 1:
+                pairs = [(ranks.get(a + b, rank), i) for i, (a, b) in enumerate(itertools.pairwise(parts))]
+                best, i = min(pairs)
+                if best == rank:
+                    break
+                parts[i : i + 2] = [parts[i] + parts[i + 1]]
+            if len(parts) == 2:
+                expected.append((ranks[parts[0]], ranks[parts[1]]))
+                ranks[token] = rank
+            else:
+                with pytest.raises(TokenizerError, match="cannot be made"):
+                    merges_from_ranks({**ranks, token: rank})
+        assert merges_from_ranks(ranks) == expected

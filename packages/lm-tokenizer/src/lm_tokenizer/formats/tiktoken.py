@@ -160,16 +160,42 @@ def merges_from_ranks(ranks: Mapping[bytes, int]) -> list[tuple[int, int]]:
     Raises:
         TokenizerError: for a token that merging its bytes by lower ranks does not bring down to two parts.
     """
+    tokens = sorted(ranks, key=lambda token: (len(token) > 1, ranks[token]))
+    n_bytes = sum(len(token) == 1 for token in tokens)
+    made = {token: number for number, token in enumerate(tokens[:n_bytes])}  # token -> its place in `tokens`
+    left_of, right_of = [0] * n_bytes, [0] * n_bytes  # the parts of each token, by their places
     merges = []
-    for token, rank in sorted(ranks.items(), key=lambda item: item[1]):
-        if len(token) > 1:
-            parts = _parts(token, ranks, rank)
-            if len(parts) != 2 or parts[0] not in ranks or parts[1] not in ranks:
-                shown = " + ".join(map(printable, parts))
-                raise TokenizerError(
-                    f"the token {printable(token)!r} of rank {rank} cannot be made: tokens of lower ranks give {shown}"
-                )
-            merges.append((ranks[parts[0]], ranks[parts[1]]))
+
+    def stay_apart(left: int, right: int) -> bool:
+        """Whether merging the bytes of both by lower ranks gives these two, and no merge reaches from one to the other.
+
+        Their own merges are undone, the last one first: the tokens that then meet must not have been merged before it.
+        """
+        while left >= n_bytes or right >= n_bytes:
+            if left > right:  # of equal ranks the left one is merged first
+                limit, left = left, right_of[left]
+            else:
+                limit, right = right + 1, left_of[right]
+            if made.get(tokens[left] + tokens[right], limit) < limit:
+                return False
+        return True
+
+    for number in range(n_bytes, len(tokens)):
+        token = tokens[number]
+        for i in range(1, len(token)):
+            right = made.get(token[i:])
+            if right is not None and (left := made.get(token[:i])) is not None and stay_apart(left, right):
+                break
+        else:
+            shown = " + ".join(map(printable, _parts(token, ranks, ranks[token])))
+            raise TokenizerError(
+                f"the token {printable(token)!r} of rank {ranks[token]} cannot be made: "
+                f"tokens of lower ranks give {shown}"
+            )
+        made[token] = number
+        left_of.append(left)
+        right_of.append(right)
+        merges.append((ranks[tokens[left]], ranks[tokens[right]]))
     return merges
 
 
