@@ -11,7 +11,7 @@ from lm_core.config import StepConfig
 from lm_core.errors import MemoryFullError, UserError
 from lm_core.model.parameters import parameter_table
 from lm_core.testing import ADAMW, MODELS, rough_arrays, some_batches
-from lm_torch import backend, fitting
+from lm_torch import attention, backend, fitting, fused, scratch
 from lm_torch.attention import Attention, projected_together
 from lm_torch.backend import TorchBackend, pick_device
 from lm_torch.layers import Linear
@@ -74,9 +74,9 @@ def test_results_say_what_they_were_computed_with() -> None:
 def test_projections_together_are_the_projections(bias: bool) -> None:
     """Values and gradients, with fewer key heads than query heads."""
     torch.manual_seed(0)
-    attention = Attention(32, 4, 2, bias)
+    module = Attention(32, 4, 2, bias)
     x = torch.randn(2, 5, 32, requires_grad=True)
-    layers = [layer for layer in attention.children() if isinstance(layer, Linear)][:3]
+    layers = [layer for layer in module.children() if isinstance(layer, Linear)][:3]
     weights = [torch.randn(2, 5, len(layer.weight)) for layer in layers]
 
     def results(outputs: list[Tensor]) -> list[Tensor]:
@@ -88,8 +88,22 @@ def test_projections_together_are_the_projections(bias: bool) -> None:
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("fused", [True, False])
-def test_scaling_in_the_update_is_scaling_before_it(fused: bool) -> None:
+def test_on_a_cpu_small_projections_are_one_product_and_large_ones_three(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    monkeypatch.setattr(attention, "JOINED_BYTES", 4 * 16 * 16)
+    counts = []
+    for kernels, size in ((fused, 16), (fused, 32), (scratch, 16)):
+        module, seen = Attention(size, 2, 1, kernels=kernels), list[int]()
+        linear = kernels.linear
+        with monkeypatch.context() as patch:
+            patch.setattr(kernels, "linear", lambda x, w, b=None, f=linear, s=seen: s.append(len(w)) or f(x, w, b))
+            module(torch.randn(2, 5, size))
+        counts.append(seen)
+    assert counts == [[32, 16], [32, 16, 16, 32], [16, 8, 8, 16]]
+
+
+@pytest.mark.parametrize("by_kernel", [True, False])
+def test_scaling_in_the_update_is_scaling_before_it(by_kernel: bool) -> None:
     torch.manual_seed(0)
     table = parameter_table(MODELS["bare"])
     start = {name: torch.randn(p.shape) for name, p in table.items()}
@@ -97,7 +111,7 @@ def test_scaling_in_the_update_is_scaling_before_it(fused: bool) -> None:
     ends = []
     for scale in (None, torch.tensor(0.25)):
         params = {name: p.clone() for name, p in start.items()}
-        optimizer = make_optimizer(ADAMW, table, params, fused)
+        optimizer = make_optimizer(ADAMW, table, params, by_kernel)
         given = [g.clone() if scale is not None else g * 0.25 for g in grads]
         optimizer.apply(given, optimizer.next_scalars(1e-2), scale)
         ends.append(params)

@@ -16,6 +16,9 @@ from lm_torch.kernels.heads import projected_heads
 from lm_torch.layers import Kernels, Linear, cast
 from lm_torch.scratch import widened
 
+JOINED_BYTES = 1 << 18
+"""Bytes of the weight of queries up to which a CPU joins it with those of keys and values: what is larger than its
+caches takes longer to join than one product saves."""
 Offset = int | Tensor
 """The position of the first id that is read: of all rows, or of each row, [B]."""
 
@@ -125,14 +128,20 @@ class Attention(nn.Module):
 
     def _projected(self, x: Tensor) -> Iterable[Tensor]:
         """Queries, keys and values, [..., heads, T, H]."""
-        # Of several seeds' weights the parts would not lie in one piece, and their gradients be copied.
-        if not x.is_cuda or self.q_proj.weight.ndim > 2:
+        if not self._is_one_product(x):
             return [self._heads(proj(x)) for proj in self._qkv]
         if self.q_proj.bias is None or self.kernels is not fused or not kernels.usable(x):
             return map(self._heads, projected_together(x, *self._qkv))
         weight, bias = joined(x, *self._qkv)
         assert bias is not None
         return projected_heads(x, weight, bias, self.n_heads, self.n_kv_heads)
+
+    def _is_one_product(self, x: Tensor) -> bool:
+        """Whether queries, keys and values are made by one product rather than three."""
+        weight = self.q_proj.weight
+        if weight.ndim > 2:  # of several seeds the parts would not lie in one piece, and their gradients be copied
+            return False
+        return x.is_cuda or (self.kernels is fused and weight.nbytes <= JOINED_BYTES)
 
     @property
     def _qkv(self) -> tuple[Linear, Linear, Linear]:
@@ -144,7 +153,7 @@ class Attention(nn.Module):
 
 
 def projected_together(x: Tensor, *layers: Linear) -> list[Tensor]:
-    """Outputs of linear layers for x, [..., out] each, by one product, as a GPU is faster at one than at several.
+    """Outputs of linear layers for x, [..., out] each, by one product: faster on a GPU, and where they are small.
 
     The weights are stored apart, and joined where they are cast to the type of x.
     """
