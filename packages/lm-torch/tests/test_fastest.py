@@ -59,6 +59,7 @@ def test_nothing_is_timed_in_a_fixed_order_or_while_a_graph_is_recorded(
     torch.use_deterministic_algorithms(True)
     try:
         assert by_the_fastest("a product", 1, ways(*"ab")) == "a"
+        assert by_the_fastest("a product", 1, ways(*"ab"), "b") == "b"
     finally:
         torch.use_deterministic_algorithms(False)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from lm_core.config import StepConfig
 from lm_torch import fixed_attention, fused, scratch
+from lm_torch.numerics import Numerics
 
 
 def draw(seed: int, device: str, dtype: torch.dtype) -> Tensor:
@@ -66,11 +68,8 @@ def test_a_card_repeats_the_oracle_s_values(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(fixed_attention, "USED", True)
     q = draw(0, "cuda", torch.bfloat16)
     assert not fixed_attention.usable(q, q)
-    torch.use_deterministic_algorithms(True)
-    try:
+    with Numerics(StepConfig(deterministic=True), q.device)():
         assert fixed_attention.usable(q, q)
         found = [checked("cuda", torch.bfloat16, 1e-2) for _ in range(3)]
-    finally:
-        torch.use_deterministic_algorithms(False)
     for again in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], again, strict=True))

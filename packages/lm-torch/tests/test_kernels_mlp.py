@@ -13,9 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from lm_core.config import StepConfig
 from lm_torch import fused, kernels, scratch
 from lm_torch.kernels import fastest, gelu_product
 from lm_torch.kernels.gelu_product import Tiles
+from lm_torch.numerics import Numerics
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -40,7 +42,7 @@ def take(monkeypatch: pytest.MonkeyPatch, place: int) -> list[str]:
     """Have the way at a place taken, untimed; the names of those that were."""
     taken: list[str] = []
 
-    def chosen(what: str, key: Any, ways: Mapping[str, Callable[[], Any]]) -> Any:
+    def chosen(what: str, key: Any, ways: Mapping[str, Callable[[], Any]], fixed: str | None) -> Any:
         taken.append(list(ways)[place])
         return ways[taken[-1]]()
 
@@ -132,6 +134,17 @@ def test_a_second_derivative_is_refused_by_name(monkeypatch: pytest.MonkeyPatch)
     x = draw(1, 2, 8)
     with pytest.raises(NotImplementedError, match="kernels = scratch"):
         torch.autograd.grad(fused.gelu_mlp(x, *weights(8, 16, False), True).sum(), x, create_graph=True)
+
+
+def test_a_fixed_order_has_tiles_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forward and back, untimed."""
+    monkeypatch.setattr(gelu_product, "FIXED", (gelu_product.FORWARD[1], None))
+    launched = []
+    launch = gelu_product._launch
+    monkeypatch.setattr(gelu_product, "_launch", lambda *given: launched.append(given[-1]) or launch(*given))
+    with Numerics(StepConfig(deterministic=True), torch.device(DEVICE))():
+        fused.gelu_mlp(draw(1, 5, 16), *weights(16, 32, True), True).sum().backward()
+    assert launched == [gelu_product.FORWARD[1]]
 
 
 @pytest.mark.skipif(INTERPRETED, reason="numpy adds in one order, and has no clock to time a card by")
