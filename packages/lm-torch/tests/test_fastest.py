@@ -53,6 +53,17 @@ def test_a_plain_way_that_fails_is_an_error(clock: dict[str, float]) -> None:
         by_the_fastest("a product", 1, {"a": fails, **ways("b")})
 
 
+def test_a_way_for_which_there_is_no_memory_is_not_left_out_for_good(clock: dict[str, float]) -> None:
+    """It needs no more than the plain way, so the step would not fit either."""
+
+    def full() -> str:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        by_the_fastest("a product", 1, {**ways("a"), "b": full})
+    assert not fastest._found
+
+
 def test_nothing_is_timed_in_a_fixed_order_or_while_a_graph_is_recorded(
     clock: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
