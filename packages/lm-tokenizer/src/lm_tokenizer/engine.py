@@ -278,15 +278,18 @@ def _model(vocabulary: Vocabulary) -> tuple[Model, Arrays]:
     pairs = aligned(64 << bits)[: 8 << bits]
     pairs[:] = merge.EMPTY
     merge.fill_pairs(merges, pairs, np.uint64(64 - bits))
-    byte_of = {int(token): byte for byte, token in enumerate(byte_ids)}
     byte_ranks = np.full(1 << 16, merge.NO_RANK, np.uint32)
     joins = np.zeros(1 << 16, np.uint8)
-    for rank in range(len(merges) - 1, -1, -1):
-        left, right = vocabulary.merges[rank]
-        # A token holds the neighbours that its parts hold, and the two where they meet.
-        joins[tokens[left][-1] << 8 | tokens[right][0]] = 1
-        if left in byte_of and right in byte_of:
-            byte_ranks[byte_of[left] << 8 | byte_of[right]] = rank
+    text = np.frombuffer(b"".join(tokens), np.uint8)
+    ends = np.cumsum(np.fromiter(map(len, tokens), np.int64, len(tokens)))
+    # A token holds the neighbours that its parts hold, and the two where they meet: every token of a merge has a byte.
+    left, right = merges[:, 0], merges[:, 1]
+    starts = ends[right - 1] * (right > 0)
+    joins[text[ends[left] - 1].astype(np.int64) << 8 | text[starts]] = 1
+    byte_of = np.full(len(tokens), -1, np.int64)
+    byte_of[byte_ids] = np.arange(256)
+    of_bytes = np.flatnonzero((byte_of[left] >= 0) & (byte_of[right] >= 0))[::-1]  # of equal pairs the first counts
+    byte_ranks[byte_of[left[of_bytes]] << 8 | byte_of[right[of_bytes]]] = of_bytes
     classes = class_table()
     arrays = (pairs, merged, byte_ids, byte_ranks, joins, classes)
     addresses = [array.ctypes.data for array in arrays]

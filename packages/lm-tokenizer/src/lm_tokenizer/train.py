@@ -10,13 +10,13 @@ import warnings
 from collections.abc import Iterator
 
 import numpy as np
-from tqdm import tqdm
 
 from lm_tokenizer._kernels import layout, learn
 from lm_tokenizer._kernels.compiled import load
 from lm_tokenizer.corpus import Unit
 from lm_tokenizer.errors import TokenizerError
 from lm_tokenizer.options import TrainingOptions
+from lm_tokenizer.progress import progress_bar
 from lm_tokenizer.tally import Table, Tally
 from lm_tokenizer.vocab import BYTE_ORDER, Vocabulary
 
@@ -30,7 +30,7 @@ def train(
 ) -> Vocabulary:
     """Learn a vocabulary from the units of a corpus of `size` bytes, where that is known."""
     load("training", progress)
-    with tqdm(total=size, desc="counting", unit="B", unit_scale=True, disable=None if progress else True) as bar:
+    with progress_bar(progress, total=size, desc="counting", unit="B", unit_scale=True) as bar:
         tally = Tally(options.pattern, threads, bar.update)
         table = tally.count(units)
     if tally.dropped:
@@ -46,7 +46,7 @@ def _learn(table: Table, options: TrainingOptions, progress: bool) -> tuple[list
     """Tokens and merges, with the ids of a vocabulary without special tokens."""
     n_tokens = options.vocab_size - len(options.special_tokens)
     learner = _Learner(table, n_tokens, options)
-    with tqdm(total=n_tokens - 256, desc="merging", unit="token", disable=None if progress else True) as bar:
+    with progress_bar(progress, total=n_tokens - 256, desc="merging", unit="token") as bar:
         learner.start()
         try:
             while learner.is_alive():

@@ -20,6 +20,8 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+from lm_tokenizer.progress import progress_bar
+
 MODULES = {"encoding": ("encode", "cache", "merge", "decode"), "training": ("count", "layout", "learn")}
 """The object files, and the modules of the kernels in each; a file "training-..." has one kernel of "training"."""
 MAGIC = b"lm-tokenizer kernels\n"
@@ -183,13 +185,11 @@ def _start(file: str, path: Path) -> "subprocess.Popen[str]":
 
 def _built(file: str, path: Path, progress: bool) -> bytes:
     """Compile the kernels of an object file, unless that has begun, and wait; the machine code."""
-    from tqdm import tqdm
-
     problem = ""
     try:
         with (
             _building.pop(file, None) or _start(file, path) as process,
-            tqdm(desc="compiling the tokenizer, once", unit="kernel", disable=None if progress else True) as bar,
+            progress_bar(progress, desc="compiling the tokenizer, once", unit="kernel") as bar,
         ):
             for line in process.stdout or ():
                 done = re.fullmatch(r"(\d+) of (\d+)\n", line)

@@ -1,0 +1,25 @@
+"""Progress bars, on a terminal; elsewhere tqdm is not imported."""
+
+import sys
+from contextlib import nullcontext
+from typing import Any
+
+
+class _NoBar:
+    """Counts, and shows nothing."""
+
+    n = 0
+    total: int | None = None
+
+    def update(self, n: int) -> None:
+        """Count."""
+        self.n += n
+
+
+def progress_bar(show: bool, **options: Any) -> Any:
+    """A context with tqdm's bar if it is to be shown and standard error is a terminal."""
+    if not show or not (sys.stderr and sys.stderr.isatty()):
+        return nullcontext(_NoBar())
+    from tqdm import tqdm
+
+    return tqdm(**options)
