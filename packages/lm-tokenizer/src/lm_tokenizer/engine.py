@@ -21,6 +21,7 @@ from lm_tokenizer._kernels.merge import Model
 from lm_tokenizer._kernels.pretoken import CL100K, GPT2, LLAMA3, O200K, QWEN2
 from lm_tokenizer._kernels.scan import BOTH, INVALID, LOWER, MARK, NO_CHARACTER, NUMBER, OTHER, UPPER, WHITE
 from lm_tokenizer.boundaries import safe_ends
+from lm_tokenizer.crossings import crossings
 from lm_tokenizer.pretokenize import byte_ends, end_finder, name_of, shadow_table
 from lm_tokenizer.vocab import Vocabulary
 from lm_tokenizer.words import Words
@@ -279,19 +280,14 @@ def _model(vocabulary: Vocabulary) -> tuple[Model, Arrays]:
     pairs[:] = merge.EMPTY
     merge.fill_pairs(merges, pairs, np.uint64(64 - bits))
     byte_ranks = np.full(1 << 16, merge.NO_RANK, np.uint32)
-    joins = np.zeros(1 << 16, np.uint8)
-    text = np.frombuffer(b"".join(tokens), np.uint8)
-    ends = np.cumsum(np.fromiter(map(len, tokens), np.int64, len(tokens)))
-    # A token holds the neighbours that its parts hold, and the two where they meet: every token of a merge has a byte.
     left, right = merges[:, 0], merges[:, 1]
-    starts = ends[right - 1] * (right > 0)
-    joins[text[ends[left] - 1].astype(np.int64) << 8 | text[starts]] = 1
     byte_of = np.full(len(tokens), -1, np.int64)
     byte_of[byte_ids] = np.arange(256)
     of_bytes = np.flatnonzero((byte_of[left] >= 0) & (byte_of[right] >= 0))[::-1]  # of equal pairs the first counts
     byte_ranks[byte_of[left[of_bytes]] << 8 | byte_of[right[of_bytes]]] = of_bytes
+    joins, contexts = crossings(map(tokens.__getitem__, vocabulary.merged_ids))
     classes = class_table()
-    arrays = (pairs, merged, byte_ids, byte_ranks, joins, classes)
+    arrays = (pairs, merged, byte_ids, byte_ranks, joins, contexts, classes)
     addresses = [array.ctypes.data for array in arrays]
     return Model(
         pairs=addresses[0],
@@ -302,7 +298,8 @@ def _model(vocabulary: Vocabulary) -> tuple[Model, Arrays]:
         byte_ids=addresses[2],
         byte_ranks=addresses[3],
         joins=addresses[4],
-        classes=addresses[5],
+        contexts=addresses[5],
+        classes=addresses[6],
         ordered=int(_is_ordered(merges, merged, byte_ids)),
         pattern=PATTERN_NUMBERS.get(name_of(vocabulary.pattern) or "", -1),
     ), arrays

@@ -3,7 +3,7 @@
     starts --keys--> slots, prefetched --compare--> ids
                                   '--miss--> merge --> keep
 
-A long pretoken is first cut where no token of the vocabulary holds the two bytes on both sides: no merge crosses that.
+A long pretoken is first cut into pieces where no token reaches across: no merge crosses that.
 """
 
 from typing import NamedTuple
@@ -23,6 +23,7 @@ from lm_tokenizer._kernels.cache import (
     slot_of,
 )
 from lm_tokenizer._kernels.compiled import Int64s, compiled, kernel
+from lm_tokenizer._kernels.cut import next_cut
 from lm_tokenizer._kernels.intrinsics import (
     copy_ids_u16,
     copy_ids_u32,
@@ -50,6 +51,8 @@ OUT_SLACK = 4
 UNORDERED = -2
 """A long pretoken and merges that are not `ordered`: the kernels do not encode it."""
 BATCH = GROUP * 64 + SLACK
+PIECES = BATCH - 1
+"""Pieces that are looked up together, at most."""
 
 
 class Scratch(NamedTuple):
@@ -62,11 +65,14 @@ class Scratch(NamedTuple):
     lows: int
     highs: int
     slots: int
+    pieces: int
     ids: int
     queue: int
 
 
-SCRATCH_BYTES = Scratch(8 * STATES, 8 * MASKS, 64, 8 * BATCH, 8 * BATCH, 8 * BATCH, 8 * BATCH, 4 * SHORT, 4 * SHORT)
+SCRATCH_BYTES = Scratch(
+    8 * STATES, 8 * MASKS, 64, 8 * BATCH, 8 * BATCH, 8 * BATCH, 8 * BATCH, 8 * BATCH, 4 * SHORT, 4 * SHORT
+)
 
 
 @compiled
@@ -114,91 +120,68 @@ def encode_unknown(at, length, low, high, slot, model, cache, scratch, out, wide
 
 
 @compiled
-def encode_long(at, length, readable, model, cache, scratch, out, wide):
-    """Encode a pretoken of more than INLINE_BYTES bytes: cut it where no token reaches across, look up, merge."""
-    end = at + length
-    while at < end:
-        stop = at + 1
-        before = np.int64(load_u8(at))
-        while stop < end:
-            byte = np.int64(load_u8(stop))
-            if not load_u8(model.joins + (before << 8 | byte)):
+def encode_long(at, size, model, cache, scratch, out, wide):
+    """Encode a piece of more than INLINE_BYTES bytes: look it up, or merge."""
+    low = high = U0
+    if size <= LONGEST_KEPT:
+        low, high = key_of_long(at, size)
+    slot = slot_of(low, high, cache)
+    if size <= LONGEST_KEPT:
+        for p in range(PROBES):
+            place = slot + p * SLOT
+            seen = load_acquire(place + 8)
+            if seen == high and load_u64(place) == low:
+                n = np.int64(load_u32(place + 28))
+                source = cache.arena + np.int64(load_u64(place + 16))
+                if same_bytes(at, source + ((n + 3) & ~3) * 4, size):
+                    return copy_many(out, source, n, wide)
+            if seen == U0:
                 break
-            before = byte
-            stop += 1
-        size = stop - at
-        if size <= INLINE_BYTES:
-            low, high = key_of(at, size, readable)
-        elif size <= LONGEST_KEPT:
-            low, high = key_of_long(at, size)
-        else:
-            low = high = U0
-        found = False
-        slot = slot_of(low, high, cache)
-        if size <= LONGEST_KEPT:
-            for p in range(PROBES):
-                place = slot + p * SLOT
-                seen = load_acquire(place + 8)
-                if seen == high and load_u64(place) == low:
-                    n = np.int64(load_u32(place + 28))
-                    if size <= INLINE_BYTES and n <= INLINE_IDS:
-                        out = copy_many(out, place + 16, n, wide)
-                        found = True
-                        break
-                    source = cache.arena + np.int64(load_u64(place + 16))
-                    if size <= INLINE_BYTES or same_bytes(at, source + ((n + 3) & ~3) * 4, size):
-                        out = copy_many(out, source, n, wide)
-                        found = True
-                        break
-                if seen == U0:
-                    break
-        if not found:
-            out = encode_unknown(at, size, low, high, slot, model, cache, scratch, out, wide)
-            if out < 0:
-                return out
-        at = stop
-    return out
+    return encode_unknown(at, size, low, high, slot, model, cache, scratch, out, wide)
 
 
 @compiled
-def encode_spans(n, readable, model, cache, scratch, out, wide):
-    """Encode the pretokens between scratch.starts[0], ..., scratch.starts[n]; the address after the last id."""
-    starts = scratch.starts
-    for i in range(n):
-        start = np.int64(item_u64(starts, i))
-        length = np.int64(item_u64(starts, i + 1)) - start
-        slot = 0
-        if length <= INLINE_BYTES:
-            low, high = key_of(start, length, readable)
-            slot = slot_of(low, high, cache)
-            prefetch(slot)
-            set_item_u64(scratch.lows, i, low)
-            set_item_u64(scratch.highs, i, high)
-        set_item_u64(scratch.slots, i, np.uint64(slot))
+def ask_for(i, at, size, readable, cache, scratch):
+    """Make a piece the i-th of the scratch, and ask for the cache line of its slot, if it is short."""
+    slot = 0
+    if size <= INLINE_BYTES:
+        low, high = key_of(at, size, readable)
+        slot = slot_of(low, high, cache)
+        prefetch(slot)
+        set_item_u64(scratch.lows, i, low)
+        set_item_u64(scratch.highs, i, high)
+    set_item_u64(scratch.pieces, i, np.uint64(at))
+    set_item_u64(scratch.slots, i, np.uint64(slot))
+
+
+@compiled
+def encode_pieces(n, end, model, cache, scratch, out, wide):
+    """Encode the first `n` pieces of the scratch, which lie behind one another and end at `end`."""
+    set_item_u64(scratch.pieces, n, np.uint64(end))
     for i in range(n):
         slot = np.int64(item_u64(scratch.slots, i))
-        if slot == 0:
-            start = np.int64(item_u64(starts, i))
-            length = np.int64(item_u64(starts, i + 1)) - start
-            out = encode_long(start, length, readable, model, cache, scratch, out, wide)
-            if out < 0:
-                return out
-            continue
-        low, high = item_u64(scratch.lows, i), item_u64(scratch.highs, i)
-        place = slot
         k = 0
-        for _ in range(PROBES):
-            seen = load_acquire(place + 8)
-            if seen == high and load_u64(place) == low:
-                k = np.int64(load_u32(place + 28))
-                break
-            if seen == U0:
-                break
-            place += SLOT
+        place = slot
+        low = high = U0
+        if slot:
+            low, high = item_u64(scratch.lows, i), item_u64(scratch.highs, i)
+            for _ in range(PROBES):
+                seen = load_acquire(place + 8)
+                if seen == high and load_u64(place) == low:
+                    k = np.int64(load_u32(place + 28))
+                    break
+                if seen == U0:
+                    break
+                place += SLOT
         if k == 0:
-            start = np.int64(item_u64(starts, i))
-            length = np.int64(item_u64(starts, i + 1)) - start
-            out = encode_unknown(start, length, low, high, slot, model, cache, scratch, out, wide)
+            start = np.int64(item_u64(scratch.pieces, i))
+            size = np.int64(item_u64(scratch.pieces, i + 1)) - start
+            if slot:
+                out = encode_unknown(start, size, low, high, slot, model, cache, scratch, out, wide)
+            else:
+                out = encode_long(start, size, model, cache, scratch, out, wide)
+                if out < 0:
+                    return out
         elif k > INLINE_IDS:
             out = copy_many(out, cache.arena + np.int64(load_u64(place + 16)), k, wide)
         elif wide:
@@ -208,6 +191,31 @@ def encode_spans(n, readable, model, cache, scratch, out, wide):
             copy_ids_u16(out, place + 16)
             out += k << 1
     return out
+
+
+@compiled
+def encode_spans(n, readable, model, cache, scratch, out, wide):
+    """Encode the pretokens between scratch.starts[0], ..., scratch.starts[n]; the address after the last id."""
+    m = 0
+    end = np.int64(item_u64(scratch.starts, 0))
+    for i in range(n):
+        start = end
+        end = np.int64(item_u64(scratch.starts, i + 1))
+        if end - start <= INLINE_BYTES and m < PIECES:
+            ask_for(m, start, end - start, readable, cache, scratch)
+            m += 1
+            continue
+        while start < end:
+            if m == PIECES:
+                out = encode_pieces(m, start, model, cache, scratch, out, wide)
+                if out < 0:
+                    return out
+                m = 0
+            stop = next_cut(start, end, model)
+            ask_for(m, start, stop - start, readable, cache, scratch)
+            m += 1
+            start = stop
+    return encode_pieces(m, end, model, cache, scratch, out, wide)
 
 
 @compiled

@@ -49,7 +49,8 @@ class Model(NamedTuple):
         merged: uint32, rank -> id. n_ranks: how many.
         byte_ids: uint32, byte -> id.
         byte_ranks: uint32, (256 * left + right) bytes -> rank, or NO_RANK.
-        joins: uint8, (256 * left + right) bytes -> whether some token holds these two neighbours.
+        joins: uint8, (256 * left + right) bytes -> flags, see `cut`.
+        contexts: uint64, a bit for each hash of a context, see `cut`.
         classes: uint8, code point -> class.
         ordered: whether every merge comes after those that make its parts, and no two make the same token.
         pattern: the number of a published pattern, see `pretoken`.
@@ -63,6 +64,7 @@ class Model(NamedTuple):
     byte_ids: int
     byte_ranks: int
     joins: int
+    contexts: int
     classes: int
     ordered: int
     pattern: int
