@@ -76,7 +76,7 @@ class MlxBackend:
         mx.set_default_device(pick_device(step.device))
         language_model = make_model(model, step)
         load_weights(language_model, weights)
-        return MlxDecoder(language_model, rows, vocab_size)
+        return MlxDecoder(language_model, rows, vocab_size, step.weights_dtype)
 
     def peak_flops(self, step: StepConfig) -> float | None:
         """None: Apple does not state it."""

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 import mlx.core as mx
 import numpy as np
 
-from lm_core.config import SamplingConfig
+from lm_core.config import SamplingConfig, WeightsDtype
 from lm_mlx.inference import InferenceModel, KVCache
 from lm_mlx.model import LanguageModel
 from lm_mlx.sample import draw, penalized, wide_type
@@ -23,9 +23,15 @@ class MlxDecoder:
     While all rows are equally long, a step writes and reads slices of the cache; else the whole cache, masked.
     """
 
-    def __init__(self, model: LanguageModel, rows: int = 1, vocab_size: int | None = None):
+    def __init__(
+        self,
+        model: LanguageModel,
+        rows: int = 1,
+        vocab_size: int | None = None,
+        weights_dtype: WeightsDtype = "same",
+    ):
         self.vocab_size, self.seq_len = vocab_size or model.config.vocab_size, model.config.seq_len
-        self.model = InferenceModel(model, self.vocab_size)
+        self.model = InferenceModel(model, self.vocab_size, weights_dtype)
         self.caches = self._empty(rows)
         self.lengths = [0] * rows
         self.logits = mx.zeros((rows, self.vocab_size))

@@ -12,12 +12,18 @@ from functools import partial
 
 import mlx.core as mx
 
+from lm_core.config import WeightsDtype
 from lm_mlx.attention import Offset, angles, turn
 from lm_mlx.layers import LayerNorm, Linear, RMSNorm, SwiGLU
 from lm_mlx.model import Block, LanguageModel
 
 Function = Callable[[mx.array], mx.array]
 Turns = tuple[mx.array, mx.array]
+LARGEST_INT8 = 127
+GROUP = 64
+"""Neighbours in a row of a matrix that MLX quantizes together."""
+ZERO = 128
+"""What stands for 0 in its unsigned bytes."""
 
 
 @dataclass
@@ -50,45 +56,88 @@ class Projection:
     """Weight [out, in] and bias [out] of one or several linear layers over the same input."""
 
     weight: mx.array
+    """Or int8, or four of it in a uint32, [out, in / 4]."""
     bias: mx.array | None
+    scales: mx.array | None = None
+    """[out], float32, of an int8 weight: what its rows are multiplied by; else None."""
 
     @classmethod
-    def of(cls, dtype: mx.Dtype, *layers: Linear) -> "Projection":
+    def of(cls, dtype: mx.Dtype, weights_dtype: WeightsDtype, *layers: Linear) -> "Projection":
         """One layer as it is, several joined along their outputs."""
-        weights = [layer.weight.astype(dtype) for layer in layers]
-        biases = [layer.bias.astype(dtype) for layer in layers if "bias" in layer]
-        joined = [
-            tensors[0] if len(tensors) == 1 else mx.concatenate(tensors) for tensors in (weights, biases) if tensors
-        ]
-        return cls(joined[0], joined[1] if biases else None)
+        biases = [layer.bias for layer in layers if "bias" in layer]
+        return cls.joined(dtype, weights_dtype, [layer.weight for layer in layers], biases)
+
+    @classmethod
+    def joined(
+        cls, dtype: mx.Dtype, weights_dtype: WeightsDtype, weights: list[mx.array], biases: list[mx.array]
+    ) -> "Projection":
+        """Weights and biases joined along their outputs, and cast."""
+        bias = _joined([bias.astype(dtype) for bias in biases]) if biases else None
+        if weights_dtype == "same":
+            return cls(_joined([weight.astype(dtype) for weight in weights]), bias)
+        quantized, scales = zip(*map(quantize, weights), strict=True)
+        return cls(packed(_joined(list(quantized))), bias, _joined(list(scales)))
+
+
+def quantize(weight: mx.array) -> tuple[mx.array, mx.array]:
+    """int8 [out, in] and float32 scales [out], whose product is the weight to within half a scale (symmetric)."""
+    weight = weight.astype(mx.float32)
+    scales = mx.abs(weight).max(axis=1) / LARGEST_INT8
+    scales = mx.where(scales > 0, scales, 1.0)
+    return mx.clip(mx.round(weight / scales[:, None]), -LARGEST_INT8, LARGEST_INT8).astype(mx.int8), scales
+
+
+def packed(weight: mx.array) -> mx.array:
+    """An int8 weight [out, in] as MLX's kernels take it, where its width lets them: see `product`."""
+    if weight.shape[1] % GROUP:
+        return weight
+    return (weight.astype(mx.int16) + ZERO).astype(mx.uint8).view(mx.uint32)
+
+
+def product(x: mx.array, weight: mx.array) -> mx.array:
+    """x [..., in] by an int8 weight, packed or not: [..., out], not scaled.
+
+    MLX's own quantization has a scale and an offset for each group of a row. Ours has one scale for the row, so that
+    both backends decode by the same weights: of every group the scale is 1, and the offset takes the 128 back.
+    """
+    if weight.dtype != mx.uint32:
+        return x @ weight.astype(x.dtype).T
+    ones = mx.ones((weight.shape[0], 4 * weight.shape[1] // GROUP), x.dtype)
+    return mx.quantized_matmul(x, weight, ones, -ZERO * ones, transpose=True, group_size=GROUP, bits=8)
+
+
+def _joined(tensors: list[mx.array]) -> mx.array:
+    return tensors[0] if len(tensors) == 1 else mx.concatenate(tensors)
 
 
 class InferenceBlock:
     """The tensors of one block."""
 
-    def __init__(self, block: Block, dtype: mx.Dtype):
+    def __init__(self, block: Block, dtype: mx.Dtype, weights_dtype: WeightsDtype):
         attn, mlp = block.attn, block.mlp
+        projection = partial(Projection.of, dtype, weights_dtype)
         self.attn_norm, self.mlp_norm = _frozen_norm(block.attn_norm, dtype), _frozen_norm(block.mlp_norm, dtype)
-        self.qkv_proj = Projection.of(dtype, attn.q_proj, attn.k_proj, attn.v_proj)
-        self.o_proj = Projection.of(dtype, attn.o_proj)
+        self.qkv_proj = projection(attn.q_proj, attn.k_proj, attn.v_proj)
+        self.o_proj = projection(attn.o_proj)
         self.gated = isinstance(mlp, SwiGLU)
         ups = (mlp.gate_proj, mlp.up_proj) if isinstance(mlp, SwiGLU) else (mlp.up_proj,)
-        self.up_proj = Projection.of(dtype, *ups)
-        self.down_proj = Projection.of(dtype, mlp.down_proj)
+        self.up_proj = projection(*ups)
+        self.down_proj = projection(mlp.down_proj)
         self.activation: Function = mlp.activation
 
 
 class InferenceModel:
     """A snapshot of a model's weights for decoding; of the vocabulary, only the first `vocab_size` ids."""
 
-    def __init__(self, model: LanguageModel, vocab_size: int):
+    def __init__(self, model: LanguageModel, vocab_size: int, weights_dtype: WeightsDtype = "same"):
         self.config, self.dtype, self.kernels = model.config, model.dtype, model.kernels
         self.embed = model.embed.weight
         self.pos_embed = model.pos_embed.weight if "pos_embed" in model else model.get("_sinusoids")
-        self.blocks = [InferenceBlock(block, model.dtype) for block in model.blocks]
+        self.blocks = [InferenceBlock(block, model.dtype, weights_dtype) for block in model.blocks]
         self.norm = _frozen_norm(model.norm, model.dtype)
-        weight, bias = model.head_weights(model.dtype)
-        self.head = Projection(weight[:vocab_size], None if bias is None else bias[:vocab_size])
+        weight, bias = model.head_weights(model.dtype if weights_dtype == "same" else mx.float32)
+        biases = [] if bias is None else [bias[:vocab_size]]
+        self.head = Projection.joined(model.dtype, weights_dtype, [weight[:vocab_size]], biases)
 
     def logits(self, ids: mx.array, caches: list[KVCache], offset: Offset) -> mx.array:
         """Read ids [R, T] at `offset`, and return the logits [R, V] after the last of them, float32.
@@ -130,8 +179,11 @@ class InferenceModel:
         return self._project(block.activation(up), block.down_proj)
 
     def _project(self, x: mx.array, projection: Projection) -> mx.array:
-        y: mx.array = self.kernels.linear(x, projection.weight, projection.bias)
-        return y
+        if projection.scales is None:
+            y: mx.array = self.kernels.linear(x, projection.weight, projection.bias)
+            return y
+        y = product(x, projection.weight).astype(mx.float32) * projection.scales
+        return (y if projection.bias is None else y + projection.bias).astype(x.dtype)
 
 
 def _frozen_norm(norm: RMSNorm | LayerNorm, dtype: mx.Dtype) -> Function:

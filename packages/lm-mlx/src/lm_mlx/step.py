@@ -204,7 +204,7 @@ class MlxTrainer:
 
     def decoder(self, rows: int = 1, vocab_size: int | None = None) -> MlxDecoder:
         """A decoder over the current weights."""
-        return MlxDecoder(self.model, rows, vocab_size)
+        return MlxDecoder(self.model, rows, vocab_size, self.config.weights_dtype)
 
 
 def _given(batch: Batch, key: mx.array | None = None) -> Part:

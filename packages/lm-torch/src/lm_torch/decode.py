@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor
 
-from lm_core.config import SamplingConfig
+from lm_core.config import SamplingConfig, WeightsDtype
 from lm_torch import fused, onednn, product_choice
 from lm_torch.inference import InferenceModel, KVCache
 from lm_torch.model import LanguageModel
@@ -23,10 +23,16 @@ class TorchDecoder:
 
     ids_per_call = 1
 
-    def __init__(self, model: LanguageModel, rows: int = 1, vocab_size: int | None = None):
+    def __init__(
+        self,
+        model: LanguageModel,
+        rows: int = 1,
+        vocab_size: int | None = None,
+        weights_dtype: WeightsDtype = "same",
+    ):
         c = model.config
         self.vocab_size, self.seq_len = vocab_size or c.vocab_size, c.seq_len
-        self.model = InferenceModel(model, self.vocab_size)
+        self.model = InferenceModel(model, self.vocab_size, weights_dtype)
         self.device = model.embed.weight.device
         measured = self.device.type == "cpu" and model.kernels is fused and model.dtype == torch.float32
         self.products = product_choice.choose(c) if measured else onednn.chosen()

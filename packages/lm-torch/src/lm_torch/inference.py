@@ -9,17 +9,20 @@ Axes: R rows, T time, S cached time, D model, N heads, K kv heads, H head, F fee
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import torch
 from torch import Tensor
 
+from lm_core.config import WeightsDtype
 from lm_torch.attention import Offset, angles, turn
 from lm_torch.layers import Kernels, LayerNorm, Linear, RMSNorm, SwiGLU
 from lm_torch.model import Block, LanguageModel
 
 Function = Callable[[Tensor], Tensor]
 Turns = tuple[Tensor, Tensor]
+LARGEST_INT8 = 127
 
 
 @dataclass
@@ -53,14 +56,37 @@ class Projection:
 
     weight: Tensor
     bias: Tensor | None
+    scales: Tensor | None = None
+    """[out], float32, of an int8 weight: what its rows are multiplied by; else None."""
 
     @classmethod
-    def of(cls, dtype: torch.dtype, *layers: Linear) -> "Projection":
+    def of(cls, dtype: torch.dtype, weights_dtype: WeightsDtype, *layers: Linear) -> "Projection":
         """One layer as it is, several joined along their outputs."""
-        weights = [layer.weight.detach().to(dtype) for layer in layers]
-        biases = [layer.bias.detach().to(dtype) for layer in layers if layer.bias is not None]
-        joined = [tensors[0] if len(tensors) == 1 else torch.cat(tensors) for tensors in (weights, biases) if tensors]
-        return cls(joined[0], joined[1] if biases else None)
+        biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
+        return cls.joined(dtype, weights_dtype, [layer.weight.detach() for layer in layers], biases)
+
+    @classmethod
+    def joined(
+        cls, dtype: torch.dtype, weights_dtype: WeightsDtype, weights: list[Tensor], biases: list[Tensor]
+    ) -> "Projection":
+        """Weights and biases joined along their outputs, and cast."""
+        bias = _joined([bias.to(dtype) for bias in biases]) if biases else None
+        if weights_dtype == "same":
+            return cls(_joined([weight.to(dtype) for weight in weights]), bias)
+        quantized, scales = zip(*map(quantize, weights), strict=True)
+        return cls(_joined(list(quantized)), bias, _joined(list(scales)))
+
+
+def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """int8 [out, in] and float32 scales [out], whose product is the weight to within half a scale (symmetric)."""
+    weight = weight.float()
+    scales = weight.abs().amax(1) / LARGEST_INT8
+    scales = torch.where(scales > 0, scales, 1.0)
+    return (weight / scales[:, None]).round().clamp(-LARGEST_INT8, LARGEST_INT8).to(torch.int8), scales
+
+
+def _joined(tensors: list[Tensor]) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
 
 
 @dataclass
@@ -91,29 +117,31 @@ class Norm:
 class InferenceBlock:
     """The tensors of one block."""
 
-    def __init__(self, block: Block, dtype: torch.dtype):
+    def __init__(self, block: Block, dtype: torch.dtype, weights_dtype: WeightsDtype):
         attn, mlp = block.attn, block.mlp
+        projection = partial(Projection.of, dtype, weights_dtype)
         self.attn_norm, self.mlp_norm = Norm.of(dtype, block.attn_norm), Norm.of(dtype, block.mlp_norm)
-        self.qkv_proj = Projection.of(dtype, attn.q_proj, attn.k_proj, attn.v_proj)
-        self.o_proj = Projection.of(dtype, attn.o_proj)
+        self.qkv_proj = projection(attn.q_proj, attn.k_proj, attn.v_proj)
+        self.o_proj = projection(attn.o_proj)
         self.gated = isinstance(mlp, SwiGLU)
         ups = (mlp.gate_proj, mlp.up_proj) if isinstance(mlp, SwiGLU) else (mlp.up_proj,)
-        self.up_proj = Projection.of(dtype, *ups)
-        self.down_proj = Projection.of(dtype, mlp.down_proj)
+        self.up_proj = projection(*ups)
+        self.down_proj = projection(mlp.down_proj)
         self.activation: Function = mlp.activation
 
 
 class InferenceModel:
     """A snapshot of a model's weights for decoding; of the vocabulary, only the first `vocab_size` ids."""
 
-    def __init__(self, model: LanguageModel, vocab_size: int):
+    def __init__(self, model: LanguageModel, vocab_size: int, weights_dtype: WeightsDtype = "same"):
         self.config, self.dtype, self.kernels = model.config, model.dtype, model.kernels
         self.embed = model.embed.weight.detach()
         self.pos_embed = model.sinusoids if model.pos_embed is None else model.pos_embed.weight.detach()
-        self.blocks = [InferenceBlock(cast(Block, block), model.dtype) for block in model.blocks]
+        self.blocks = [InferenceBlock(cast(Block, block), model.dtype, weights_dtype) for block in model.blocks]
         self.norm = Norm.of(model.dtype, model.norm)
-        weight, bias = model.head_weights(model.dtype)
-        self.head = Projection(weight.detach()[:vocab_size], None if bias is None else bias.detach()[:vocab_size])
+        weight, bias = model.head_weights(model.dtype if weights_dtype == "same" else torch.float32)
+        biases = [] if bias is None else [bias.detach()[:vocab_size]]
+        self.head = Projection.joined(model.dtype, weights_dtype, [weight.detach()[:vocab_size]], biases)
 
     def logits(self, ids: Tensor, caches: list[KVCache], offset: Offset) -> Tensor:
         """Read ids [R, T] at `offset`, and return the logits [R, V] after the last of them, float32.
@@ -155,5 +183,8 @@ class InferenceModel:
         return self._project(block.activation(up), block.down_proj)
 
     def _project(self, x: Tensor, projection: Projection) -> Tensor:
-        y: Tensor = self.kernels.linear(x, projection.weight, projection.bias)
-        return y
+        if projection.scales is None:
+            y: Tensor = self.kernels.linear(x, projection.weight, projection.bias)
+            return y
+        y = self.kernels.linear(x, projection.weight.to(x.dtype), None).float() * projection.scales
+        return (y if projection.bias is None else y + projection.bias).to(x.dtype)

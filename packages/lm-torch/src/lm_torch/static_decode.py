@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Sequence
 import torch
 from torch import Tensor
 
-from lm_core.config import SamplingConfig, StepConfig
+from lm_core.config import SamplingConfig, StepConfig, WeightsDtype
 from lm_core.terminal import say
 from lm_torch.compiling import compiling
 from lm_torch.decode import TorchDecoder, chosen_ids
@@ -46,6 +46,7 @@ class StaticDecoder(TorchDecoder):
         graph: capture it as a CUDA graph.
         ids_per_call: how many ids are drawn before the host reads them; by default many with a graph, else one.
         own_kernels: use this project's kernels where they take the model and the rows, and nothing is compiled.
+        weights_dtype: of the matrices.
     """
 
     def __init__(
@@ -57,8 +58,9 @@ class StaticDecoder(TorchDecoder):
         graph: bool = False,
         ids_per_call: int | None = None,
         own_kernels: bool = True,
+        weights_dtype: WeightsDtype = "same",
     ):
-        super().__init__(model, rows, vocab_size)
+        super().__init__(model, rows, vocab_size, weights_dtype)
         self.ids_per_call = ids_per_call or (IDS_PER_CALL if graph else 1)
         self.rows, self.graph = rows, graph
         self.positions = torch.zeros(rows, dtype=torch.int64, device=self.device)
@@ -204,5 +206,5 @@ def make_decoder(
     """The decoder that suits the device: by a graph on a GPU, as it goes on a CPU unless the step is compiled."""
     graph = model.embed.weight.device.type == "cuda" and step.cuda_graph != "off"
     if graph or compile_step:
-        return StaticDecoder(model, rows, vocab_size, compile_step, graph)
-    return TorchDecoder(model, rows, vocab_size)
+        return StaticDecoder(model, rows, vocab_size, compile_step, graph, weights_dtype=step.weights_dtype)
+    return TorchDecoder(model, rows, vocab_size, step.weights_dtype)

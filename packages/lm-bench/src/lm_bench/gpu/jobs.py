@@ -14,7 +14,7 @@ SEED_STEPS = "seed-steps/s"
 """Steps of all models that are trained together."""
 Kind = Literal["product", "copy", "train", "decode", "bits", "gradients"]
 Who = Literal["ours", "plain", "plain-fused", "huggingface"]
-How = Literal["eager", "graph", "sampled", "compiled"]
+How = Literal["eager", "graph", "sampled", "int8", "compiled"]
 
 
 class Job(Config):
@@ -27,7 +27,8 @@ class Job(Config):
     """Of its figure."""
     who: Who = "ours"
     how: How = "compiled"
-    """Decoding: as it goes, by a graph, greedy or not, or compiled; of Hugging Face's, compiled is its static cache."""
+    """Decoding: as it goes, by a graph, greedy or not, with int8 weights, or compiled; of Hugging Face's, compiled is
+    its static cache."""
     model: ModelConfig | None = None
     optimizer: OptimizerConfig = Field(AdamWConfig(), discriminator="name")
     step: StepConfig = StepConfig()
@@ -211,6 +212,7 @@ def _decode(sizes: Sizes, rows: int, device: str) -> Group:
     hows: tuple[tuple[Who, How, str], ...] = (
         ("ours", "graph", "ours, graph"),
         ("ours", "sampled", "ours, graph, top-k 40 and top-p 0.9"),
+        ("ours", "int8", "ours, graph, int8 weights"),
         ("ours", "compiled", "ours, compiled, graph"),
         ("ours", "eager", "ours, eager"),
         ("huggingface", "eager", "HF generate"),
@@ -225,7 +227,11 @@ def _decode(sizes: Sizes, rows: int, device: str) -> Group:
             how=how,
             model=sizes.decoded,
             step=_step(
-                device, sizes.dtype, how == "compiled" and sizes.compile, cuda_graph="off" if how == "eager" else "auto"
+                device,
+                sizes.dtype,
+                how == "compiled" and sizes.compile,
+                cuda_graph="off" if how == "eager" else "auto",
+                weights_dtype="int8" if how == "int8" else "same",
             ),
             rows=rows,
             length=sizes.prompt,

@@ -13,7 +13,7 @@ from lm_core.config.optimizer import AdamWConfig, DecayGroup, KBetaConfig, MuonC
 from lm_core.config.policy_gradient import Estimator, PolicyGradientConfig
 from lm_core.config.sampling import SamplingConfig
 from lm_core.config.schedule import DECAYING, Points, ScheduleConfig, parse_piecewise
-from lm_core.config.step import Dtype, Execution, StepConfig
+from lm_core.config.step import Dtype, Execution, StepConfig, WeightsDtype
 
 __all__ = [
     "DECAYING",
@@ -34,6 +34,7 @@ __all__ = [
     "ScheduleConfig",
     "StepConfig",
     "Text",
+    "WeightsDtype",
     "complaint",
     "members_of",
     "parse_piecewise",

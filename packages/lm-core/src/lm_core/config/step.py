@@ -11,6 +11,7 @@ from pydantic import Field
 from lm_core.config.base import Config
 
 Dtype = Literal["float32", "bfloat16", "float8"]
+WeightsDtype = Literal["same", "int8"]
 
 
 class Execution(Config):
@@ -38,6 +39,9 @@ class StepConfig(Execution):
 
     kernels: Literal["fused", "scratch"] = "fused"
     """The framework's fused kernels, or the same operations spelled out (`scratch.py` of either backend)."""
+    weights_dtype: WeightsDtype = "same"
+    """Type of the weight matrices in decoding: the same as `dtype`, or int8 with one float32 scale per output channel
+    (symmetric, weight-only), made when the weights are loaded and stored nowhere. Training steps ignore it."""
     varying_length: bool = False
     """Sequence lengths differ from step to step: torch compiles once for all of them (MLX compiles for each)."""
     device: Literal["auto", "cpu", "gpu"] = "auto"

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from lm_core.backend import load_backend
 from lm_core.config import ModelConfig, SamplingConfig, StepConfig
@@ -99,6 +100,31 @@ class DecoderConformance(Conformance):
         first, second = (list(ids) for ids in both)
         assert first == second
 
+    @pytest.mark.parametrize("width", [16, 64])
+    def test_int8_weights_are_rounded_by_a_scale_for_each_output(self, width: int) -> None:
+        """An int8 decoder draws what a plain one draws from the matrices so rounded (numpy is the oracle).
+
+        Its logits are within 4% of those of the weights as they were, relative to their norm.
+        """
+        config = MODELS["testbed-d"].model_copy(update={"d_model": width})
+        weights, backend = rough_arrays(config), load_backend(self.backend_name)
+        rounded = {
+            name: _rounded(array) if array.ndim == 2 and "embed" not in name else array
+            for name, array in weights.items()
+        }
+        step = StepConfig(device="cpu")
+        decoders = [
+            backend.decoder(config, step.model_copy(update={"weights_dtype": kind}), arrays)
+            for kind, arrays in (("int8", weights), ("same", rounded), ("same", weights))
+        ]
+        drawn = [list(generate(d, [1, 2], 30, 24, 0, SamplingConfig())) for d in decoders[:2]]
+        assert drawn[0] == drawn[1]
+        for decoder in decoders:
+            decoder.prefill(0, [1, 2, 3, 4], ())
+        int8, as_rounded, as_were = (np.array(getattr(d, "logits").tolist()[0]) for d in decoders)  # noqa: B009
+        np.testing.assert_allclose(int8, as_rounded, atol=5e-6)
+        assert 0 < np.linalg.norm(int8 - as_were) <= 0.04 * np.linalg.norm(as_were)
+
     def test_text_goes_on_past_the_model_s_window(self) -> None:
         """Sixty ids from a model of 24 positions, the same twice."""
         config = MODELS["testbed-d"]
@@ -106,3 +132,10 @@ class DecoderConformance(Conformance):
         first, second = (list(generate(trainer.decoder(), [1], 60, 24, 0, SamplingConfig())) for _ in range(2))
         assert first == second
         assert len(first) == 60
+
+
+def _rounded(weight: NDArray[np.float32]) -> NDArray[np.float32]:
+    """[out, in], each row rounded to the 255 multiples of its largest element over 127."""
+    scales = np.abs(weight).max(axis=1, keepdims=True) / np.float32(127)
+    rounded: NDArray[np.float32] = (np.round(weight / scales) * scales).astype(np.float32)
+    return rounded

@@ -41,8 +41,8 @@ POLICY = Policy(
     no_effect="""
         source.train source.validation source.validation_fraction source.output source.format source.text_field
         source.separator source.special_tokens source.shard_bytes source.vocab_size
-        step.cuda_graph step.varying_length step.gradient_checkpointing step.gradient_checkpointing_every
-        step.barrier_every
+        step.cuda_graph step.weights_dtype step.varying_length step.gradient_checkpointing
+        step.gradient_checkpointing_every step.barrier_every
         training.log_every training.log_norms training.save_every training.save_best training.keep
         training.sample_tokens training.sample_prompt
         logging.backend logging.run_name logging.architecture logging.dataset wandb.entity wandb.project
