@@ -35,9 +35,9 @@ ERROR = {"float32": 2e-6, "bfloat16": 2e-2}
 def _run_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "DEVICES", {DEVICE})
     monkeypatch.setattr(decode, "CHUNK", 8)  # three of them make the 24 positions of the models
-    monkeypatch.setattr(decode, "VOCABULARY_BLOCK", 8)  # several of them, and of what a program goes over
-    monkeypatch.setattr(decode, "MOST_PROGRAMS", 1)
+    monkeypatch.setattr(decode, "MOST_PROGRAMS", 2)  # each goes over several parts of a matrix
     monkeypatch.setattr(decode, "MOST_UNIT_PROGRAMS", 1)
+    monkeypatch.setattr(decode, "AHEAD_ROWS", 3)
     if INTERPRETED:  # which takes as long for a small tile as for a large one
         monkeypatch.setattr(decode, "MOST_OUTS", 64)
         monkeypatch.setattr(decode, "TOGETHER", 2)
@@ -59,6 +59,16 @@ def model(name: str, dtype: Any = "float32") -> Any:
     built = make_model(CONFIGS[name], StepConfig(dtype=dtype), torch.device(DEVICE))
     load_weights(built, rough_arrays(CONFIGS[name]))
     return built
+
+
+def read(own: FewRows, ids: Tensor | None, of_rows: list[KVCache], positions: Tensor, out: Tensor) -> Tensor:
+    """The ids [R] that were noted; checks what is counted."""
+    drawn, turn, moved = torch.full((2, 5), -1, device=DEVICE), torch.ones_like(positions), positions.clone()
+    own.read(ids, drawn, turn, of_rows, moved, out)
+    assert torch.equal(moved, positions + 1)
+    assert turn.tolist() == [2] * len(turn)
+    assert drawn.flatten().tolist().count(-1) == 10 - len(turn)
+    return drawn[1, : len(turn)]
 
 
 def caches(inference: InferenceModel, rows: int) -> list[KVCache]:
@@ -90,7 +100,7 @@ def test_logits_and_caches_are_those_of_the_plain_operations(name: str, dtype: s
     plain, ours = caches(inference, rows), caches(inference, rows)
     expected = inference.logits(ids[:, None], plain, positions.clamp(max=23))
     found = torch.full_like(expected, float("nan"))
-    FewRows(inference, rows).logits(ids, ours, positions, found)
+    assert torch.equal(read(FewRows(inference, rows), ids, ours, positions, found), ids)
     for row, (a, b) in enumerate(zip(found, expected, strict=True)):
         assert float((a - b).norm()) <= ERROR[dtype] * float(b.norm()), row
     for a, b in zip(ours, plain, strict=True):
@@ -120,7 +130,7 @@ def test_kernels_that_cannot_be_built_are_done_without(
     def fail(*_: object) -> None:
         raise FileNotFoundError("no C compiler")
 
-    monkeypatch.setattr(FewRows, "logits", fail)
+    monkeypatch.setattr(FewRows, "read", fail)
     built = model("gpt2")
     own, plain = StaticDecoder(built), TorchDecoder(built)
     both = [list(generate(decoder, [1, 2], 6, 24, 0, SamplingConfig())) for decoder in (own, plain)]
@@ -128,11 +138,28 @@ def test_kernels_that_cannot_be_built_are_done_without(
     assert capsys.readouterr().err.count("this project's cannot be built (no C compiler)") == 1
 
 
-def test_the_largest_is_the_first_of_several() -> None:
-    inference = InferenceModel(model("bare"), 31)
+@pytest.mark.parametrize(("name", "dtype"), [("bare", "float32"), ("gpt2", "bfloat16")])
+def test_the_largest_is_the_first_of_several(name: str, dtype: str) -> None:
+    """Of logits that are given, and of those that the kernels left."""
+    inference = InferenceModel(model(name, dtype), 31)
     logits = torch.randint(-5, 5, (2, 31), generator=torch.Generator().manual_seed(0)).float().to(DEVICE)
     logits[1, 20], logits[1, 29] = 7, 7
-    assert FewRows(inference, 2).largest(logits).tolist() == [row.tolist().index(row.max()) for row in logits]
+    own, of_rows, positions = FewRows(inference, 2), caches(inference, 2), torch.tensor([3, 9], device=DEVICE)
+    own.rank(logits)
+    for _ in range(2):
+        expected = [row.tolist().index(row.max()) for row in logits]
+        assert read(own, None, of_rows, positions, logits).tolist() == expected
+
+
+@pytest.mark.parametrize(("name", "dtype", "rows"), [("llama", "float32", 2), ("gpt2", "bfloat16", 3)])
+def test_int8_weights_give_the_logits_of_the_plain_operations(name: str, dtype: str, rows: int) -> None:
+    inference = InferenceModel(model(name, dtype), 29, "int8")
+    positions, ids = torch.tensor([4, 8, 23], device=DEVICE)[:rows], torch.tensor([1, 30, 5], device=DEVICE)[:rows]
+    plain, ours = caches(inference, rows), caches(inference, rows)
+    expected = inference.logits(ids[:, None], plain, positions)
+    found = torch.full_like(expected, float("nan"))
+    read(FewRows(inference, rows), ids, ours, positions, found)
+    assert float((found - expected).norm()) <= ERROR[dtype] * float(expected.norm())
 
 
 @pytest.mark.parametrize("top_k", [1, 7, 40])
@@ -162,6 +189,6 @@ def test_kernels_that_start_early_give_the_same_bits(rows: int) -> None:
     for early in (False, True):
         out, of_rows = torch.empty(rows, 29, device=DEVICE), caches(inference, rows)
         for _ in range(3):
-            FewRows(inference, rows, early).logits(ids, of_rows, positions, out)
+            read(FewRows(inference, rows, early), ids, of_rows, positions, out)
         found.append(out.clone())
     assert torch.equal(*found)

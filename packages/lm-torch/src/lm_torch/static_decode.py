@@ -10,6 +10,7 @@ Axes: R rows, V vocabulary.
 """
 
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -22,12 +23,12 @@ from lm_torch.inference import KVCache
 from lm_torch.kernels.decode import FewRows, usable
 from lm_torch.model import LanguageModel
 
-IDS_PER_CALL = 16
-"""A read of the device costs some 40 us, a step of GPT-2 (124 M) on an H100 some 200: over 16 of them that is 1%."""
+IDS_PER_CALL = 32
+"""To read the device and to start it again costs some 100 us, in which it does nothing; a step of GPT-2 (124 M) on an
+H100 takes 200. Over 32 of them that is 2%."""
 WARMUP_STEPS = 2
 """Before a capture: libraries make their workspaces, and the compiler its kernels, at the first call."""
 
-Step = Callable[[], None]
 Steps = Callable[[int], None]
 """Takes so many of them."""
 
@@ -67,8 +68,8 @@ class StaticDecoder(TorchDecoder):
         """[R], where the next id of each row goes."""
         self.uniforms = torch.zeros(self.ids_per_call, rows, dtype=torch.float64, device=self.device)
         self.drawn = torch.zeros(self.ids_per_call, rows, dtype=torch.int64, device=self.device)
-        self.turn = torch.zeros(1, dtype=torch.int64, device=self.device)
-        """[1], which row of `uniforms` and of `drawn` the next step takes."""
+        self.turn = torch.zeros(rows, dtype=torch.int64, device=self.device)
+        """[R], the same in each: which row of `uniforms` and of `drawn` the next step takes."""
         self.forward = torch.compile(self._forward, dynamic=False) if compile_step else self._forward
         self.own_kernels = own_kernels and not compile_step
         self.few_rows: dict[int, FewRows] = {}
@@ -102,27 +103,30 @@ class StaticDecoder(TorchDecoder):
         key = size, self.seen is not None, sampling
         if key not in self.captured:
 
-            def step() -> None:
-                self._advance(size, sampling)
+            def steps(count: int) -> None:
+                if size in self.few_rows and self.seen is None:
+                    self.few_rows[size].rank(self.logits[:size])
+                for _ in range(count):
+                    self._advance(size, sampling)
 
             if self.own_kernels and size not in self.few_rows and usable(self.model, size):
                 self.few_rows[size] = FewRows(self.model, size)
                 try:
-                    self._try(step)
+                    self._try(steps)
                 except Exception as error:  # of Triton, whose errors have no base, or of the C compiler that it calls
                     say(f"decoding by torch's kernels: this project's cannot be built ({_first_line(error)})")
                     self.own_kernels = False
                     self.few_rows.clear()
-            self.captured[key] = self._capture(step) if self.graph else _repeated(step)
+            self.captured[key] = self._capture(steps) if self.graph else steps
         return self.captured[key]
 
-    def _try(self, step: Step) -> None:
+    def _try(self, steps: Steps) -> None:
         """Take a step that changes nothing: what it writes to the caches lies where the next one writes again."""
         changed = [self.logits, self.positions, self.turn, *([] if self.seen is None else [self.seen])]
         before = [tensor.clone() for tensor in changed]
         self.turn.zero_()  # else it may stand past the end
         try:
-            step()
+            steps(1)
         finally:
             for tensor, value in zip(changed, before, strict=True):
                 tensor.copy_(value)
@@ -130,27 +134,27 @@ class StaticDecoder(TorchDecoder):
     def _advance(self, size: int, sampling: SamplingConfig) -> None:
         """Draw an id of each of the first `size` rows and read it; nothing waits for the host."""
         seen, positions = None if self.seen is None else self.seen[:size], self.positions[:size]
-        uniforms = self.uniforms[:, :size].index_select(0, self.turn)[0] if sampling.temperature else self.uniforms[0]
-        few_rows = self.few_rows.get(size)
-        if few_rows and seen is None:
-            chosen = few_rows.pick(self.logits[:size], uniforms, sampling)
-        else:
-            chosen = chosen_ids(self.logits[:size], uniforms, sampling, seen)
+        logits, turn, few_rows = self.logits[:size], self.turn[:1], self.few_rows.get(size)
         caches = [KVCache(cache.k[:size], cache.v[:size]) for cache in self.caches]
-        if few_rows:
-            few_rows.logits(chosen, caches, positions, self.logits[:size])
-            few_rows.note(chosen, self.drawn, self.turn, positions)
+        if few_rows and seen is None and sampling.temperature == 0:
+            few_rows.read(None, self.drawn, self.turn, caches, positions, logits)
             return
-        self.drawn[:, :size].index_copy_(0, self.turn, chosen[None])
+        uniforms = self.uniforms[:, :size].index_select(0, turn)[0] if sampling.temperature else self.uniforms[0]
+        pick = few_rows.pick if few_rows and seen is None else partial(chosen_ids, seen=seen)
+        chosen = pick(logits, uniforms, sampling)
+        if few_rows:
+            few_rows.read(chosen, self.drawn, self.turn, caches, positions, logits)
+            return
+        self.drawn[:, :size].index_copy_(0, turn, chosen[None])
         self.turn += 1
         with compiling():
-            self.forward(chosen[:, None], caches, positions.clamp(max=self.seq_len - 1), self.logits[:size])
+            self.forward(chosen[:, None], caches, positions.clamp(max=self.seq_len - 1), logits)
         positions += 1
 
     def _forward(self, ids: Tensor, caches: list[KVCache], offsets: Tensor, logits: Tensor) -> None:
         logits.copy_(self.model.logits(ids, caches, offsets))
 
-    def _capture(self, step: Step) -> Steps:
+    def _capture(self, steps: Steps) -> Steps:
         """Steps as graphs to be replayed: one of one step, one of as many as are asked for at once.
 
         Where that cannot be done, as they are, which is reported.
@@ -160,21 +164,22 @@ class StaticDecoder(TorchDecoder):
         try:
             with torch.cuda.stream(stream):
                 for _ in range(WARMUP_STEPS):
-                    self._try(step)
+                    self._try(steps)
             torch.cuda.current_stream().wait_stream(stream)
             for graph, count in ((one, 1), (all_at_once, self.ids_per_call)):
                 with torch.cuda.graph(graph):
-                    _repeated(step)(count)
+                    steps(count)
         except RuntimeError as error:
             say(f"decoding without a CUDA graph: it cannot be captured ({_first_line(error)})")
             self.graph = False
-            return _repeated(step)
+            return steps
 
         def take(count: int) -> None:
             if count == self.ids_per_call:
                 all_at_once.replay()
             else:
-                _repeated(one.replay)(count)
+                for _ in range(count):
+                    one.replay()
 
         return take
 
@@ -186,14 +191,6 @@ class StaticDecoder(TorchDecoder):
         for tensor in [*moved, *(half for cache in self.caches for half in (cache.k, cache.v))]:
             tensor[:count] = tensor[kept]
         self.lengths = [self.lengths[row] for row in rows]
-
-
-def _repeated(step: Step) -> Steps:
-    def take(count: int) -> None:
-        for _ in range(count):
-            step()
-
-    return take
 
 
 def _first_line(error: Exception) -> str:

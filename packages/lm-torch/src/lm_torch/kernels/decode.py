@@ -43,10 +43,11 @@ WIDEST = 16384
 """Elements of a vector that four warps hold."""
 CHUNK = 128
 """Keys that a program of `attend` goes over: 1,024 of them keep 96 programs busy with 12 heads."""
+AHEAD_ROWS = 1
+"""Rows of text up to which `mixed_linear` loads a chunk while it adds another: that takes half as many registers more,
+and the programs of eight rows just fit on an H100 without."""
 MOST_RANKED = 1024
 """Ids that the one warp of `pick` filters and draws from."""
-VOCABULARY_BLOCK = 2048
-"""Logits that a program of `largest` goes over."""
 ACTIVATIONS = {"gelu": 1, "gelu_tanh": 2, "swiglu": 3}
 
 
@@ -56,7 +57,7 @@ def usable(model: InferenceModel, rows: int) -> bool:
     return (
         rows <= MOST_ROWS
         and model.kernels is fused
-        and kernels.usable(model.head.weight)
+        and kernels.usable(model.norm.weight)
         and max(c.d_model, c.ff_dim) <= WIDEST
         and c.head_dim <= 256
     )
@@ -72,11 +73,12 @@ class FewRows:
     """
 
     def __init__(self, model: InferenceModel, rows: int, early: bool | None = None):
-        from lm_torch.kernels.programs import choice
+        from lm_torch.kernels.programs import cached_attention, choice
         from lm_torch.kernels.programs import decode as programs
 
         c, device = model.config, model.embed.device
         self.model, self.rows, self.programs, self.choice = model, rows, programs, choice
+        self.attention = cached_attention
         self.together = max(count for count in range(1, TOGETHER + 1) if rows % count == 0)
         able = device.type == "cuda" and torch.cuda.get_device_properties(device).major >= 9
         self.early = able if early is None else early
@@ -91,20 +93,40 @@ class FewRows:
         self.mixed = empty(c.n_heads, self.chunks, c.head_dim)
         self.sums = empty(c.n_heads, self.chunks, 2)
         self.limits: dict[SamplingConfig, Tensor] = {}
-        self.by_units = rows > 1 and model.head.weight.dtype == torch.bfloat16
         self.chosen = torch.empty(rows, dtype=torch.int64, device=device)
-        blocks = -(-len(model.head.weight) // VOCABULARY_BLOCK)
-        self.most, self.most_ids = empty(blocks), torch.empty(rows, blocks, dtype=torch.int32, device=device)
+        parts = self._programs(len(model.head.weight), c.d_model, _tile(model.head.weight, *_parts(c.d_model))["OUTS"])
+        self.most, self.most_ids = empty(parts), torch.empty(rows, parts, dtype=torch.int32, device=device)
         times = torch.arange(c.seq_len if c.positions == "rope" else 1, device=device)
         self.cosines, self.sines = angles_at(times, max(1, c.head_dim // 2), c.rope_theta)
 
-    def logits(self, ids: Tensor, caches: list[KVCache], positions: Tensor, out: Tensor) -> None:
-        """Read ids [R] at `positions` [R] (past the last of the cache: there), and leave the logits in `out` [R, V]."""
+    def rank(self, logits: Tensor) -> None:
+        """The largest of each part of logits [R, V], as the head leaves it too: for the first `read` after others."""
+        parts = self.most.shape[1]
+        self.choice.largest_parts[(self.rows, parts)](
+            logits, self.most, self.most_ids, logits.shape[1], logits.stride(0),
+            BLOCK=_power(-(-logits.shape[1] // parts)), EARLY=self.early, **self.launch,
+        )  # fmt: skip
+
+    def read(
+        self, chosen: Tensor | None, drawn: Tensor, turn: Tensor, caches: list[KVCache], positions: Tensor, out: Tensor
+    ) -> None:
+        """Note an id of each row, read it, and leave the logits that follow.
+
+        Args:
+            chosen: [R]; None for the ids of the largest logits, which `rank` or `read` has seen.
+            drawn: [any, R or more], of which row `turn` gets the ids.
+            turn: [R], the same in each; grows by one.
+            caches: of the layers.
+            positions: [R], where the ids go (past the last of the cache: there); each grows by one.
+            out: [R, V], the logits.
+        """
         c, m = self.model.config, self.model
-        place = m.embed if m.pos_embed is None else m.pos_embed
-        self.programs.embed[(self.rows,)](
-            ids, m.embed, place, positions, self.x, c.d_model, c.seq_len - 1,
-            PLACED=m.pos_embed is not None, COLUMNS=_power(c.d_model),
+        place, parts = m.embed if m.pos_embed is None else m.pos_embed, self.most.shape[1]
+        self.programs.take[(self.rows,)](
+            self.most, self.most_ids, turn if chosen is None else chosen, drawn, turn, m.embed, place, positions,
+            self.x, parts, drawn.stride(0), c.d_model, c.seq_len - 1,
+            GREEDY=chosen is None, MOST_PARTS=_power(parts), PLACED=m.pos_embed is not None,
+            COLUMNS=_power(c.d_model), EARLY=self.early, **self.launch,
         )  # fmt: skip
         for block, cache in zip(m.blocks, caches, strict=True):
             self._normed_linear(self.x, block.attn_norm, block.qkv_proj, self.qkv)
@@ -112,25 +134,10 @@ class FewRows:
             self._mixed_linear(block.o_proj, positions)
             self._normed_linear(self.x, block.mlp_norm, block.up_proj, self.hidden, ACTIVATIONS[c.mlp], block.gated)
             self._linear(self.hidden, block.down_proj)
-        self._normed_linear(self.x, m.norm, m.head, out)
-
-    def largest(self, logits: Tensor) -> Tensor:
-        """The id [R] of the largest of logits [R, V], the first of several."""
-        blocks = self.most.shape[1]
-        self.choice.largest_parts[(self.rows, blocks)](
-            logits, self.most, self.most_ids, logits.shape[1], logits.stride(0),
-            BLOCK=VOCABULARY_BLOCK, EARLY=self.early, **self.launch,
-        )  # fmt: skip
-        self.choice.largest[(self.rows,)](
-            self.most, self.most_ids, self.chosen, blocks,
-            BLOCKS=_power(blocks), EARLY=self.early, num_warps=1, **self.launch,
-        )  # fmt: skip
-        return self.chosen
+        self._normed_linear(self.x, m.norm, m.head, out, positions=positions)
 
     def pick(self, logits: Tensor, uniforms: Tensor, sampling: SamplingConfig) -> Tensor:
         """The id [R] drawn from logits [R, V] at `uniforms` [R]; see `sample.draw`."""
-        if sampling.temperature == 0:
-            return self.largest(logits)
         if not 0 < sampling.top_k <= min(MOST_RANKED, logits.shape[1]):
             return draw(logits, uniforms, sampling)
         if sampling not in self.limits:
@@ -143,37 +150,49 @@ class FewRows:
         )  # fmt: skip
         return self.chosen
 
-    def note(self, chosen: Tensor, drawn: Tensor, turn: Tensor, positions: Tensor) -> None:
-        """drawn[turn, :R] = chosen [R]; turn and the positions [R] grow by one."""
-        self.programs.note[(1,)](
-            chosen, drawn, turn, positions, drawn.stride(0),
-            ROWS=self.rows, LANES=_power(self.rows), EARLY=self.early, num_warps=1, **self.launch,
-        )  # fmt: skip
-
     def _normed_linear(
-        self, x: Tensor, norm: Norm, projection: Projection, y: Tensor, activation: int = 0, gated: bool = False
+        self,
+        x: Tensor,
+        norm: Norm,
+        projection: Projection,
+        y: Tensor,
+        activation: int = 0,
+        gated: bool = False,
+        positions: Tensor | None = None,
     ) -> None:
+        """y [R, outs] of x [R, D]; with `positions`, it is the head's, with which a step ends."""
         outs, width = y.shape[1], x.shape[1]
-        given = x, norm.weight, _given(norm.bias, x), projection.weight, _given(projection.bias, x), y
+        given = (
+            x, norm.weight, _given(norm.bias, x), *_matrix(projection, x), y,
+            _given(positions, x), self.most, self.most_ids,
+        )  # fmt: skip
+        sizes = width, outs, norm.eps
         how = {
-            "CENTRED": norm.centred, "SHIFTED": norm.bias is not None, "BIASED": projection.bias is not None,
-            "ACTIVATION": activation, "GATED": gated, "EARLY": self.early, **self.launch,
+            "CENTRED": norm.centred, "SHIFTED": norm.bias is not None, **_kind(projection),
+            "ACTIVATION": activation, "GATED": gated, "LAST": positions is not None, "EARLY": self.early, **self.launch,
         }  # fmt: skip
-        if self.by_units and width <= UNIT_COLUMNS:
-            programs = min(-(-outs // UNIT_OUTS), MOST_UNIT_PROGRAMS)
-            self.programs.normed_rows_linear[(programs,)](
-                *given, self.rows, width, outs, norm.eps, **_unit_tile(width), **how
-            )
+        if self._by_units(width):
+            programs = self._programs(outs, width, 1)
+            self.programs.normed_rows_linear[(programs,)](*given, self.rows, *sizes, **_unit_tile(width), **how)
             return
         tile = _tile(projection.weight, *_parts(width), tiles=2 if gated else 1)
-        programs = min(-(-outs // tile["OUTS"]), MOST_PROGRAMS)
-        self.programs.normed_linear[(self.rows // self.together, programs)](
-            *given, width, outs, norm.eps, ROWS=self.together, **tile, **how
+        grid = self.rows // self.together, self._programs(outs, width, tile["OUTS"])
+        self.programs.normed_linear[grid](
+            *given, *sizes, ROWS=self.together, LANES=_power(self.together), **tile, **how
         )
+
+    def _by_units(self, width: int) -> bool:
+        return self.rows > 1 and self.model.dtype == torch.bfloat16 and width <= UNIT_COLUMNS
+
+    def _programs(self, outs: int, width: int, tile: int) -> int:
+        """How many share the rows of a matrix behind a norm, each of which takes `tile` at a time."""
+        if self._by_units(width):
+            return min(-(-outs // UNIT_OUTS), MOST_UNIT_PROGRAMS)
+        return min(-(-outs // tile), MOST_PROGRAMS)
 
     def _attend(self, cache: KVCache, positions: Tensor) -> None:
         c = self.model.config
-        self.programs.attend[(self.rows * c.kv_heads, self.chunks)](
+        self.attention.attend[(self.rows * c.kv_heads, self.chunks)](
             self.qkv, cache.k, cache.v, positions, self.cosines, self.sines, self.mixed, self.sums,
             c.n_heads, c.kv_heads, c.seq_len - 1, self.chunks, c.head_dim**-0.5,
             WIDTH=c.head_dim, HIGH=_power(c.head_dim), GROUP=c.n_heads // c.kv_heads, CHUNK=CHUNK,
@@ -183,18 +202,18 @@ class FewRows:
     def _mixed_linear(self, projection: Projection, positions: Tensor) -> None:
         c = self.model.config
         tile = _tile(projection.weight, _power(c.n_heads), _power(c.head_dim))
-        self.programs.mixed_linear[(self.rows, -(-c.d_model // tile["OUTS"]))](
-            self.mixed, self.sums, positions, projection.weight, _given(projection.bias, self.x), self.x,
+        self.attention.mixed_linear[(self.rows, -(-c.d_model // tile["OUTS"]))](
+            self.mixed, self.sums, positions, *_matrix(projection, self.x), self.x,
             c.n_heads, c.seq_len - 1, self.chunks,
-            BIASED=projection.bias is not None, WIDTH=c.head_dim, CHUNK=CHUNK,
+            AHEAD=self.rows <= AHEAD_ROWS, **_kind(projection), WIDTH=c.head_dim, CHUNK=CHUNK,
             EARLY=self.early, **tile, **self.launch,
         )  # fmt: skip
 
     def _linear(self, hidden: Tensor, projection: Projection) -> None:
         outs, width = self.x.shape[1], hidden.shape[1]
-        given = hidden, projection.weight, _given(projection.bias, self.x), self.x
-        how = {"BIASED": projection.bias is not None, "EARLY": self.early, **self.launch}
-        if self.by_units and width <= UNIT_COLUMNS:
+        given = hidden, *_matrix(projection, self.x), self.x
+        how = {**_kind(projection), "EARLY": self.early, **self.launch}
+        if self._by_units(width):
             programs = -(-outs // UNIT_OUTS)
             self.programs.rows_linear[(programs,)](*given, self.rows, width, outs, **_unit_tile(width), **how)
             return
@@ -229,6 +248,15 @@ def _tile(weight: Tensor, parts: int, wide: int, tiles: int = 1) -> dict[str, An
 def _given(tensor: Tensor | None, instead: Tensor) -> Tensor:
     """A program takes a pointer where it reads nothing too."""
     return instead if tensor is None else tensor
+
+
+def _matrix(projection: Projection, instead: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Weight, scales and bias as a program takes them."""
+    return projection.weight, _given(projection.scales, instead), _given(projection.bias, instead)
+
+
+def _kind(projection: Projection) -> dict[str, Any]:
+    return {"SCALED": projection.scales is not None, "BIASED": projection.bias is not None}
 
 
 def _unit_tile(width: int) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""The id that follows, from logits: the largest, or one drawn from the first of them. How they start: `decode`.
+"""The id that follows, from logits: the largest of each part of them, or one drawn from the first of all.
+
+How they start, and how the largest of all is found: `decode`.
 
 Axes: R rows, V vocabulary.
 """
@@ -11,7 +13,7 @@ from lm_torch.kernels.programs.decode import begin
 
 @triton.jit
 def largest_parts(logits, most, ids, vocabulary, stride, BLOCK: tl.constexpr, EARLY: tl.constexpr):
-    """Of each BLOCK of logits [R, V] the largest, and its id, the first of several: [R, blocks]. Grid: (R, blocks)."""
+    """Of each BLOCK of logits [R, V] the largest, and its id, the first of several: [R, parts]. Grid: (R, parts)."""
     row, block = tl.program_id(0), tl.program_id(1)
     at = block * BLOCK + tl.arange(0, BLOCK)
     begin(EARLY)
@@ -19,18 +21,7 @@ def largest_parts(logits, most, ids, vocabulary, stride, BLOCK: tl.constexpr, EA
     highest = tl.max(x, 0)
     place = row * tl.num_programs(1) + block
     tl.store(most + place, highest)
-    tl.store(ids + place, tl.min(tl.where((x == highest) & (at < vocabulary), at, vocabulary), 0))
-
-
-@triton.jit
-def largest(most, ids, chosen, blocks, BLOCKS: tl.constexpr, EARLY: tl.constexpr):
-    """The id [R] of the largest of all, from what `largest_parts` left. Grid: (R,)."""
-    row, block = tl.program_id(0), tl.arange(0, BLOCKS)
-    begin(EARLY)
-    x = tl.load(most + row * blocks + block, mask=block < blocks, other=float("-inf"))
-    found = tl.load(ids + row * blocks + block, mask=block < blocks, other=0x7FFFFFFF)
-    first = tl.min(tl.where(x == tl.max(x, 0), found, 0x7FFFFFFF), 0)
-    tl.store(chosen + row, first.to(tl.int64))
+    tl.store(ids + place, tl.min(tl.where((x == highest) & (at < vocabulary), at, 0x7FFFFFFF), 0))
 
 
 @triton.jit

@@ -1,15 +1,15 @@
 """The step of decoding for a few rows: products of a matrix with a vector or some, and what stands between them.
 
-    embed -> n_layers x layer -> normed_linear, then programs.choice and note
-    layer:  normed_linear -> attend -> mixed_linear -> normed_linear -> linear
+    take -> n_layers x layer -> normed_linear (of the head; in it the largest logit of each part)
+    layer:  normed_linear -> cached_attention.attend, .mixed_linear -> normed_linear -> linear
 
 What a step takes is reading the weights once, and waiting: of each kernel, for the one in front of it. So a program
 holds some rows of a matrix, which it loads before anything else, and goes over the rows of text with them; norms, the
 activation, the sums of attention and the residual stream are made on the way, in float32, by every program for itself.
 
 EARLY (programmatic dependent launch, from compute capability 9.0 on): a kernel begins before the one in front of it has
-ended, loads its weights, and waits for it only then. `embed` alone begins late: when all before it has ended. So what a
-step before has written, cache and positions, may be loaded early too.
+ended, loads its weights, and waits for it only then. What is behind `take` begins when all in front of that has ended.
+So what a step before has written, cache and positions, may be loaded early too.
 
 A vector of D or F is [PARTS, WIDE], so that neighbours lie in neighbouring threads and most sums stay in a thread.
 
@@ -38,14 +38,31 @@ def begin(EARLY: tl.constexpr):
 
 
 @triton.jit
-def _tile(weight, n, columns, kept, inside, width):
+def begin_last(EARLY: tl.constexpr):
+    """As `begin`, but what comes after begins no sooner than all in front has ended: so that of these kernels too what
+    they have written may be loaded early there."""
+    if EARLY:
+        gdc_wait()
+        gdc_launch_dependents()
+
+
+@triton.jit
+def scales_of(scales, n, kept, SCALED: tl.constexpr):
+    """What the rows n of an int8 matrix are multiplied by; 1 of others."""
+    if SCALED:
+        return tl.load(scales + n, mask=kept, other=0.0)
+    return tl.full(n.shape, 1.0, tl.float32)
+
+
+@triton.jit
+def tile_of(weight, n, columns, kept, inside, width):
     """[PARTS, n, WIDE] of a matrix; 0 outside."""
     at = n.to(tl.int64)[None, :, None] * width + columns[:, None, :]
     return tl.load(weight + at, mask=kept[None, :, None] & inside[:, None, :], other=0.0)
 
 
 @triton.jit
-def _times(tile, x):
+def times(tile, x):
     """The tile times a vector [PARTS, WIDE], in float32."""
     return tl.sum(tl.sum(tile.to(tl.float32) * x[:, None, :], 0), 1)
 
@@ -66,10 +83,12 @@ def _normed(vector, gains, shifts, inside, width, eps, CENTRED: tl.constexpr):
 @triton.jit
 def _products(tile, x):
     """The tile times vectors [PARTS, WIDE, LANES]: [n, LANES], by the matrix units."""
-    high = x.to(tile.dtype)
-    low = (x - high.to(tl.float32)).to(tile.dtype)
+    high = x.to(tl.bfloat16)
+    low = (x - high.to(tl.float32)).to(tl.bfloat16)
     if _INTERPRETED:  # numpy has no bfloat16
         tile, high, low = tile.to(tl.float32), high.to(tl.float32), low.to(tl.float32)
+    else:
+        tile = tile.to(tl.bfloat16)  # exact for int8 too
     return tl.sum(tl.dot(tile, low, tl.dot(tile, high)), 0)
 
 
@@ -87,62 +106,93 @@ def _activated(x, ACTIVATION: tl.constexpr):
 
 
 @triton.jit
-def embed(
-    ids, table, position_table, positions, x, width, most,
-    PLACED: tl.constexpr, COLUMNS: tl.constexpr,
+def take(
+    most, most_ids, ids, drawn, turn, table, position_table, positions, x, parts, stride, width, last,
+    GREEDY: tl.constexpr, MOST_PARTS: tl.constexpr, PLACED: tl.constexpr, COLUMNS: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    """x [R, D] = table[ids] (+ position_table[positions], if PLACED; `most` is the last of them). Grid: (R,)."""
-    row, columns = tl.program_id(0), tl.arange(0, COLUMNS)
+    """x [R, D] = table[id] (+ position_table[positions], if PLACED; `last` is the last of them); the id is noted.
+
+    That is of ids [R], or, if GREEDY, the one of the largest logit, of which most and most_ids [R, parts] have the
+    largest of each part. drawn[turn[r], r] = the id; turn [R] += 1. Grid: (R,).
+    """
+    row, columns, part = tl.program_id(0), tl.arange(0, COLUMNS), tl.arange(0, MOST_PARTS)
     inside = columns < width
-    chosen = tl.load(ids + row)
+    begin_last(EARLY)
+    at = tl.load(turn + row)
+    if GREEDY:
+        place = row * parts + part
+        highest = tl.load(most + place, mask=part < parts, other=float("-inf"))
+        found = tl.load(most_ids + place, mask=part < parts, other=0x7FFFFFFF)
+        chosen = tl.min(tl.where(highest == tl.max(highest, 0), found, 0x7FFFFFFF), 0).to(tl.int64)
+    else:
+        chosen = tl.load(ids + row)
+    tl.debug_barrier()  # all have read the turn
+    tl.store(turn + row, at + 1)
+    tl.store(drawn + at * stride + row, chosen)
     value = tl.load(table + chosen * width + columns, mask=inside, other=0.0).to(tl.float32)
     if PLACED:
-        at = tl.minimum(tl.load(positions + row), most)
-        value += tl.load(position_table + at * width + columns, mask=inside, other=0.0).to(tl.float32)
+        position = tl.minimum(tl.load(positions + row), last)
+        value += tl.load(position_table + position * width + columns, mask=inside, other=0.0).to(tl.float32)
     tl.store(x + row * width + columns, value, mask=inside)
 
 
 @triton.jit
-def note(chosen, drawn, turn, positions, stride, ROWS: tl.constexpr, LANES: tl.constexpr, EARLY: tl.constexpr):
-    """drawn[turn, :R] = chosen [R], turn += 1, positions [R] += 1. Grid: (1,), of one warp, so that none overtakes."""
-    lanes = tl.arange(0, LANES)
-    inside = lanes < ROWS
-    begin(EARLY)
-    at = tl.load(turn)
-    tl.store(drawn + at * stride + lanes, tl.load(chosen + lanes, mask=inside), mask=inside)
-    tl.store(positions + lanes, tl.load(positions + lanes, mask=inside) + 1, mask=inside)
-    tl.store(turn, at + 1)
+def _advance(positions, row, rows):
+    """positions [R] += 1, by one program of the last kernel of a step, when all that read them have ended."""
+    now = tl.load(positions + row, mask=row < rows, other=0)
+    tl.debug_barrier()  # several threads may hold the same one
+    tl.store(positions + row, now + 1, mask=row < rows)
+
+
+@triton.jit
+def _higher(best, best_ids, out, n, kept):
+    """The largest so far and its id [LANES], and of out [OUTS, LANES], for the ids n [OUTS]; the first of several."""
+    out = tl.where(kept[:, None], out, float("-inf"))
+    highest = tl.max(out, 0)
+    first = tl.min(tl.where(out == highest[None, :], n[:, None], 0x7FFFFFFF), 0)
+    return tl.maximum(best, highest), tl.where(highest > best, first, best_ids)
 
 
 @triton.jit
 def normed_linear(
-    x, gain, shift, weight, bias, y, width, outs, eps,
-    CENTRED: tl.constexpr, SHIFTED: tl.constexpr, BIASED: tl.constexpr, ACTIVATION: tl.constexpr, GATED: tl.constexpr,
+    x, gain, shift, weight, scales, bias, y, positions, most, most_ids, width, outs, eps,
+    CENTRED: tl.constexpr, SHIFTED: tl.constexpr, SCALED: tl.constexpr, BIASED: tl.constexpr,
+    ACTIVATION: tl.constexpr, GATED: tl.constexpr, LAST: tl.constexpr, LANES: tl.constexpr,
     ROWS: tl.constexpr, OUTS: tl.constexpr, PARTS: tl.constexpr, WIDE: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """y [R, outs] = activation(norm(x) W^T + b), x [R, D]. GATED: W has the gate's rows, then as many of the other's.
 
-    Grid: (R / ROWS, up to ceil(outs / OUTS)): a program goes over every so-manieth tile.
+    LAST, of the head: most and most_ids [R, programs] are the largest of each program's logits and its id, and
+    positions [R] += 1. Grid: (R / ROWS, up to ceil(outs / OUTS)): a program goes over every so-manieth tile.
     """
     x += tl.program_id(0) * ROWS * width
     y += (tl.program_id(0) * ROWS).to(tl.int64) * outs
     columns = tl.arange(0, PARTS)[:, None] * WIDE + tl.arange(0, WIDE)[None, :]
     inside, step = columns < width, tl.num_programs(1) * OUTS
     n = tl.program_id(1) * OUTS + tl.arange(0, OUTS)
-    tile = _tile(weight, n, columns, n < outs, inside, width)
+    tile = tile_of(weight, n, columns, n < outs, inside, width)
     gains = tl.load(gain + columns, mask=inside, other=0.0).to(tl.float32)
     shifts = tl.zeros((PARTS, WIDE), tl.float32)
     if SHIFTED:
         shifts = tl.load(shift + columns, mask=inside, other=0.0).to(tl.float32)
     begin(EARLY)
     vector = _normed(tl.load(x + columns, mask=inside, other=0.0), gains, shifts, inside, width, eps, CENTRED)
+    lanes = tl.arange(0, LANES)
+    best, best_ids = tl.full((LANES,), float("-inf"), tl.float32), tl.zeros((LANES,), tl.int32)
+    if LAST:
+        if tl.program_id(1) == 0:
+            _advance(positions + tl.program_id(0) * ROWS, lanes, ROWS)
     for first in range(tl.program_id(1) * OUTS, outs, step):
         n = first + tl.arange(0, OUTS)
         kept = n < outs
-        later = _tile(weight, n + step, columns, n + step < outs, inside, width)  # on its way while this one is used
+        later = tile_of(weight, n + step, columns, n + step < outs, inside, width)  # on its way while this one is used
         other = tile
         if GATED:
-            other = _tile(weight + outs.to(tl.int64) * width, n, columns, kept, inside, width)
+            other = tile_of(weight + outs.to(tl.int64) * width, n, columns, kept, inside, width)
+        factor = scales_of(scales, n, kept, SCALED)
+        other_factor = factor
+        if GATED:
+            other_factor = scales_of(scales + outs, n, kept, SCALED)
         added = tl.zeros((OUTS,), tl.float32)
         added_other = added
         if BIASED:
@@ -153,24 +203,32 @@ def normed_linear(
             if ROWS > 1:
                 vector = tl.load(x + row * width + columns, mask=inside, other=0.0)
                 vector = _normed(vector, gains, shifts, inside, width, eps, CENTRED)
-            out = _activated(_times(tile, vector) + added, ACTIVATION)
+            out = _activated(times(tile, vector) * factor + added, ACTIVATION)
             if GATED:
-                out *= _times(other, vector) + added_other
+                out *= times(other, vector) * other_factor + added_other
             tl.store(y + row * outs.to(tl.int64) + n, out, mask=kept)
+            if LAST:
+                of_row = tl.where((lanes == row)[None, :], out[:, None], float("-inf"))
+                best, best_ids = _higher(best, best_ids, of_row, n, kept)
         tile = later
+    if LAST:
+        place = (tl.program_id(0) * ROWS + lanes) * tl.num_programs(1) + tl.program_id(1)
+        tl.store(most + place, best, mask=lanes < ROWS)
+        tl.store(most_ids + place, best_ids, mask=lanes < ROWS)
 
 
 @triton.jit
 def normed_rows_linear(
-    x, gain, shift, weight, bias, y, rows, width, outs, eps,
-    CENTRED: tl.constexpr, SHIFTED: tl.constexpr, BIASED: tl.constexpr, ACTIVATION: tl.constexpr, GATED: tl.constexpr,
-    LANES: tl.constexpr, OUTS: tl.constexpr, PARTS: tl.constexpr, WIDE: tl.constexpr, EARLY: tl.constexpr,
+    x, gain, shift, weight, scales, bias, y, positions, most, most_ids, rows, width, outs, eps,
+    CENTRED: tl.constexpr, SHIFTED: tl.constexpr, SCALED: tl.constexpr, BIASED: tl.constexpr,
+    ACTIVATION: tl.constexpr, GATED: tl.constexpr, LAST: tl.constexpr, LANES: tl.constexpr,
+    OUTS: tl.constexpr, PARTS: tl.constexpr, WIDE: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """`normed_linear` of all rows at once, at most LANES. Grid: (up to ceil(outs / OUTS),)."""
     row, columns = tl.arange(0, LANES), tl.arange(0, PARTS)[:, None] * WIDE + tl.arange(0, WIDE)[None, :]
     inside, present, step = columns < width, row < rows, tl.num_programs(0) * OUTS
     n = tl.program_id(0) * OUTS + tl.arange(0, OUTS)
-    tile = _tile(weight, n, columns, n < outs, inside, width)
+    tile = tile_of(weight, n, columns, n < outs, inside, width)
     gains = tl.load(gain + columns, mask=inside, other=0.0).to(tl.float32)
     shifts = tl.zeros((PARTS, WIDE), tl.float32)
     if SHIFTED:
@@ -180,133 +238,42 @@ def normed_rows_linear(
     vectors = tl.load(x + row[None, None, :] * width + columns[:, :, None], mask=real, other=0.0)
     if CENTRED:
         vectors = tl.where(real, vectors - (tl.sum(tl.sum(vectors, 1), 0) / width)[None, None, :], 0.0)
-    scales = tl.rsqrt(tl.sum(tl.sum(vectors * vectors, 1), 0) / width + eps)
-    vectors = vectors * scales[None, None, :] * gains[:, :, None] + shifts[:, :, None]
+    shares = tl.rsqrt(tl.sum(tl.sum(vectors * vectors, 1), 0) / width + eps)
+    vectors = vectors * shares[None, None, :] * gains[:, :, None] + shifts[:, :, None]
+    best, best_ids = tl.full((LANES,), float("-inf"), tl.float32), tl.zeros((LANES,), tl.int32)
+    if LAST:
+        if tl.program_id(0) == 0:
+            _advance(positions, row, rows)
     for first in range(tl.program_id(0) * OUTS, outs, step):
         n = first + tl.arange(0, OUTS)
         kept = n < outs
-        later = _tile(weight, n + step, columns, n + step < outs, inside, width)
+        later = tile_of(weight, n + step, columns, n + step < outs, inside, width)
+        factor = scales_of(scales, n, kept, SCALED)
         added = tl.zeros((OUTS,), tl.float32)
         if BIASED:
             added = tl.load(bias + n, mask=kept, other=0.0).to(tl.float32)
-        out = _activated(_products(tile, vectors) + added[:, None], ACTIVATION)
+        out = _activated(_products(tile, vectors) * factor[:, None] + added[:, None], ACTIVATION)
         if GATED:
-            other = _tile(weight + outs.to(tl.int64) * width, n, columns, kept, inside, width)
+            other = tile_of(weight + outs.to(tl.int64) * width, n, columns, kept, inside, width)
             added_other = tl.zeros((OUTS,), tl.float32)
             if BIASED:
                 added_other = tl.load(bias + outs + n, mask=kept, other=0.0).to(tl.float32)
-            out *= _products(other, vectors) + added_other[:, None]
+            other_factor = scales_of(scales + outs, n, kept, SCALED)
+            out *= _products(other, vectors) * other_factor[:, None] + added_other[:, None]
         tl.store(y + row[None, :].to(tl.int64) * outs + n[:, None], out, mask=kept[:, None] & present[None, :])
+        if LAST:
+            best, best_ids = _higher(best, best_ids, out, n, kept)
         tile = later
-
-
-@triton.jit
-def _turned(first, h, half, cos, sin, WIDTH: tl.constexpr, ROPE: tl.constexpr):
-    """The head of WIDTH elements at `first`; with ROPE its element i turned with i + H/2."""
-    own = tl.load(first + h, mask=h < WIDTH, other=0.0)
-    if ROPE:
-        low = h < half
-        pair = tl.load(first + tl.where(low, h + half, h - half), mask=h < WIDTH, other=0.0)
-        own = own * cos + tl.where(low, -pair, pair) * sin
-    return own
-
-
-@triton.jit
-def attend(
-    qkv, keys, values, positions, cosines, sines, mixed, sums, heads, kv_heads, most, chunks, scale,
-    WIDTH: tl.constexpr, HIGH: tl.constexpr, GROUP: tl.constexpr, CHUNK: tl.constexpr, ROPE: tl.constexpr,
-    EARLY: tl.constexpr,
-):  # fmt: skip
-    """Attention of one query of each head over a chunk of the keys, and the new key and value into their caches.
-
-    qkv [R, (N + 2 K) H]; keys and values [R, K, S, H], of which S - 1 = `most`. Of each chunk that has a key to see:
-    mixed [R, N, C, H], the values under weights that are not divided by their sum; sums [R, N, C, 2], the largest score
-    and the sum under it. Grid: (R K, C).
-    """
-    pair, chunk, h = tl.program_id(0), tl.program_id(1), tl.arange(0, HIGH)
-    row, head = pair // kv_heads, pair % kv_heads
-    position = tl.minimum(tl.load(positions + row), most).to(tl.int32)
-    first, inside, half = chunk * CHUNK, h < WIDTH, WIDTH // 2
-    times = first + tl.arange(0, CHUNK)
-    cache = pair.to(tl.int64) * (most + 1) * WIDTH
-    at = cache + times[:, None] * WIDTH + h[None, :]
-    before = (times < position)[:, None] & inside[None, :]
-    old_keys = tl.load(keys + at, mask=before, other=0.0)
-    old_values = tl.load(values + at, mask=before, other=0.0)
-    cos, sin = tl.zeros((HIGH,), tl.float32), tl.zeros((HIGH,), tl.float32)
-    if ROPE:
-        place = position * half + tl.where(h < half, h, h - half)
-        cos = tl.load(cosines + place, mask=inside, other=0.0)
-        sin = tl.load(sines + place, mask=inside, other=0.0)
-    begin(EARLY)
-    if first <= position:
-        qkv += row * (heads + 2 * kv_heads) * WIDTH
-        element = keys.dtype.element_ty
-        next_query = _turned(qkv + head * GROUP * WIDTH, h, half, cos, sin, WIDTH, ROPE)
-        new_key = _turned(qkv + (heads + head) * WIDTH, h, half, cos, sin, WIDTH, ROPE).to(element)
-        new_value = tl.load(qkv + (heads + kv_heads + head) * WIDTH + h, mask=inside, other=0.0).to(element)
-        is_new = (times == position)[:, None]
-        k = tl.where(is_new, new_key[None, :], old_keys).to(tl.float32)
-        v = tl.where(is_new, new_value[None, :], old_values).to(tl.float32)
-        for i in tl.static_range(GROUP):
-            query, q = head * GROUP + i, next_query
-            if i + 1 < GROUP:  # on its way while this one is worked on
-                next_query = _turned(qkv + (query + 1) * WIDTH, h, half, cos, sin, WIDTH, ROPE)
-            scores = tl.where(times <= position, tl.sum(q[None, :] * k, 1) * scale, float("-inf"))
-            highest = tl.max(scores, 0)
-            weights = tl.exp(scores - highest)
-            where = (row * heads + query) * chunks + chunk
-            tl.store(mixed + where * WIDTH + h, tl.sum(weights[:, None] * v, 0), mask=inside)
-            tl.store(sums + 2 * where, highest)
-            tl.store(sums + 2 * where + 1, tl.sum(weights, 0))
-        if position < first + CHUNK:
-            tl.store(keys + cache + position * WIDTH + h, new_key, mask=inside)
-            tl.store(values + cache + position * WIDTH + h, new_value, mask=inside)
-
-
-@triton.jit
-def mixed_linear(
-    mixed, sums, positions, weight, bias, x, heads, most, chunks,
-    BIASED: tl.constexpr, WIDTH: tl.constexpr, CHUNK: tl.constexpr,
-    OUTS: tl.constexpr, PARTS: tl.constexpr, WIDE: tl.constexpr, EARLY: tl.constexpr,
-):  # fmt: skip
-    """x [R, D] += attention W^T + b, from what `attend` left of each chunk; a part is a head.
-
-    Grid: (R, ceil(D / OUTS)).
-    """
-    width = heads * WIDTH
-    row, n = tl.program_id(0), tl.program_id(1) * OUTS + tl.arange(0, OUTS)
-    head, h = tl.arange(0, PARTS), tl.arange(0, WIDE)
-    present, kept = head < heads, n < width
-    inside = present[:, None] & (h < WIDTH)[None, :]
-    tile = _tile(weight, n, head[:, None] * WIDTH + h[None, :], kept, inside, width)
-    added = tl.zeros((OUTS,), tl.float32)
-    if BIASED:
-        added = tl.load(bias + n, mask=kept, other=0.0).to(tl.float32)
-    position = tl.minimum(tl.load(positions + row), most).to(tl.int32)
-    begin(EARLY)
-    before = tl.load(x + row * width + n, mask=kept, other=0.0)
-    place = (row * heads + head) * chunks
-    highest = tl.load(sums + 2 * place, mask=present, other=0.0)
-    total = tl.load(sums + 2 * place + 1, mask=present, other=1.0)
-    vector = tl.load(mixed + place[:, None] * WIDTH + h[None, :], mask=inside, other=0.0)
-    for _ in range(1, position // CHUNK + 1):
-        place += 1
-        score = tl.load(sums + 2 * place, mask=present, other=0.0)
-        share = tl.load(sums + 2 * place + 1, mask=present, other=1.0)
-        part = tl.load(mixed + place[:, None] * WIDTH + h[None, :], mask=inside, other=0.0)
-        higher = tl.maximum(highest, score)
-        old, new = tl.exp(highest - higher), tl.exp(score - higher)
-        total = total * old + share * new
-        vector = vector * old[:, None] + part * new[:, None]
-        highest = higher
-    tl.store(x + row * width + n, before + _times(tile, vector / total[:, None]) + added, mask=kept)
+    if LAST:
+        place = row * tl.num_programs(0) + tl.program_id(0)
+        tl.store(most + place, best, mask=present)
+        tl.store(most_ids + place, best_ids, mask=present)
 
 
 @triton.jit
 def linear(
-    hidden, weight, bias, x, width, outs,
-    BIASED: tl.constexpr,
+    hidden, weight, scales, bias, x, width, outs,
+    SCALED: tl.constexpr, BIASED: tl.constexpr,
     ROWS: tl.constexpr, OUTS: tl.constexpr, PARTS: tl.constexpr, WIDE: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """x [R, outs] += hidden W^T + b, hidden [R, width]. Grid: (R / ROWS, ceil(outs / OUTS))."""
@@ -315,7 +282,8 @@ def linear(
     x += tl.program_id(0) * ROWS * outs
     columns = tl.arange(0, PARTS)[:, None] * WIDE + tl.arange(0, WIDE)[None, :]
     inside, kept = columns < width, n < outs
-    tile = _tile(weight, n, columns, kept, inside, width)
+    tile = tile_of(weight, n, columns, kept, inside, width)
+    factor = scales_of(scales, n, kept, SCALED)
     added = tl.zeros((OUTS,), tl.float32)
     if BIASED:
         added = tl.load(bias + n, mask=kept, other=0.0).to(tl.float32)
@@ -327,19 +295,20 @@ def linear(
         if row + 1 < ROWS:
             next_one = tl.load(hidden + (row + 1) * width + columns, mask=inside, other=0.0)
             next_before = tl.load(x + (row + 1) * outs + n, mask=kept, other=0.0)
-        tl.store(x + row * outs + n, before + _times(tile, vector) + added, mask=kept)
+        tl.store(x + row * outs + n, before + times(tile, vector) * factor + added, mask=kept)
 
 
 @triton.jit
 def rows_linear(
-    hidden, weight, bias, x, rows, width, outs,
-    BIASED: tl.constexpr,
+    hidden, weight, scales, bias, x, rows, width, outs,
+    SCALED: tl.constexpr, BIASED: tl.constexpr,
     LANES: tl.constexpr, OUTS: tl.constexpr, PARTS: tl.constexpr, WIDE: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """`linear` of all rows at once, at most LANES. Grid: (ceil(outs / OUTS),)."""
     row, columns = tl.arange(0, LANES), tl.arange(0, PARTS)[:, None] * WIDE + tl.arange(0, WIDE)[None, :]
     n, inside = tl.program_id(0) * OUTS + tl.arange(0, OUTS), columns < width
-    tile = _tile(weight, n, columns, n < outs, inside, width)
+    tile = tile_of(weight, n, columns, n < outs, inside, width)
+    factor = scales_of(scales, n, n < outs, SCALED)
     added = tl.zeros((OUTS,), tl.float32)
     if BIASED:
         added = tl.load(bias + n, mask=n < outs, other=0.0).to(tl.float32)
@@ -348,4 +317,4 @@ def rows_linear(
     before = tl.load(place, mask=kept, other=0.0)
     real = inside[:, :, None] & (row < rows)[None, None, :]
     vectors = tl.load(hidden + row[None, None, :] * width + columns[:, :, None], mask=real, other=0.0)
-    tl.store(place, before + _products(tile, vectors) + added[:, None], mask=kept)
+    tl.store(place, before + _products(tile, vectors) * factor[:, None] + added[:, None], mask=kept)
