@@ -6,7 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from lm_core.config import SamplingConfig, StepConfig
+from lm_core.testing import MODELS, rough_arrays
 from lm_torch import batched_attention, bfloat16, fused, onednn
+from lm_torch.backend import TorchBackend
 from lm_torch.dropout import Dropping
 from lm_torch.onednn import KINDS, NONE, Kind, Kinds
 
@@ -90,3 +93,25 @@ def test_a_product_of_a_transposed_matrix_is_the_same_from_either_side(rows: int
     product = onednn.transposed_product(a, b)
     assert torch.equal(product, a.t() @ b)
     assert product.is_contiguous()
+
+
+def test_one_row_is_decoded_in_bfloat16_by_torch_s_own_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And several rows, and prompts, are oneDNN's where torch gives them to it; the setting is put back."""
+    model = TorchBackend().decoder(
+        MODELS["bare"], StepConfig(device="cpu", dtype="bfloat16"), rough_arrays(MODELS["bare"]), 2
+    )
+    seen: list[tuple[int, bool]] = []
+    exact = model.model.logits
+
+    def noted(ids: torch.Tensor, *rest: Any) -> torch.Tensor:
+        seen.append((len(ids), torch._C._get_mkldnn_enabled()))
+        return exact(ids, *rest)
+
+    monkeypatch.setattr(model.model, "logits", noted)
+    for row in (0, 1):
+        model.prefill(row, [1, 2])
+    model.next_ids([[0.0, 0.0]], SamplingConfig(temperature=0))
+    model.keep([0])
+    model.next_ids([[0.0]], SamplingConfig(temperature=0))
+    assert seen == [(1, True), (1, True), (2, True), (1, False)]
+    assert torch._C._get_mkldnn_enabled()

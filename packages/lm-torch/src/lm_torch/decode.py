@@ -4,6 +4,7 @@ Axes: R rows, V vocabulary.
 """
 
 from collections.abc import Collection, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -83,7 +84,8 @@ class TorchDecoder:
         if all(length > last for length in self.lengths):
             return
         offset = offsets[0] if len(set(offsets)) == 1 else self._ids(offsets)
-        with onednn.using(self.products):
+        narrow = self.model.dtype == torch.bfloat16 and self.device.type == "cpu" and len(chosen) == 1
+        with onednn.using(self.products), onednn.off() if narrow else nullcontext():
             self.logits = self.model.logits(chosen[:, None], self.caches, offset)
         self.lengths = [min(length + 1, last + 1) for length in self.lengths]
 

@@ -60,6 +60,21 @@ def using(kinds: Kinds) -> Iterator[None]:
         _chosen = before
 
 
+@contextmanager
+def off() -> Iterator[None]:
+    """A context in which torch itself gives nothing to oneDNN.
+
+    For one row by a matrix of bfloat16: torch's own kernel widens in registers, and reads the matrix at the memory's
+    speed, oneDNN's at 0.55 of it (docs/benchmarks.md).
+    """
+    before = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(False)
+    try:
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(before)
+
+
 def is_better(x: Tensor, weight: Tensor, *kinds: Kind) -> bool:
     """Whether x [..., in] times weight [out, in] should go to oneDNN, where one of the kinds does; by default any."""
     if x.dtype != torch.float32 or x.device.type != "cpu" or x.numel() * len(weight) < SMALLEST:

@@ -35,9 +35,14 @@ SMALLEST_MODEL = 1 << 15
 MARGIN = 0.93
 """Part of the time of torch's own products that oneDNN may take at most."""
 ROWS = 512
-"""Tokens of the step that is measured."""
+"""Tokens of the step that is measured, at most."""
+LONGEST = 1 << 28
+"""Multiplications of a product that is measured: one that takes a millisecond is, now and then, not interrupted by what
+else runs on the machine, and the least of many times is then its own."""
 BUDGET_S = 0.04
 """For one kind and shape."""
+TIMES = 2
+"""Measurements, which must agree that oneDNN is faster: what else runs on the machine may spoil one."""
 _LARGEST_FILE = 1 << 20
 _UNCACHED = 1 << 24
 """Elements of the matrices that one row is multiplied by in turn, so that they come from memory as in decoding."""
@@ -73,7 +78,7 @@ def _kept(key: str, d_model: int, d_ff: int) -> Kinds:
     known = kept.get(key)
     if isinstance(known, list) and set(known) <= set(KINDS):
         return frozenset(known)
-    kinds = measured(d_model, d_ff)
+    kinds = frozenset.intersection(*(measured(d_model, d_ff) for _ in range(TIMES)))
     if path:
         with contextlib.suppress(OSError):
             make_folder(path.parent)
@@ -123,15 +128,14 @@ def timed(kind: Kind, rows: int, n_in: int, n_out: int) -> Timing:
     weights = [torch.randn(n_out, n_in) for _ in range(count)]
     x, dy = torch.randn(rows, n_in), torch.randn(rows, n_out)
 
-    def run() -> float:
+    def run(weight: torch.Tensor) -> float:
         start = time.perf_counter()
-        for weight in weights:
-            if kind == "weight gradient":
-                onednn.weight_gradient(dy, x)
-            elif kind == "input gradient":
-                onednn.input_gradient(dy, weight)
-            else:
-                onednn.forward_product(x, weight)
+        if kind == "weight gradient":
+            onednn.weight_gradient(dy, x)
+        elif kind == "input gradient":
+            onednn.input_gradient(dy, weight)
+        else:
+            onednn.forward_product(x, weight)
         return time.perf_counter() - start
 
     best = [float("inf"), float("inf")]
@@ -139,7 +143,7 @@ def timed(kind: Kind, rows: int, n_in: int, n_out: int) -> Timing:
     while turn < 3 or time.perf_counter() < end:
         for which, kinds in enumerate((onednn.NONE, frozenset(KINDS))):
             with onednn.using(kinds):
-                seconds = run()
+                seconds = min(map(run, weights))
             if turn:  # the first call makes the kernels
                 best[which] = min(best[which], seconds)
         turn += 1
@@ -151,7 +155,7 @@ def measured(d_model: int, d_ff: int, timer: Timer = timed) -> Kinds:
     """The kinds in which oneDNN takes less time for the matrices of a block: [D, D], [F, D] and [D, F]."""
     better = set[Kind]()
     for kind in KINDS:
-        rows = 1 if kind == "one row" else ROWS
+        rows = 1 if kind == "one row" else max(1, min(ROWS, LONGEST // (d_model * d_ff)))
         timings = [timer(kind, rows, *shape) for shape in ((d_model, d_model), (d_model, d_ff), (d_ff, d_model))]
         # As often as a block has them: queries, keys, values and output are of one shape.
         torchs, onednns = (4 * first + second + third for first, second, third in zip(*timings, strict=True))
