@@ -20,24 +20,24 @@ def crossings(tokens: Iterable[bytes]) -> tuple[np.ndarray, np.ndarray]:
     joins, contexts = np.zeros(1 << 16, np.uint8), np.zeros((1 << CONTEXT_BITS) // 64, np.uint64)
     if not made:
         return joins, contexts
-    lengths = np.array([len(token) for token in made])
-    data = np.frombuffer(b"".join(made) + bytes(2), np.uint8).astype(np.uint64)
-    ends = np.cumsum(lengths)
-    begin, end = np.repeat(ends - lengths, lengths), np.repeat(ends, lengths)
-    places = np.flatnonzero(np.arange(ends[-1]) > begin)
-    pair = (data[places - 1] << np.uint64(8) | data[places]).astype(np.int64)
-    joins[pair] = CROSSED
+    ends = np.cumsum(np.fromiter(map(len, made), np.int64, len(made)))
+    data = np.frombuffer(b"".join(made) + bytes(2), np.uint8)
+    pairs = data[:-1].astype(np.uint16) << 8 | data[1:]
+    inside = np.ones(len(pairs), bool)
+    inside[ends - 1] = inside[-1] = False  # of two tokens, and behind all
+    joins[pairs[inside]] = CROSSED
     # Where a character of three bytes or more begins behind another one's end, see `next_cut`.
-    at_character = (data[places] >= 0xE0) & (data[places - 1] >= 0x80)
-    places, pair = places[at_character], pair[at_character]
-    before, behind = places - begin[places], end[places] - places
+    places = np.flatnonzero(((pairs & 0x80FF) >= 0x80E0) & inside) + 1
+    of = np.searchsorted(ends, places, "right")
+    pair = pairs[places - 1]
+    before, behind = places - np.concatenate([[0], ends])[of], ends[of] - places
     near = (before < 3) | (behind < 2)
     joins[pair[near]] |= NEAR_END
     places, behind = places[~near], behind[~near]
     context = np.zeros(len(places), np.uint64)
     for i in range(6):
-        byte = np.where(i < 5, data[places - 3 + i], np.where(behind > 2, data[places + 2], 0))
-        context |= byte.astype(np.uint64) << np.uint64(8 * i)
+        byte = data[places - 3 + i].astype(np.uint64)
+        context |= np.where((i < 5) | (behind > 2), byte, 0) << np.uint64(8 * i)
     bits = context * GOLDEN >> np.uint64(64 - CONTEXT_BITS)
     np.bitwise_or.at(contexts, bits >> np.uint64(6), np.uint64(1) << (bits & np.uint64(63)))
     return joins, contexts
