@@ -1,6 +1,6 @@
 """Progress bars, on a terminal; elsewhere tqdm is not imported."""
 
-import sys
+import os
 from contextlib import nullcontext
 from typing import Any
 
@@ -18,8 +18,8 @@ class _NoBar:
 
 def progress_bar(show: bool, **options: Any) -> Any:
     """A context with tqdm's bar if it is to be shown and standard error is a terminal."""
-    if not show or not (sys.stderr and sys.stderr.isatty()):
+    if not show or not os.isatty(2):
         return nullcontext(_NoBar())
     from tqdm import tqdm
 
-    return tqdm(**options)
+    return tqdm(**options, disable=None)  # standard error may be another file in Python
