@@ -191,6 +191,14 @@ def test_a_library_that_is_not_installed_and_a_hub_that_is_not_reached_end_in_a_
         find_inputs([wikipedia])
 
 
+@pytest.mark.parametrize("name", ["../none", "/none", "a/b/none", "~/none"])
+def test_a_folder_that_is_not_there_is_one_line_and_leaves_nothing(folder: Path, name: str) -> None:
+    said = f"input hub:{name}: there is no folder {name}, and no data set on the hub can have that name: give the path"
+    with pytest.raises(UserError, match=said):
+        make_data.make_data(shards(folder, Path(name)))
+    assert not (folder / "out").exists()
+
+
 def test_the_commit_of_a_data_set_is_part_of_the_job(monkeypatch: pytest.MonkeyPatch, data: Path) -> None:
     import huggingface_hub
 

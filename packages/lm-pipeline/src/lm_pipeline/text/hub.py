@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lm_core.errors import UserError
+from lm_core.errors import UnreadableError, UserError
 from lm_pipeline.text.documents import Flaw, Piece, Place, Rules
 from lm_pipeline.text.fields import document_of, no_such_field
 from lm_pipeline.text.records import taken, too_long
@@ -65,9 +65,15 @@ def revision_of(name: str) -> str:
     if Path(parsed.dataset).exists():
         return ""
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import HFValidationError
 
     try:
         return str(HfApi().dataset_info(parsed.dataset, timeout=_SECONDS).sha)
+    except HFValidationError:
+        raise UserError(
+            f"input {name}: there is no folder {parsed.dataset}, and no data set on the hub can have that name: give"
+            " the path of a folder, or NAME or OWNER/NAME of the hub"
+        ) from None
     except Exception as error:  # of several libraries below
         raise UserError(
             f"input {name}: the data set {parsed.dataset} cannot be reached ({_short(error)}):"
@@ -143,7 +149,7 @@ def _next(records: Iterator[Any], name: str, number: int) -> Any:
     try:
         return next(records, None)
     except Exception as error:  # of several libraries below
-        raise UserError(
+        raise UnreadableError(
             f"input {name}: reading stopped after record {number:,} ({_short(error)}): run the same command again to"
             f" resume, {_LOCAL}"
         ) from None
