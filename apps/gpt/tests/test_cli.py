@@ -36,6 +36,7 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 def text(call: Call) -> None:
     documents = [f"document {i} of some words that are long enough, and more of them" for i in range(60)]
     Path("text.txt").write_text("\n\n".join(documents))
+    Path("empty.txt").write_text("")
 
 
 @pytest.mark.usefixtures("text")
@@ -48,8 +49,14 @@ def test_a_model_is_trained_on_a_text_that_is_encoded_meanwhile_resumed_evaluate
     assert record
     assert record.tokens["train"] > record.tokens["validation"] > 0
     assert json.loads(Path("run/result.json").read_text())["step"] == 4
+    Path("other.toml").write_text('[source]\ntrain = ["other.txt"]\n')
+    code, said = call("train --resume --save_dir run --config other.toml")
+    assert code == 2
+    assert f"source.train is {Path('text.txt').resolve()} in the run and other.txt here: this is fixed" in said
     code, said = call("train --resume --save_dir run --training.max_steps 6")
     assert code == 0, said
+    assert "sample:  uv run apps/gpt sample --checkpoint run\n" in said
+    assert "apps/gpt train --resume" in Path("run/report.html").read_text()
     assert json.loads(Path("run/result.json").read_text())["step"] == 6
     assert call("evaluate --checkpoint run --tokens shards --backend torch")[0] == 0
     assert "bits_per_byte" in Path("run/evaluation.json").read_text()
@@ -63,7 +70,14 @@ def test_a_model_is_trained_on_a_text_that_is_encoded_meanwhile_resumed_evaluate
     [
         ("tran", "there is no command 'tran': give one of train, evaluate, attention, sample"),
         ("train --source.train text.txt", "source.output: name a folder for the token shards"),
-        ("train --source.train missing.txt --source.output shards", "missing.txt"),
+        (f"train {SOURCE} --source.train missing.txt", "missing.txt"),
+        (f"train {SOURCE} --source.train empty.txt {SMALL}", "the inputs hold no text: empty.txt"),
+        (
+            f"train {SOURCE} {SMALL} --source.validation_fraction 0 --source.validation empty.txt --save_dir run",
+            "one of train and validation has no text in its inputs",
+        ),
+        ("train --source.train text.txt --source.output shards", "source.validation: name validation inputs, or hold"),
+        ("train --seeds 1 1 --save_dir run", "give each seed once"),
         (f"train {SOURCE} {SMALL} --training.max_tokens 31 --save_dir run", "31 is less than one batch"),
         (
             f"train {SOURCE} {SMALL} --schedule.kind hold_then_cosine --schedule.decay_steps 9 --training.max_steps 2",
@@ -76,6 +90,7 @@ def test_a_mistake_is_one_line_and_leaves_no_run(call: Call, words: str, said: s
     code, printed = call(words)
     assert code == 2
     assert said in printed.splitlines()[-1]
+    assert printed.splitlines()[-1].startswith(f"uv run apps/gpt{' train' * words.startswith('train')}: error: ")
     assert not Path("run/config.toml").exists()
     assert not [*Path().glob("shards*")], "nothing is encoded for a run that cannot be"
 

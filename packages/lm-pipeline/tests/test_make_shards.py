@@ -3,6 +3,9 @@
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from lm_core.data.shards import ShardedIds, TokenStream, read_stream_record
+from lm_core.data.shards import ShardedIds, TokenStream, is_written, read_stream_record
 from lm_core.data.token_file import TokenFile
 from lm_core.errors import UserError
 from lm_pipeline.commands import make_data
@@ -89,7 +92,7 @@ def test_killed_at_any_file_and_run_again_the_shards_are_the_same(corpus: Path) 
     while killed_before_write(output := corpus / f"out{kills}", 4 * kills + 1):
         if (output / "job").exists() and not (output / "stream.json").exists():
             before = list(output.glob("??????.json"))
-            with pytest.raises(UserError, match="and no process writes it: run the same"):
+            with pytest.raises(UserError, match="and no process writes it: run the command that makes it again"):
                 ShardedIds(output, "train").wait(1 << 40)
             stamps = {path: path.stat().st_mtime_ns for path in before}
             make_data.make_data(config(output))
@@ -127,7 +130,7 @@ def test_shards_of_another_config_and_files_of_others_are_refused_and_kept(corpu
         make_data.make_data(config(corpus / "mine"))
     with pytest.raises(UserError, match="leaves a split without documents"):
         make_data.make_data(config(corpus / "none", validation_fraction=1e-9))
-    assert not (corpus / "none/stream.json").exists()
+    assert not (corpus / "none").exists()
 
 
 def test_the_first_shards_are_read_while_later_ones_are_made(
@@ -196,7 +199,7 @@ def test_a_long_document_stays_on_its_side_through_a_kill(corpus: Path, monkeypa
 def test_make_data_as_a_child_makes_the_stream_and_ends_with_the_block(corpus: Path) -> None:
     with making_data(config(corpus / "out")) as maker:
         assert ids_of(corpus / "out", "train")
-        assert maker.wait() == 0
+        assert maker.process.wait() == 0
     for path in (corpus / "out").glob("00000[2-9]*"):
         path.unlink()
     (corpus / "out/stream.json").unlink()
@@ -238,11 +241,46 @@ def test_a_child_that_would_join_its_units_at_the_end_is_refused(corpus: Path) -
         pass
 
 
+PARENT = """
+import sys, time
+from lm_core.run.interrupts import Interrupts
+from lm_pipeline.tokens.config import MakeDataConfig
+from lm_pipeline.tokens.maker import making_data
+
+with making_data(MakeDataConfig.parse({"train": ["pipe"], "tokenizer": "tok", "output": "out", "shards": True})):
+    with Interrupts(echo=0):
+        print("waiting", flush=True)
+        time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("signals", [[signal.SIGINT, signal.SIGINT], [signal.SIGKILL]])
+def test_a_child_ends_when_its_parent_is_quit_or_killed(corpus: Path, signals: list[signal.Signals]) -> None:
+    os.mkfifo(corpus / "pipe")
+    words = [sys.executable, "-c", PARENT]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout
+        assert parent.stderr
+        assert parent.stdout.readline() == "waiting\n"
+        assert is_written(corpus / "out")
+        for number in signals:
+            parent.send_signal(number)
+            parent.stderr.readline()  # the answer to the first, so that the second is not its echo
+        parent.communicate()
+    for _ in range(600):  # a minute, which only what hangs takes
+        if not is_written(corpus / "out"):
+            break
+        time.sleep(0.1)
+    assert not is_written(corpus / "out"), "the child has ended"
+    assert not (corpus / "out").exists()
+
+
 def test_a_child_is_ended_with_the_block(corpus: Path) -> None:
     os.mkfifo(corpus / "pipe")
     with making_data(config(corpus / "out", train=["pipe"], separator="", validation_fraction=0.0)) as maker:
-        assert maker.poll() is None
-    assert maker.returncode == -signal.SIGTERM
+        assert maker.process.poll() is None
+    assert maker.process.returncode == 128 + signal.SIGTERM
+    assert not (corpus / "out").exists(), "there is nothing to resume from"
 
 
 @pytest.fixture(autouse=True)

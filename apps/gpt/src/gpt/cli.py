@@ -8,19 +8,19 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from lm_core.errors import UserError, exit_code_of
-from lm_core.run.seeds import for_each_seed
 from lm_core.terminal import put
 from lm_pipeline.commands import attention, evaluate, infer, train
+from lm_pipeline.commands.train_plan import Typed
 from lm_pipeline.generation.config import InferConfig
 from lm_pipeline.inside.config import AttentionConfig
 from lm_pipeline.program import run_program
-from lm_pipeline.training import next_steps_of_seeds
 
 COMMAND = "uv run apps/gpt"
+TRAIN = Typed(f"{COMMAND} train", f"{COMMAND} train", f"{COMMAND} sample")
 COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int | None]]] = {
     "train": (
         "train, or resume, from token files or from text that is encoded meanwhile",
-        lambda words: for_each_seed(words, train.run, next_steps=next_steps_of_seeds),
+        lambda words: train.run_command(words, TRAIN),
     ),
     "evaluate": (
         "bits per byte, accuracy, loss by position, calibration",
@@ -39,7 +39,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int | None]]] = {
 
 def main() -> int:
     """The program; returns its exit code."""
-    return exit_code_of(partial(run, sys.argv[1:]), "gpt")
+    return exit_code_of(partial(run, sys.argv[1:]), COMMAND)
 
 
 def run(argv: Sequence[str]) -> int | None:

@@ -206,7 +206,7 @@ class ShardedIds:
                     continue
                 raise UserError(
                     f"{self.folder} ends after {self._units:,} units without being complete, and no process writes it:"
-                    " run the same transformerlm-make-data again, which resumes it"
+                    " run the command that makes it again, which resumes"
                 )
             if not has_said and time.monotonic() - began > _SAID_AFTER:
                 say(f"waiting for {shard_path(self.folder, self._units, self.split)}")

@@ -309,6 +309,8 @@ def _refuse(changes: Sequence[Change], advice: str) -> None:
 
 
 def _shown(value: Any) -> str:
-    if value is None or value == "":
+    if value is None or value in ("", []):
         return "none"
+    if isinstance(value, list):
+        return ", ".join(map(_shown, value))
     return f"{value:g}" if isinstance(value, float) else str(value)

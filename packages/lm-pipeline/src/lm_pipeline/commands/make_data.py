@@ -11,7 +11,7 @@ are parts that stay, and may be trained on meanwhile.
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import get_args
@@ -28,7 +28,7 @@ from lm_core.terminal import put, say
 from lm_pipeline.program import run_program
 from lm_pipeline.tokens.config import MakeDataConfig
 from lm_pipeline.tokens.encoding import Encoder, encode_units
-from lm_pipeline.tokens.job import Job, Split, no_documents, plan
+from lm_pipeline.tokens.job import Job, NoDocumentsError, Split, no_documents, plan
 from lm_pipeline.tokens.shards import complete, complete_record
 from lm_pipeline.tokens.tokenizers import load_tokenizer
 from lm_pipeline.tokens.units import CONFIG_NAME, Parts, Progress
@@ -44,8 +44,12 @@ def main() -> int:
     return run_program(MakeDataConfig, PROGRAM, make_data)
 
 
-def make_data(config: MakeDataConfig) -> None:
+def make_data(config: MakeDataConfig, needed: Callable[[], bool] = lambda: True) -> None:
     """Write the token files that the config describes, or say that they are there.
+
+    Args:
+        config: what to do.
+        needed: whether units that are finished stay when the text turns out to have a mistake.
 
     Raises:
         UserError: for a mistake in config or corpus, and when the output cannot be written.
@@ -59,14 +63,14 @@ def make_data(config: MakeDataConfig) -> None:
     output = Path(config.output)
     try:
         with made_folder(output), locked(output):
-            (_make_shards if config.shards else _make)(config, encoder, output)
+            (_make_shards if config.shards else _make)(config, encoder, output, needed)
     except TokenizerError as error:  # those about the corpus have become UserErrors: this one is about writing
         raise UserError(f"{error}; what is finished is kept: run the same command to resume") from error
     except OSError as error:
         raise UserError(f"cannot write to output {error.filename or output}: {error.strerror}") from error
 
 
-def _make(config: MakeDataConfig, encoder: Encoder, output: Path) -> None:
+def _make(config: MakeDataConfig, encoder: Encoder, output: Path, needed: Callable[[], bool]) -> None:
     parts = Parts(output / ".parts", encoder.job.fingerprint)
     made = finished(encoder.job, output)
     if made:
@@ -74,7 +78,7 @@ def _make(config: MakeDataConfig, encoder: Encoder, output: Path) -> None:
     else:
         _check_replaceable(output, config)
         parts.open()
-        with _encoded(config, encoder, parts):
+        with _encoded(config, encoder, parts, needed):
             made = join(encoder, parts, output, config.resolved())
     parts.remove()
     for line in parts.flaws(encoder.job.files).lines():
@@ -83,16 +87,15 @@ def _make(config: MakeDataConfig, encoder: Encoder, output: Path) -> None:
         _put_totals(f"{output / split}.npy", file.tokens, file.documents, file.bytes)
 
 
-def _make_shards(config: MakeDataConfig, encoder: Encoder, output: Path) -> None:
+def _make_shards(config: MakeDataConfig, encoder: Encoder, output: Path, needed: Callable[[], bool]) -> None:
     parts = Parts(output, encoder.job.fingerprint, stay=True)
     parts.open()
     record = complete_record(parts)
     if record:
         say(f"nothing to do: {output} was made from this config and these inputs")
     else:
-        write_whole(output / CONFIG_NAME, toml_bytes(config.resolved()))
-        with _encoded(config, encoder, parts):
-            record = complete(encoder.job, parts)
+        with _encoded(config, encoder, parts, needed):
+            record = complete(encoder.job, parts, config.resolved())
     for line in parts.flaws(encoder.job.files).lines():
         say(line)
     for split in encoder.job.splits:
@@ -100,8 +103,8 @@ def _make_shards(config: MakeDataConfig, encoder: Encoder, output: Path) -> None
 
 
 @contextmanager
-def _encoded(config: MakeDataConfig, encoder: Encoder, parts: Parts) -> Iterator[None]:
-    """All units are there; parts that nothing can be resumed from are removed when it or the block fails."""
+def _encoded(config: MakeDataConfig, encoder: Encoder, parts: Parts, needed: Callable[[], bool]) -> Iterator[None]:
+    """All units are there; what nobody needs or can resume from is removed when it or the block fails."""
     if parts.units:
         say(f"resuming after {len(parts.units)} finished units")
     for line in encoder.job.left_out:
@@ -110,9 +113,11 @@ def _encoded(config: MakeDataConfig, encoder: Encoder, parts: Parts) -> Iterator
         with _bar(encoder.job, parts.progress) as show:
             encode_units(encoder, parts, config.shard_bytes, show)
         yield
-    except Exception:
-        if not parts.units:
-            parts.remove()
+    except BaseException as error:
+        # The same command ends with the same mistake, but where something could not be read just now.
+        is_final = isinstance(error, UserError) and not isinstance(error, UnreadableError)
+        if not parts.units or isinstance(error, NoDocumentsError) or (is_final and not needed()):
+            parts.forget()
         raise
 
 
@@ -139,7 +144,8 @@ def join(encoder: Encoder, parts: Parts, output: Path, config: str) -> dict[Spli
     """Make the token files of the parts, and write the config beside them.
 
     Raises:
-        UserError: when a split would be empty, or a part is damaged.
+        NoDocumentsError: when a split would be empty.
+        UserError: when a part is damaged.
     """
     job = encoder.job
     with ExitStack() as stack:
@@ -150,7 +156,7 @@ def join(encoder: Encoder, parts: Parts, output: Path, config: str) -> dict[Spli
                     file.write(part.tokens[start : start + COPIED_AT_ONCE])
                 file.write(part.tokens[:0], part.metadata.bytes, part.metadata.documents)
         if not all(file.tokens for file in files.values()):
-            raise UserError(no_documents(job, parts.progress.documents, [*parts.flaws(job.files).lines()]))
+            raise NoDocumentsError(no_documents(job, parts.progress.documents, [*parts.flaws(job.files).lines()]))
         for file in files.values():
             file.finish()  # all are on the disk before the first replaces an old one
         write_whole(output / CONFIG_NAME, toml_bytes(config))
@@ -208,10 +214,15 @@ def _held(path: Path) -> bytes:
         return b""
 
 
+def missing_folders(folder: Path) -> list[Path]:
+    """A folder and those above it that are not there, the innermost first."""
+    return [path for path in (folder, *folder.parents) if not path.exists()]
+
+
 @contextmanager
 def made_folder(folder: Path) -> Iterator[None]:
     """Make a folder and its parents; if the work in it fails and leaves the new ones empty, they are removed."""
-    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    new = missing_folders(folder)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         yield

@@ -5,6 +5,7 @@ config --plan_run--> plan --lm_core.run.session--> run folder, which is all that
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 from lm_core.cli import parse_flags
 from lm_core.errors import UserError, exit_code_of
@@ -13,8 +14,8 @@ from lm_core.run.folder import RunFolder
 from lm_core.run.resume import Recorded, recorded
 from lm_core.run.seeds import for_each_seed
 from lm_pipeline.commands.train_config import TrainConfig
-from lm_pipeline.commands.train_plan import PROGRAM, check_values, folder_of, plan_run
-from lm_pipeline.commands.train_resume import POLICY
+from lm_pipeline.commands.train_plan import OWN, Typed, check_values, folder_of, plan_run
+from lm_pipeline.commands.train_resume import POLICY, check_source
 from lm_pipeline.commands.train_source import with_source
 from lm_pipeline.program import run_program
 from lm_pipeline.training import next_steps_of_seeds
@@ -22,12 +23,18 @@ from lm_pipeline.training import next_steps_of_seeds
 
 def main() -> int:
     """The program; returns its exit code."""
-    return exit_code_of(lambda: for_each_seed(sys.argv[1:], run, next_steps=next_steps_of_seeds), PROGRAM)
+    return run_command(sys.argv[1:])
 
 
-def run(argv: Sequence[str]) -> int:
+def run_command(argv: Sequence[str], typed: Typed = OWN) -> int:
+    """One run, or one for each of its --seeds; `typed` is the command that `argv` follows. Returns the exit code."""
+    next_steps = next_steps_of_seeds
+    return exit_code_of(lambda: for_each_seed(argv, partial(run, typed=typed), next_steps=next_steps), typed.program)
+
+
+def run(argv: Sequence[str], typed: Typed = OWN) -> int:
     """One run, new or resumed; returns the exit code."""
-    return run_program(TrainConfig, PROGRAM, lambda config: train(config, argv), argv, parse=_parse)
+    return run_program(TrainConfig, typed.program, lambda config: train(config, argv, typed), argv, parse=_parse)
 
 
 def _parse(cls: type[TrainConfig], program: str, argv: Sequence[str]) -> TrainConfig:
@@ -39,12 +46,13 @@ def _parse(cls: type[TrainConfig], program: str, argv: Sequence[str]) -> TrainCo
     return _over(recorded(cls, POLICY, folder, session.newest_checkpoint(folder)), folder, argv)
 
 
-def train(config: TrainConfig, argv: Sequence[str] = ()) -> None:
+def train(config: TrainConfig, argv: Sequence[str] = (), typed: Typed = OWN) -> None:
     """One run, new or resumed.
 
     Args:
         config: of the run.
         argv: command line that gave the config, if any: to resume, its flags go over the config of the run.
+        typed: the command that it follows.
 
     Raises:
         UserError: for a mistake in the config or what it names; nothing has been written then.
@@ -54,15 +62,19 @@ def train(config: TrainConfig, argv: Sequence[str] = ()) -> None:
     with session.opened(folder, TrainConfig, POLICY, resume=config.resume) as known:
         if known and argv:
             config = _over(known, folder, argv)
+        if known:
+            check_source(known, config)
         check_values(config, known)  # before text is encoded for it
-        with with_source(config) as filled:
-            session.run(plan_run(filled, folder, known, argv), folder)
+        with with_source(config) as (filled, keep):
+            plan = plan_run(filled, folder, known, argv, typed)
+            keep()
+            session.run(plan, folder)
 
 
 def _over(known: Recorded[TrainConfig], folder: RunFolder, argv: Sequence[str]) -> TrainConfig:
     """The config of the command line over that of the run."""
     try:
-        config = parse_flags(TrainConfig, PROGRAM, argv, known.base)
+        config = parse_flags(TrainConfig, OWN.program, argv, known.base)  # --help has been answered by now
         return config.model_copy(update={"save_dir": str(folder.path)})
     except UserError as error:
         raise UserError(f"--resume, over the config of {folder.path}: {error}") from None

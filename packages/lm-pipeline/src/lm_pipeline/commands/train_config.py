@@ -1,5 +1,6 @@
 """Config of a training run."""
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -70,6 +71,16 @@ class SourceConfig(Config):
     """Bytes of text of a shard: training starts when the first one is there."""
     vocab_size: int = Field(8192, gt=256)
     """Vocabulary of the tokenizer that is learned from train where data.tokenizer names none."""
+
+    def with_absolute_paths(self) -> Self:
+        """The same text, by names that hold in any folder."""
+        inputs = {key: tuple(map(absolute, getattr(self, key))) for key in ("train", "validation")}
+        return self.model_copy(update={**inputs, "output": absolute(self.output)})
+
+
+def absolute(path: str) -> str:
+    """A path that is there as an absolute one; others, patterns and names as they are."""
+    return str(Path(path).resolve()) if path and Path(path).exists() else path
 
 
 class ShapeConfig(ModelConfig):

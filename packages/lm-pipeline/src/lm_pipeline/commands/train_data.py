@@ -30,7 +30,9 @@ def open_data(data: DataConfig, split: str, tokenizer: TextTokenizer) -> Data:
     path = getattr(data, split)
     if not path:
         advice = ", which --validation_fraction 0.1 makes of the training text" if split == "validation" else ""
-        raise UserError(f"data.{split}: name a token file of transformerlm-make-data{advice}")
+        raise UserError(
+            f"data.{split}: name a token file of transformerlm-make-data{advice}; or text, as source.{split}"
+        )
     if not Path(path).is_file() and not is_stream(path):
         what = f"there are no token shards in {path}" if Path(path).is_dir() else f"there is no token file {path}"
         raise UserError(f"data.{split}: {what}: make it with transformerlm-make-data")

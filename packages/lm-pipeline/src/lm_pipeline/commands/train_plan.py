@@ -5,6 +5,7 @@ config -> tokenizer -> token files -> batches -> Plan
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from lm_core.run.sinks.sink import Sink
 from lm_core.run.sinks.tensorboard import TensorBoardSink
 from lm_core.run.sinks.wandb import WandbSink
 from lm_core.terminal import show
-from lm_pipeline.commands.train_config import DataConfig, ShapeConfig, TrainConfig
+from lm_pipeline.commands.train_config import DataConfig, ShapeConfig, TrainConfig, absolute
 from lm_pipeline.commands.train_data import Data, batches_of, evaluation_of, open_data, size_of
 from lm_pipeline.commands.train_resume import POLICY, extended_config, resumed, schedule_of
 from lm_pipeline.saved_model import ROOT, SavedModel, load_model, load_tokenizer_of
@@ -28,8 +29,6 @@ from lm_pipeline.training import bytes_of_targets, next_steps, sample_of
 from lm_tokenizer.adapters import TextTokenizer, load_tokenizer
 from lm_tokenizer.errors import TokenizerError
 
-PROGRAM = "transformerlm-train"
-COMMAND = f"uv run {PROGRAM}"
 KNOBS = {
     "batch_size": "training.batch_size",
     "grad_accum_steps": "step.grad_accum_steps",
@@ -39,6 +38,20 @@ KNOBS = {
 }
 _LONGEST_NAME = 200
 """Bytes; file systems take 255."""
+
+
+@dataclass(frozen=True)
+class Typed:
+    """Commands that the user types: to train, by this or another name, and to sample what was trained."""
+
+    program: str = "transformerlm-train"
+    """Name in errors and in --help."""
+    train: str = "uv run transformerlm-train"
+    """Start of the command line that resumes the run."""
+    sample: str = "uv run transformerlm-infer"
+
+
+OWN = Typed()
 
 
 def folder_of(config: TrainConfig) -> RunFolder:
@@ -60,9 +73,13 @@ def _check_name(name: str) -> None:
 
 
 def plan_run(
-    config: TrainConfig, folder: RunFolder, known: Recorded[TrainConfig] | None = None, argv: Sequence[str] = ()
+    config: TrainConfig,
+    folder: RunFolder,
+    known: Recorded[TrainConfig] | None = None,
+    argv: Sequence[str] = (),
+    typed: Typed = OWN,
 ) -> Plan:
-    """Decide a run in a folder, `known` where it is resumed; `argv` is what was typed, for the report.
+    """Decide a run in a folder, `known` where it is resumed; `typed` and `argv` are the command, for the report.
 
     Raises:
         UserError: when the config contradicts itself or what it names, saying which key; nothing has been written then.
@@ -82,8 +99,8 @@ def plan_run(
     made = Plan(
         config=filled,
         policy=POLICY,
-        command=command_line(COMMAND, argv),
-        resume_command=resume_line(COMMAND, folder.path, "--resume"),
+        command=command_line(typed.train, argv),
+        resume_command=resume_line(typed.train, folder.path, "--resume"),
         backend=config.backend,
         seed=config.seed,
         model=model,
@@ -114,7 +131,7 @@ def plan_run(
         sinks=_sinks(filled, folder),
         console="console" in config.logging.backend,
         knobs=KNOBS,
-        next_steps=next_steps(model, tokenizer),
+        next_steps=next_steps(model, tokenizer, f"{typed.sample} --checkpoint"),
     )
     return resumed(made, known) if known else made
 
@@ -217,16 +234,11 @@ def _prompt(text: str, tokenizer: TextTokenizer, validation: Data) -> list[int]:
 def _filled(config: TrainConfig, folder: RunFolder, model: ModelConfig) -> TrainConfig:
     """The config that the run folder keeps."""
 
-    def absolute(path: str) -> str:
-        return str(Path(path).resolve()) if path and Path(path).exists() else path
-
     paths = {key: absolute(getattr(config.data, key)) for key in ("train", "validation", "tokenizer")}
-    source = config.source
-    inputs = {key: tuple(absolute(path) for path in getattr(source, key)) for key in ("train", "validation")}
     return config.model_copy(
         update={
             "init_from": absolute(config.init_from),
-            "source": source.model_copy(update={**inputs, "output": absolute(source.output)}),
+            "source": config.source.with_absolute_paths(),
             "data": config.data.model_copy(update=paths),
             "model": ShapeConfig(**model.model_dump()),
             "logging": config.logging.model_copy(update={"run_name": config.logging.run_name or folder.path.name}),

@@ -21,6 +21,8 @@ POLICY = Policy(
         model.norm_eps model.mlp model.positions model.rope_theta model.bias model.head_bias model.tie_embeddings
         model.init_std model.depth_scaled_init
         optimizer.name optimizer.buckets optimizer.decay optimizer.max_ratio optimizer.average
+        source.train source.validation source.validation_fraction source.format source.text_field source.separator
+        source.special_tokens source.shard_bytes
         data.validation data.tokenizer data.eval_tokens data.pad_vocab_to data.segments
     """,
     # Token files count by what they hold, not by where they are.
@@ -37,10 +39,9 @@ POLICY = Policy(
         backend step.dtype step.matmul_precision step.deterministic step.kernels step.compile step.device
         step.grad_accum_steps
     """,
-    # The text of a source counts by what its shards hold, as other data does.
+    # Shards count by what they hold, not by where they are, and a run keeps the tokenizer that it started with.
     no_effect="""
-        source.train source.validation source.validation_fraction source.output source.format source.text_field
-        source.separator source.special_tokens source.shard_bytes source.vocab_size
+        source.output source.vocab_size
         step.cuda_graph step.weights_dtype step.varying_length step.gradient_checkpointing
         step.gradient_checkpointing_every step.barrier_every
         training.log_every training.log_norms training.save_every training.save_best training.keep
@@ -70,6 +71,17 @@ def extended_config(config: TrainConfig, known: Recorded[TrainConfig] | None) ->
     start = step if how == "warmup" else config.schedule.start_step
     chosen = config.schedule.model_copy(update={"on_resume": None, "max_steps": end, "start_step": start})
     return config.model_copy(update={"schedule": chosen})
+
+
+def check_source(known: Recorded[TrainConfig], config: TrainConfig) -> None:
+    """Refuse text that is not the run's, before it is encoded.
+
+    Raises:
+        UserError: when a key of the source differs that must not.
+    """
+    now = config.model_copy(update={"source": config.source.with_absolute_paths()})
+    keys = [key for key, _ in POLICY.decisions if key.startswith("source.")]
+    POLICY.check(known.before, now, ADVICE, only=keys)
 
 
 def resumed(made: Plan, known: Recorded[TrainConfig]) -> Plan:

@@ -13,7 +13,7 @@ from lm_pipeline.program import run_program
 from lm_pipeline.text.config import InputConfig
 from lm_pipeline.text.documents import Flaw, Place, Rules
 from lm_pipeline.text.flaws import Flaws
-from lm_pipeline.text.inputs import InputFile, find_inputs
+from lm_pipeline.text.inputs import InputFile, find_inputs, no_text
 from lm_pipeline.text.read import read_file
 from lm_pipeline.tokens.tokenizers import cutter, tokenizer_in
 from lm_tokenizer import Tokenizer
@@ -143,3 +143,5 @@ def _documents(files: Sequence[InputFile], rules: Rules, flaws: Flaws, read: lis
             else:
                 read[0] += len(piece.data)
                 yield piece.data.decode()
+    if not read[0]:
+        raise UserError(no_text(files))

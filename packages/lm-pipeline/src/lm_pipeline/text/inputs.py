@@ -136,6 +136,11 @@ def find_inputs(names: Sequence[str], choice: Choice = Choice()) -> Inputs:
     return inputs
 
 
+def no_text(files: Sequence[InputFile]) -> str:
+    """The complaint about inputs that are all empty."""
+    return f"the inputs hold no text: {', '.join(str(file.path) for file in files[:3])}"
+
+
 def _taken(path: Path, sought: bool, choice: Choice, inputs: Inputs) -> InputFile | None:
     """The file, unless it is one that was come upon (`sought` is false) and is not text."""
     what = None if sought else _not_text(path, choice.format)

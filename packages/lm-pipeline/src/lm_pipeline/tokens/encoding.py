@@ -91,12 +91,14 @@ def batches(job: Job, start: Progress) -> Iterator[Batch]:
 
 def one_ahead(items: Iterator[T]) -> Iterator[T]:
     """The same items, each made in a thread while the one before it is used."""
-    end = object()
-    with ThreadPoolExecutor(1) as pool:
+    end, pool = object(), ThreadPoolExecutor(1)
+    try:
         coming = pool.submit(next, items, end)
         while (item := coming.result()) is not end:
             coming = pool.submit(next, items, end)
             yield item  # type: ignore[misc]
+    finally:
+        pool.shutdown(wait=False)  # else whoever ends here waits for a pipe or the network
 
 
 @dataclass(frozen=True)

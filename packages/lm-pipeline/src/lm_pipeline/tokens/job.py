@@ -12,7 +12,7 @@ from lm_core.errors import UserError
 from lm_pipeline.program import ProgramConfig
 from lm_pipeline.text.config import InputConfig
 from lm_pipeline.text.documents import Rules
-from lm_pipeline.text.inputs import InputFile, Inputs, find_inputs
+from lm_pipeline.text.inputs import InputFile, Inputs, find_inputs, no_text
 from lm_pipeline.tokens.config import MakeDataConfig
 from lm_pipeline.tokens.tokenizers import TokenizerLike, cutter_of
 
@@ -20,6 +20,10 @@ Split = Literal["train", "validation"]
 _HASHED = 1 << 14
 """Bytes at the start of a document that decide whether it is held out, at most: of a long one, no more is known by
 then. They are fewer than its first piece has, whose length depends on where the document lies in its file."""
+
+
+class NoDocumentsError(UserError):
+    """A split that is empty, so that nothing can come of the job."""
 
 
 @dataclass(frozen=True)
@@ -109,14 +113,14 @@ def _check_fraction(job: Job) -> None:
     """Raise now, and not after hours, when whole files as documents leave one of the splits empty."""
     whole = not job.rules.separator and all(file.format == "text" and file.size for file in job.files)
     if whole and job.fraction and not job.by_text and len({job.split_of(i, i) for i in range(len(job.files))}) < 2:
-        raise UserError(no_documents(job, len(job.files)))
+        raise NoDocumentsError(no_documents(job, len(job.files)))
 
 
 def no_documents(job: Job, documents: int, flaws: Sequence[str] = ()) -> str:
     """The line about a split that is empty, with those about what was skipped."""
     because = "".join(f"; {line}" for line in flaws)
     if not documents:
-        return f"the inputs hold no text: {', '.join(str(file.path) for file in job.files[:3])}{because}"
+        return f"{no_text(job.files)}{because}"
     if not job.fraction:
         return f"one of train and validation has no text in its inputs{because}"
     advice = "give more text, validation inputs, a larger validation_fraction or another seed"

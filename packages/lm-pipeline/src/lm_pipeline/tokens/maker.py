@@ -1,11 +1,13 @@
 """make-data as a child process: shards are written while the process that reads them trains.
 
-    with making_data(MakeDataConfig(..., shards=True)):
+    with making_data(MakeDataConfig(..., shards=True)) as maker:
+        maker.keep()
         session.run(...)    # batches wait for shards that are not there yet
 
-The child ends with the block. What it has finished stays, and the next block resumes it. Its messages go to standard
-error, but for the line of a mistake, which is the parent's too; it has no progress bar. Ctrl-C reaches the parent
-alone, which ends the child when its own work is saved. A parent that is killed leaves the child to end the stream.
+The child ends with the block, and with the parent's process, however that ends. What it has finished stays, and the
+next block resumes it; but a mistake in the text takes away what this block has made, unless `keep` was called. Its
+messages go to standard error, but for the line of a mistake, which is the parent's too; it has no progress bar. Ctrl-C
+reaches the parent alone, which ends the child when its own work is saved.
 """
 
 import os
@@ -14,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Thread
@@ -29,9 +32,23 @@ _PATIENCE_SECONDS = 10.0
 """Time that a child has to end before it is killed, which costs no more than the unit in hand."""
 
 
+@dataclass(frozen=True)
+class Maker:
+    """The child."""
+
+    process: subprocess.Popen[bytes]
+
+    def keep(self) -> None:
+        """Leave what is finished even after a mistake in the text: a run stands on it."""
+        assert self.process.stdin
+        with suppress(BrokenPipeError):  # it has ended
+            self.process.stdin.write(b"k")
+            self.process.stdin.flush()
+
+
 @contextmanager
-def making_data(config: MakeDataConfig) -> Iterator[subprocess.Popen[bytes]]:
-    """Run make-data beside the block, which begins when its folder can be opened; yields the process.
+def making_data(config: MakeDataConfig) -> Iterator[Maker]:
+    """Run make-data beside the block, which begins when its folder can be opened.
 
     Raises:
         UserError: when it does not write shards, or ends with an error before the block begins; and its mistake in
@@ -42,11 +59,11 @@ def making_data(config: MakeDataConfig) -> Iterator[subprocess.Popen[bytes]]:
     with TemporaryDirectory(prefix="make-data-") as folder:
         path = Path(folder) / "config.toml"
         path.write_text(config.resolved())
-        command = [sys.executable, "-m", "lm_pipeline.commands.make_data", "--config", str(path)]
+        command = [sys.executable, "-m", "lm_pipeline.commands.make_data_child", "--config", str(path)]
         quiet = {**os.environ, "TQDM_DISABLE": "1"}
         child = subprocess.Popen(
             command,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             env=quiet,
@@ -57,7 +74,7 @@ def making_data(config: MakeDataConfig) -> Iterator[subprocess.Popen[bytes]]:
         teller.start()
         try:
             _await_start(child, Path(config.output))
-            yield child
+            yield Maker(child)
         except UserError:
             if not is_written(Path(config.output)):  # it has ended, or is about to
                 with suppress(subprocess.TimeoutExpired):
@@ -94,7 +111,9 @@ def _await_start(child: subprocess.Popen[bytes], output: Path) -> None:
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    child.terminate()
+    assert child.stdin
+    with suppress(BrokenPipeError):
+        child.stdin.close()
     try:
         child.wait(_PATIENCE_SECONDS)
     except subprocess.TimeoutExpired:

@@ -4,13 +4,13 @@ units of make-data --all are there--> stream.json    (`lm_core.data.shards` read
 """
 
 from collections import Counter
-from pathlib import Path
 
 from lm_core.data.shards import COMPLETE, StreamRecord, read_stream_record
 from lm_core.disk.files import write_whole
 from lm_core.errors import UnreadableError, UserError
-from lm_pipeline.tokens.job import Job, no_documents
-from lm_pipeline.tokens.units import Parts
+from lm_core.file_names import toml_bytes
+from lm_pipeline.tokens.job import Job, NoDocumentsError, no_documents
+from lm_pipeline.tokens.units import CONFIG_NAME, Parts
 
 
 def complete_record(parts: Parts) -> StreamRecord | None:
@@ -27,11 +27,12 @@ def complete_record(parts: Parts) -> StreamRecord | None:
     return None
 
 
-def complete(job: Job, parts: Parts) -> StreamRecord:
-    """Record that the units which are there are all.
+def complete(job: Job, parts: Parts, config: str) -> StreamRecord:
+    """Record that the units which are there are all, and the config beside them.
 
     Raises:
-        UserError: when a split has no documents, or a shard is damaged.
+        NoDocumentsError: when a split has none.
+        UserError: when a shard is damaged.
     """
     tokens, documents, size = Counter[str](), Counter[str](), Counter[str]()
     for split in job.splits:
@@ -40,7 +41,8 @@ def complete(job: Job, parts: Parts) -> StreamRecord:
             documents[split] += file.metadata.documents
             size[split] += file.metadata.bytes
     if not all(tokens[split] for split in job.splits):
-        raise UserError(no_documents(job, parts.progress.documents, [*parts.flaws(job.files).lines()]))
+        raise NoDocumentsError(no_documents(job, parts.progress.documents, [*parts.flaws(job.files).lines()]))
     record = StreamRecord(source=parts.job, units=len(parts.units), tokens=tokens, documents=documents, bytes=size)
-    write_whole(Path(parts.folder) / COMPLETE, record.model_dump_json().encode())
+    write_whole(parts.folder / CONFIG_NAME, toml_bytes(config))
+    write_whole(parts.folder / COMPLETE, record.model_dump_json().encode())
     return record

@@ -92,6 +92,8 @@ class Parts:
     def __init__(self, folder: Path, job: str, *, stay: bool = False) -> None:
         self.folder, self.job, self.stay = folder, job, stay
         self.units: list[Unit] = []
+        self._found = 0
+        """Units that were there already."""
 
     @property
     def progress(self) -> Progress:
@@ -123,6 +125,7 @@ class Parts:
             write_whole(mark, self.job.encode())
         while unit := self._read(len(self.units)):
             self.units.append(unit)
+        self._found = len(self.units)
         known = {
             JOB,
             COMPLETE,
@@ -151,6 +154,15 @@ class Parts:
         for i, unit in enumerate(self.units):
             if split in unit.splits:
                 yield self._open(i, split)
+
+    def forget(self) -> None:
+        """Remove what was written since they were opened: all, where there was no unit then."""
+        if not self._found:
+            self.remove()
+        while len(self.units) > self._found:
+            unit = self.units.pop()
+            for path in self._files(len(self.units), unit):  # the record first, which says that the unit is whole
+                path.unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Remove what a job wrote, and the folder unless something else lies in it."""
