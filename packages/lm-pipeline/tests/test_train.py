@@ -105,7 +105,7 @@ def refusal(run_train: Run, workplace: Path, capsys: pytest.CaptureFixture[str])
         ("--model.seq_len 100000", "data.train: tokens/train.npy: "),
         ("--model.n_layer 3", "did you mean --model.n_layers?"),
         ("--step.grad_accum_steps 3", "training.batch_size 4 is not a multiple of step.grad_accum_steps 3"),
-        ("--step.dtype float16", "('float32', 'bfloat16')"),
+        ("--step.dtype float16", "('float32', 'bfloat16', 'float8')"),
         ("--schedule.kind cosine --schedule.warmup_steps 10", "schedule: warmup_steps 10 leaves no room"),
         ("--optimizer.name sgd", "--optimizer.name: 'sgd' is not one of 'adamw', 'kbeta', 'muon'"),
         ("--optimizer.beta1 1", "--optimizer.beta1: Input should be less than 1"),

@@ -33,7 +33,7 @@ POLICY = Policy(
         optimizer.tiny_spike optimizer.tiny_denom optimizer.adaptive_tiny optimizer.warmup_steps optimizer.momentum
         optimizer.nesterov optimizer.ns_steps optimizer.scale optimizer.lr_factor
         schedule.kind schedule.peak_lr schedule.warmup_steps schedule.max_steps schedule.min_factor schedule.decay_steps
-        schedule.start_step schedule.points
+        schedule.start_step schedule.points schedule.correction_warmup
         training.max_steps training.batch_size training.eval_every training.eval_ends training.eval_average
         training.early_stop_patience training.early_stop_min_delta training.early_stop_warmup
         backend step.dtype step.matmul_precision step.deterministic step.kernels step.compile step.device
