@@ -18,8 +18,14 @@ needs_onednn = pytest.mark.skipif(not onednn.AVAILABLE, reason="no product goes 
 
 
 @pytest.mark.parametrize("capability", ["AVX2", "DEFAULT", "NO AVX", "SVE256"])
-def test_unmeasured_products_stay_torch_s_without_avx512(capability: str) -> None:
-    assert onednn.by_default(capability) == NONE
+def test_unmeasured_products_of_a_step_stay_torch_s_without_avx512(capability: str) -> None:
+    assert onednn.by_default(capability) - {"one row"} == NONE
+
+
+@needs_onednn
+def test_one_row_unmeasured_is_onednn_s_with_avx2_too() -> None:
+    assert onednn.by_default("AVX2") == {"one row"}
+    assert onednn.by_default("DEFAULT") == NONE
 
 
 @needs_onednn

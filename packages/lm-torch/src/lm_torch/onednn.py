@@ -34,11 +34,12 @@ AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "
 def by_default(capability: str) -> Kinds:
     """The kinds that go to oneDNN unmeasured, with the vectors that torch names: "AVX2", "AVX512".
 
-    With AVX-512 it was at least as fast on every processor so far, but for weights' gradients.
+    With AVX-512 it was at least as fast on every processor so far, but for weights' gradients; one row is read by two
+    threads rather than one with AVX2 too.
     """
-    if not AVAILABLE or not capability.startswith("AVX512"):
-        return NONE
-    return frozenset(KINDS) - {"weight gradient"}
+    if AVAILABLE and capability.startswith("AVX512"):
+        return frozenset(KINDS) - {"weight gradient"}
+    return frozenset(["one row"]) if AVAILABLE and capability == "AVX2" else NONE
 
 
 _chosen = by_default(torch.backends.cpu.get_cpu_capability())

@@ -1,7 +1,8 @@
 """Which kinds of products go to oneDNN, measured once on a machine and kept in the user's cache.
 
     shape of a model --kept on disk?--> kinds
-            '------------------ no --> each kind by either library, some milliseconds --> kinds, kept
+            '------------------ no --> each kind by either library, a tenth of a second --> kinds, kept
+                                           '-- on a busy machine --> those by the instruction set, not kept
 
 The answer depends on torch's version, the processor, the instructions that the libraries may use, the threads and the
 shape; those are its key. oneDNN must be faster by a margin: torch's own path is never left for a slower one, and what
@@ -16,6 +17,7 @@ import contextlib
 import json
 import os
 import platform
+import resource
 import sys
 import time
 from collections.abc import Callable
@@ -41,8 +43,9 @@ LONGEST = 1 << 28
 else runs on the machine, and the least of many times is then its own."""
 BUDGET_S = 0.04
 """For one kind and shape."""
-TIMES = 2
-"""Measurements, which must agree that oneDNN is faster: what else runs on the machine may spoil one."""
+MOST_PREEMPTED = 3
+"""Times that this process is interrupted by another one during that, above which the machine is busy. Then MKL's
+product for one row, which takes one thread, looks fast beside oneDNN's, whose threads wait for each other."""
 _LARGEST_FILE = 1 << 20
 _UNCACHED = 1 << 24
 """Elements of the matrices that one row is multiplied by in turn, so that they come from memory as in decoding."""
@@ -55,11 +58,10 @@ Timer = Callable[[Kind, int, int, int], Timing]
 
 
 def choose(model: ModelConfig) -> Kinds:
-    """The kinds of products of a model that go to oneDNN here."""
+    """The kinds of products of a model that go to oneDNN here; on a busy machine those by the instruction set."""
     capability = torch.backends.cpu.get_cpu_capability()
-    if not _is_measured(model, capability):
-        return by_default(capability)
-    return _kept(_key(model), model.d_model, model.ff_dim)
+    kinds = _kept(_key(model), model.d_model, model.ff_dim) if _is_measured(model, capability) else None
+    return by_default(capability) if kinds is None else kinds
 
 
 def _is_measured(model: ModelConfig, capability: str) -> bool:
@@ -71,15 +73,15 @@ def _is_measured(model: ModelConfig, capability: str) -> bool:
 
 
 @lru_cache
-def _kept(key: str, d_model: int, d_ff: int) -> Kinds:
-    """From the disk; else measured, and put there where it can be written."""
+def _kept(key: str, d_model: int, d_ff: int) -> Kinds | None:
+    """From the disk; else measured, and put there where it can be written; None where it cannot be measured now."""
     path = cache_file()
     kept = read_kept(path)
     known = kept.get(key)
     if isinstance(known, list) and set(known) <= set(KINDS):
         return frozenset(known)
-    kinds = frozenset.intersection(*(measured(d_model, d_ff) for _ in range(TIMES)))
-    if path:
+    kinds = measured(d_model, d_ff)
+    if path and kinds is not None:
         with contextlib.suppress(OSError):
             make_folder(path.parent)
             write_whole(path, json.dumps(read_kept(path) | {key: sorted(kinds)}, indent=1).encode())
@@ -110,6 +112,11 @@ def _key(model: ModelConfig) -> str:
     limits = [os.environ.get(name, "") for name in _LIMITS]
     shape = f"{model.d_model}x{model.ff_dim}"
     return " | ".join([torch.__version__, processor(), capability, *limits, f"{threads} threads", shape])
+
+
+def preempted() -> int:
+    """How many times another process took a core from one of this process's threads."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
 @lru_cache
@@ -151,12 +158,20 @@ def timed(kind: Kind, rows: int, n_in: int, n_out: int) -> Timing:
 
 
 @torch.no_grad()
-def measured(d_model: int, d_ff: int, timer: Timer = timed) -> Kinds:
-    """The kinds in which oneDNN takes less time for the matrices of a block: [D, D], [F, D] and [D, F]."""
+def measured(d_model: int, d_ff: int, timer: Timer = timed) -> Kinds | None:
+    """The kinds in which oneDNN takes less time for the matrices of a block: [D, D], [F, D] and [D, F].
+
+    None on a busy machine, whose answer would not be that of an idle one.
+    """
     better = set[Kind]()
     for kind in KINDS:
         rows = 1 if kind == "one row" else max(1, min(ROWS, LONGEST // (d_model * d_ff)))
-        timings = [timer(kind, rows, *shape) for shape in ((d_model, d_model), (d_model, d_ff), (d_ff, d_model))]
+        timings = []
+        for shape in ((d_model, d_model), (d_model, d_ff), (d_ff, d_model)):
+            before = preempted()
+            timings.append(timer(kind, rows, *shape))
+            if preempted() - before > MOST_PREEMPTED:
+                return None
         # As often as a block has them: queries, keys, values and output are of one shape.
         torchs, onednns = (4 * first + second + third for first, second, third in zip(*timings, strict=True))
         if onednns < MARGIN * torchs:

@@ -50,7 +50,8 @@ class TorchTrainer(Engine):
         super().__init__(model, optimizer, step, device)
         self.seed = seed
         narrow = step.dtype == "bfloat16" and bfloat16.MULTIPLIED
-        if device.type == "cpu" and step.kernels == "fused" and not narrow:
+        # What is to repeat its bits in every run must not depend on a measurement.
+        if device.type == "cpu" and step.kernels == "fused" and not narrow and not step.deterministic:
             self.numerics.products = product_choice.choose(model)
         self.load(weights)
         self.copies = HostCopies(), HostCopies()
