@@ -13,7 +13,8 @@ from llvmlite import binding
 import lm_tokenizer
 from lm_tokenizer import Tokenizer, reference, tokenizer
 from lm_tokenizer._kernels import compiled, objects
-from lm_tokenizer._kernels.merge import fill_pairs
+from lm_tokenizer._kernels.merge import fill_pairs, merge_long
+from lm_tokenizer.engine import Engine
 from lm_tokenizer.vocab import Vocabulary
 
 
@@ -193,3 +194,8 @@ def test_a_kernel_takes_no_array_of_another_kind() -> None:
                   (good[0], good[1].astype(">u8"))]:  # fmt: skip
         with pytest.raises(TypeError, match="a kernel takes"):
             fill_pairs(*wrong, np.uint64(61))
+
+
+def test_memory_that_is_not_there_is_an_error_of_python(plain: Vocabulary) -> None:
+    with pytest.raises(MemoryError):
+        merge_long(0, 1 << 50, Engine(plain)._model, 0)
