@@ -26,7 +26,8 @@ from lm_tokenizer._kernels import objects
 from lm_tokenizer._kernels.compiled import NO_MEMORY, Array, Kernel, Kind, numbers_of
 from lm_tokenizer._kernels.with_numba import dispatcher
 
-FROM_C = {"malloc", "calloc", "free", "memcpy", "memmove", "memset", "memcmp", "bcmp", "bzero"}
+FROM_C = {"malloc", "calloc", "free", "memcpy", "memmove", "memset", "memset_pattern16", "memcmp", "bcmp", "bzero"}
+"""What is in every C library, and on a Mac: what LLVM puts in the place of loops there."""
 I64 = ir.IntType(64)
 
 
