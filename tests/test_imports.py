@@ -29,7 +29,7 @@ FORBIDDEN = {
     "gpt": (SIBLINGS | FRAMEWORKS) - {"lm_core", "lm_tokenizer", "lm_pipeline", "gpt"},
 }
 CORE_ORDER = [
-    "terminal", "errors", "file_names", "disk.untrusted", "disk.files", "disk.lock", "rng", "machine",
+    "terminal", "errors", "file_names", "disk.untrusted", "disk.files", "disk.lock", "rng", "machine", "world",
     "config.complaint", "config.base", "config.model", "config.optimizer", "config.step", "config.schedule",
     "config.loop", "config.sampling", "config.policy_gradient", "mistakes", "cli",
     "schedules", "policy_gradient", "sampling", "stop_strings", "continuation",
@@ -41,7 +41,7 @@ CORE_ORDER = [
     "run.folder", "run.tensors", "run.about",
     "run.checkpoint", "run.writer", "run.interrupts", "run.seeds", "run.samples", "run.sinks.sink", "run.sinks.console",
     "run.sinks.tensorboard", "run.sinks.wandb", "run.log", "run.resume", "run.state", "run.evaluation", "run.norms",
-    "run.plan", "run.fitting", "run.loop",
+    "run.plan", "run.fitting", "run.ranks", "run.summary", "run.loop",
     "interchange.ignored", "interchange.keys", "interchange.tensor_file", "interchange.architecture",
     "interchange.gpt2", "interchange.llama", "interchange.tokenizer", "interchange.folder",
     "page", "report", "run.session", "run.app",

@@ -15,7 +15,7 @@ from torch import Tensor
 from lm_core.reference.dropout import keep_mask
 from lm_core.testing import MODELS, rough_arrays
 from lm_torch import fused, kernels, scratch
-from lm_torch.dropout import Dropping
+from lm_torch.dropout import Dropping, part_key
 from lm_torch.kernels import attention as flash
 from lm_torch.kernels import gelu
 from lm_torch.kernels.attention import Blocks
@@ -133,6 +133,15 @@ def test_rows_of_several_keys_have_the_masks_that_they_have_alone() -> None:
     for word, first in enumerate(range(0, length, 32)):  # what no causal query sees is not written
         assert torch.equal(together[:, word, first:], apart[:, word, first:])
     assert not torch.equal(together[:4, 0], together[4:, 0])
+
+
+def test_the_bits_of_the_parts_of_a_batch_are_those_of_the_whole() -> None:
+    site, rate, length = 3, 0.3, 40
+    whole = torch.ops.lm_torch.attention_mask(torch.tensor(77, device=DEVICE), site, rate, [4, 2, length])
+    keys = [torch.tensor(part_key(77, part), device=DEVICE) for part in range(2)]
+    parts = torch.cat([torch.ops.lm_torch.attention_mask(key, site, rate, [2, 2, length]) for key in keys])
+    for word, first in enumerate(range(0, length, 32)):  # what no causal query sees is not written
+        assert torch.equal(parts[:, word, first:], whole[:, word, first:])
 
 
 def test_elements_past_the_range_of_a_hash_begin_again() -> None:

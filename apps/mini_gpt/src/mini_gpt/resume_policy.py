@@ -12,6 +12,6 @@ POLICY = Policy(
         eval_every eval_tokens
         backend device amp dtype matmul_precision deterministic compile
     """,
-    no_effect="gradient_checkpointing save_every log_every sample cuda_graph",
+    no_effect="gradient_checkpointing save_every log_every sample parallel cuda_graph",
     call="save_dir resume config",
 )

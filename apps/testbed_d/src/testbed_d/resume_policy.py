@@ -15,6 +15,6 @@ POLICY = Policy(
         eval_every early_stop_patience early_stop_min_delta early_stop_warmup
         backend device dtype matmul_precision compile
     """,
-    no_effect="save_every log_every sample cuda_graph barrier_every",
+    no_effect="save_every log_every sample parallel cuda_graph barrier_every",
     call="save_dir resume config",
 )

@@ -8,6 +8,7 @@
 A framework is imported only after the flags and the text have been found good, so --help and mistakes answer at once.
 """
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -16,17 +17,19 @@ from pathlib import Path
 from lm_core.backend import Backend, load_backend
 from lm_core.cli import parse_flags
 from lm_core.disk.files import make_folder
-from lm_core.errors import UserError, exit_code_of
+from lm_core.errors import UserError
 from lm_core.model.memory import check_memory, decoding_memory
 from lm_core.model.parameters import check_weights
 from lm_core.run import session
 from lm_core.run.checkpoint import DamagedError
 from lm_core.run.folder import RunFolder
 from lm_core.run.plan import Plan
+from lm_core.run.ranks import exit_code_of
 from lm_core.run.resume import Recorded, recorded
 from lm_core.run.seeds import for_each_seed, has_seeds
 from lm_core.run.state import RunState, is_complete
 from lm_core.terminal import say
+from lm_core.world import current
 from lm_pipeline.generation.prompt_loop import run_prompts
 from lm_pipeline.generation.settings import Settings
 from lm_pipeline.generation.writer import Model
@@ -73,9 +76,14 @@ def run(argv: Sequence[str], *, in_series: bool = False) -> int:
         raise UserError(f"--new_model and {other} contradict each other: leave one out")
     if flags.inference:
         return _talk(argv, flags, folder)
-    with folder.hold():
+    with contextlib.ExitStack() as held:
+        current().of_first(lambda: _hold(folder, held))
         _train(argv, flags, folder)
     return 0
+
+
+def _hold(folder: SaveFolder, held: contextlib.ExitStack) -> None:
+    held.enter_context(folder.hold())
 
 
 def _train(argv: Sequence[str], flags: Flags, folder: SaveFolder) -> None:
@@ -95,7 +103,10 @@ def _train(argv: Sequence[str], flags: Flags, folder: SaveFolder) -> None:
     model_of(flags, 1)  # heads that do not fit need no dataset to be seen, nor does a GPU that is not there
     if flags.gpu:
         _describe(load_backend(flags.backend), flags)
-    corpus = load_corpus(flags.dataset, flags.data_dir, tokenizer or flags.tokenizer, folder.data, say)
+    # The first rank downloads and encodes, the others read what it has written.
+    corpus = current().first_before_others(
+        lambda: load_corpus(flags.dataset, flags.data_dir, tokenizer or flags.tokenizer, folder.data, say)
+    )
     made = plan(flags, corpus, folder.path, argv)
     if not (found and known and checkpoint):
         if found:

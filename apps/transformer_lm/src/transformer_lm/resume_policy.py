@@ -11,7 +11,8 @@ POLICY = Policy(
         backend gpu dtype matmul_precision deterministic compile
     """,
     no_effect="""
-        checkpoint cuda_graph top_k temperature sample_tokens steps_per_report steps_per_eval steps_per_save keep
+        checkpoint parallel cuda_graph top_k temperature sample_tokens
+        steps_per_report steps_per_eval steps_per_save keep
     """,
     call="save_dir new_model identifier inference eval_test config",
 )

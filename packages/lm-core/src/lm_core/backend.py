@@ -20,6 +20,7 @@ from lm_core.config import ModelConfig, OptimizerConfig, StepConfig
 from lm_core.data.batches import Batch
 from lm_core.errors import UserError
 from lm_core.sampling import Decoder
+from lm_core.world import World
 
 Metrics = Mapping[str, Any]
 """Lazy metrics of a step: each waits for the device only when it is read.
@@ -183,6 +184,16 @@ class Backend(Protocol):
     """One framework."""
 
     name: str
+
+    def world(self) -> World:
+        """The ranks that the framework's launcher has started, joined; the trainers of this process are theirs.
+
+        A trainer of several ranks is given a rank's rows of a batch (`lm_core.data.batches.rank_batch`), and its
+        losses, norms, weights and optimizer state are those of all. Every rank has to call what another one calls.
+
+        Raises:
+            UserError: when they do not find each other.
+        """
 
     def build(
         self, model: ModelConfig, optimizer: OptimizerConfig, step: StepConfig, weights: NumpyArrays, seed: int

@@ -28,6 +28,12 @@ _SAID_BY_FRAMEWORKS = (
 """torch on the CPU and beside its allocator of CUDA, MLX on the CPU, and MLX on Metal."""
 
 
+class LostRankError(Exception):
+    """Another process that trains the same run has ended (`lm_core.world`); exit code 1."""
+
+    exit_code = 1
+
+
 class NonFiniteError(Exception):
     """A loss or gradient norm became NaN or infinite. The message names the step; exit code 1."""
 
@@ -35,7 +41,7 @@ class NonFiniteError(Exception):
 
 
 def exit_code_of(main: Callable[[], int | None], program: str) -> int:
-    """Run `main` and turn the two expected failures into a line on stderr and an exit code.
+    """Run `main` and turn the expected failures into a line on stderr and an exit code.
 
     A reader that closes our standard output early (`... | head`), and a terminal that hangs up, end the program
     quietly, as they do other tools.
@@ -45,7 +51,7 @@ def exit_code_of(main: Callable[[], int | None], program: str) -> int:
         code = main() or 0
         terminal.put("", end="")  # flush here, where a reader that has gone is expected, and not at exit
         return code
-    except (UserError, NonFiniteError) as error:
+    except (UserError, NonFiniteError, LostRankError) as error:
         terminal.say_error(program, error)
         return error.exit_code
     except KeyboardInterrupt:

@@ -15,7 +15,7 @@ import re
 import select
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from threading import Thread
 from typing import IO, Any
 
@@ -38,6 +38,12 @@ _ESCAPED |= {0xDC00 + byte: f"\\x{byte:x}" for byte in range(0x80, 0x100)}
 _IN_A_LINE = _ESCAPED | {ord(c): c.encode("unicode_escape").decode() for c in "\n\t\u2028\u2029"}
 
 
+_speaks = True
+"""Whether this process prints: of the ranks of a run, the first alone does."""
+_reports: Callable[[BaseException], bool] | None = None
+"""Whether it prints an error that ends it, as do the other ranks."""
+
+
 class OutputError(OSError):
     """Standard output cannot be written: the disk under it is full, for one."""
 
@@ -50,6 +56,15 @@ def visible(text: str) -> str:
     return text.translate(_ESCAPED)
 
 
+def speak(first: bool = True, reports: Callable[[BaseException], bool] | None = None) -> None:
+    """Print from now on, or where this is not the `first` rank, print nothing but an error for which `reports` is true.
+
+    What a library or Python itself prints is not affected.
+    """
+    global _speaks, _reports
+    _speaks, _reports = first, reports
+
+
 def show(value: object) -> str:
     """A value, such as a file's name, to stand inside a line: as `visible`, newlines and tabs too."""
     return str(value).translate(_IN_A_LINE)
@@ -57,14 +72,20 @@ def show(value: object) -> str:
 
 def say(text: str, end: str = "\n") -> None:
     """Print to stderr, for a person. An error, such as a reader that has gone, is ignored."""
+    if _speaks:
+        _complain(text + end)
+
+
+def _complain(text: str) -> None:
     with contextlib.suppress(OSError, ValueError):
-        _write(sys.stderr, visible(text) + end)
+        _write(sys.stderr, visible(text))
 
 
 def say_error(program: str, error: object) -> None:
     """Print an error as one line that begins with the program's name."""
     line = re.sub("[ \t\n]+", " ", visible(str(error))).strip()
-    say(f"{program}: error: {line}")
+    if _reports is None or not isinstance(error, BaseException) or _reports(error):
+        _complain(f"{program}: error: {line}\n")
 
 
 def put(text: str, end: str = "\n", *, styled: bool = False) -> None:
@@ -74,6 +95,8 @@ def put(text: str, end: str = "\n", *, styled: bool = False) -> None:
         BrokenPipeError: when nobody reads any more.
         OutputError: when it cannot be written otherwise.
     """
+    if not _speaks:
+        return
     person = is_terminal(sys.stdout)
     try:
         _write(sys.stdout, (visible(text) if person and not styled else text) + end)
@@ -124,6 +147,8 @@ def say_without_waiting(text: str) -> None:
 
     A full pipe that nobody reads holds up who writes, and so does the lock of a stream in the hands of another thread.
     """
+    if not _speaks:
+        return
     line = Thread(target=_tell, args=(f"\n{visible(text)}\n".encode("ascii", "backslashreplace"),), daemon=True)
     line.start()
     line.join(_HELD_UP)

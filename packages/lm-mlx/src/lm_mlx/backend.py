@@ -9,6 +9,7 @@ from lm_core.backend import NumpyArrays, SeedTrainer, Trainer
 from lm_core.config import ModelConfig, OptimizerConfig, StepConfig
 from lm_core.errors import UserError
 from lm_core.machine import machine_memory, peak_memory
+from lm_core.world import World
 from lm_mlx import BLAS
 from lm_mlx.decode import MlxDecoder
 from lm_mlx.step import MlxTrainer, load_weights, make_model
@@ -44,6 +45,14 @@ class MlxBackend:
     """See `lm_core.backend.Backend`."""
 
     name = "mlx"
+
+    def world(self) -> World:
+        """Refused: ranks are torch's alone so far.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError("mlx.launch: MLX trains in one process; start several with torchrun and backend torch")
 
     def build(
         self, model: ModelConfig, optimizer: OptimizerConfig, step: StepConfig, weights: NumpyArrays, seed: int

@@ -9,9 +9,11 @@ from lm_core.backend import NumpyArrays, Trainer
 from lm_core.config import ModelConfig, OptimizerConfig, StepConfig
 from lm_core.errors import UserError
 from lm_core.machine import machine_memory, peak_memory
+from lm_core.world import World
 from lm_torch import bfloat16
 from lm_torch.decode import TorchDecoder
 from lm_torch.peak import stated_peak
+from lm_torch.ranks import join, rank_count
 from lm_torch.seeds import SeedTrainer
 from lm_torch.static_decode import make_decoder
 from lm_torch.step import TorchTrainer, load_weights, make_model
@@ -38,6 +40,10 @@ class TorchBackend:
     """See `lm_core.backend.Backend`."""
 
     name = "torch"
+
+    def world(self) -> World:
+        """The ranks that torchrun has started."""
+        return join()
 
     def build(
         self, model: ModelConfig, optimizer: OptimizerConfig, step: StepConfig, weights: NumpyArrays, seed: int
@@ -87,7 +93,8 @@ class TorchBackend:
         device = pick_device(step.device)
         on_gpu = device.type == "cuda"
         where = torch.cuda.get_device_name() if on_gpu else f"cpu, {torch.get_num_threads()} threads"
+        among = f", {ranks} ranks ({step.parallel})" if (ranks := rank_count()) > 1 else ""
         how = ", float32 products in TF32" * (on_gpu and step.matmul_precision == "high")
         emulated = not on_gpu and step.dtype == "bfloat16" and not bfloat16.MULTIPLIED
         advice = f"; {bfloat16.ADVICE}" * emulated
-        return f"torch {torch.__version__} on {where}{how}{', deterministic' * step.deterministic}{advice}"
+        return f"torch {torch.__version__} on {where}{how}{', deterministic' * step.deterministic}{among}{advice}"

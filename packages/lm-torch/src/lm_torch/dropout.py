@@ -16,6 +16,15 @@ _PART = 1 << 15
 """Elements that a CPU hashes at once: what is made of them on the way stays in a core's cache."""
 
 
+def part_key(key: int, part: int) -> int:
+    """The key of one of the equal parts of a batch, as a rank has it.
+
+    The step's key lies in the low 32 bits, and the number of the part above them: a part's elements are counted on from
+    those of the parts before it, so the masks are those of the whole batch.
+    """
+    return key | part << 32
+
+
 def _mix(x: Tensor) -> Tensor:
     """`lm_core.reference.dropout.mix` on int64 tensors that hold 32-bit values."""
     for shift, factor in _ROUNDS:
@@ -41,12 +50,13 @@ def factors(shape: Sequence[int], rate: float, key: Tensor, site: int, dtype: to
     result = np.empty((len(keys), count), wide)
     least, scale = np.uint32(threshold(rate)), wide(1 / (1 - rate))
     site_keys = np.array([(one + site * GOLDEN) & _MASK for one in keys], np.uint32)
+    first = (keys[0] >> 32) * count  # 0 where there are several
     _mix_(site_keys, np.empty_like(site_keys))
     indices = np.arange(min(count, _PART), dtype=np.uint32)
     index, bits, shifted = (np.empty_like(indices) for _ in range(3))
     for start in range(0, count, _PART):
         size = min(_PART, count - start)
-        np.add(indices, np.uint32(start & _MASK), out=index)
+        np.add(indices, np.uint32((first + start) & _MASK), out=index)
         _mix_(index, shifted)
         for row, site_key in zip(result, site_keys, strict=True):
             np.add(index, site_key, out=bits)
@@ -61,7 +71,7 @@ def dropout(x: Tensor, rate: float, key: Tensor | None, site: int) -> Tensor:
     Args:
         x: any shape.
         rate: probability of dropping an element.
-        key: the step's 32-bit key, an int64 scalar; or [K], one for each x[k].
+        key: the step's 32-bit key, an int64 scalar, see `part_key`; or [K], one for each x[k].
         site: which dropout of the model this is.
     """
     if key is None or rate == 0:
@@ -69,7 +79,9 @@ def dropout(x: Tensor, rate: float, key: Tensor | None, site: int) -> Tensor:
     if x.device.type == "cpu" and not torch.compiler.is_compiling():
         return x * factors(x.shape, rate, key, site, x.dtype)
     index = torch.arange(x.numel() // key.numel(), device=x.device)
-    if len(index) > 1 << 32:
+    if not key.ndim:
+        index = (index + (key >> 32) * len(index)) & _MASK
+    elif len(index) > 1 << 32:
         index &= _MASK
     bits = _mix((_mix(index) + _mix((key.unsqueeze(-1) + site * GOLDEN) & _MASK)) & _MASK)
     return torch.where((bits >= threshold(rate)).view(x.shape), x / (1 - rate), 0.0)

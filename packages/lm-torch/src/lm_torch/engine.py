@@ -28,6 +28,7 @@ from lm_torch.model import LanguageModel
 from lm_torch.narrow import narrowed, wide_like
 from lm_torch.numerics import Numerics
 from lm_torch.optim import make_optimizer
+from lm_torch.ranks import Gradients, mean_loss, others, rank_count
 
 
 def make_model(
@@ -106,6 +107,10 @@ class Engine:
             # Chosen, not left to torch: a resumed run that meets another length first must get the same kernels.
             self.loss = torch.compile(self.model.loss, dynamic=step.varying_length, options=options)
             self.optimizer.compile(options)
+        self.ranks = rank_count()
+        self.sync: Gradients | None = None
+        if self.ranks > 1:
+            self.sync = Gradients([self.narrow.get(name, param) for name, param in self.params.items()])
         self.graphs = Graphs(device)
         self.size = sum(parameter.numel() for parameter in self.params.values())
 
@@ -144,6 +149,8 @@ class Engine:
             return Reading(values)
 
     def _is_graphed(self, inputs: Inputs) -> bool:
+        if self.ranks > 1:
+            return False
         if self.config.cuda_graph == "auto":
             # Each of the tokens goes through the parameters of its own model.
             tokens = inputs.ids.shape[-2] * inputs.ids.shape[-1]
@@ -162,13 +169,18 @@ class Engine:
         # Freed here rather than after the update: freed there, the heap would shrink and be faulted in again.
         self.model.zero_grad(set_to_none=True)
         total, sums, count = torch.zeros(self.lead, device=self.device), None, self.config.grad_accum_steps
-        for part in inputs.parts(count):
+        added = bool(self.narrow) and count > 1
+        for i, part in enumerate(inputs.parts(count), 1):
             loss = self.loss(*part) / count
+            if self.sync and i == count and not added:
+                self.sync.arm()
             # The sum over seeds has the gradient of each seed's own loss: no parameter has a part in two of them.
             (loss.sum() if self.lead else loss).backward()
             total += loss.detach()
-            if self.narrow and count > 1:
+            if added:
                 sums = self._added_to(sums)
+        if self.sync:
+            return mean_loss(total), self.sync.mean(sums)
         return total, self._gradients() if sums is None else sums
 
     def _gradients(self) -> list[Tensor]:
@@ -196,5 +208,5 @@ class Engine:
     @contextmanager
     def computing(self) -> Iterator[None]:
         """A context in which the model is trained."""
-        with self.numerics(), compiling(), fitting():
+        with self.numerics(), compiling(), fitting(), others():
             yield

@@ -15,11 +15,13 @@ from lm_core.model.parameters import check_fit, parameter_table
 from lm_core.rng import key32
 from lm_torch import bfloat16, onednn, product_choice
 from lm_torch.decode import TorchDecoder
+from lm_torch.dropout import part_key
 from lm_torch.engine import Engine, make_model
 from lm_torch.fitting import fitting
 from lm_torch.host import upload
 from lm_torch.inputs import Inputs, Part
 from lm_torch.model import LanguageModel
+from lm_torch.ranks import dist_rank
 from lm_torch.snapshot import HostCopies
 from lm_torch.static_decode import make_decoder
 from lm_torch.tap import TappedLayer, tapped_layers
@@ -78,10 +80,9 @@ class TorchTrainer(Engine):
         """On the host, with the dropout keys of the step that comes next."""
         if not self.dropout:
             return Inputs.of(batch)
-        words = "dropout", self.optimizer.t + 1
-        return Inputs.of(
-            batch, torch.tensor([key32(self.seed, *words, i) for i in range(self.config.grad_accum_steps)])
-        )
+        words, count = ("dropout", self.optimizer.t + 1), self.config.grad_accum_steps
+        keys = [part_key(key32(self.seed, *words, i), dist_rank()) for i in range(count)]
+        return Inputs.of(batch, torch.tensor(keys))
 
     def _next_loss_and_gradients(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
         """Those of the step that comes next."""

@@ -13,11 +13,11 @@ from lm_bench.faults.harm import Announcing, Poisoning, WatchedBatches, prepare
 from lm_bench.faults.trial import MODEL, OPTIMIZER, SCHEDULE, SEED, STEP, TOKENIZER, Trial, data
 from lm_core.backend import load_backend
 from lm_core.config import AdamWConfig, Config, LoopConfig, ModelConfig
-from lm_core.errors import exit_code_of
 from lm_core.run import session
 from lm_core.run.folder import RunFolder
 from lm_core.run.interrupts import Interrupts
 from lm_core.run.plan import Plan
+from lm_core.run.ranks import exit_code_of
 from lm_core.run.resume import Policy
 
 EVAL_EVERY = 10

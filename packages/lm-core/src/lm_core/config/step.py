@@ -29,6 +29,9 @@ class Execution(Config):
     compiler picks kernels without timing them. MLX on the CPU always does; on a GPU it cannot."""
     compile: bool = False
     """Let the framework compile the step."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """What each of several processes holds (docs/scale.md): ddp all of weights, gradients and optimizer state, fsdp
+    (torch alone) its share of them. Without effect in one process."""
     cuda_graph: Literal["auto", "on", "off"] = "auto"
     """Replay the training step as one CUDA graph per batch shape: auto where kernel launches dominate, as for small
     models and batches. Decoding is a graph unless this is off. MLX has no CUDA graphs and ignores this."""

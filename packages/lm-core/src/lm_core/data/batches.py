@@ -95,6 +95,18 @@ def mean_one(mask: NDArray[Any]) -> NDArray[np.float32]:
     return np.asarray(mask * (mask.size / total), dtype=np.float32)
 
 
+def joined(parts: Sequence[Batch]) -> Batch:
+    """The rows of several batches, in their order."""
+    if len(parts) == 1:
+        return parts[0]
+
+    def rows(name: str) -> Any:
+        arrays = [getattr(part, name) for part in parts]
+        return None if arrays[0] is None else np.concatenate(arrays)
+
+    return Batch(*map(rows, _KINDS))
+
+
 class Batches(Protocol):
     """Source of batches for the run loop."""
 
@@ -103,6 +115,16 @@ class Batches(Protocol):
 
     def shape(self, step: int) -> tuple[int, int]:
         """B and T of `step`, all ranks together, for which no batch is made."""
+
+
+def rank_batch(batches: Batches, step: int, rank: int, world: int, parts: int) -> Batch:
+    """A rank's rows of a step that is taken in so many micro-batches: its share of each of them, in their order.
+
+    So micro-batch i of all ranks together has the rows of micro-batch i of one process.
+    """
+    if world == 1:
+        return batches.batch(step)
+    return joined([batches.batch(step, i * world + rank, parts * world) for i in range(parts)])
 
 
 @dataclass(frozen=True)

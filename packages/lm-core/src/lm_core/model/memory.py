@@ -39,10 +39,15 @@ class Memory:
         return sum(getattr(self, part.name) for part in fields(self))
 
 
-def training_memory(model: ModelConfig, optimizer: OptimizerConfig, step: StepConfig, rows: int, length: int) -> Memory:
-    """The least that a training step holds on rows of `length` tokens; in float32 but for the activations."""
-    rows = -(-rows // step.grad_accum_steps)
-    weights, state = _sizes(model, optimizer)
+def training_memory(
+    model: ModelConfig, optimizer: OptimizerConfig, step: StepConfig, rows: int, length: int, ranks: int = 1
+) -> Memory:
+    """The least that a training step on rows of `length` tokens holds, on each of the ranks that share it.
+
+    In float32 but for the activations.
+    """
+    rows = -(-rows // (step.grad_accum_steps * ranks))
+    weights, state = (size // (ranks if step.parallel == "fsdp" else 1) for size in _sizes(model, optimizer))
     activations = _activations(model, step, rows, length)
     logits = FLOAT32 * rows * length * model.vocab_size
     if step.kernels == "fused":
@@ -61,12 +66,14 @@ def decoding_memory(model: ModelConfig, step: StepConfig, rows: int) -> Memory:
     return Memory(weights=FLOAT32 * _sizes(model)[0], cache=cache)
 
 
-def largest_batch(model: ModelConfig, optimizer: OptimizerConfig, step: StepConfig, length: int, available: int) -> int:
+def largest_batch(
+    model: ModelConfig, optimizer: OptimizerConfig, step: StepConfig, length: int, available: int, ranks: int = 1
+) -> int:
     """The most rows of `length` tokens for which `training_memory` does not exceed what is available; 0 for none."""
-    parts = step.grad_accum_steps
+    parts = step.grad_accum_steps * ranks
 
     def fits(rows: int) -> bool:
-        return training_memory(model, optimizer, step, rows * parts, length).total <= available
+        return training_memory(model, optimizer, step, rows * parts, length, ranks).total <= available
 
     most = 1
     while fits(most):

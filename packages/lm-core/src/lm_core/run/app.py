@@ -10,12 +10,13 @@ from pydantic import Field
 
 from lm_core.cli import parse_flags
 from lm_core.config import Execution, ScheduleConfig
-from lm_core.errors import exit_code_of
 from lm_core.run import session
 from lm_core.run.folder import RunFolder, run_folder
 from lm_core.run.plan import Plan
+from lm_core.run.ranks import exit_code_of, one_folder
 from lm_core.run.resume import Policy
 from lm_core.run.seeds import for_each_seed
+from lm_core.world import current
 
 
 class RunFlags(Execution):
@@ -72,7 +73,8 @@ class App(Generic[F]):
             NonFiniteError: when training diverges.
         """
         flags = parse_flags(self.flags, self.command, argv)
-        folder = run_folder(flags.save_dir, self.root, resume=flags.resume)
+        # The first rank names a new one by the time.
+        folder = one_folder(lambda: run_folder(flags.save_dir, self.root, resume=flags.resume), current())
         with session.opened(folder, self.flags, self.policy, resume=flags.resume) as known:
             if known:
                 flags = parse_flags(self.flags, self.command, argv, known.base)

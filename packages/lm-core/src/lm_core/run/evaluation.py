@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from lm_core.backend import Trainer
 from lm_core.data.batches import Batch
+from lm_core.world import ALONE, World
 
 _LARGEST_EXPONENT = 700.0
 """The exponential of more has no float."""
@@ -39,17 +40,28 @@ class Score:
         return math.exp(min(self.loss_nats, _LARGEST_EXPONENT))
 
 
-def evaluate(trainer: Trainer, batches: Sequence[Batch], bytes_of: BytesOf | None = None) -> Score:
+def evaluate(
+    trainer: Trainer, batches: Sequence[Batch], bytes_of: BytesOf | None = None, world: World = ALONE
+) -> Score:
     """The mean loss over the tokens of all batches; the device is waited for only after the last one.
 
-    Weights of batches are to be 1 on average over all of them (`mean_one`), and not over each.
+    Weights of batches are to be 1 on average over all of them (`mean_one`), and not over each. Of several ranks each
+    takes every so-manieth batch, whole, so the result is the same to the last bit for any number of them.
     """
     losses, tokens, text_bytes = [], [], 0
-    for batch in batches:
-        losses.append(trainer.evaluate(batch))
-        tokens.append(batch.tokens)
-        text_bytes += bytes_of(batch) if bytes_of else 0
-    total = sum(tokens)
+    for first in range(0, len(batches), world.size):
+        # What is left over at the end is evaluated for nothing by who has none: sharded weights need all ranks.
+        batch, is_due = batches[min(first + world.rank, len(batches) - 1)], first + world.rank < len(batches)
+        loss = trainer.evaluate(batch)
+        if is_due:
+            losses.append(loss)
+            tokens.append(batch.tokens)
+            text_bytes += bytes_of(batch) if bytes_of else 0
+    every = world.of_all(([float(loss) for loss in losses], tokens, text_bytes))
+    measured = [
+        (found[0][i], found[1][i]) for i in range(len(every[0][0])) for found in every if i < len(found[0])
+    ]  # in the order of the batches
+    total, text_bytes = sum(count for _, count in measured), sum(found[2] for found in every)
     # Shares, not sums: the loss of a single batch then stays what it is, to the last bit.
-    mean = sum(float(loss) * (count / total) for loss, count in zip(losses, tokens, strict=True))
+    mean = sum(loss * (count / total) for loss, count in measured)
     return Score(mean, total, text_bytes)

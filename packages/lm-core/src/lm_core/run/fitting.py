@@ -43,7 +43,7 @@ def fitting(plan: Plan, available: int | None, kept: Callable[[], str] | None = 
         if not lacks_memory(error):
             raise
         rows, length = plan.largest
-        parts = plan.step.grad_accum_steps
+        parts = plan.step.grad_accum_steps * plan.ranks
         least = f"a step on {rows:,} rows of {length:,} tokens needs at least {readable(plan.memory.total)}"
         of = f" of {readable(available)}" if available else ""
         halved = rows // parts // 2 * parts  # by the estimate it fits, and what that leaves out is not known
@@ -62,16 +62,16 @@ def _advice(plan: Plan, available: int | None, most: int) -> str:
 
     def fits(**values: object) -> bool:
         changed = step.model_copy(update=values)
-        needed = training_memory(plan.model, plan.optimizer, changed, rows, length).total
+        needed = training_memory(plan.model, plan.optimizer, changed, rows, length, plan.ranks).total
         return available is None or needed <= available
 
     if available is not None:
-        most = min(most, largest_batch(plan.model, plan.optimizer, step, length, available))
+        most = min(most, largest_batch(plan.model, plan.optimizer, step, length, available, plan.ranks))
     at_once = most // step.grad_accum_steps
     ways = []
     if "grad_accum_steps" in names and at_once:
         for parts in range(max(step.grad_accum_steps + 1, -(-rows // at_once)), rows + 1):
-            if rows % parts == 0 and fits(grad_accum_steps=parts):
+            if rows % (parts * plan.ranks) == 0 and fits(grad_accum_steps=parts):
                 micro = names.get("micro_batch_size")
                 with_it = f"lower {micro} to {rows // parts:,} and " if micro else ""
                 ways.append(f"{with_it}raise {names['grad_accum_steps']} to {parts:,}")
@@ -81,7 +81,7 @@ def _advice(plan: Plan, available: int | None, most: int) -> str:
     if most and "micro_batch_size" not in names:
         ways.append(f"lower {names.get('batch_size', 'the batch size')} to {most:,}, the most that may fit")
     lower = [names.get("d_model", "the width of the model")]
-    one_token = None if available is None else largest_batch(plan.model, plan.optimizer, step, 1, available)
+    one_token = None if available is None else largest_batch(plan.model, plan.optimizer, step, 1, available, plan.ranks)
     if one_token != 0:  # else the weights alone do not fit
         lower.insert(0, names.get("seq_len", "the sequence length"))
     ways.append(f"lower {' or '.join(lower)}")

@@ -263,3 +263,34 @@ class RunLog:
                     self.failing.append(sink)
                     reason = " ".join(str(error).split()) or type(error).__name__
                     self.say(f"{type(sink).__name__}: {reason}; the run continues")
+
+
+class SilentLog(RunLog):
+    """The log of the ranks that do not write: the first has that of the run."""
+
+    def __init__(self) -> None:
+        self.console = Console(0, 0, records=False)
+        self.console.bar.disable = True
+        self.sinks, self.failing = [], []
+
+    def _append(self, record: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def resumed(self, step: int, values: Mapping[str, Mapping[str, Any]]) -> None:
+        """Nothing."""
+
+    def metadata(self) -> dict[str, Any]:
+        """Nothing: this rank saves no checkpoint."""
+        return {}
+
+    def flush(self) -> None:
+        """Nothing."""
+
+    def step_done(self) -> None:
+        """Nothing."""
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+    def close(self, failed: bool = False) -> None:
+        """Nothing."""

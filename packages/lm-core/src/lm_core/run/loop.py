@@ -24,7 +24,7 @@ import numpy as np
 
 from lm_core.backend import Metrics, NumpyArrays, Trainer
 from lm_core.config import LoopConfig
-from lm_core.data.batches import Batch, Batches
+from lm_core.data.batches import Batch, Batches, rank_batch
 from lm_core.errors import NonFiniteError, UserError
 from lm_core.run.checkpoint import Checkpoints, DamagedError
 from lm_core.run.evaluation import BytesOf, Score, evaluate
@@ -33,6 +33,7 @@ from lm_core.run.log import RunLog
 from lm_core.run.norms import weight_norms
 from lm_core.run.state import RunState, stops_early
 from lm_core.run.writer import Writer
+from lm_core.world import ALONE, World
 
 _LAST_ATTEMPTS = 5
 """Attempts of the save at the end."""
@@ -49,7 +50,8 @@ def due(step: int, every: int) -> bool:
 
 @dataclass
 class Run:
-    """Everything `train` needs; made once, by `lm_core.run.session`."""
+    """Everything `train` needs; made once, by `lm_core.run.session`. Of several ranks each has its own, alike but for
+    the log and the checkpoints, which only the first one writes."""
 
     trainer: Trainer
     batches: Batches
@@ -73,6 +75,9 @@ class Run:
     """Operations the device can do in a second; with flops_per_token, records hold their utilization, `mfu`."""
     parent: str | None = None
     """Name of the checkpoint that was saved last, or resumed from."""
+    world: World = ALONE
+    grad_accum_steps: int = 1
+    """Micro-batches of a step, of each of which a rank takes its share."""
     after_save: Callable[[RunState], None] | None = None
     """Called where a checkpoint is due, with the weights that it holds: shows a sample."""
     retry_seconds: Sequence[float] = (1, 2, 4, 8, 15, 30, 60)
@@ -109,12 +114,13 @@ def train(run: Run, state: RunState, interrupts: Interrupts) -> RunState:
         run.trainer.snapshot()  # the memory for it is made ready here, and does not hold up the first save
     _restart_clock(run)
     try:
-        while state.step < config.max_steps and not stops_early(config, state) and not interrupts.requested:
+        while state.step < config.max_steps and not stops_early(config, state) and not _is_asked(run, interrupts):
             step = state.step + 1
-            batch, lr = run.batches.batch(step), run.learning_rate(step)
+            batch = rank_batch(run.batches, step, run.world.rank, run.world.size, run.grad_accum_steps)
+            lr = run.learning_rate(step)
             run.unread.append((step, run.trainer.step(batch, lr)))
             state.step = step
-            run.tokens_since_mark += batch.tokens
+            run.tokens_since_mark += batch.tokens * run.world.size
             run.steps_since_mark += 1
             if step == 1 or due(step, config.log_every):
                 _log(run, step, batch, lr, started)
@@ -127,18 +133,23 @@ def train(run: Run, state: RunState, interrupts: Interrupts) -> RunState:
             if due(step, config.save_every) or (config.save_best and state.is_best):
                 _start_to_save(run, state)
                 _show(run, state)
-            elif time.monotonic() >= run.retry_at:
+            elif run.world.any(time.monotonic() >= run.retry_at):
                 _start_to_save(run, state)
             _settle(run, wait=False)
             run.log.step_done()
         _settle(run, wait=True)
-        if run.saved_step != state.step:
+        if run.world.of_first(lambda: run.saved_step != state.step):
             _save_at_the_end(run, state)
     except BaseException:
         with contextlib.suppress(Exception):  # what the thread met beside it matters less
             _settle(run, wait=True)
         raise
     return state
+
+
+def _is_asked(run: Run, interrupts: Interrupts) -> bool:
+    """Whether the run is to stop here: all ranks stop after the same step, whichever of them was asked."""
+    return run.world.any(interrupts.requested)
 
 
 def weights_to_evaluate(trainer: Trainer, config: LoopConfig) -> contextlib.AbstractContextManager[None]:
@@ -174,7 +185,8 @@ def _log(run: Run, step: int, batch: Batch, lr: float, started: float) -> None:
     metrics = run.unread[-1][1]
     _check_finite(run)
     now = run.clock()
-    score = Score(float(metrics["loss_nats"]), batch.tokens, run.bytes_of(batch) if run.bytes_of else 0)
+    text_bytes = sum(run.world.of_all(run.bytes_of(batch))) if run.bytes_of else 0
+    score = Score(float(metrics["loss_nats"]), batch.tokens * run.world.size, text_bytes)
     speed = run.tokens_since_mark / (now - run.mark)
     values = {
         "loss_nats": score.loss_nats,
@@ -228,7 +240,7 @@ def _evaluate(run: Run, state: RunState, started: float) -> None:
     """Log the validation loss and keep the score for early stopping."""
     _check_finite(run)
     with weights_to_evaluate(run.trainer, run.config):
-        score = evaluate(run.trainer, run.evaluation, run.bytes_of)
+        score = evaluate(run.trainer, run.evaluation, run.bytes_of, run.world)
     _all_finite(run, state.step, {"validation loss": score.loss_nats})
     values = {
         "loss_nats": score.loss_nats,
@@ -254,6 +266,8 @@ def _start_to_save(run: Run, state: RunState) -> None:
     _check_finite(run)
     _settle(run, wait=True)
     read = run.trainer.snapshot()
+    if not run.world.is_first:
+        return
     step, is_best, run.retry_at = state.step, state.is_best, math.inf
     metadata = {
         **run.metadata,
@@ -326,11 +340,11 @@ def _save_at_the_end(run: Run, state: RunState) -> None:
     for attempt in range(_LAST_ATTEMPTS):
         _start_to_save(run, state)
         _show(run, state)
-        step, failure = _collect(run, wait=True)
+        failure = run.world.of_first(lambda: _collect(run, wait=True)[1])
         if not failure:
             return
         if attempt + 1 < _LAST_ATTEMPTS:
             pause = _pause(run, attempt)
-            run.log.say(f"step {step}: not saved ({failure}); the save is retried in {pause:g} s")
+            run.log.say(f"step {state.step}: not saved ({failure}); the save is retried in {pause:g} s")
             time.sleep(pause)
-    raise UserError(f"step {step} could not be saved: {failure}; {run.kept()}")
+    raise UserError(f"step {state.step} could not be saved: {failure}; {run.kept()}")

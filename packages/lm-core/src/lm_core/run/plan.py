@@ -120,6 +120,8 @@ class Plan:
     sinks: Sinks = lambda _folder, _start: []
     console: bool = True
     """Whether records are printed."""
+    ranks: int = 1
+    """Number of processes that train it together, as the session has found it."""
     knobs: Mapping[str, str] = field(default_factory=dict)
     """The app's names of what memory depends on, for advice: of `batch_size`, `seq_len` and `d_model`; where it has
     them, of `grad_accum_steps` and `gradient_checkpointing`; of `micro_batch_size` in place of `batch_size` where it is
@@ -192,8 +194,8 @@ class Plan:
 
     @property
     def memory(self) -> Memory:
-        """The least that training needs: what the largest of its next steps does."""
-        return training_memory(self.model, self.optimizer, self.step, *self.largest)
+        """The least that training needs on each rank: what the largest of its next steps does."""
+        return training_memory(self.model, self.optimizer, self.step, *self.largest, ranks=self.ranks)
 
     @property
     def kept_config(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from lm_core.errors import NonFiniteError, UserError
 from lm_core.run.folder import RunFolder
 from lm_core.run.interrupts import Interrupts
 from lm_core.terminal import say
+from lm_core.world import current
 
 _LARGEST, _DIGITS = 2**63 - 1, 20
 RunOne = Callable[[list[str]], int | None]
@@ -53,7 +54,7 @@ def for_each_seed(
         for number, seed in enumerate(seeds, 1):
             folder = save_dir / f"seed-{seed}"
             say(f"seed {seed}, {number} of {len(seeds)}: {folder}")
-            again = ["--resume"] if resume and RunFolder(folder).holds_run() else []
+            again = ["--resume"] if resume and current().of_first(RunFolder(folder).holds_run) else []
             codes.append(_run_one(run, seed, [*rest, "--seed", str(seed), "--save_dir", str(folder), *again]))
             if interrupts.requested or codes[-1] not in (0, NonFiniteError.exit_code):
                 say("the same command resumes; finished seeds are skipped")

@@ -13,6 +13,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,20 +28,23 @@ from lm_core.model.memory import readable
 from lm_core.model.parameters import parameter_count
 from lm_core.report import write_report
 from lm_core.run.about import About, optimizer_line
-from lm_core.run.checkpoint import Checkpoint, Checkpoints
+from lm_core.run.checkpoint import Checkpoint, Checkpoints, DamagedError
 from lm_core.run.evaluation import evaluate
 from lm_core.run.fitting import check_fits, fitting
 from lm_core.run.folder import RunFolder
 from lm_core.run.interrupts import Interrupts
-from lm_core.run.log import RunLog, close_all
+from lm_core.run.log import RunLog, SilentLog, close_all
 from lm_core.run.loop import Run, train, weights_to_evaluate
 from lm_core.run.plan import Plan
+from lm_core.run.ranks import ECHO, check_ranks, one_folder
 from lm_core.run.resume import Policy, Recorded, recorded
 from lm_core.run.samples import Samples
 from lm_core.run.sinks.sink import Sink
 from lm_core.run.state import RunState, is_complete, verdict
+from lm_core.run.summary import summary
 from lm_core.schedules import learning_rate
 from lm_core.terminal import put, say
+from lm_core.world import World, current
 
 _LARGEST_RESULT = 1 << 16
 PEAK_MEMORY = "metrics.peak_memory_bytes"
@@ -48,43 +52,64 @@ C = TypeVar("C", bound=Config)
 
 
 @contextlib.contextmanager
-def opened(folder: RunFolder, cls: type[C], policy: Policy, *, resume: bool) -> Iterator[Recorded[C] | None]:
+def opened(
+    folder: RunFolder, cls: type[C], policy: Policy, *, resume: bool, world: World | None = None
+) -> Iterator[Recorded[C] | None]:
     """Hold a run folder, for a new run, or for one that is resumed, whose newest checkpoint and config it gives.
+
+    Of several ranks the first one holds it for all.
 
     Args:
         folder: the run folder.
         cls: the app's config.
         policy: what a resume may change of it.
         resume: whether a run is resumed; None is given for a new one.
+        world: the ranks; by default those of this process.
 
     Raises:
         UserError: when another process holds the folder, a new run would write over something, there is nothing to
             resume, or it is a run of another app.
     """
+    world = world or current()
+    with contextlib.ExitStack() as held:
+        world.of_first(lambda: _hold(folder, resume, held))
+        yield recorded(cls, policy, folder, newest_checkpoint(folder, world)) if resume else None
+
+
+def _hold(folder: RunFolder, resume: bool, held: contextlib.ExitStack) -> None:
     if not resume:
         folder.check_new()
-    with folder.hold():
-        if not resume:
-            folder.check_new()  # again: another process may have started one before the lock was ours
-            yield None
-            return
-        if not folder.holds_run():
-            raise UserError(f"{folder.path} holds no run to resume")
-        yield recorded(cls, policy, folder, newest_checkpoint(folder))
+    held.enter_context(folder.hold())
+    if not resume:
+        folder.check_new()  # again: another process may have started one before the lock was ours
+    elif not folder.holds_run():
+        raise UserError(f"{folder.path} holds no run to resume")
 
 
-def newest_checkpoint(folder: RunFolder) -> Checkpoint | None:
+def newest_checkpoint(folder: RunFolder, world: World | None = None) -> Checkpoint | None:
     """The newest whole checkpoint of a run; None when it has saved none.
 
     Raises:
         UserError: when all are damaged, or the folder is of a newer format.
     """
-    folder.check_format()
+    world, found = world or current(), list[Checkpoint | None]()
     checkpoints = Checkpoints(folder.checkpoints)
-    checkpoint = checkpoints.newest(say)
-    if checkpoint is None and checkpoints.files():
-        raise UserError(f"no checkpoint in {checkpoints.folder} is intact")
-    return checkpoint
+
+    def newest() -> str | None:
+        folder.check_format()
+        checkpoint = checkpoints.newest(say)
+        if checkpoint is None and checkpoints.files():
+            raise UserError(f"no checkpoint in {checkpoints.folder} is intact")
+        found.append(checkpoint)
+        return str(checkpoint.path) if checkpoint else None
+
+    path = world.of_first(newest)
+    if found:
+        return found[0]
+    try:
+        return Checkpoints(folder.checkpoints).read(Path(path)) if path else None
+    except DamagedError as error:
+        raise UserError(f"rank {world.rank} cannot read what rank 0 can: {error}") from None
 
 
 def run(
@@ -93,6 +118,7 @@ def run(
     *,
     backend: Backend | None = None,
     interrupts: Interrupts | None = None,
+    world: World | None = None,
 ) -> RunState:
     """Train as planned in a folder that the caller has locked; returns the state at the end.
 
@@ -102,60 +128,72 @@ def run(
             tokenizer, which is asked when nothing is left to fail.
         backend: in place of the one that the plan names.
         interrupts: in place of a new one.
+        world: the ranks that train together, each of which calls this; by default those of this process.
 
     Raises:
         UserError: for what does not fit together or cannot be written; of a new run nothing has been written then.
         NonFiniteError: when training diverges.
     """
-    has_tokenizer = not isinstance(place, RunFolder) or _has_tokenizer(plan, place)
+    world = world or current()
+    plan = replace(plan, ranks=world.size)
+    has_tokenizer = world.of_first(lambda: not isinstance(place, RunFolder) or _has_tokenizer(plan, place))
     plan.check_fits()
     state = RunState.from_metadata(plan.checkpoint.metadata) if plan.checkpoint else RunState()
     complete = plan.checkpoint is not None and is_complete(plan.loop, state)
-    if complete and isinstance(place, RunFolder) and _is_finished(plan, place, state):
+    if complete and isinstance(place, RunFolder) and world.of_first(lambda: _is_finished(plan, place, state)):
         say(f"{place.path} is complete at step {state.step:,}; nothing was changed")
-        _last_words(plan, place, [])
+        if world.is_first:
+            _last_words(plan, place, [])
         return state
     for note in plan.notes:
         say(note)
     backend = backend or load_backend(plan.backend)
     say(backend.describe(plan.step))
+    check_ranks(plan, world, backend)
     available = backend.memory(plan.step)
     check_fits(plan, available)
     with fitting(plan, available):
         trainer = backend.build(plan.model, plan.optimizer, plan.step, plan.initial_weights(), plan.seed)
         if plan.checkpoint:
             trainer.load(plan.checkpoint.weights, plan.checkpoint.optimizer_state)
-    _choices(plan, trainer)
-    folder = place if isinstance(place, RunFolder) else place()
+    _choices(plan, trainer, world)
+    folder = place if isinstance(place, RunFolder) else one_folder(place, world)
     if plan.checkpoint:
         say(f"resuming {folder.path} at step {state.step:,} of {plan.loop.max_steps:,}")
     elif isinstance(place, RunFolder) and folder.holds_run():
         say("no checkpoint was saved yet: starting at step 0")
-    say(_summary(plan, folder, available))
+    say(summary(plan, folder, available))
     # What is complete stays what it was: its end alone is made up for.
     config = isinstance(place, RunFolder) and not complete
-    sinks = _prepare(plan, folder, state.step, tokenizer=not has_tokenizer, config=config)
-    samples = Samples(folder.samples, state.step)
-    with interrupts or Interrupts() as asked:
-        with RunLog(folder.metrics, state.step, plan.loop.max_steps, sinks, console=plan.console) as log:
+    sinks, samples = list[Sink](), None
+    world.of_first(lambda: sinks.extend(_prepare(plan, folder, state.step, tokenizer=not has_tokenizer, config=config)))
+    if world.is_first:
+        samples = Samples(folder.samples, state.step)
+    with interrupts or (Interrupts(ECHO) if world.size > 1 else Interrupts()) as asked:
+        with _log(plan, folder, state, sinks, world) as log:
             if not complete:
                 plan.history.record(log)
-            loop = _loop(plan, folder, backend, trainer, samples, log)
+            loop = _loop(plan, folder, backend, trainer, samples, log, world)
             with fitting(plan, available, loop.kept):
                 state = train(loop, state, asked)
-                tested = _test(plan, trainer, state, log)
-        if asked.requested and not is_complete(plan.loop, state):
-            _stopped(plan, folder, state)
+                tested = _test(plan, trainer, state, log, world)
+        if not is_complete(plan.loop, state):
+            if world.is_first:
+                _stopped(plan, folder, state)
             return state
-    _finish(plan, folder, trainer, samples, state, {**tested, PEAK_MEMORY: backend.peak_memory(plan.step)})
+    _finish(plan, folder, trainer, samples, state, {**tested, PEAK_MEMORY: backend.peak_memory(plan.step)}, world)
     return state
 
 
-def _choices(plan: Plan, trainer: Trainer) -> None:
-    """Have the trainer make the choices that the run was begun with, and report them, and where they differ."""
+def _choices(plan: Plan, trainer: Trainer, world: World) -> None:
+    """Have the trainer make the choices that the run was begun with, and report them, and where they differ.
+
+    Those of a new run are the first rank's.
+    """
     before = plan.checkpoint.metadata.get("choices") if plan.checkpoint else None
-    if before:
-        trainer.repeat(before)
+    made = before if before or world.size == 1 else world.of_first(lambda: dict(trainer.choices()))
+    if made:
+        trainer.repeat(made)
     choices = trainer.choices()
     if choices:
         say("; ".join(f"{name}: {value}" for name, value in choices.items()))
@@ -164,21 +202,10 @@ def _choices(plan: Plan, trainer: Trainer) -> None:
             say(f"the run was computed with {name}: {before[name]}; from here on its rounding may differ")
 
 
-def _summary(plan: Plan, folder: RunFolder, available: int | None) -> str:
-    """The size of the run in two lines: the model and its folder; the text, the steps and the memory."""
-    parameters, about = parameter_count(plan.model), "about " * (len(plan.shapes) > 1)
-    rows, length = plan.largest
-    return (
-        f"{parameters:,} parameters, vocabulary {plan.model.vocab_size:,}, run folder {folder.path}\n"
-        f"{plan.training_tokens:,} training tokens, of which {plan.loop.max_steps:,} steps of {rows:,} sequences"
-        f" ({'at most ' * bool(about)}{rows * length:,} tokens) read {about}{plan.tokens:,}"
-        f" ({_ratio(plan.tokens, plan.training_tokens)} epochs, {_ratio(plan.tokens, parameters)} per parameter);"
-        f" memory: at least {readable(plan.memory.total)}{f' of {readable(available)}' if available else ''}"
-    )
-
-
-def _ratio(number: int, of: int) -> str:
-    return f"{number / of:,.0f}" if number >= 10 * of else f"{number / of:#.2g}"
+def _log(plan: Plan, folder: RunFolder, state: RunState, sinks: list[Sink], world: World) -> RunLog:
+    if not world.is_first:
+        return SilentLog()
+    return RunLog(folder.metrics, state.step, plan.loop.max_steps, sinks, console=plan.console)
 
 
 def _has_tokenizer(plan: Plan, folder: RunFolder) -> bool:
@@ -227,7 +254,15 @@ def _prepare(plan: Plan, folder: RunFolder, start: int, *, tokenizer: bool, conf
     return sinks
 
 
-def _loop(plan: Plan, folder: RunFolder, backend: Backend, trainer: Trainer, samples: Samples, log: RunLog) -> Run:
+def _loop(
+    plan: Plan,
+    folder: RunFolder,
+    backend: Backend,
+    trainer: Trainer,
+    samples: Samples | None,
+    log: RunLog,
+    world: World,
+) -> Run:
     about = About(
         command=plan.command,
         data=plan.data,
@@ -241,10 +276,11 @@ def _loop(plan: Plan, folder: RunFolder, backend: Backend, trainer: Trainer, sam
 
     def show(state: RunState) -> None:
         assert plan.sample
-        text = _sampled(plan, trainer, state.step)
+        text = _sampled(plan, trainer, state.step)  # by every rank: sharded weights need them all
         log.say(_framed(text, state.step))
-        with optional(folder.samples.name, log.say):
-            samples.add(state.step, plan.sample.heading, text)
+        if samples:
+            with optional(folder.samples.name, log.say):
+                samples.add(state.step, plan.sample.heading, text)
 
     return Run(
         trainer=trainer,
@@ -259,18 +295,20 @@ def _loop(plan: Plan, folder: RunFolder, backend: Backend, trainer: Trainer, sam
         bytes_of=plan.bytes_of,
         perplexity=plan.perplexity,
         flops_per_token=None if plan.step.varying_length else flops_per_token(plan.model, plan.model.seq_len),
-        peak_flops=backend.peak_flops(plan.step),
+        peak_flops=world.size * peak if (peak := backend.peak_flops(plan.step)) else None,
+        world=world,
+        grad_accum_steps=plan.step.grad_accum_steps,
         parent=plan.checkpoint.path.stem if plan.checkpoint else None,
         after_save=show if plan.sample and plan.sample.at_saves else None,
     )
 
 
-def _test(plan: Plan, trainer: Trainer, state: RunState, log: RunLog) -> dict[str, float]:
+def _test(plan: Plan, trainer: Trainer, state: RunState, log: RunLog, world: World) -> dict[str, float]:
     """The loss on the test text, once the run is complete: for the log and the result."""
     if not plan.test or not is_complete(plan.loop, state):
         return {}
     with weights_to_evaluate(trainer, plan.loop):
-        score = evaluate(trainer, plan.test, plan.bytes_of)
+        score = evaluate(trainer, plan.test, plan.bytes_of, world)
     if not math.isfinite(score.loss_nats):
         raise NonFiniteError(f"step {state.step}: test loss is {score.loss_nats}; the checkpoint of this step is kept")
     perplexity = {"perplexity": score.perplexity()} if plan.perplexity else {}
@@ -287,12 +325,21 @@ def _stopped(plan: Plan, folder: RunFolder, state: RunState) -> None:
 
 
 def _finish(
-    plan: Plan, folder: RunFolder, trainer: Trainer, samples: Samples, state: RunState, figures: dict[str, float]
+    plan: Plan,
+    folder: RunFolder,
+    trainer: Trainer,
+    samples: Samples | None,
+    state: RunState,
+    figures: dict[str, float],
+    world: World,
 ) -> None:
     """The sample, the result, the report, and the last words, which wait until all is written."""
-    words = []
-    if plan.sample and not samples.has(state.step):
+    words, text = [], None
+    if plan.sample and world.of_first(lambda: samples is not None and not samples.has(state.step)):
         text = _sampled(plan, trainer, state.step)
+    if not samples:
+        return
+    if plan.sample and text is not None:
         with optional(folder.samples.name):
             samples.add(state.step, plan.sample.heading, text)
         words.append(f"\n{_framed(text, state.step)}")

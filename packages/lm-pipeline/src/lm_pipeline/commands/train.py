@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from functools import partial
 
 from lm_core.cli import parse_flags
-from lm_core.errors import UserError, exit_code_of
+from lm_core.errors import UserError
 from lm_core.run import session
 from lm_core.run.folder import RunFolder
+from lm_core.run.ranks import exit_code_of, one_folder
 from lm_core.run.resume import Recorded, recorded
 from lm_core.run.seeds import for_each_seed
+from lm_core.world import current
 from lm_pipeline.commands.train_config import TrainConfig
 from lm_pipeline.commands.train_plan import OWN, Typed, check_values, folder_of, plan_run
 from lm_pipeline.commands.train_resume import POLICY, check_source
@@ -58,7 +60,9 @@ def train(config: TrainConfig, argv: Sequence[str] = (), typed: Typed = OWN) -> 
         UserError: for a mistake in the config or what it names; nothing has been written then.
         NonFiniteError: when training diverges.
     """
-    folder = folder_of(config)
+    if config.source.train and current().size > 1:
+        raise UserError("source.train: several processes train on shards that are there: write them by make-data first")
+    folder = one_folder(lambda: folder_of(config), current())
     with session.opened(folder, TrainConfig, POLICY, resume=config.resume) as known:
         if known and argv:
             config = _over(known, folder, argv)

@@ -42,7 +42,7 @@ POLICY = Policy(
     # Shards count by what they hold, not by where they are, and a run keeps the tokenizer that it started with.
     no_effect="""
         source.output source.vocab_size
-        step.cuda_graph step.weights_dtype step.varying_length step.gradient_checkpointing
+        step.parallel step.cuda_graph step.weights_dtype step.varying_length step.gradient_checkpointing
         step.gradient_checkpointing_every step.barrier_every
         training.log_every training.log_norms training.save_every training.save_best training.keep
         training.sample_tokens training.sample_prompt

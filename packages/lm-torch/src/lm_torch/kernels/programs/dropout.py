@@ -27,14 +27,16 @@ def attention_bits(bits, keys, site, pairs, length, words, THRESHOLD: tl.constex
     """Which attention weights [pairs, T, T] stay, 32 keys a word: bits [pairs, words, T], int32.
 
     A thread hashes the 32 elements of its word, so that nothing is exchanged. Words that hold only keys which a causal
-    query does not see are left as they are. Each of the keys is for the next `pairs` pairs, which count from 0 again.
+    query does not see are left as they are. Each of the keys is for the next `pairs` pairs, which count from 0 again,
+    or on from the parts of the batch before theirs (`lm_torch.dropout.part_key`).
     Grid: (all pairs, ceil(T / 32), ceil(T / ROWS)).
     """
     pair, word, block = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     if (block + 1) * ROWS > word * 32:
         rows = block * ROWS + tl.arange(0, ROWS)
         added = site_key(keys + pair // pairs, site)
-        first = ((pair % pairs).to(tl.uint32) * length + rows.to(tl.uint32)) * length + word * 32
+        before = (tl.load(keys + pair // pairs) >> 32).to(tl.uint32) * pairs.to(tl.uint32)
+        first = ((before + (pair % pairs).to(tl.uint32)) * length + rows.to(tl.uint32)) * length + word * 32
         found = tl.zeros((ROWS,), tl.uint32)
         for i in tl.static_range(32):
             stays = mix(mix(first + i) + added) >= tl.full((), THRESHOLD, tl.uint32)

@@ -1,0 +1,86 @@
+"""Ranks of torch.distributed against one process: the same curve, the same state, and nothing that listens outside."""
+
+import json
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lm_core.reference.dropout import keep_mask
+from lm_core.world import ALONE
+from lm_torch.dropout import dropout, factors, part_key
+
+from .rank_runs import start, trained
+
+CASES = ["adamw ddp 2", "kbeta ddp 1 checkpointing", "muon ddp 2"]
+LOOPBACK = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}
+"""127.0.0.1, ::1 and the first as IPv6, as Linux writes them."""
+PROGRAM = str(Path(__file__).parent / "rank_runs.py")
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What two ranks leave; one start for all tests."""
+    path = tmp_path_factory.mktemp("ranks") / "found.json"
+    ends = [(*rank.communicate(), rank.returncode) for rank in start(2, [PROGRAM, str(path), *CASES])]
+    assert [code for *_, code in ends] == [0, 0], ends
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def assert_same(ours: dict[str, Any], alone: dict[str, Any]) -> None:
+    assert ours.keys() == alone.keys()
+    for name, value in alone.items():
+        np.testing.assert_allclose(ours[name], value, rtol=1e-4, atol=1e-4, err_msg=name)
+    np.testing.assert_allclose(
+        np.array(ours["figures"])[:, :2], np.array(alone["figures"])[:, :2], rtol=0, atol=1e-5, err_msg="the curve"
+    )
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_ranks_have_the_curve_and_the_state_of_one_process(found: dict[str, Any], case: str) -> None:
+    assert_same(found[case], trained(case, ALONE))
+
+
+def test_ranks_exchange_bytes_of_any_length(found: dict[str, Any]) -> None:
+    assert found["gathered"] == [256, 512]
+    assert found["whole"] is True
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_ranks_of_one_machine_listen_on_its_loopback_interface_alone(found: dict[str, Any]) -> None:
+    assert found["listeners"], "rank 0 at least is waited for"
+    assert set(found["listeners"]) <= LOOPBACK
+
+
+def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
+    program = "import sys; from lm_core.run.ranks import exit_code_of; sys.exit(exit_code_of(lambda: 0, 'train'))"
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        first = start(2, ["-c", program], port)
+        first[1].kill()
+        first[1].communicate()
+        _, complaints = first[0].communicate()
+    assert complaints == (
+        f"train: error: port {port} of 127.0.0.1 is in use: give another one as MASTER_PORT (torchrun --master-port)\n"
+    )
+    assert first[0].returncode == 2
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_the_masks_of_the_parts_of_a_batch_are_those_of_the_whole(parts: int) -> None:
+    shape, rate, site = (4, 3, 5), 0.4, 7
+    whole = keep_mask(shape, 123456789, site, rate)
+    keys = [torch.tensor(part_key(123456789, part)) for part in range(parts)]
+    share = torch.Size((4 // parts, 3, 5))
+    ours = torch.cat([factors(share, rate, key, site, torch.float32) for key in keys])
+    np.testing.assert_array_equal(ours.numpy() != 0, whole)
+    compiled = torch.compile(dropout, backend="eager")  # as on a GPU, by torch's operators
+    spelled = torch.cat([compiled(torch.ones(share), rate, key, site) for key in keys])
+    np.testing.assert_array_equal(spelled.numpy() != 0, whole)
