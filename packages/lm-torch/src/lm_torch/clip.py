@@ -1,11 +1,16 @@
 """Gradient clipping by global norm (Pascanu et al. 2013)."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 
 def clip_by_global_norm(
-    grads: list[Tensor], max_norm: float, lead: torch.Size | tuple[int, ...] = ()
+    grads: list[Tensor],
+    max_norm: float,
+    lead: torch.Size | tuple[int, ...] = (),
+    across: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Norms, and the factor that shortens gradients to a joint norm of at most `max_norm` (0 does not clip).
 
@@ -13,12 +18,14 @@ def clip_by_global_norm(
         grads: gradients; with `lead`, of so many models, the first axis.
         max_norm: the longest that they are together.
         lead: (), or (K,), and then each of the K is clipped alone.
+        across: from the norms of the shares that this rank has to those of all of each.
 
     Returns:
         The joint norm, `lead`, that of each of them, [*lead, len(grads)], and what they are to be multiplied by, at
         most 1, `lead`: the optimizer does that where it reads them. None where nothing is clipped.
     """
     norms = norms_of(grads, lead)
+    norms = across(norms) if across else norms
     norm = torch.linalg.vector_norm(norms, dim=-1)
     return norm, norms, (max_norm / (norm + 1e-6)).clamp(max=1.0) if max_norm else None
 

@@ -8,12 +8,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from lm_core.config import ModelConfig, OptimizerConfig, StepConfig
+from lm_core.errors import UserError
 from lm_core.model.parameters import parameter_table
 from lm_torch import float8
 from lm_torch.average import Average
@@ -29,6 +30,9 @@ from lm_torch.narrow import narrowed, wide_like
 from lm_torch.numerics import Numerics
 from lm_torch.optim import make_optimizer
 from lm_torch.ranks import Gradients, mean_loss, others, rank_count
+
+if TYPE_CHECKING:
+    from lm_torch.shards import Shards
 
 
 def make_model(
@@ -67,6 +71,19 @@ def make_model(
     return language_model
 
 
+def _sharded(model: LanguageModel, step: StepConfig, device: torch.device) -> "Shards":
+    """The model cut among the ranks.
+
+    Raises:
+        UserError: with what does not go with it.
+    """
+    if step.compile:
+        raise UserError('parallel fsdp: the step is not compiled; give compile = false, or parallel = "ddp"')
+    from lm_torch.shards import Shards  # half a second, for those who need it
+
+    return Shards(model, device)
+
+
 class Engine:
     """Model, optimizer and graphs; all state is changed in place.
 
@@ -91,14 +108,16 @@ class Engine:
         self.config, self.device, self.lead = step, device, lead
         self.dropout, self.grad_clip = model.dropout, optimizer.grad_clip
         self.model = make_model(model, step, device, kernels, lead)
-        named = dict(self.model.named_parameters())
-        self.table = parameter_table(model)
+        self.table, self.ranks = parameter_table(model), rank_count()
+        self.shards = _sharded(self.model, step, device) if self.ranks > 1 and step.parallel == "fsdp" else None
+        named: dict[str, Tensor] = self.shards.shares() if self.shards else dict(self.model.named_parameters())
         assert named.keys() == self.table.keys(), "the model and the parameter table must agree"
         self.params = {name: named[name] for name in self.table}
         self.narrow: dict[str, Tensor] = {}
         self.optimizer = make_optimizer(optimizer, self.table, dict(self.params), step.kernels == "fused")
+        self.optimizer.share(self.shards)
         self.average = Average(optimizer.average, self.params)
-        if device.type == "cuda" and self.model.dtype == torch.bfloat16:
+        if not self.shards and device.type == "cuda" and self.model.dtype == torch.bfloat16:
             self.keep_narrow()
         self.numerics = Numerics(step, device)
         self.loss = self.model.loss
@@ -107,9 +126,8 @@ class Engine:
             # Chosen, not left to torch: a resumed run that meets another length first must get the same kernels.
             self.loss = torch.compile(self.model.loss, dynamic=step.varying_length, options=options)
             self.optimizer.compile(options)
-        self.ranks = rank_count()
         self.sync: Gradients | None = None
-        if self.ranks > 1:
+        if self.ranks > 1 and not self.shards:
             self.sync = Gradients([self.narrow.get(name, param) for name, param in self.params.items()])
         self.graphs = Graphs(device)
         self.size = sum(parameter.numel() for parameter in self.params.values())
@@ -122,6 +140,8 @@ class Engine:
     @torch.no_grad()
     def write_narrow(self) -> None:
         """Bring those copies up to date, after parameters were replaced."""
+        if self.shards:
+            self.shards.forget()
         for name, copy in self.narrow.items():
             copy.copy_(self.params[name])
 
@@ -159,7 +179,8 @@ class Engine:
 
     def _step(self, scalars: Tensor, *inputs: Any) -> Tensor:
         loss, grads = self._loss_and_gradients(Inputs(*inputs))
-        norm, norms, scale = clip_by_global_norm(grads, self.grad_clip, self.lead)
+        across = self.shards.norms if self.shards else None
+        norm, norms, scale = clip_by_global_norm(grads, self.grad_clip, self.lead, across)
         self.optimizer.apply(grads, scalars, scale, norms)
         self.average.update()
         return torch.cat([loss[..., None], norm[..., None], norms], dim=-1)
@@ -174,6 +195,8 @@ class Engine:
             loss = self.loss(*part) / count
             if self.sync and i == count and not added:
                 self.sync.arm()
+            if self.shards:
+                self.shards.synchronize(i == count)
             # The sum over seeds has the gradient of each seed's own loss: no parameter has a part in two of them.
             (loss.sum() if self.lead else loss).backward()
             total += loss.detach()
@@ -181,6 +204,9 @@ class Engine:
                 sums = self._added_to(sums)
         if self.sync:
             return mean_loss(total), self.sync.mean(sums)
+        if self.shards:
+            found = self.shards.gradients()
+            return mean_loss(total), [found[name] for name in self.params]
         return total, self._gradients() if sums is None else sums
 
     def _gradients(self) -> list[Tensor]:

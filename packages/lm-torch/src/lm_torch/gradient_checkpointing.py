@@ -20,7 +20,7 @@ def checkpointed(block: nn.Module, x: Tensor, *constants: Tensor | None) -> Tens
     Dropout's masks follow from a key among the constants, so they are the same both times. At least x must ask for a
     gradient: the parameters' alone would not be noticed.
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or hasattr(block, "unshard"):  # a sharded one gathers its weights by hooks
         y: Tensor = checkpoint(block, x, *constants, use_reentrant=False, preserve_rng_state=False)
     else:
         y = _Checkpointed.apply(x, block, constants)

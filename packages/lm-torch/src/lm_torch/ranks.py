@@ -95,7 +95,7 @@ class TorchWorld(World):
         is_echo = isinstance(error, LostRankError)
         self.failed = True
         self._leave()  # the others hear of it by that
-        patience = (2.0 if self.rank else 0.0) + (4.0 if is_echo else 0.0)
+        patience = (1.0 if self.rank else 0.0) + (2.0 if is_echo else 0.0)
         try:
             end = time.monotonic() + patience
             while time.monotonic() < end:
@@ -113,7 +113,7 @@ class TorchWorld(World):
         self._leave()
         if self.hosts and self.failed:
             with contextlib.suppress(RuntimeError, dist.DistError):  # the others ask the store who reports
-                end = time.monotonic() + 8.0
+                end = time.monotonic() + 4.0
                 while self.store.add(_SEEN, 0) < self.size and time.monotonic() < end:
                     time.sleep(_POLL)
 

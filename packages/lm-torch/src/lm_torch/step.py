@@ -1,6 +1,6 @@
 """The trainer of one model: batches and weights as numpy arrays, steps by `Engine`."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -133,14 +133,24 @@ class TorchTrainer(Engine):
 
     def weights(self) -> dict[str, NDArray[np.float32]]:
         """A copy of every parameter."""
-        return {name: _numpy(param) for name, param in self.params.items()}
+        return {name: _numpy(param) for name, param in self._whole(self.params)}
 
     def optimizer_state(self) -> dict[str, NDArray[Any]]:
         """A copy of the optimizer's state."""
-        return {name: _numpy(tensor) for name, tensor in self.named_state().items()}
+        return {name: _numpy(tensor) for name, tensor in self._whole(self.named_state())}
+
+    def _whole(self, tensors: Mapping[str, Tensor]) -> Iterable[tuple[str, Tensor]]:
+        return self.shards.each_whole(tensors) if self.shards else tensors.items()
 
     def snapshot(self) -> Snapshot:
         """State for a checkpoint as it is now, to be read later and from another thread, until the next snapshot."""
+        if self.shards:  # gathered one by one; the first rank alone keeps them
+            first = self.shards.rank == 0
+            whole = tuple(
+                {name: _numpy(tensor) for name, tensor in self._whole(tensors) if first}
+                for tensors in (self.params, self.named_state())
+            )
+            return lambda: (whole[0], whole[1])
         weights, state = self.copies[0].take(self.params), self.copies[1].take(self.named_state())
         return lambda: (weights(), state())
 
@@ -149,10 +159,18 @@ class TorchTrainer(Engine):
         """Replace the parameters and, if given, the optimizer's state."""
         check_fit(self.table, weights)
         for name, param in self.params.items():
-            param.copy_(torch.from_numpy(np.ascontiguousarray(weights[name])))
+            whole = torch.from_numpy(np.ascontiguousarray(weights[name]))
+            param.copy_(self.shards.part(whole) if self.shards else whole)
         self.write_narrow()
         self.average.start()
         if optimizer_state is not None:
+            if self.shards:
+                optimizer_state = {
+                    key: self.shards.part(torch.from_numpy(array)).numpy()
+                    if array.ndim and key.partition(".")[2] in self.table
+                    else array
+                    for key, array in optimizer_state.items()
+                }
             self.optimizer.load(optimizer_state)
             self.average.load(optimizer_state)
 
@@ -162,18 +180,26 @@ class TorchTrainer(Engine):
         taps: list[Tensor] = []
         ids, *_, starts = self._inputs(batch)
         with self.numerics():
-            self.model.hidden(ids, starts=starts, taps=taps)
+            self._whole_model().hidden(ids, starts=starts, taps=taps)
         rms = torch.stack([x.float().square().mean().sqrt() for x in taps]).tolist()
         return {f"blocks.{i}": value for i, value in enumerate(rms)}
 
     def tap(self, batch: Batch) -> Iterator[TappedLayer]:
         """Every block in turn, without dropout."""
         ids, *_, starts = self._inputs(batch)
-        return tapped_layers(self.model, ids, starts, self.numerics)
+        return tapped_layers(self._whole_model(), ids, starts, self.numerics)
 
     def decoder(self, rows: int = 1, vocab_size: int | None = None) -> TorchDecoder:
         """A decoder over the current weights."""
-        return make_decoder(self.model, self.config, rows, vocab_size)
+        return make_decoder(self._whole_model(), self.config, rows, vocab_size)
+
+    def _whole_model(self) -> LanguageModel:
+        """The model; of one that is cut among the ranks, a copy that is whole."""
+        if not self.shards:
+            return self.model
+        model = make_model(self.model.config, self.config, self.device)
+        load_weights(model, self.weights())
+        return model
 
 
 def _numpy(tensor: Tensor) -> NDArray[Any]:

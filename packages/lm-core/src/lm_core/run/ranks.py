@@ -10,10 +10,13 @@ import hashlib
 import importlib.util
 import json
 import os
+import signal
 from collections.abc import Callable, Mapping
 from functools import reduce
 from math import gcd
 from pathlib import Path
+from threading import Timer
+from types import FrameType
 
 from lm_core import errors, terminal
 from lm_core.backend import Backend, load_backend
@@ -25,6 +28,8 @@ from lm_core.world import ALONE, World, become, current
 
 ECHO = 5.0
 """Seconds for which a signal counts as the same one: the terminal sends it, and then the launcher."""
+_LAST_WORDS = 5.0
+"""Seconds that a rank has left after a signal."""
 _TORCH = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _MLX = ("MLX_RANK", "MLX_HOSTFILE")
 
@@ -59,6 +64,7 @@ def exit_code_of(main: Callable[[], int | None], program: str) -> int:
         if backend is not None:
             world = load_backend(backend).world()
             become(world)
+            signal.signal(signal.SIGTERM, _end_soon)
             terminal.speak(world.is_first, world.reports)
         return main()
 
@@ -69,6 +75,16 @@ def exit_code_of(main: Callable[[], int | None], program: str) -> int:
         become(ALONE)
         terminal.speak()
         world.close()
+
+
+def _end_soon(number: int, _frame: FrameType | None) -> None:
+    """End on a signal that comes outside of a session, after the time that it takes to say why a rank ends.
+
+    A launcher sends it as soon as it sees that a rank has gone.
+    """
+    timer = Timer(_LAST_WORDS, os._exit, [128 + number])
+    timer.daemon = True
+    timer.start()
 
 
 def one_folder(make: Callable[[], RunFolder], world: World) -> RunFolder:

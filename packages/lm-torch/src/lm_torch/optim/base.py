@@ -11,7 +11,7 @@ Parameters may have one axis more than the table says: the first then counts the
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from numpy.typing import NDArray
@@ -25,6 +25,9 @@ from lm_torch.clip import scaled, scaled_
 from lm_torch.host import upload
 from lm_torch.kernels.update import Update
 from lm_torch.narrow import Narrow, wide_like
+
+if TYPE_CHECKING:
+    from lm_torch.shards import Shards
 
 
 class Optimizer:
@@ -50,6 +53,11 @@ class Optimizer:
         self.own: Update | None = None
         """This project's kernel, where it does the update."""
         self.narrow = Narrow({}, {})
+        self.shards: Shards | None = None
+
+    def share(self, shards: "Shards | None") -> None:
+        """Have the parameters be this rank's shares."""
+        self.shards = shards
 
     def update_by_kernel(self) -> None:
         """Have this project's kernel do the update, where it runs; all state must be there."""
@@ -82,9 +90,14 @@ class Optimizer:
             else:
                 scaled_(grads, scale)
             # Rounded once more than the norms of what is scaled, which costs a pass over it: not much on a CPU.
-            norms = None if norms is None or self.device.type == "cpu" else norms * scale.unsqueeze(-1)
+            norms = None if norms is None or self._is_exact else norms * scale.unsqueeze(-1)
         self.update(grads, norms, *scalars)
         self.narrow.update()
+
+    @property
+    def _is_exact(self) -> bool:
+        """Whether norms are taken of the scaled gradients: not where a rank has a share of each."""
+        return self.device.type == "cpu" and self.shards is None
 
     def step(self, grads: list[Tensor], lr: float) -> None:
         """Update the parameters with gradients in the order of the table."""

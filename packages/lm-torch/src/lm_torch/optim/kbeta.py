@@ -93,7 +93,10 @@ class KBeta(Optimizer):
 
     def _tiny(self) -> list[Tensor]:
         """What is added to eps, by the mean of |p| of each parameter, `lead`."""
-        sizes = [p.abs().flatten(len(self.lead)).mean(-1) for p in self.params]
+        if self.shards:
+            sizes = self.shards.mean_sizes(self.names, self.params)
+        else:
+            sizes = [p.abs().flatten(len(self.lead)).mean(-1) for p in self.params]
         return [self.config.tiny_denom * size.clamp(min=1.0) for size in sizes]
 
     def _of_each(self, values: Tensor) -> list[Tensor]:

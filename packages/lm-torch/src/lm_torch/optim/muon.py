@@ -1,7 +1,7 @@
 """Muon, as `lm_core.optim` specifies it: the matrices of the blocks are orthogonalized, the rest takes AdamW's step."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from numpy.typing import NDArray
@@ -12,6 +12,9 @@ from lm_core.model.parameters import Table
 from lm_core.optim import NEWTON_SCHULZ, muon_scale, orthogonalized
 from lm_torch.optim.adamw import AdamW
 from lm_torch.optim.base import Optimizer
+
+if TYPE_CHECKING:
+    from lm_torch.shards import Shards
 
 
 def newton_schulz(matrices: Tensor, steps: int) -> Tensor:
@@ -40,13 +43,18 @@ class Muon(Optimizer):
         same = config.model_dump(include={"beta1", "beta2", "eps", "weight_decay", "decay_groups"})
         self.rest = AdamW(AdamWConfig(**same), rest, params, fused)
         self.by_shape: dict[torch.Size, list[int]] = {}
-        for i, p in enumerate(self.params):
-            self.by_shape.setdefault(p.shape, []).append(i)
+        for i, name in enumerate(self.names):
+            self.by_shape.setdefault(torch.Size((*self.lead, *table[name].shape)), []).append(i)
 
     def keep_narrow(self, copies: Mapping[str, Tensor]) -> None:
         """Those of both."""
         super().keep_narrow(copies)
         self.rest.keep_narrow(copies)
+
+    def share(self, shards: "Shards | None") -> None:
+        """Those of both."""
+        super().share(shards)
+        self.rest.share(shards)
 
     def compile(self, options: dict[str, Any] | None = None) -> None:
         """Both updates."""
@@ -76,8 +84,13 @@ class Muon(Optimizer):
         torch._foreach_lerp_(m, grads, 1 - c.momentum)
         ahead = torch._foreach_lerp(grads, m, c.momentum) if c.nesterov else m
         for shape, members in self.by_shape.items():
-            steps = newton_schulz(torch.stack([ahead[i] for i in members]), c.ns_steps)
-            torch._foreach_sub_([self.params[i] for i in members], list(steps * (lr * muon_scale(c, shape[-2:]))))
+            matrices = [ahead[i] for i in members]
+            if self.shards:
+                matrices = [self.shards.whole(self.names[i], x) for i, x in zip(members, matrices, strict=True)]
+            steps = list(newton_schulz(torch.stack(matrices), c.ns_steps) * (lr * muon_scale(c, shape[-2:])))
+            if self.shards:
+                steps = [self.shards.part(step) for step in steps]
+            torch._foreach_sub_([self.params[i] for i in members], steps)
 
     def named_state(self) -> dict[str, Tensor]:
         """The state itself, which the next step changes, under the names of `lm_core.optim`."""
