@@ -12,6 +12,7 @@ from lm_core.machine import machine_memory, peak_memory
 from lm_core.world import World
 from lm_mlx import BLAS
 from lm_mlx.decode import MlxDecoder
+from lm_mlx.ranks import join, joined
 from lm_mlx.step import MlxTrainer, load_weights, make_model
 
 
@@ -47,12 +48,8 @@ class MlxBackend:
     name = "mlx"
 
     def world(self) -> World:
-        """Refused: ranks are torch's alone so far.
-
-        Raises:
-            UserError: always.
-        """
-        raise UserError("mlx.launch: MLX trains in one process; start several with torchrun and backend torch")
+        """The ranks that mlx.launch has started."""
+        return join()
 
     def build(
         self, model: ModelConfig, optimizer: OptimizerConfig, step: StepConfig, weights: NumpyArrays, seed: int
@@ -60,6 +57,8 @@ class MlxBackend:
         """A trainer that starts from `weights`. The device becomes MLX's default for the process."""
         device = pick_device(step.device)
         check_numerics(step, device)
+        if step.parallel == "fsdp" and joined().size > 1:
+            raise UserError('parallel fsdp: that is torch\'s; with MLX, leave it at "ddp"')
         mx.set_default_device(device)
         return MlxTrainer(model, optimizer, step, weights, seed)
 
@@ -103,4 +102,5 @@ class MlxBackend:
         """Version, device, BLAS."""
         device = pick_device(step.device)
         where = "gpu" if device == mx.Device(mx.gpu) else f"cpu with {BLAS}"
-        return f"mlx {version('mlx')} on {where}"
+        among = f", {ranks} ranks" if (ranks := joined().size) > 1 else ""
+        return f"mlx {version('mlx')} on {where}{among}"

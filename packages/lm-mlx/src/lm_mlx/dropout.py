@@ -18,13 +18,18 @@ def dropout(x: mx.array, rate: float, key: mx.array | None, site: int) -> mx.arr
     Args:
         x: any shape.
         rate: probability of dropping an element.
-        key: the step's 32-bit key, a uint32 scalar.
+        key: the step's 32-bit key, a uint32 scalar; or with the number of one of the equal parts of a batch, as a rank
+            has it, [key, part]: its elements are counted on from those of the parts before.
         site: which dropout of the model this is.
     """
     if key is None or rate == 0:
         return x
+    key, part = (key, 0) if key.ndim == 0 else (key[0], key[1])
     site_key = _mix(key + mx.array((site * GOLDEN) & 0xFFFFFFFF, mx.uint32))
-    bits = _mix(_mix(mx.arange(x.size, dtype=mx.uint32)) + site_key)
+    index = mx.arange(x.size, dtype=mx.uint32)
+    if isinstance(part, mx.array):
+        index = index + part * mx.array(x.size & 0xFFFFFFFF, mx.uint32)
+    bits = _mix(_mix(index) + site_key)
     keep = (bits >= mx.array(threshold(rate), mx.uint32)).reshape(x.shape)
     return mx.where(keep, x / (1 - rate), mx.zeros_like(x))
 

@@ -23,6 +23,7 @@ from lm_mlx.layers import KERNELS
 from lm_mlx.model import LanguageModel
 from lm_mlx.optim import make_optimizer
 from lm_mlx.optim.base import Arrays
+from lm_mlx.ranks import joined, means, others
 from lm_mlx.tap import TappedLayer, tapped_layers
 
 Part = tuple[mx.array, mx.array, mx.array | None, mx.array | None, mx.array | None]
@@ -49,7 +50,7 @@ class MlxTrainer:
     def __init__(
         self, model: ModelConfig, optimizer: OptimizerConfig, step: StepConfig, weights: NumpyArrays, seed: int
     ):
-        self.config, self.seed = step, seed
+        self.config, self.seed, self.world = step, seed, joined()
         self.dropout, self.grad_clip = model.dropout, optimizer.grad_clip
         self.model = make_model(model, step)
         table = parameter_table(model)
@@ -79,7 +80,8 @@ class MlxTrainer:
         parts = self._parts(batch)
         loss, norm, norms = self.kernel(parts, self.optimizer.scalars(lr))
         if self.optimizer.t % self.config.barrier_every == 0:
-            mx.async_eval(loss, norm, norms, self.model.parameters(), self.optimizer.state, self.average.values)
+            with others():
+                mx.async_eval(loss, norm, norms, self.model.parameters(), self.optimizer.state, self.average.values)
         return {"loss_nats": _Lazy(loss), "grad_norm": _Lazy(norm), "grad_norms": _Lazy(norms)}
 
     def _update(self, parts: list[Part], scalars: mx.array) -> tuple[mx.array, mx.array, mx.array]:
@@ -114,8 +116,8 @@ class MlxTrainer:
             grads = tree_map(mx.add, grads, more_grads)
         flat = dict(tree_flatten(grads))
         if len(parts) == 1:
-            return loss, {name: flat[name] for name in self.names}
-        return loss / len(parts), {name: flat[name] / len(parts) for name in self.names}
+            return means(self.world, loss, {name: flat[name] for name in self.names})
+        return means(self.world, loss / len(parts), {name: flat[name] / len(parts) for name in self.names})
 
     def _parts(self, batch: Batch) -> list[Part]:
         parts = batch.split(self.config.grad_accum_steps)
@@ -124,7 +126,8 @@ class MlxTrainer:
     def _dropout_key(self, micro_batch: int) -> mx.array | None:
         if not self.dropout:
             return None
-        return mx.array(key32(self.seed, "dropout", self.optimizer.t + 1, micro_batch), dtype=mx.uint32)
+        key = key32(self.seed, "dropout", self.optimizer.t + 1, micro_batch)
+        return mx.array(key if self.world.size == 1 else [key, self.world.rank], dtype=mx.uint32)
 
     def diagnostics(self) -> dict[str, dict[str, float]]:
         """Diagnostics of the optimizer in the last step."""
@@ -220,8 +223,10 @@ class _Lazy:
         self.array = array
 
     def __float__(self) -> float:
-        return cast(float, self.array.item())
+        with others():
+            return cast(float, self.array.item())
 
     def tolist(self) -> list[float]:
         """The values of a vector."""
-        return cast(list[float], self.array.tolist())
+        with others():
+            return cast(list[float], self.array.tolist())
