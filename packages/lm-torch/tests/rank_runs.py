@@ -41,6 +41,7 @@ def trained(case: str, world: World, steps: int = 4) -> Outcome:
     figures = []
     for i in range(1, steps + 1):
         taken = trainer.step(rank_batch(BATCHES, i, world.rank, world.size, int(parts)), 0.02)
+        trainer.evaluate(BATCHES.batch(7))  # weights that it gathers are not to be used after the next step
         figures.append([float(taken["loss_nats"]), float(taken["grad_norm"]), *taken["grad_norms"].tolist()])
     with trainer.averaged():
         average = float(trainer.evaluate(BATCHES.batch(9)))

@@ -187,6 +187,8 @@ class Engine:
 
     def _loss_and_gradients(self, inputs: Inputs) -> tuple[Tensor, list[Tensor]]:
         """Mean loss over the batch and its gradients in the table's order, added up over the micro-batches."""
+        if self.shards:
+            self.shards.forget()
         # Freed here rather than after the update: freed there, the heap would shrink and be faulted in again.
         self.model.zero_grad(set_to_none=True)
         total, sums, count = torch.zeros(self.lead, device=self.device), None, self.config.grad_accum_steps

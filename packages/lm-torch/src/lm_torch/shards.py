@@ -56,7 +56,11 @@ class Shards:
         self.model.set_requires_gradient_sync(due)
 
     def forget(self) -> None:
-        """Gather weights again where they are used next: the shares were replaced."""
+        """Gather weights again where they are used next.
+
+        FSDP2 leaves the root's gathered after an evaluation: then they are not those of shares that were replaced
+        meanwhile, and the module has them for its parameters, so the gradients of the shares would not be freed.
+        """
         self.model.reshard()
 
     def part(self, whole: Tensor) -> Tensor:
