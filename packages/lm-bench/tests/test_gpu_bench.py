@@ -160,3 +160,21 @@ def test_rows_are_written_as_they_come(monkeypatch, capsys, tmp_path):
     assert json.loads(capsys.readouterr().out)["results"]["rows"] == lines
     monkeypatch.setattr(sys, "argv", ["lm-bench", "gpu", "--out", str(tmp_path / "none" / "rows.jsonl")])
     assert cli.main() == 2
+
+
+def test_a_side_that_found_no_memory_starts_over_with_its_weights(monkeypatch):
+    """Not with those of the steps that it had taken by then: sides are compared by their losses."""
+    [job, *_] = [j for g in groups_of("cpu", ("train",)) for j in g.jobs if j.who == "ours"]
+    monkeypatch.setattr(work.time, "sleep", lambda seconds: None)
+    plain = work.Training(job, "cpu").block().losses
+    real, tries = work.Training._steps, []
+
+    def steps(self, count):
+        tries.append(count)
+        done = real(self, count)
+        if len(tries) == 1:
+            raise RuntimeError("CUDA out of memory")
+        return done
+
+    monkeypatch.setattr(work.Training, "_steps", steps)
+    assert work.Training(job, "cpu").block().losses == plain

@@ -36,6 +36,7 @@ def _run_here(monkeypatch: pytest.MonkeyPatch) -> None:
         small = Tiles(32, 16, 16, 4, 3, 1, 2), Tiles(16, 64, 32, 4, 3, 2, 1)
         monkeypatch.setattr(gelu_product, "FORWARD", small)
         monkeypatch.setattr(gelu_product, "BACKWARD", (small[0], small[1]._replace(parts=4)))
+        monkeypatch.setattr(gelu_product, "FIXED", (None, None))
 
 
 def take(monkeypatch: pytest.MonkeyPatch, place: int) -> list[str]:
@@ -122,9 +123,9 @@ def test_a_compiled_mlp_is_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_operators_keep_what_torch_s_compiler_expects_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     take(monkeypatch, 1)
     kept = ("test_schema", "test_faketensor")
-    x, (up, bias, down, _) = draw(5, 16).detach(), weights(16, 32, True)
-    up, bias, down = up.detach(), bias.detach(), down.detach()
-    torch.library.opcheck(torch.ops.lm_torch.product_gelu.default, (x, up, bias, True), test_utils=kept)
+    x = draw(5, 16).detach()
+    up, bias, down, down_bias = (part.detach() for part in weights(16, 32, True))
+    torch.library.opcheck(torch.ops.lm_torch.gelu_mlp.default, (x, up, bias, down, down_bias, True), test_utils=kept)
     arguments = (x, down, draw(5, 32).detach(), bias, True)
     torch.library.opcheck(torch.ops.lm_torch.product_gelu_backward.default, arguments, test_utils=kept)
 

@@ -112,10 +112,15 @@ class Training:
 
     def __init__(self, job: Job, device: str):
         self.job, self.device, self.case = job, device, case_of(job)
-        self.side = make_side(job.who, self.case, job.step) if job.seeds == 1 else Seeds(job, self.case)
         self.batches = self.case.batches(job.steps + 1)
-        again_if_full(partial(self._steps, WARMUP_STEPS))
+        again_if_full(self._begin)
         let_go(device)
+
+    def _begin(self) -> None:
+        """From the initial weights, each time that it is tried: what is compared later has taken the same steps."""
+        job = self.job
+        self.side = make_side(job.who, self.case, job.step) if job.seeds == 1 else Seeds(job, self.case)
+        self._steps(WARMUP_STEPS)
 
     def _steps(self, count: int) -> list[SupportsFloat]:
         batches = [self.batches[i % len(self.batches)] for i in range(count)]
