@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lm_torch import batched_attention, bfloat16, fixed_attention, kernels, onednn, scratch
+from lm_torch import batched_attention, bfloat16, kernels, onednn, scratch
 from lm_torch.dropout import Dropping
 from lm_torch.kernels import attention as flash
 from lm_torch.kernels import gelu_product
@@ -94,8 +94,6 @@ def scaled_dot_product_attention(
             return flash.attention(q, k, v, drop)
         if q.shape == k.shape and batched_attention.is_better(q, drop):
             return batched_attention.causal_attention(q, k, v, drop)
-        if drop is None and fixed_attention.usable(q, k):
-            return fixed_attention.attention(q, k, v)
     if drop is not None:
         return scratch.scaled_dot_product_attention(q, k, v, mask, is_causal, drop)
     if is_causal and mask is not None:  # the kernel takes one of the two

@@ -22,8 +22,9 @@ MOST_ROWS = 8
 UNIT_OUTS = 16
 """Rows of a matrix that they take."""
 UNIT_WIDE = 128
-UNIT_COLUMNS = 4096
-"""Elements of a vector up to which a program holds so many rows of a matrix."""
+UNIT_COLUMNS = 1024
+"""Elements of a vector up to which a program holds so many rows of a matrix: of 3,072 it takes a whole multiprocessor,
+and cannot begin early."""
 TOGETHER = 4
 """Rows of text that a program goes over where they are multiplied one by one, in float32; others take the same part of
 a matrix to further rows, at the same time."""
