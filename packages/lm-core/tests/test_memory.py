@@ -154,3 +154,14 @@ def test_another_error_of_a_framework_is_not_hidden() -> None:
 
     with pytest.raises(RuntimeError, match="mat1"):
         exit_code_of(main, "app")
+
+
+def test_ranks_share_the_rows_and_with_fsdp_the_weights_too() -> None:
+    model, optimizer = ModelConfig(vocab_size=64, seq_len=32, d_model=16, n_layers=2, n_heads=2), AdamWConfig()
+    ddp, fsdp = StepConfig(), StepConfig(parallel="fsdp")
+    alone = training_memory(model, optimizer, ddp, 8, 32)
+    assert training_memory(model, optimizer, fsdp, 8, 32) == alone
+    assert training_memory(model, optimizer, ddp, 16, 32, ranks=2) == alone
+    shared = training_memory(model, optimizer, fsdp, 16, 32, ranks=2)
+    assert (2 * shared.weights, 2 * shared.optimizer) == (alone.weights, alone.optimizer)
+    assert shared.activations == alone.activations
