@@ -46,7 +46,7 @@ CORE_ORDER = [
     "interchange.gpt2", "interchange.llama", "interchange.tokenizer", "interchange.folder",
     "page", "report", "run.session", "run.app",
     "testing.models", "testing.base", "testing.steps", "testing.batches", "testing.decoders",
-    "testing.taps",
+    "testing.scorers", "testing.taps",
     "testing.tensors", "testing.operations", "testing.attention", "testing.losses",
 ]  # fmt: skip
 

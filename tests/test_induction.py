@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lm_core.backend import load_backend
-from lm_core.config import AdamWConfig, StepConfig
+from lm_core.config import StepConfig
 from lm_core.model.init import initial_arrays
 from lm_core.reference import model as reference
 from lm_pipeline.inside.page import first_and_second
@@ -57,9 +57,7 @@ def test_both_backends_make_the_study_that_the_reference_weights_give(induction:
     pytest.importorskip("mlx.core")
     weights = {name: 4 * array for name, array in initial_arrays(induction.MODEL, 1).items()}
     studies = [
-        induction.study_of(
-            load_backend(name).build(induction.MODEL, AdamWConfig(), StepConfig(device="cpu"), weights, 0)
-        )
+        induction.study_of(load_backend(name).scorer(induction.MODEL, StepConfig(device="cpu"), weights))
         for name in ("torch", "mlx")
     ]
     for name, values in vars(studies[0]).items():

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lm_core.backend import Trainer, load_backend
+from lm_core.backend import Scorer, Trainer, load_backend
 from lm_core.config import AdamWConfig, ModelConfig, StepConfig
 from lm_core.data.batches import Batch
 from lm_core.model.init import initial_arrays
@@ -53,12 +53,10 @@ def trained(backend: str = "torch", steps: int = STEPS, seed: int = 0) -> Traine
     return trainer
 
 
-def study_of(trainer: Trainer, seed: int = 0) -> Study:
+def study_of(scorer: Scorer, seed: int = 0) -> Study:
     """The study of one, on patterns that it has not seen."""
     batches = windows(patterns(0, seed, 8).inputs.ravel(), MODEL.seq_len, 224)
-    return make_study(
-        trainer, MODEL, trainer.weights(), batches, batches, lambda ids: "".join(chr(97 + i) for i in ids)
-    )
+    return make_study(scorer, MODEL, scorer.weights(), batches, batches, lambda ids: "".join(chr(97 + i) for i in ids))
 
 
 def picture(study: Study) -> str:

@@ -14,7 +14,7 @@ from lm_tokenizer.adapters import train_tokenizer
 
 from .conftest import program
 from .hand_made import CONFIG, SIZE, hand_made_weights
-from .reference_trainer import ReferenceTrainer
+from .reference_scorer import ReferenceScorer
 
 Run = Callable[..., int]
 LETTERS = "abcdefghijklmnop"
@@ -34,7 +34,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     }  # fmt: skip
     Checkpoints(tmp_path / "run" / "checkpoints").save(hand_made_weights(), {}, metadata)
     (tmp_path / "text.txt").write_text("badgepc" * 30)
-    reference = ReferenceTrainer(CONFIG, {})
+    reference = ReferenceScorer(CONFIG, {})
     monkeypatch.setattr(attention, "load_backend", lambda _name: reference)
     start = program(attention.main, monkeypatch)
     return lambda *words: start("--checkpoint", "run", *words)
@@ -69,7 +69,7 @@ def test_what_cannot_be_written_or_held_is_found_before_the_study(
     monkeypatch.setattr(attention, "make_study", lambda *_, **__: pytest.fail("it was begun"))
     assert run("--text", "text.txt", "--output", "text.txt/out") == 2
     assert "output: cannot write in text.txt/out: Not a directory" in capsys.readouterr().err
-    monkeypatch.setattr(ReferenceTrainer, "memory", lambda *_: 1000)
+    monkeypatch.setattr(ReferenceScorer, "memory", lambda *_: 1000)
     assert run("--text", "text.txt", "--output", "out") == 2
     assert "the study" in capsys.readouterr().err
 

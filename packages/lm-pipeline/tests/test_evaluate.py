@@ -42,7 +42,7 @@ class Reference:
     def describe(self, step: object) -> str:
         return "reference"
 
-    def build(self, model: ModelConfig, optimizer: object, step: object, weights: Any, seed: int) -> "Reference":
+    def scorer(self, model: ModelConfig, step: object, weights: Any) -> "Reference":
         self.model, self.weights, self.vocab_size = model, weights, model.vocab_size
         return self
 

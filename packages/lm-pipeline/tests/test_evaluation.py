@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lm_core.backend import Marks, Trainer
+from lm_core.backend import Marks, Scorer
 from lm_core.config import ModelConfig
 from lm_core.data.batches import Batch, SequentialWindows
 from lm_core.errors import NonFiniteError, UserError
@@ -31,7 +31,7 @@ TEXT = "東京は夜の七時。 The fox 🦊 and a dog 🐕‍🦺 in 서울: n
 
 
 class Exact:
-    """A trainer that is the float64 reference, and does not round its nats."""
+    """A scorer that is the float64 reference, and does not round its nats."""
 
     def __init__(self, config: ModelConfig) -> None:
         self.config, self.weights = config, initial_arrays(config, 0)
@@ -118,10 +118,10 @@ def test_bits_per_byte_are_a_direct_count_also_where_tokens_are_parts_of_charact
         start = stride * -(-max(0, place - 8) // stride)
         row = exact.logits([ids[start:place]])[0, -1]
         bits -= math.log2(math.exp(row[ids[place]]) / sum(map(math.exp, row)))
-    found = evaluate(cast("Trainer", exact), model, text, stride, 3)
+    found = evaluate(cast("Scorer", exact), model, text, stride, 3)
     assert found["text_bytes"] == len(TEXT.encode())
     assert found["bits_per_byte"] == pytest.approx(bits / len(TEXT.encode()), abs=1e-9)
-    by_ids = evaluate(cast("Trainer", exact), model, text, stride, 3, limit=len(ids) - 2)
+    by_ids = evaluate(cast("Scorer", exact), model, text, stride, 3, limit=len(ids) - 2)
     assert by_ids["text_bytes"] == len(TEXT.encode())  # as the ids tell it, without the end of the text
 
 
@@ -133,7 +133,7 @@ def test_without_an_end_of_text_the_first_token_is_context_and_its_bytes_do_not_
     assert tokenizer.decode([int(i) for i in text.ids]) == "東京 is far 🦊"
     assert text.text_bytes == len("京 is far 🦊".encode())
     model = SavedModel(MODEL, {}, tokenizer, "exact")
-    found = evaluate(cast("Trainer", Exact(MODEL)), model, text)
+    found = evaluate(cast("Scorer", Exact(MODEL)), model, text)
     assert (found["targets"], found["text_bytes"]) == (len("京 is far 🦊"), text.text_bytes)
 
 
@@ -161,7 +161,7 @@ def test_within_documents_each_target_is_predicted_from_its_own_alone(tokenizer:
     """By the reference on each context alone; a position is the number of its tokens."""
     end, model, exact = tokenizer.eos_id or 0, SavedModel(MODEL, {}, tokenizer, "exact"), Exact(MODEL)
     ids = [end, 5, 6, 7, end, end, *range(20, 31), end, 9]
-    found = evaluate(cast("Trainer", exact), model, EvaluationText("", np.array(ids)), 8, 2, within_documents=True)
+    found = evaluate(cast("Scorer", exact), model, EvaluationText("", np.array(ids)), 8, 2, within_documents=True)
     nats: dict[int, list[float]] = {}
     for place in range(1, len(ids)):
         start = (place - 1) // 8 * 8
@@ -192,7 +192,7 @@ def test_a_continuation_costs_the_nats_of_its_tokens_after_as_much_context_as_fi
     context, best = [5, 6], []
     for _ in range(3):
         best.append(int(exact.logits([context + best])[0, -1].argmax()))
-    found = score_continuations(cast("Trainer", exact), [*pairs, (context, best)], 8, batch_size=3)
+    found = score_continuations(cast("Scorer", exact), [*pairs, (context, best)], 8, batch_size=3)
     for (before, after), scored in zip(pairs, found, strict=False):
         row = [*before, *after][-9:]
         logits = exact.logits([row[:-1]])
@@ -204,7 +204,7 @@ def test_a_continuation_costs_the_nats_of_its_tokens_after_as_much_context_as_fi
 @pytest.mark.parametrize("pair", [([], [1]), ([1], []), ([1], [1] * 9)])
 def test_a_pair_that_cannot_be_scored_is_named(pair: Any) -> None:
     with pytest.raises(UserError, match="pair 2 has"):
-        score_continuations(cast("Trainer", Exact(MODEL)), [([1], [2]), pair], 8)
+        score_continuations(cast("Scorer", Exact(MODEL)), [([1], [2]), pair], 8)
 
 
 # The others

@@ -52,7 +52,7 @@ class Told:
     def memory(self, step: object) -> None:
         return None
 
-    def build(self, model: ModelConfig, optimizer: object, step: object, weights: Any, seed: int) -> "Told":
+    def scorer(self, model: ModelConfig, step: object, weights: Any) -> "Told":
         self.model, self.weights = model, weights
         return self
 

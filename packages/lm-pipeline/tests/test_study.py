@@ -21,7 +21,7 @@ from lm_pipeline.inside.study import Study, make_study
 from lm_pipeline.inside.windows import first_tokens, windows
 
 from .hand_made import CONFIG, SIZE, hand_made_weights
-from .reference_trainer import ReferenceTrainer
+from .reference_scorer import ReferenceScorer
 
 IDS = np.tile(np.array([3, 1, 4, 15, 9, 2, 6], np.int32), 20)
 
@@ -35,9 +35,9 @@ def drawn_weights(rows: int = 3, heads: int = 2, length: int = 7) -> Any:
 @pytest.fixture(scope="module")
 def study() -> Study:
     weights = hand_made_weights()
-    trainer, batches = ReferenceTrainer(CONFIG, weights), windows(IDS, CONFIG.seq_len, 128)
+    scorer, batches = ReferenceScorer(CONFIG, weights), windows(IDS, CONFIG.seq_len, 128)
     return make_study(
-        trainer, CONFIG, weights, batches, first_tokens(batches, 64), lambda ids: " ".join(f"t{i}" for i in ids)
+        scorer, CONFIG, weights, batches, first_tokens(batches, 64), lambda ids: " ".join(f"t{i}" for i in ids)
     )
 
 
@@ -134,10 +134,10 @@ def test_a_model_without_a_head_is_the_one_whose_head_is_not_added(study: Study)
     silent["blocks.1.attn.v_proj.weight"][: CONFIG.head_dim] = 0
     batch = windows(IDS, SIZE, 32)[0]
     expected, loss = (reference.score(CONFIG, w, batch.inputs, batch.targets) for w in (silent, weights))
-    trainer = ReferenceTrainer(CONFIG, weights)
-    costs = ablation_costs(trainer, CONFIG, weights, [batch])  # type: ignore[arg-type]
+    scorer = ReferenceScorer(CONFIG, weights)
+    costs = ablation_costs(scorer, CONFIG, weights, [batch])  # type: ignore[arg-type]
     assert costs[1, 0] == pytest.approx(expected.mean() - loss.mean(), abs=1e-6)
-    assert trainer.held is weights
+    assert scorer.held is weights
     np.testing.assert_allclose(costs[:, 1], 0, atol=1e-6)
 
 
@@ -161,9 +161,9 @@ def test_the_induction_head_of_a_model_made_by_hand_stands_out(study: Study) -> 
 def test_a_model_that_has_diverged_is_named() -> None:
     weights = hand_made_weights()
     weights["blocks.0.mlp.down_proj.weight"][0, 0] = np.nan
-    trainer, batches = ReferenceTrainer(CONFIG, weights), windows(IDS, CONFIG.seq_len, 32)
+    scorer, batches = ReferenceScorer(CONFIG, weights), windows(IDS, CONFIG.seq_len, 32)
     with pytest.raises(UserError, match="loss is not a number"):
-        make_study(trainer, CONFIG, weights, batches, [], str)  # type: ignore[arg-type]
+        make_study(scorer, CONFIG, weights, batches, [], str)  # type: ignore[arg-type]
 
 
 def test_the_lens_of_the_last_layer_is_the_model_s_own(study: Study) -> None:

@@ -31,7 +31,7 @@ clipping. Both are read by `float`.
 """
 NumpyArrays = Mapping[str, NDArray[Any]]
 Snapshot = Callable[[], tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]]
-"""Reads what was snapped: weights and optimizer state, as `Trainer.weights` and `Trainer.optimizer_state` name them."""
+"""Reads what was snapped: weights and optimizer state, as `Scorer.weights` and `Trainer.optimizer_state` name them."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Marks:
     """What the metrics of a model are made of, for each target, each [B, T]."""
 
     nats: NDArray[np.float32]
-    """As `Trainer.score` gives them."""
+    """As `Scorer.score` gives them."""
     rank: NDArray[np.int32]
     """How many other ids have a logit that is not below the target's: 0 where it alone is the likeliest.
 
@@ -57,7 +57,7 @@ class Marks:
 
 
 class TappedLayer(Protocol):
-    """One block of a model that has read a batch [B, T], without dropout; see `Trainer.tap`."""
+    """One block of a model that has read a batch [B, T], without dropout; see `Scorer.tap`."""
 
     def attention(self, heads: slice = slice(None)) -> NDArray[np.float32]:
         """How much of each position some heads take for each position, [B, heads, T, T].
@@ -76,7 +76,47 @@ class TappedLayer(Protocol):
         """
 
 
-class Trainer(Protocol):
+class Scorer(Protocol):
+    """A model on one device that is read and not trained: nothing but weights and the activations of a batch.
+
+    Evaluation, studies and exports need this much; a `Trainer` is one too, over the model that it trains.
+    """
+
+    def evaluate(self, batch: Batch) -> SupportsFloat:
+        """Mean over all targets of weight x nats, without dropout: the weighted mean of `score` but for rounding."""
+
+    def score(self, batch: Batch) -> NDArray[np.float32]:
+        """Nats of each target, [B, T], without dropout and without the batch's weights, within its documents.
+
+        With `kernels = "fused"` only the logits of some tokens are held at a time.
+        """
+
+    def marks(self, batch: Batch) -> Marks:
+        """`score`, with the rank of each target and the probability of the likeliest id; under the same conditions."""
+
+    def logits(self, inputs: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
+        """[B, T] ids -> [B, T, V], without dropout."""
+
+    def weights(self) -> dict[str, NDArray[np.float32]]:
+        """A copy of every parameter, under the table's names."""
+
+    def load(self, weights: NumpyArrays) -> None:
+        """Replace the parameters."""
+
+    def activation_norms(self, batch: Batch) -> dict[str, float]:
+        """Root mean square of the residual stream after each block ("blocks.0", ...), without dropout."""
+
+    def tap(self, batch: Batch) -> Iterator[TappedLayer]:
+        """Every block in turn, each computed when it is asked for: what a study of the model reads.
+
+        The weights must not change before the last one.
+        """
+
+    def decoder(self, rows: int = 1, vocab_size: int | None = None) -> Decoder:
+        """A fresh decoder of `rows` texts over the current weights; only ids below `vocab_size` are ever drawn."""
+
+
+class Trainer(Scorer, Protocol):
     """A model and its optimizer on one device."""
 
     def choices(self) -> dict[str, str]:
@@ -95,35 +135,17 @@ class Trainer(Protocol):
     def diagnostics(self) -> dict[str, dict[str, float]]:
         """Statistics of the optimizer in the last step, by bucket: K-beta's `sunspike` and `beta2`, none for AdamW."""
 
-    def evaluate(self, batch: Batch) -> SupportsFloat:
-        """Mean over all targets of weight x nats, without dropout: the weighted mean of `score` but for rounding."""
-
     def averaged(self) -> AbstractContextManager[None]:
         """A context in which the weights are their average, to be evaluated and sampled with; not to be trained.
 
         Without `optimizer.average` they are what they are.
         """
 
-    def score(self, batch: Batch) -> NDArray[np.float32]:
-        """Nats of each target, [B, T], without dropout and without the batch's weights, within its documents.
-
-        With `kernels = "fused"` only the logits of some tokens are held at a time.
-        """
-
-    def marks(self, batch: Batch) -> Marks:
-        """`score`, with the rank of each target and the probability of the likeliest id; under the same conditions."""
-
-    def logits(self, inputs: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
-        """[B, T] ids -> [B, T, V], without dropout."""
-
     def forward_backward(self, batch: Batch) -> SupportsFloat:
         """Loss of the next step, lazy, with its gradients left on the device: what a benchmark times."""
 
     def gradients(self, batch: Batch) -> tuple[float, dict[str, NDArray[np.float32]]]:
         """Loss and unclipped gradients of the next step, without taking it."""
-
-    def weights(self) -> dict[str, NDArray[np.float32]]:
-        """A copy of every parameter, under the table's names."""
 
     def optimizer_state(self) -> dict[str, NDArray[Any]]:
         """A copy of the optimizer's state, under the names of `lm_core.optim`."""
@@ -138,18 +160,6 @@ class Trainer(Protocol):
     def load(self, weights: NumpyArrays, optimizer_state: NumpyArrays | None = None) -> None:
         """Replace the parameters and, if given, the optimizer's state."""
 
-    def activation_norms(self, batch: Batch) -> dict[str, float]:
-        """Root mean square of the residual stream after each block ("blocks.0", ...), without dropout."""
-
-    def tap(self, batch: Batch) -> Iterator[TappedLayer]:
-        """Every block in turn, each computed when it is asked for: what a study of the model reads.
-
-        The weights must not change before the last one.
-        """
-
-    def decoder(self, rows: int = 1, vocab_size: int | None = None) -> Decoder:
-        """A fresh decoder of `rows` texts over the current weights; only ids below `vocab_size` are ever drawn."""
-
 
 class SeedTrainer(Protocol):
     """K models of one shape with their optimizers, trained together: the seeds of one arm of a study.
@@ -162,7 +172,7 @@ class SeedTrainer(Protocol):
         """One optimizer step of each seed on its batch."""
 
     def evaluate(self, batches: Sequence[Batch]) -> Sequence[SupportsFloat]:
-        """`Trainer.evaluate` of each seed on its batch."""
+        """`Scorer.evaluate` of each seed on its batch."""
 
     def averaged(self) -> AbstractContextManager[None]:
         """`Trainer.averaged` of all seeds."""
@@ -171,7 +181,7 @@ class SeedTrainer(Protocol):
         """`Trainer.diagnostics` of a seed."""
 
     def weights(self, which: int) -> dict[str, NDArray[np.float32]]:
-        """`Trainer.weights` of a seed."""
+        """`Scorer.weights` of a seed."""
 
     def optimizer_state(self, which: int) -> dict[str, NDArray[Any]]:
         """`Trainer.optimizer_state` of a seed."""
@@ -200,6 +210,9 @@ class Backend(Protocol):
     ) -> Trainer:
         """A trainer that starts from `weights`; `seed` keys the dropout masks."""
 
+    def scorer(self, model: ModelConfig, step: StepConfig, weights: NumpyArrays) -> Scorer:
+        """A model of `weights` to be read; of `step`, what is about training has no effect."""
+
     def build_seeds(
         self,
         model: ModelConfig,
@@ -217,7 +230,7 @@ class Backend(Protocol):
     def decoder(
         self, model: ModelConfig, step: StepConfig, weights: NumpyArrays, rows: int = 1, vocab_size: int | None = None
     ) -> Decoder:
-        """A decoder without a trainer, see `Trainer.decoder`; `step.compile` compiles it where that can be done."""
+        """A decoder without a trainer, see `Scorer.decoder`; `step.compile` compiles it where that can be done."""
 
     def peak_flops(self, step: StepConfig) -> float | None:
         """Dense matrix operations per second that the maker states for the device and type; None if not known."""

@@ -5,7 +5,7 @@ from importlib.metadata import version
 
 import mlx.core as mx
 
-from lm_core.backend import NumpyArrays, SeedTrainer, Trainer
+from lm_core.backend import NumpyArrays, Scorer, SeedTrainer, Trainer
 from lm_core.config import ModelConfig, OptimizerConfig, StepConfig
 from lm_core.errors import UserError
 from lm_core.machine import machine_memory, peak_memory
@@ -13,6 +13,7 @@ from lm_core.world import World
 from lm_mlx import BLAS
 from lm_mlx.decode import MlxDecoder
 from lm_mlx.ranks import join, joined
+from lm_mlx.scorer import MlxScorer
 from lm_mlx.step import MlxTrainer, load_weights, make_model
 
 
@@ -42,6 +43,12 @@ def check_numerics(step: StepConfig, device: mx.Device) -> None:
         raise UserError("deterministic: on a GPU, MLX adds up in any order; use device cpu, or deterministic = false")
 
 
+def _use_device(step: StepConfig) -> None:
+    device = pick_device(step.device)
+    check_numerics(step, device)
+    mx.set_default_device(device)
+
+
 class MlxBackend:
     """See `lm_core.backend.Backend`."""
 
@@ -55,12 +62,15 @@ class MlxBackend:
         self, model: ModelConfig, optimizer: OptimizerConfig, step: StepConfig, weights: NumpyArrays, seed: int
     ) -> Trainer:
         """A trainer that starts from `weights`. The device becomes MLX's default for the process."""
-        device = pick_device(step.device)
-        check_numerics(step, device)
+        _use_device(step)
         if step.parallel == "fsdp" and joined().size > 1:
             raise UserError('parallel fsdp: that is torch\'s; with MLX, leave it at "ddp"')
-        mx.set_default_device(device)
         return MlxTrainer(model, optimizer, step, weights, seed)
+
+    def scorer(self, model: ModelConfig, step: StepConfig, weights: NumpyArrays) -> Scorer:
+        """The model alone, to be read. The device becomes MLX's default for the process."""
+        _use_device(step)
+        return MlxScorer(model, step, weights)
 
     def build_seeds(
         self,

@@ -84,21 +84,13 @@ class LanguageModel(nn.Module):
         if not config.tie_embeddings:
             self.lm_head = Linear(config.d_model, config.vocab_size, config.head_bias, kernels)
 
-    def hidden(
-        self,
-        ids: mx.array,
-        key: mx.array | None = None,
-        starts: mx.array | None = None,
-        taps: list[mx.array] | None = None,
-    ) -> mx.array:
-        """Input of the head, [B, T, D]; `taps` gets what each block gives, the rest is as in `__call__`."""
+    def hidden(self, ids: mx.array, key: mx.array | None = None, starts: mx.array | None = None) -> mx.array:
+        """Input of the head, [B, T, D]; the rest is as in `__call__`."""
         positions, mask = (None, None) if starts is None else packed(starts)
         x = self.embedded(ids, key, positions)
         for i, block in enumerate(self.blocks):
             again = self.gradient_checkpointing and i % self.gradient_checkpointing == 0
             x = checkpointed(block, x, key, positions, mask) if again else block(x, key, positions, mask)
-            if taps is not None:
-                taps.append(x)
         return self.norm(x)
 
     def embedded(self, ids: mx.array, key: mx.array | None = None, positions: mx.array | None = None) -> mx.array:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
-from lm_core.backend import NumpyArrays, Trainer
+from lm_core.backend import NumpyArrays, Scorer, Trainer
 from lm_core.config import ModelConfig, OptimizerConfig, StepConfig
 from lm_core.errors import UserError
 from lm_core.machine import machine_memory, peak_memory
@@ -14,6 +14,7 @@ from lm_torch import bfloat16
 from lm_torch.decode import TorchDecoder
 from lm_torch.peak import stated_peak
 from lm_torch.ranks import join, rank_count
+from lm_torch.scorer import TorchScorer
 from lm_torch.seeds import SeedTrainer
 from lm_torch.static_decode import make_decoder
 from lm_torch.step import TorchTrainer, load_weights, make_model
@@ -50,6 +51,10 @@ class TorchBackend:
     ) -> Trainer:
         """A trainer that starts from `weights`."""
         return TorchTrainer(model, optimizer, step, weights, seed, pick_device(step.device))
+
+    def scorer(self, model: ModelConfig, step: StepConfig, weights: NumpyArrays) -> Scorer:
+        """The model alone, to be read."""
+        return TorchScorer(model, step, weights, pick_device(step.device))
 
     def build_seeds(
         self,

@@ -6,7 +6,7 @@
 `step` and `seeds` are what calls it: the trainer of one model, and that of several seeds at once.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -112,7 +112,7 @@ class Engine:
         self.shards = _sharded(self.model, step, device) if self.ranks > 1 and step.parallel == "fsdp" else None
         named: dict[str, Tensor] = self.shards.shares() if self.shards else dict(self.model.named_parameters())
         assert named.keys() == self.table.keys(), "the model and the parameter table must agree"
-        self.params = {name: named[name] for name in self.table}
+        self.params: Mapping[str, Tensor] = {name: named[name] for name in self.table}
         self.narrow: dict[str, Tensor] = {}
         self.optimizer = make_optimizer(optimizer, self.table, dict(self.params), step.kernels == "fused")
         self.optimizer.share(self.shards)

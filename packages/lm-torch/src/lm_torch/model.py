@@ -89,22 +89,14 @@ class LanguageModel(nn.Module):
         table = torch.from_numpy(sinusoids(self.config.seq_len, self.config.d_model))
         return table.to(torch.promote_types(self.dtype, torch.float32))
 
-    def hidden(
-        self,
-        ids: Tensor,
-        key: Tensor | None = None,
-        starts: Tensor | None = None,
-        taps: list[Tensor] | None = None,
-    ) -> Tensor:
-        """Input of the head, [B, T, D]; `taps` gets what each block gives, the rest is as in `forward`."""
+    def hidden(self, ids: Tensor, key: Tensor | None = None, starts: Tensor | None = None) -> Tensor:
+        """Input of the head, [B, T, D]; the rest is as in `forward`."""
         positions, mask = (None, None) if starts is None else packed(starts)
         x = self.embedded(ids, key, positions)
         every = self.gradient_checkpointing if torch.is_grad_enabled() else 0
         for i, block in enumerate(self.blocks):
             again = every and i % every == 0
             x = checkpointed(block, x, key, positions, mask) if again else block(x, key, positions, mask)
-            if taps is not None:
-                taps.append(x)
         return self.norm(x)
 
     def embedded(self, ids: Tensor, key: Tensor | None = None, positions: Tensor | None = None) -> Tensor:

@@ -1,6 +1,6 @@
 """The trainer of one model: batches and weights as numpy arrays, steps by `Engine`."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -8,36 +8,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lm_core.backend import Marks, Metrics, NumpyArrays, Snapshot
+from lm_core.backend import Metrics, NumpyArrays, Snapshot
 from lm_core.config import ModelConfig, OptimizerConfig, StepConfig
 from lm_core.data.batches import Batch
-from lm_core.model.parameters import check_fit, parameter_table
 from lm_core.rng import key32
-from lm_torch import bfloat16, onednn, product_choice
-from lm_torch.decode import TorchDecoder
+from lm_torch import onednn, product_choice
 from lm_torch.dropout import part_key
 from lm_torch.engine import Engine, make_model
-from lm_torch.fitting import fitting
-from lm_torch.host import upload
-from lm_torch.inputs import Inputs, Part
+from lm_torch.inputs import Inputs
 from lm_torch.model import LanguageModel
 from lm_torch.ranks import dist_rank
+from lm_torch.scorer import Scoring, as_numpy, load_weights
 from lm_torch.snapshot import HostCopies
-from lm_torch.static_decode import make_decoder
-from lm_torch.tap import TappedLayer, tapped_layers
 
 __all__ = ["TorchTrainer", "load_weights", "make_model"]
 
 
-@torch.no_grad()
-def load_weights(model: LanguageModel, weights: NumpyArrays) -> None:
-    """Copy the arrays of the parameter table in."""
-    check_fit(parameter_table(model.config), weights)
-    for name, param in model.named_parameters():
-        param.copy_(torch.from_numpy(np.ascontiguousarray(weights[name])))
-
-
-class TorchTrainer(Engine):
+class TorchTrainer(Engine, Scoring):
     """See `lm_core.backend.Trainer`."""
 
     def __init__(
@@ -51,10 +38,7 @@ class TorchTrainer(Engine):
     ):
         super().__init__(model, optimizer, step, device)
         self.seed = seed
-        narrow = step.dtype == "bfloat16" and bfloat16.MULTIPLIED
-        # What is to repeat its bits in every run must not depend on a measurement.
-        if device.type == "cpu" and step.kernels == "fused" and not narrow and not step.deterministic:
-            self.numerics.products = product_choice.choose(model)
+        self.choose_products()
         self.load(weights)
         self.copies = HostCopies(), HostCopies()
 
@@ -88,39 +72,9 @@ class TorchTrainer(Engine):
         """Those of the step that comes next."""
         return self.loss_and_gradients(self._next_inputs(batch))
 
-    def _inputs(self, batch: Batch) -> Part:
-        """The arguments of `LanguageModel.loss`, without dropout."""
-        return next(Inputs.of(batch).on(self.device).parts(1))
-
     def diagnostics(self) -> dict[str, dict[str, float]]:
         """Diagnostics of the optimizer in the last step."""
         return self.optimizer.diagnostics()
-
-    @torch.no_grad()
-    def evaluate(self, batch: Batch) -> Tensor:
-        """Mean over the targets of weight x nats, without dropout."""
-        with self.numerics(), fitting():
-            return self.model.loss(*self._inputs(batch))
-
-    @torch.no_grad()
-    def score(self, batch: Batch) -> NDArray[np.float32]:
-        """Nats of each target [B, T], without weights and dropout."""
-        ids, targets, *_, starts = self._inputs(batch)
-        with self.numerics():
-            return _numpy(self.model.token_losses(ids, targets, starts))
-
-    @torch.no_grad()
-    def marks(self, batch: Batch) -> Marks:
-        """Nats, rank and confidence of each target, each [B, T], without weights and dropout."""
-        ids, targets, *_, starts = self._inputs(batch)
-        with self.numerics(), fitting():
-            return Marks.of(_numpy(self.model.token_marks(ids, targets, starts)))
-
-    @torch.no_grad()
-    def logits(self, inputs: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
-        """[B, T] ids -> [B, T, V]."""
-        with self.numerics():
-            return _numpy(self.model(upload(inputs, self.device).long()))
 
     def forward_backward(self, batch: Batch) -> Tensor:
         """Loss of the next step, with its gradients left on the device."""
@@ -129,15 +83,15 @@ class TorchTrainer(Engine):
     def gradients(self, batch: Batch) -> tuple[float, dict[str, NDArray[np.float32]]]:
         """Loss and gradients of the next step, without taking it."""
         loss, grads = self._next_loss_and_gradients(batch)
-        return float(loss), {name: _numpy(grad.float()) for name, grad in zip(self.params, grads, strict=True)}
+        return float(loss), {name: as_numpy(grad.float()) for name, grad in zip(self.params, grads, strict=True)}
 
     def weights(self) -> dict[str, NDArray[np.float32]]:
         """A copy of every parameter."""
-        return {name: _numpy(param) for name, param in self._whole(self.params)}
+        return {name: as_numpy(param) for name, param in self._whole(self.params)}
 
     def optimizer_state(self) -> dict[str, NDArray[Any]]:
         """A copy of the optimizer's state."""
-        return {name: _numpy(tensor) for name, tensor in self._whole(self.named_state())}
+        return {name: as_numpy(tensor) for name, tensor in self._whole(self.named_state())}
 
     def _whole(self, tensors: Mapping[str, Tensor]) -> Iterable[tuple[str, Tensor]]:
         return self.shards.each_whole(tensors) if self.shards else tensors.items()
@@ -147,20 +101,16 @@ class TorchTrainer(Engine):
         if self.shards:  # gathered one by one; the first rank alone keeps them
             first = self.shards.rank == 0
             whole = tuple(
-                {name: _numpy(tensor) for name, tensor in self._whole(tensors) if first}
+                {name: as_numpy(tensor) for name, tensor in self._whole(tensors) if first}
                 for tensors in (self.params, self.named_state())
             )
             return lambda: (whole[0], whole[1])
         weights, state = self.copies[0].take(self.params), self.copies[1].take(self.named_state())
         return lambda: (weights(), state())
 
-    @torch.no_grad()
     def load(self, weights: NumpyArrays, optimizer_state: Mapping[str, NDArray[Any]] | None = None) -> None:
         """Replace the parameters and, if given, the optimizer's state."""
-        check_fit(self.table, weights)
-        for name, param in self.params.items():
-            whole = torch.from_numpy(np.ascontiguousarray(weights[name]))
-            param.copy_(self.shards.part(whole) if self.shards else whole)
+        load_weights(self.model, weights, self.params, *([self.shards.part] if self.shards else []))
         self.write_narrow()
         self.average.start()
         if optimizer_state is not None:
@@ -174,25 +124,6 @@ class TorchTrainer(Engine):
             self.optimizer.load(optimizer_state)
             self.average.load(optimizer_state)
 
-    @torch.no_grad()
-    def activation_norms(self, batch: Batch) -> dict[str, float]:
-        """Root mean square of the residual stream after each block."""
-        taps: list[Tensor] = []
-        ids, *_, starts = self._inputs(batch)
-        with self.numerics():
-            self._whole_model().hidden(ids, starts=starts, taps=taps)
-        rms = torch.stack([x.float().square().mean().sqrt() for x in taps]).tolist()
-        return {f"blocks.{i}": value for i, value in enumerate(rms)}
-
-    def tap(self, batch: Batch) -> Iterator[TappedLayer]:
-        """Every block in turn, without dropout."""
-        ids, *_, starts = self._inputs(batch)
-        return tapped_layers(self._whole_model(), ids, starts, self.numerics)
-
-    def decoder(self, rows: int = 1, vocab_size: int | None = None) -> TorchDecoder:
-        """A decoder over the current weights."""
-        return make_decoder(self._whole_model(), self.config, rows, vocab_size)
-
     def _whole_model(self) -> LanguageModel:
         """The model; of one that is cut among the ranks, a copy that is whole."""
         if not self.shards:
@@ -200,7 +131,3 @@ class TorchTrainer(Engine):
         model = make_model(self.model.config, self.config, self.device)
         load_weights(model, self.weights())
         return model
-
-
-def _numpy(tensor: Tensor) -> NDArray[Any]:
-    return tensor.detach().cpu().numpy().copy()

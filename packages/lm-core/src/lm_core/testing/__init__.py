@@ -22,11 +22,12 @@ from lm_core.testing.models import (
     without_key_biases,
 )
 from lm_core.testing.operations import OperationConformance
+from lm_core.testing.scorers import ScorerConformance
 from lm_core.testing.steps import StepConformance
 from lm_core.testing.taps import TapConformance
 
 
-class BackendConformance(StepConformance, BatchConformance, DecoderConformance, TapConformance):
+class BackendConformance(StepConformance, BatchConformance, DecoderConformance, ScorerConformance, TapConformance):
     """A backend against the float64 reference."""
 
 

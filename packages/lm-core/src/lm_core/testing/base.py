@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from lm_core.backend import Trainer, load_backend
+from lm_core.backend import Scorer, Trainer, load_backend
 from lm_core.config import ModelConfig, OptimizerConfig, StepConfig
 from lm_core.model.init import Arrays
 from lm_core.testing.models import ADAMW, rough_arrays
@@ -25,3 +25,8 @@ class Conformance:
         """A trainer on the CPU, by default from rough weights."""
         config = (step or StepConfig()).model_copy(update={"device": "cpu"})
         return load_backend(self.backend_name).build(model, optimizer, config, weights or rough_arrays(model), 0)
+
+    def scorer(self, model: ModelConfig, step: StepConfig | None = None, weights: Arrays | None = None) -> Scorer:
+        """A scorer on the CPU, by default of rough weights."""
+        config = (step or StepConfig()).model_copy(update={"device": "cpu"})
+        return load_backend(self.backend_name).scorer(model, config, weights or rough_arrays(model))

@@ -18,7 +18,7 @@ class TapConformance(Conformance):
         """Attention weights, residual stream and logit lens; dropout and weights of targets play no part."""
         config, weights = MODELS[name], rough_arrays(MODELS[name])
         batch = packed_batch(config) if is_packed else some_batches(config).batch(1)
-        layers = list(self.build(config.model_copy(update={"dropout": 0.3})).tap(batch))
+        layers = list(self.scorer(config.model_copy(update={"dropout": 0.3})).tap(batch))
         assert len(layers) == config.n_layers
         for i, layer in enumerate(layers):
             attention = reference.attention_weights(config, weights, batch.inputs, i, batch.segments)
@@ -34,7 +34,7 @@ class TapConformance(Conformance):
     def test_some_heads_are_those_of_all_also_where_they_share_keys(self) -> None:
         """Two at a time, of four that two kv heads serve."""
         config = MODELS["llama"]
-        for layer in self.build(config).tap(packed_batch(config)):
+        for layer in self.scorer(config).tap(packed_batch(config)):
             some = [layer.attention(slice(first, first + 2)) for first in (0, 2)]
             np.testing.assert_allclose(np.concatenate(some, axis=1), layer.attention(), atol=1e-6)
 
@@ -42,7 +42,7 @@ class TapConformance(Conformance):
         """The softmax is in float32 whatever the type of the activations."""
         config, batch = MODELS["llama"], packed_batch(MODELS["llama"])
         wide, narrow = (
-            self.build(config, step=StepConfig(dtype=dtype)).tap(batch) for dtype in ("float32", "bfloat16")
+            self.scorer(config, step=StepConfig(dtype=dtype)).tap(batch) for dtype in ("float32", "bfloat16")
         )
         for expected, layer in zip(wide, narrow, strict=True):
             weights = layer.attention()
@@ -54,6 +54,6 @@ class TapConformance(Conformance):
         config = MODELS["gpt2"]
         monkeypatch.setattr(f"lm_{self.backend_name}.tap.LOGITS", 3 * config.vocab_size)
         for step, close in ((StepConfig(), 2e-6), (StepConfig(dtype="bfloat16"), 0.05)):
-            trainer, batch = self.build(config, step=step), packed_batch(config)
-            *_, last = trainer.tap(batch)
-            np.testing.assert_allclose(last.lens(batch.targets)[0], trainer.score(batch), atol=close)
+            scorer, batch = self.scorer(config, step=step), packed_batch(config)
+            *_, last = scorer.tap(batch)
+            np.testing.assert_allclose(last.lens(batch.targets)[0], scorer.score(batch), atol=close)

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from lm_core.backend import load_backend
-from lm_core.config import AdamWConfig
 from lm_core.errors import UserError
 from lm_core.model.memory import check_memory, decoding_memory
 from lm_core.terminal import aligned, put, say
@@ -61,11 +60,11 @@ def attention(config: AttentionConfig) -> None:
     say(f"{model.name}; {backend.describe(config.step)}")
     with _writing(folder):  # before the study, which takes a while
         folder.mkdir(parents=True, exist_ok=True)
-    trainer = backend.build(model.config, AdamWConfig(), config.step, model.weights, config.seed)
+    scorer = backend.scorer(model.config, config.step, model.weights)
     heads = model.config.n_layers * model.config.n_heads
     with tqdm(total=len(batches) + heads * bool(ablated), unit="pass", desc="attention", disable=None) as bar:
         study = make_study(
-            trainer, model.config, model.weights, batches, ablated, model.tokenizer.decode,
+            scorer, model.config, model.weights, batches, ablated, model.tokenizer.decode,
             seed=config.seed, left_out=_left_out(model), vocab_size=model.tokenizer.vocab_size, shown=shown,
             tick=bar.update,
         )  # fmt: skip

@@ -81,14 +81,14 @@ def evaluate_saved(config: EvaluateConfig) -> None:
     windows_of(model, text, *how, within_documents=config.within_documents)
     backend = load_backend(config.backend)
     say(f"{model.name}; {backend.describe(config.step)}")
-    trainer = build(model, backend, config.step)
+    scorer = build(model, backend, config.step)
     with tqdm(unit="token", unit_scale=True, desc="evaluating", disable=None) as bar:
 
         def show(done: int, targets: int) -> None:
             bar.total = targets
             bar.update(done - bar.n)
 
-        figures = evaluate(trainer, model, text, *how, within_documents=config.within_documents, show=show)
+        figures = evaluate(scorer, model, text, *how, within_documents=config.within_documents, show=show)
     record = {"checkpoint": model.name, "text": text.name, **figures}
     put(json_text(record))
     _write(config, folder, record)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lm_core.backend import Trainer
+from lm_core.backend import Scorer
 from lm_core.data.batches import Batch
 from lm_core.errors import UserError
 
@@ -26,11 +26,11 @@ class Scored:
     """Whether each of its tokens is the likeliest at its place, alone."""
 
 
-def score_continuations(trainer: Trainer, pairs: Sequence[Pair], seq_len: int, batch_size: int = 16) -> list[Scored]:
+def score_continuations(scorer: Scorer, pairs: Sequence[Pair], seq_len: int, batch_size: int = 16) -> list[Scored]:
     """Score each pair, in their order; of a context that is too long, the end is read.
 
     Args:
-        trainer: of the model.
+        scorer: of the model.
         pairs: contexts and continuations.
         seq_len: the model's context, in tokens.
         batch_size: pairs at a time, which are grouped by length.
@@ -49,16 +49,16 @@ def score_continuations(trainer: Trainer, pairs: Sequence[Pair], seq_len: int, b
     order = sorted(range(len(pairs)), key=lambda i: -sum(map(len, pairs[i])))
     for first in range(0, len(order), batch_size):
         group = order[first : first + batch_size]
-        scored.update(zip(group, _scores(trainer, [pairs[i] for i in group], seq_len), strict=True))
+        scored.update(zip(group, _scores(scorer, [pairs[i] for i in group], seq_len), strict=True))
     return [scored[i] for i in range(len(pairs))]
 
 
-def _scores(trainer: Trainer, pairs: Sequence[Pair], seq_len: int) -> Iterator[Scored]:
+def _scores(scorer: Scorer, pairs: Sequence[Pair], seq_len: int) -> Iterator[Scored]:
     rows = [[*context, *continuation][-seq_len - 1 :] for context, continuation in pairs]
     ids = np.zeros((len(rows), max(map(len, rows))), np.int32)
     for line, row in zip(ids, rows, strict=True):
         line[: len(row)] = row  # the padding behind it is seen by no target of the row
-    marks = trainer.marks(Batch(np.ascontiguousarray(ids[:, :-1]), np.ascontiguousarray(ids[:, 1:])))
+    marks = scorer.marks(Batch(np.ascontiguousarray(ids[:, :-1]), np.ascontiguousarray(ids[:, 1:])))
     for number, (row, (_, continuation)) in enumerate(zip(rows, pairs, strict=True)):
         inside = slice(len(row) - 1 - len(continuation), len(row) - 1)
         nats, rank = marks.nats[number, inside], marks.rank[number, inside]

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from lm_core.backend import Backend, Trainer
-from lm_core.config import AdamWConfig, StepConfig
+from lm_core.backend import Backend, Scorer
+from lm_core.config import StepConfig
 from lm_core.errors import UserError
 from lm_core.interchange.architecture import without_padding
 from lm_core.model.memory import check_memory, decoding_memory
@@ -15,7 +15,7 @@ from lm_pipeline.saved_model import SavedModel
 from lm_pipeline.training import text_byte_lengths
 
 
-def build(model: SavedModel, backend: Backend, step: StepConfig) -> Trainer:
+def build(model: SavedModel, backend: Backend, step: StepConfig) -> Scorer:
     """The model with the tokenizer's ids alone: those that rounding its vocabulary added are never drawn or exported.
 
     Raises:
@@ -23,7 +23,7 @@ def build(model: SavedModel, backend: Backend, step: StepConfig) -> Trainer:
     """
     config, weights = without_padding(model.config, model.weights, model.tokenizer.vocab_size)
     check_memory(decoding_memory(config, step, 1), backend.memory(step), "evaluation")
-    return backend.build(config, AdamWConfig(), step, weights, 0)
+    return backend.scorer(config, step, weights)
 
 
 def windows_of(
@@ -44,7 +44,7 @@ def windows_of(
 
 
 def evaluate(
-    trainer: Trainer,
+    scorer: Scorer,
     model: SavedModel,
     text: EvaluationText,
     stride: int = 0,
@@ -57,7 +57,7 @@ def evaluate(
     """Figures of a model on a text, see docs/evaluation.md.
 
     Args:
-        trainer: of the model.
+        scorer: of the model.
         model: whose context the windows fill.
         text: its ids.
         stride: tokens from one window to the next; 0: the context, so that windows do not overlap.
@@ -73,7 +73,7 @@ def evaluate(
     sliding = windows_of(model, text, stride, batch_size, limit, within_documents=within_documents)
     totals = Totals(sliding.length, text_byte_lengths(model.tokenizer))
     for window in sliding:
-        totals.add(trainer.marks(window.batch), window)
+        totals.add(scorer.marks(window.batch), window)
         show(totals.targets, sliding.targets)
     whole = sliding.targets == len(text.ids) - 1
     said = {"context": sliding.length, "stride": sliding.stride, "within_documents": within_documents}

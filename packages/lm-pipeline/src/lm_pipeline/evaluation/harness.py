@@ -57,7 +57,7 @@ class HarnessModel(TemplateLM):
                 f"{model.name}: its tokenizer has no end-of-text token, which the harness starts texts with"
             )
         self.model, self.batch_size, self.seed = model, batch_size, seed
-        self.trainer = build(model, load_backend(backend), step or StepConfig())
+        self.scorer = build(model, load_backend(backend), step or StepConfig())
 
     @property
     def eot_token_id(self) -> int:
@@ -100,7 +100,7 @@ class HarnessModel(TemplateLM):
         return [texts[number] for number in range(len(requests))]
 
     def _scored(self, pairs: Sequence[Pair]) -> list[Any]:
-        return score_continuations(self.trainer, pairs, self.model.config.seq_len, self.batch_size)
+        return score_continuations(self.scorer, pairs, self.model.config.seq_len, self.batch_size)
 
     def _windows(self, text: str) -> list[Pair]:
         windows = utils.get_rolling_token_windows(
@@ -118,7 +118,7 @@ class HarnessModel(TemplateLM):
         prompts = [(self.tok_encode(context) or [self.eot_token_id])[-room:] for context in contexts]
         until = settings.get("until") or ()
         ending = Ending(tokens, model.eos_ids, (until,) if isinstance(until, str) else tuple(filter(None, until)))
-        decoder = self.trainer.decoder(len(prompts), model.tokenizer.vocab_size)
+        decoder = self.scorer.decoder(len(prompts), model.tokenizer.vocab_size)
         sampling = _sampling(settings, model.tokenizer.vocab_size)
 
         def begin() -> Generation:

@@ -1,6 +1,6 @@
 """A study of a trained model: what its heads attend to, what each is worth, and what each layer already knows.
 
-    text --windows--> batches --Trainer.tap--> layers --sums, lens--> Study --archive--> npz
+    text --windows--> batches --Scorer.tap--> layers --sums, lens--> Study --archive--> npz
                       repeated random sequences --induction--------/     '--page--> HTML
                       weights without a head, score --ablation----/
 

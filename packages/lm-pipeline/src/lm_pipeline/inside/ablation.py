@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lm_core.backend import Trainer
+from lm_core.backend import Scorer
 from lm_core.config import ModelConfig
 from lm_core.data.batches import Batch
 
@@ -26,7 +26,7 @@ def without_head(config: ModelConfig, weights: Weights, layer: int, head: int) -
 
 
 def ablation_costs(
-    trainer: Trainer,
+    scorer: Scorer,
     config: ModelConfig,
     weights: Weights,
     batches: Sequence[Batch],
@@ -34,19 +34,19 @@ def ablation_costs(
 ) -> NDArray[np.float64]:
     """Nats per token that the loss of batches rises by without each head, [L, N]; below 0 where it falls.
 
-    The trainer holds `weights`, and does so again at the end. `tick` is called after each head.
+    The scorer holds `weights`, and does so again at the end. `tick` is called after each head.
     """
 
     def loss() -> float:
-        total = sum(float(trainer.score(batch).sum(dtype=np.float64)) for batch in batches)
+        total = sum(float(scorer.score(batch).sum(dtype=np.float64)) for batch in batches)
         return total / sum(batch.tokens for batch in batches)
 
     costs, whole = np.zeros((config.n_layers, config.n_heads)), loss()
     try:
         for layer, head in np.ndindex(costs.shape):
-            trainer.load(without_head(config, weights, layer, head))
+            scorer.load(without_head(config, weights, layer, head))
             costs[layer, head] = loss() - whole
             tick()
     finally:
-        trainer.load(weights)
+        scorer.load(weights)
     return costs

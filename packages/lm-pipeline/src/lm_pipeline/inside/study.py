@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from lm_core.backend import Trainer
+from lm_core.backend import Scorer
 from lm_core.config import ModelConfig
 from lm_core.data.batches import Batch
 from lm_core.disk.files import write_whole
@@ -77,7 +77,7 @@ class Study:
 
 
 def make_study(
-    trainer: Trainer,
+    scorer: Scorer,
     config: ModelConfig,
     weights: Mapping[str, NDArray[Any]],
     batches: Sequence[Batch],
@@ -92,9 +92,9 @@ def make_study(
     """Study a model on a text and on random sequences that repeat.
 
     Args:
-        trainer: holds the model.
+        scorer: holds the model.
         config: its shape.
-        weights: of the table, which the trainer holds.
+        weights: of the table, which the scorer holds.
         batches: of the text, rows of one length (`windows`).
         ablated: those on which the loss without each head is measured; none: it is not measured.
         decode: the text of ids.
@@ -107,9 +107,9 @@ def make_study(
     Raises:
         UserError: where the model is too small to repeat a sequence, or a loss is not a number.
     """
-    found = _of_text(trainer, config, batches, tick)
+    found = _of_text(scorer, config, batches, tick)
     repeated = repeated_sequences(vocab_size or config.vocab_size, config.seq_len, seed, left_out)
-    induction, losses = _of_repetition(trainer, config, repeated)
+    induction, losses = _of_repetition(scorer, config, repeated)
     if not np.isfinite(losses).all() or not np.isfinite(found["lens_loss_nats"]).all():
         raise UserError("checkpoint: the model's loss is not a number: its weights have diverged")
     ids = (batches[0].inputs[0] if shown is None else shown)[:MAP_TOKENS]
@@ -119,11 +119,11 @@ def make_study(
     return Study(
         **found,
         induction=induction,
-        ablation=ablation_costs(trainer, config, weights, ablated, tick) if ablated else costs,
+        ablation=ablation_costs(scorer, config, weights, ablated, tick) if ablated else costs,
         repeat_loss_nats=losses,
-        text_maps=_maps(trainer, ids),
+        text_maps=_maps(scorer, ids),
         text_tokens=np.array([decode([i]) for i in ids.tolist()]),
-        repeat_maps=_maps(trainer, repeat),
+        repeat_maps=_maps(scorer, repeat),
         repeat_tokens=np.array([decode([i]) for i in repeat.tolist()]),
         text=decode(ids.tolist()),
         tokens=sum(batch.tokens for batch in batches),
@@ -131,13 +131,13 @@ def make_study(
 
 
 def _of_text(
-    trainer: Trainer, config: ModelConfig, batches: Sequence[Batch], tick: Callable[[], object]
+    scorer: Scorer, config: ModelConfig, batches: Sequence[Batch], tick: Callable[[], object]
 ) -> dict[str, Array]:
     sums = AttentionSums(config.n_layers, config.n_heads, batches[0].inputs.shape[1])
     lens = LensSums(config.n_layers)
     for batch in batches:
         seen = []
-        for i, layer in enumerate(trainer.tap(batch)):
+        for i, layer in enumerate(scorer.tap(batch)):
             sums.add(i, layer, len(batch.inputs))
             seen.append(layer.lens(batch.targets))
         nats, ids = map(np.stack, zip(*seen, strict=True))
@@ -146,16 +146,16 @@ def _of_text(
     return sums.results() | lens.results()
 
 
-def _of_repetition(trainer: Trainer, config: ModelConfig, batch: Batch) -> tuple[Array, Array]:
+def _of_repetition(scorer: Scorer, config: ModelConfig, batch: Batch) -> tuple[Array, Array]:
     """Induction scores [L, N], and the loss at each place, [2 P]."""
     scores = np.zeros((config.n_layers, config.n_heads))
-    for i, layer in enumerate(trainer.tap(batch)):
+    for i, layer in enumerate(scorer.tap(batch)):
         for heads, weights in some_heads(layer, config.n_heads, batch.inputs.shape):
             scores[i, heads] = induction_scores(weights)
-    return scores, trainer.score(batch).mean(axis=0, dtype=np.float64)
+    return scores, scorer.score(batch).mean(axis=0, dtype=np.float64)
 
 
-def _maps(trainer: Trainer, ids: NDArray[np.int32]) -> Maps:
+def _maps(scorer: Scorer, ids: NDArray[np.int32]) -> Maps:
     """[M] ids -> [L, N, M, M]."""
     row = ids[None]
-    return np.stack([layer.attention()[0] for layer in trainer.tap(Batch(row, row))])
+    return np.stack([layer.attention()[0] for layer in scorer.tap(Batch(row, row))])

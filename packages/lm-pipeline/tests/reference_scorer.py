@@ -1,4 +1,4 @@
-"""A trainer that reads and does not train: the float64 reference in the place of a backend."""
+"""A scorer: the float64 reference in the place of a backend."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -34,16 +34,16 @@ class ReferenceLayer:
         return reference.token_losses(logits, targets).astype(np.float32), logits.argmax(axis=-1).astype(np.int32)
 
 
-class ReferenceTrainer:
-    """What a study asks of a trainer, and of a backend that makes one."""
+class ReferenceScorer:
+    """What a study asks of a scorer, and of a backend that makes one."""
 
     name = "reference"
 
     def __init__(self, config: ModelConfig, weights: Weights) -> None:
         self.config, self.held = config, weights
 
-    def build(self, config: ModelConfig, optimizer: object, step: StepConfig, weights: Weights, seed: int) -> Any:
-        return ReferenceTrainer(config, weights)
+    def scorer(self, config: ModelConfig, step: StepConfig, weights: Weights) -> Any:
+        return ReferenceScorer(config, weights)
 
     def memory(self, step: StepConfig) -> int | None:
         return None
