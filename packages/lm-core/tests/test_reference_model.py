@@ -259,3 +259,12 @@ def test_marks_are_counted_logit_by_logit() -> None:
     total = 2 * math.exp(2) + math.exp(1) + math.exp(-1)
     assert confidence[0] == pytest.approx(math.exp(2) / total)
     assert nats[0] == pytest.approx(math.log(total) - 2)
+
+
+def test_attention_totals_of_a_uniform_and_of_a_certain_query() -> None:
+    weights = np.zeros((2, 1, 3, 3))
+    weights[:, 0] = [[1, 0, 0], [0.5, 0.5, 0], [0, 1, 0]]
+    totals = model.attention_totals(weights)
+    np.testing.assert_allclose(totals.entropy, [2 * np.log(2)], rtol=1e-12)
+    np.testing.assert_allclose(totals.distance, [[3, 3, 0]], rtol=1e-12)
+    np.testing.assert_allclose(totals.first, [1], rtol=1e-12)

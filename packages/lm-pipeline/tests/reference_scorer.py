@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lm_core.backend import AttentionTotals
 from lm_core.config import ModelConfig, StepConfig
 from lm_core.data.batches import Batch
 from lm_core.reference import model as reference
@@ -24,6 +25,9 @@ class ReferenceLayer:
     def attention(self, heads: slice = slice(None)) -> NDArray[np.float32]:
         args = self.config, self.weights, self.batch.inputs, self.index, self.batch.segments
         return reference.attention_weights(*args)[:, heads].astype(np.float32)
+
+    def attention_totals(self) -> AttentionTotals:
+        return reference.attention_totals(self.attention().astype(np.float64))
 
     def residual(self) -> NDArray[np.float32]:
         args = self.config, self.weights, self.batch.inputs, self.index + 1, self.batch.segments

@@ -1,6 +1,7 @@
 """The study of a model: its numbers against sums spelled out, and the heads of a model that is made by hand."""
 
 import re
+import tracemalloc
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lm_core.backend import AttentionTotals
+from lm_core.data.batches import Batch
 from lm_core.errors import UserError
 from lm_core.reference import model as reference
 from lm_core.rng import generator
 from lm_pipeline.inside import attention
 from lm_pipeline.inside.ablation import ablation_costs, without_head
-from lm_pipeline.inside.attention import AttentionSums, by_distance, entropies
+from lm_pipeline.inside.attention import AttentionSums
 from lm_pipeline.inside.induction import induction_scores, repeated_sequences
 from lm_pipeline.inside.map import head_map, label
 from lm_pipeline.inside.page import distance_bins, first_and_second, write_page
@@ -41,31 +44,17 @@ def study() -> Study:
     )
 
 
-def test_by_distance_is_the_sum_of_each_diagonal() -> None:
-    weights = drawn_weights()
-    expected = [[np.trace(weights[:, n].sum(axis=0), -d) for d in range(7)] for n in range(2)]
-    np.testing.assert_allclose(by_distance(weights), expected, rtol=1e-12)
-
-
-def test_entropy_is_that_of_a_uniform_and_of_a_certain_query() -> None:
-    weights = np.zeros((2, 1, 3, 3))
-    weights[:, 0] = [[1, 0, 0], [0.5, 0.5, 0], [0, 1, 0]]
-    np.testing.assert_allclose(entropies(weights), [2 * np.log(2)], rtol=1e-12)
-
-
 class Drawn:
     """A layer with weights that are given."""
 
     def __init__(self, weights: Any) -> None:
         self.weights = weights
 
-    def attention(self, heads: slice) -> Any:
-        return self.weights[:, heads]
+    def attention_totals(self) -> AttentionTotals:
+        return reference.attention_totals(self.weights)
 
 
-@pytest.mark.parametrize("elements", [1, 147, 1 << 20])
-def test_the_parts_in_which_heads_and_rows_come_change_nothing(monkeypatch: pytest.MonkeyPatch, elements: int) -> None:
-    monkeypatch.setattr(attention, "ELEMENTS", elements)
+def test_the_batches_in_which_rows_come_change_nothing() -> None:
     weights = drawn_weights()
     whole, parts = AttentionSums(1, 2, 7), AttentionSums(1, 2, 7)
     whole.add(0, Drawn(weights), 3)  # type: ignore[arg-type]
@@ -80,6 +69,25 @@ def test_the_parts_in_which_heads_and_rows_come_change_nothing(monkeypatch: pyte
         results["previous_token"][0], weights[:, :, times, times - 1].mean(axis=(0, 2)), rtol=1e-12
     )
     np.testing.assert_allclose(results["first_token"][0], weights[:, :, 1:, 0].mean(axis=(0, 2)), rtol=1e-12)
+
+
+def test_memory_does_not_grow_with_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight times the batches, each read by the model and the lens: the peak of what is allocated stays."""
+    monkeypatch.setattr("lm_pipeline.inside.windows.TOKENS", 64)
+
+    def peak(tokens: int) -> int:
+        weights = hand_made_weights()
+        batches = windows(np.resize(IDS, tokens + 1), CONFIG.seq_len, tokens)
+        assert len(batches) == tokens // 64
+        tracemalloc.start()
+        try:
+            make_study(ReferenceScorer(CONFIG, weights), CONFIG, weights, batches, batches[:1], str)  # type: ignore[arg-type]
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(64)  # what is allocated once for all
+    assert peak(1024) < 1.02 * peak(128)
 
 
 @pytest.mark.parametrize(("rows", "length", "count"), [(1, 1024, 4), (4, 1024, 1), (8, 128, 12), (1, 4096, 1)])
@@ -217,3 +225,16 @@ def test_bins_of_distances_double_and_keep_the_sum() -> None:
     assert edges == [0, 1, 2, 4, 8, 11]
     np.testing.assert_allclose(share[0] * 11, [1, 1, 2, 4, 3])
     assert distance_bins(np.ones((1, 8)))[1] == [0, 1, 2, 4, 8]
+
+
+def test_the_lens_is_of_the_batches_that_it_is_asked_for() -> None:
+    weights = hand_made_weights()
+    scorer, batches = ReferenceScorer(CONFIG, weights), windows(IDS, CONFIG.seq_len, 128)
+    parts = [Batch(batches[0].inputs[i : i + 1], batches[0].targets[i : i + 1]) for i in range(4)]
+    some, first = (
+        make_study(scorer, CONFIG, weights, given, [], str, lens_tokens=SIZE + 1)  # type: ignore[arg-type]
+        for given in (parts, parts[:2])
+    )
+    assert (some.tokens, some.lens_tokens) == (4 * SIZE, 2 * SIZE)
+    assert (first.tokens, first.lens_tokens) == (2 * SIZE, 2 * SIZE)
+    np.testing.assert_array_equal(some.lens_loss_nats, first.lens_loss_nats)

@@ -56,6 +56,18 @@ class Marks:
         return cls(nats.astype(np.float32), rank.astype(np.int32), confidence.astype(np.float32))
 
 
+@dataclass(frozen=True)
+class AttentionTotals:
+    """Of the attention weights a(t, s) of each head, added up over the rows and queries of a batch [B, T]."""
+
+    distance: NDArray[np.float64]
+    """Attention to the token d before: sum of a(t, t - d), [N, d = 0 to T - 1]."""
+    entropy: NDArray[np.float64]
+    """Sum of -sum a ln a over what each query attends to, in nats, [N]."""
+    first: NDArray[np.float64]
+    """Attention to the first token of the row, of the other queries, [N]."""
+
+
 class TappedLayer(Protocol):
     """One block of a model that has read a batch [B, T], without dropout; see `Scorer.tap`."""
 
@@ -63,6 +75,11 @@ class TappedLayer(Protocol):
         """How much of each position some heads take for each position, [B, heads, T, T].
 
         A row is of one query, and sums to 1. Made when asked for: of as many heads as there is memory for.
+        """
+
+    def attention_totals(self) -> AttentionTotals:
+        """Of the weights of every head, made on the device some queries at a time, against the keys before them alone:
+        it holds a few MiB of weights, however many there are.
         """
 
     def residual(self) -> NDArray[np.float32]:

@@ -16,8 +16,10 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from lm_core.backend import AttentionTotals
 from lm_mlx import scratch
 from lm_mlx.attention import packed
+from lm_mlx.attention_totals import attention_totals
 from lm_mlx.model import Block, LanguageModel
 
 LOGITS = 1 << 24
@@ -42,6 +44,10 @@ class TappedLayer:
         q, k = self._queries_and_keys
         weights = scratch.attention_weights(q[:, heads], k[:, heads], self.mask, self.mask is None)
         return np.array(weights.astype(mx.float32))
+
+    def attention_totals(self) -> AttentionTotals:
+        """Of every head, see `lm_mlx.attention_totals`."""
+        return attention_totals(*self._queries_and_keys, self.mask)
 
     @cached_property
     def _queries_and_keys(self) -> tuple[mx.array, mx.array]:

@@ -18,8 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lm_core.backend import AttentionTotals
 from lm_torch import scratch
 from lm_torch.attention import packed
+from lm_torch.attention_totals import attention_totals
 from lm_torch.fitting import fitting
 from lm_torch.model import Block, LanguageModel
 
@@ -48,6 +50,11 @@ class TappedLayer:
             q, k = self._queries_and_keys
             weights = scratch.attention_weights(q[:, heads], k[:, heads], self.mask, self.mask is None)
             return _numpy(weights.float())
+
+    def attention_totals(self) -> AttentionTotals:
+        """Of every head, see `lm_torch.attention_totals`."""
+        with _reading(self.numerics):
+            return attention_totals(*self._queries_and_keys, self.mask)
 
     @cached_property
     def _queries_and_keys(self) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lm_core.backend import AttentionTotals
 from lm_core.config import ModelConfig
 from lm_core.model.positions import document_starts, sinusoids
 
@@ -153,6 +154,15 @@ def attention_weights(
     normal = normalize(config, weights, f"{block}.attn_norm", x)
     q, k, _, seen = _heads(config, weights, f"{block}.attn", normal, _starts(ids_BT, segments_BT))
     return scaled_dot_product_attention(q, k, np.broadcast_to(np.eye(T), (*k.shape[:2], T, T)), seen)
+
+
+def attention_totals(weights_BNTS: Array) -> AttentionTotals:
+    """What is added up of attention weights, spelled out."""
+    by_head = weights_BNTS.sum(axis=0)
+    T = by_head.shape[-1]
+    distance = np.array([[np.trace(head, -d) for d in range(T)] for head in by_head])
+    logs = np.log(np.where(weights_BNTS > 0, weights_BNTS, 1))
+    return AttentionTotals(distance, -(weights_BNTS * logs).sum(axis=(0, 2, 3)), by_head[:, 1:, 0].sum(axis=1))
 
 
 def _starts(ids_BT: NDArray[Any], segments_BT: NDArray[Any] | None) -> NDArray[np.int64]:

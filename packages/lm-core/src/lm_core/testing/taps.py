@@ -1,5 +1,7 @@
 """Conformance of a backend's tap, as a pytest class; the oracle is the float64 reference."""
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 
@@ -30,6 +32,31 @@ class TapConformance(Conformance):
             np.testing.assert_allclose(nats, reference.token_losses(logits, batch.targets), atol=1e-5)
             np.testing.assert_array_equal(ids, logits.argmax(axis=-1))
             assert {layer.attention().dtype, layer.residual().dtype, nats.dtype} == {np.dtype(np.float32)}
+
+    @pytest.mark.parametrize(("queries", "elements"), [(128, 1 << 20), (3, 1), (4, 200)])
+    @pytest.mark.parametrize("is_packed", [False, True], ids=["whole", "packed"])
+    def test_attention_totals_are_the_reference_s_in_any_parts(
+        self, monkeypatch: pytest.MonkeyPatch, is_packed: bool, queries: int, elements: int
+    ) -> None:
+        """Distances, entropies and first tokens, by blocks of queries that divide the length or do not."""
+        for name, value in (("QUERIES", queries), ("ELEMENTS", elements)):
+            monkeypatch.setattr(f"lm_{self.backend_name}.attention_totals.{name}", value)
+        config, weights = MODELS["llama"], rough_arrays(MODELS["llama"])
+        batch = packed_batch(config) if is_packed else some_batches(config).batch(1)
+        for i, layer in enumerate(self.scorer(config).tap(batch)):
+            attention = reference.attention_weights(config, weights, batch.inputs, i, batch.segments)
+            expected, found = reference.attention_totals(attention), layer.attention_totals()
+            for field in fields(expected):
+                one, other = getattr(found, field.name), getattr(expected, field.name)
+                np.testing.assert_allclose(one, other, rtol=2e-5, atol=1e-5, err_msg=field.name)
+
+    def test_attention_totals_of_bfloat16_add_up_to_the_queries(self) -> None:
+        """Whatever the type of the activations, a query gives away 1."""
+        config, batch = MODELS["llama"], packed_batch(MODELS["llama"])
+        for layer in self.scorer(config, step=StepConfig(dtype="bfloat16")).tap(batch):
+            totals = layer.attention_totals()
+            np.testing.assert_allclose(totals.distance.sum(axis=1), batch.tokens, rtol=1e-5)
+            assert totals.distance.dtype == totals.entropy.dtype == totals.first.dtype == np.float64
 
     def test_some_heads_are_those_of_all_also_where_they_share_keys(self) -> None:
         """Two at a time, of four that two kv heads serve."""

@@ -66,6 +66,7 @@ def attention(config: AttentionConfig) -> None:
         study = make_study(
             scorer, model.config, model.weights, batches, ablated, model.tokenizer.decode,
             seed=config.seed, left_out=_left_out(model), vocab_size=model.tokenizer.vocab_size, shown=shown,
+            lens_tokens=config.lens_tokens,
             tick=bar.update,
         )  # fmt: skip
     with _writing(folder):

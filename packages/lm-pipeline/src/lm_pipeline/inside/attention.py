@@ -1,4 +1,4 @@
-"""Attention weights of a corpus, added up head by head as they come: by distance, entropy, and to the first token.
+"""What a backend adds up of attention weights (`TappedLayer.attention_totals`), over a corpus; and weights in parts.
 
 A row is one document (`windows`). The sums are float64, [L, N, ...], whatever the length of the corpus.
 """
@@ -27,23 +27,6 @@ def some_heads(layer: TappedLayer, n_heads: int, shape: tuple[int, int]) -> Iter
         yield heads, layer.attention(heads)
 
 
-def by_distance(weights: Weights) -> Array:
-    """Attention to the token d before a query, added up over rows and queries: [B, N, T, T] -> [N, d = 0 to T - 1]."""
-    _, heads, length, _ = weights.shape
-    # Read as rows of T + 1, the T x T weights have each distance in a column of its own: query t and key s lie at
-    # t T + s = t (T + 1) + (s - t). What lies above the diagonal, and would fall in the same columns, is 0.
-    skewed = np.zeros((heads, length * (length + 1)), weights.dtype)
-    weights.sum(axis=0, out=skewed[:, : length * length].reshape(heads, length, length))
-    columns = np.ones(length, weights.dtype) @ skewed.reshape(heads, length, length + 1)
-    return np.concatenate([columns[:, :1], columns[:, :1:-1]], axis=1).astype(np.float64)
-
-
-def entropies(weights: Weights) -> Array:
-    """Entropy of what each query attends to, in nats, added up over rows and queries: [B, N, T, T] -> [N]."""
-    logs = np.log(np.maximum(weights, np.finfo(weights.dtype).tiny))
-    return np.asarray(-np.einsum("bnts,bnts->n", weights, logs, dtype=np.float64))
-
-
 class AttentionSums:
     """What is added up of every layer and head, for rows of one length T."""
 
@@ -57,10 +40,10 @@ class AttentionSums:
     def add(self, layer: int, tapped: TappedLayer, rows: int) -> None:
         """Add a layer that has read so many rows."""
         self.rows[layer] += rows
-        for heads, weights in some_heads(tapped, self.entropy.shape[1], (rows, self.length)):
-            self.distances[layer, heads] += by_distance(weights)
-            self.entropy[layer, heads] += entropies(weights)
-            self.first[layer, heads] += weights[:, :, 1:, 0].sum(axis=(0, 2), dtype=np.float64)
+        totals = tapped.attention_totals()
+        self.distances[layer] += totals.distance
+        self.entropy[layer] += totals.entropy
+        self.first[layer] += totals.first
 
     def results(self) -> dict[str, Array]:
         """Means over the queries: see `lm_pipeline.inside.study.Study`."""

@@ -24,6 +24,9 @@ class AttentionConfig(ProgramConfig):
     """Text whose attention maps are drawn; the beginning of the file when empty."""
     tokens: int = Field(16_384, gt=0)
     """Tokens of the file that are read at most, in windows of the model's context; one window at least."""
+    lens_tokens: int = Field(16_384, gt=0)
+    """Tokens on which the logit lens is measured, the first of those, in whole batches. The head reads them once for
+    each layer."""
     ablation_tokens: int = Field(1_024, ge=0)
     """Tokens on which the loss without each head is measured, the first of those, one window at least; 0: not
     measured. The model reads them once for each head."""

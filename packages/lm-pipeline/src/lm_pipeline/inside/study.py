@@ -61,6 +61,8 @@ class Study:
     """The text of `text_maps`."""
     tokens: int
     """How many of the text were read."""
+    lens_tokens: int
+    """Of how many of those, the first, the lens is."""
 
     def save(self, path: Path) -> None:
         """Write an npz file, without pickle."""
@@ -73,7 +75,8 @@ class Study:
         """Read one."""
         with np.load(path, allow_pickle=False) as arrays:
             values = dict(arrays)
-        return cls(**{**values, "tokens": int(values["tokens"]), "text": str(values["text"])})
+        counts = {name: int(values[name]) for name in ("tokens", "lens_tokens")}
+        return cls(**{**values, **counts, "text": str(values["text"])})
 
 
 def make_study(
@@ -87,6 +90,7 @@ def make_study(
     left_out: Collection[int] = (),
     vocab_size: int | None = None,
     shown: NDArray[np.int32] | None = None,
+    lens_tokens: int | None = None,
     tick: Callable[[], object] = lambda: None,
 ) -> Study:
     """Study a model on a text and on random sequences that repeat.
@@ -102,12 +106,14 @@ def make_study(
         left_out: ids that these do not have.
         vocab_size: ids are drawn below it, by default from the whole vocabulary.
         shown: ids [M] whose maps are kept, by default the beginning of the text.
+        lens_tokens: of how many tokens the logit lens is, in whole batches; by default of all. It costs the head's
+            product once a layer, which is most of the time of a study with a large vocabulary.
         tick: called after each batch and each head.
 
     Raises:
         UserError: where the model is too small to repeat a sequence, or a loss is not a number.
     """
-    found = _of_text(scorer, config, batches, tick)
+    found, read = _of_text(scorer, config, batches, lens_tokens, tick)
     repeated = repeated_sequences(vocab_size or config.vocab_size, config.seq_len, seed, left_out)
     induction, losses = _of_repetition(scorer, config, repeated)
     if not np.isfinite(losses).all() or not np.isfinite(found["lens_loss_nats"]).all():
@@ -127,23 +133,31 @@ def make_study(
         repeat_tokens=np.array([decode([i]) for i in repeat.tolist()]),
         text=decode(ids.tolist()),
         tokens=sum(batch.tokens for batch in batches),
+        lens_tokens=read,
     )
 
 
 def _of_text(
-    scorer: Scorer, config: ModelConfig, batches: Sequence[Batch], tick: Callable[[], object]
-) -> dict[str, Array]:
+    scorer: Scorer,
+    config: ModelConfig,
+    batches: Sequence[Batch],
+    lens_tokens: int | None,
+    tick: Callable[[], object],
+) -> tuple[dict[str, Array], int]:
+    """The arrays that are of a text, and of how many tokens the lens is."""
     sums = AttentionSums(config.n_layers, config.n_heads, batches[0].inputs.shape[1])
     lens = LensSums(config.n_layers)
     for batch in batches:
-        seen = []
+        is_read, seen = lens_tokens is None or lens.tokens < lens_tokens, []
         for i, layer in enumerate(scorer.tap(batch)):
             sums.add(i, layer, len(batch.inputs))
-            seen.append(layer.lens(batch.targets))
-        nats, ids = map(np.stack, zip(*seen, strict=True))
-        lens.add(nats, ids)
+            if is_read:
+                seen.append(layer.lens(batch.targets))
+        if is_read:
+            nats, ids = map(np.stack, zip(*seen, strict=True))
+            lens.add(nats, ids)
         tick()
-    return sums.results() | lens.results()
+    return sums.results() | lens.results(), lens.tokens
 
 
 def _of_repetition(scorer: Scorer, config: ModelConfig, batch: Batch) -> tuple[Array, Array]:
