@@ -35,7 +35,9 @@ def test_unmeasured_products_are_onednn_s_with_avx512_but_for_those_that_copy(ca
 
 
 @needs_onednn
-@pytest.mark.parametrize("kinds", [NONE, *(frozenset([kind]) for kind in KINDS), ALL], ids=lambda kinds: "+".join(sorted(kinds)))
+@pytest.mark.parametrize(
+    "kinds", [NONE, *(frozenset([kind]) for kind in KINDS), ALL], ids=lambda kinds: "+".join(sorted(kinds))
+)
 def test_each_kind_goes_where_the_choice_says(monkeypatch: pytest.MonkeyPatch, kinds: Kinds) -> None:
     """And gives what torch's own operation gives."""
     calls: list[tuple[int, ...]] = []

@@ -132,7 +132,9 @@ def test_a_cache_that_cannot_be_written_changes_nothing(
     assert choose(LARGE) == {"forward"}
 
 
-@pytest.mark.parametrize("kinds", [NONE, frozenset(KINDS), frozenset(["forward", "one row"])], ids=["none", "all", "some"])
+@pytest.mark.parametrize(
+    "kinds", [NONE, frozenset(KINDS), frozenset(["forward", "one row"])], ids=["none", "all", "some"]
+)
 def test_what_a_checkpoint_holds_is_read_as_it_was_written(kinds: Kinds) -> None:
     assert parsed(spelled(kinds)) == kinds
     assert parsed("forward, magic") is None
