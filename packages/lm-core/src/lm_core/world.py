@@ -14,6 +14,11 @@ from typing import Any, TypeVar
 from lm_core.errors import UserError
 
 T = TypeVar("T")
+GONE = (
+    "rank {} of {}: another rank has ended, so training stops; the last checkpoint is intact, and --resume resumes from"
+    " it"
+)
+"""What a rank says that finds another one gone, of its rank and their number."""
 
 
 class World:
@@ -100,6 +105,10 @@ class World:
     def reports(self, error: BaseException) -> bool:
         """Whether this rank is the one to print an error that ends it, of those that end together."""
         return True
+
+    def is_lost(self, error: BaseException) -> bool:
+        """Whether an error of the framework says that another rank has ended."""
+        return False
 
     def close(self) -> None:
         """Leave the others."""

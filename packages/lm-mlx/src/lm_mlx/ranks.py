@@ -13,7 +13,7 @@ import numpy as np
 from mlx import nn
 
 from lm_core.errors import LostRankError, UserError
-from lm_core.world import World
+from lm_core.world import GONE, World
 from lm_mlx.optim.base import Arrays
 
 _SHORT = 120
@@ -32,12 +32,9 @@ def others() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if "[ring]" not in str(error):
+        if not joined().is_lost(error):
             raise
-        raise LostRankError(
-            f"rank {mx.distributed.init().rank()}: another rank has ended, so training stops; the last checkpoint is"
-            " intact, and --resume resumes from it"
-        ) from None
+        raise LostRankError(GONE.format(joined().rank, joined().size)) from None
 
 
 class MlxWorld(World):
@@ -60,6 +57,10 @@ class MlxWorld(World):
         """The same of as many bytes on every rank."""
         ours = mx.array(np.frombuffer(data, np.uint8))[None]
         return [bytes(row) for row in np.array(mx.distributed.all_gather(ours, group=self.group, stream=mx.cpu))]
+
+    def is_lost(self, error: BaseException) -> bool:
+        """See `World.is_lost`."""
+        return isinstance(error, RuntimeError) and "[ring]" in str(error)
 
     def reports(self, error: BaseException) -> bool:
         """See `World.reports`; MLX has no place where ranks that have parted may agree on it."""

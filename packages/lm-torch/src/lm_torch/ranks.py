@@ -21,7 +21,7 @@ from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
 from lm_core.errors import LostRankError, UserError
-from lm_core.world import World
+from lm_core.world import GONE, World
 
 TIMEOUT = timedelta(minutes=30)
 """How long a rank waits for the others: the first may be encoding a text, or retrying a save."""
@@ -32,7 +32,17 @@ BUCKET_BYTES = 25 << 20
 _SHORT = 120
 """Bytes of a message that goes with its length."""
 _FAILED, _SEEN = "failed", "seen"
-_LOST = ("gloo", "NCCL", "Connection closed", "Connection reset", "Broken pipe", "Socket", "Timed out", "timed out")
+_LOST = (
+    "gloo",
+    "NCCL",
+    "Connection closed",
+    "Connection reset",
+    "Broken pipe",
+    "Socket",
+    "Timed out",
+    "timed out",
+    "remote worker",
+)
 _POLL = 0.05
 
 
@@ -53,10 +63,7 @@ def others() -> Iterator[None]:
     except RuntimeError as error:
         if not is_lost(error) or not dist.is_initialized():
             raise
-        raise LostRankError(
-            f"rank {dist.get_rank()} of {dist.get_world_size()}: another rank has ended, so training stops; the last"
-            " checkpoint is intact, and --resume resumes from it"
-        ) from error
+        raise LostRankError(GONE.format(dist.get_rank(), dist.get_world_size())) from error
 
 
 class TorchWorld(World):
@@ -89,6 +96,10 @@ class TorchWorld(World):
         found = [torch.empty_like(ours) for _ in range(self.size)]
         dist.all_gather(found, ours)
         return [bytes(one.numpy()) for one in found]
+
+    def is_lost(self, error: BaseException) -> bool:
+        """See `World.is_lost`."""
+        return is_lost(error)
 
     def reports(self, error: BaseException) -> bool:
         """See `World.reports`: the first rank to fail, of those whose error is their own; rank 0 before others."""

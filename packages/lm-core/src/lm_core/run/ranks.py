@@ -21,10 +21,10 @@ from types import FrameType
 from lm_core import errors, terminal
 from lm_core.backend import Backend, load_backend
 from lm_core.data.batches import Batch
-from lm_core.errors import UserError
+from lm_core.errors import LostRankError, UserError
 from lm_core.run.folder import RunFolder
 from lm_core.run.plan import Plan
-from lm_core.world import ALONE, World, become, current
+from lm_core.world import ALONE, GONE, World, become, current
 
 ECHO = 5.0
 """Seconds for which a signal counts as the same one: the terminal sends it, and then the launcher."""
@@ -66,15 +66,24 @@ def exit_code_of(main: Callable[[], int | None], program: str) -> int:
             become(world)
             signal.signal(signal.SIGTERM, _end_soon)
             terminal.speak(world.is_first, world.reports)
-        return main()
+        try:
+            return main()
+        except Exception as error:
+            if not current().is_lost(error):
+                raise
+            raise LostRankError(GONE.format(current().rank, current().size)) from error
 
     try:
-        return errors.exit_code_of(joined, program)
+        code = errors.exit_code_of(joined, program)
     finally:
         world = current()
         become(ALONE)
         terminal.speak()
         world.close()
+    if world.size > 1:
+        # What a framework's threads do while the process ends under them is not waited for: some abort it.
+        terminal.end(code)
+    return code
 
 
 def _end_soon(number: int, _frame: FrameType | None) -> None:
