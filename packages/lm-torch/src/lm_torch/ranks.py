@@ -14,14 +14,17 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
 from lm_core.errors import LostRankError, UserError
 from lm_core.world import GONE, World
+
+if TYPE_CHECKING:  # a torch that is built without them still trains in one process
+    from torch._C._distributed_c10d import Store
 
 TIMEOUT = timedelta(minutes=30)
 """How long a rank waits for the others: the first may be encoding a text, or retrying a save."""
@@ -61,7 +64,7 @@ def others() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not is_lost(error) or not dist.is_initialized():
+        if not is_lost(error) or not _is_joined():
             raise
         raise LostRankError(GONE.format(dist.get_rank(), dist.get_world_size())) from error
 
@@ -76,7 +79,7 @@ class TorchWorld(World):
         hosts: whether the store ends with this process.
     """
 
-    def __init__(self, store: Store, rank: int, size: int, hosts: bool):
+    def __init__(self, store: "Store", rank: int, size: int, hosts: bool):
         self.store, self.rank, self.size, self.hosts = store, rank, size, hosts
         self.failed = False
 
@@ -142,6 +145,8 @@ def join() -> TorchWorld:
     """
     if not dist.is_available():
         raise UserError("this torch has no torch.distributed: install one that has, or train in one process")
+    from torch._C._distributed_c10d import PrefixStore
+
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     if int(os.environ.get("LOCAL_WORLD_SIZE", "0")) == size or _is_loopback(host):
@@ -154,9 +159,8 @@ def join() -> TorchWorld:
     is_agents = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     hosts = rank == 0 and not is_agents
     try:
-        store = _store(host, port, size, hosts)
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        store = PrefixStore(f"lm/{attempt}", store)
+        store = PrefixStore(f"lm/{attempt}", _store(host, port, size, hosts))
         dist.init_process_group(kinds, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
     except (RuntimeError, dist.DistError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -171,7 +175,9 @@ def _is_loopback(host: str) -> bool:
     return host in ("localhost", "127.0.0.1", "::1")
 
 
-def _store(host: str, port: int, size: int, hosts: bool) -> Store:
+def _store(host: str, port: int, size: int, hosts: bool) -> "Store":
+    from torch._C._distributed_c10d import TCPStore
+
     if not hosts:
         return TCPStore(host, port, size, is_master=False, timeout=JOINING)
     listener = socket.socket()
@@ -255,12 +261,16 @@ class Gradients:
 
 def rank_count() -> int:
     """Number of ranks that this process is one of."""
-    return dist.get_world_size() if dist.is_initialized() else 1
+    return dist.get_world_size() if _is_joined() else 1
 
 
 def dist_rank() -> int:
     """Which of them it is."""
-    return dist.get_rank() if dist.is_initialized() else 0
+    return dist.get_rank() if _is_joined() else 0
+
+
+def _is_joined() -> bool:
+    return dist.is_available() and dist.is_initialized()
 
 
 def mean_loss(loss: Tensor) -> Tensor:
