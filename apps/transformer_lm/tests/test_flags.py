@@ -36,9 +36,10 @@ def test_the_flags_of_the_step_reach_it() -> None:
 
 def test_every_key_of_the_execution_is_a_flag() -> None:
     words = ["--dtype", "bfloat16", "--matmul_precision", "high", "--deterministic", "--compile", "--cuda_graph", "off"]
+    words += ["--parallel", "fsdp"]
     step = step_of(parse_flags(Flags, "app", words))
     values = {"dtype": "bfloat16", "matmul_precision": "high", "deterministic": True, "compile": True}
-    assert step.model_dump(include=set(Execution.model_fields)) == {**values, "cuda_graph": "off"}
+    assert step.model_dump(include=set(Execution.model_fields)) == {**values, "cuda_graph": "off", "parallel": "fsdp"}
 
 
 def test_what_differs_is_named_and_what_may_change_is_not() -> None:

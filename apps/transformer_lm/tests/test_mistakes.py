@@ -121,6 +121,9 @@ class Elsewhere:
     def build(self, *_: Any) -> "Elsewhere":
         return self
 
+    def choices(self) -> dict[str, str]:
+        return {}
+
 
 def test_a_model_that_does_not_fit_the_memory_is_refused_before_anything_is_written(
     refusal: Refusal, monkeypatch: pytest.MonkeyPatch

@@ -44,6 +44,9 @@ class Bare:
     def build(self, *_: object) -> "Bare":
         return self
 
+    def choices(self) -> dict[str, str]:
+        return {}
+
     def describe(self, _: object) -> str:
         return "bare"
 
