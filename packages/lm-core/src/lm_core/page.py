@@ -56,6 +56,7 @@ td { padding: 4px 16px 4px 0; white-space: nowrap; font-variant-numeric: tabular
 td:first-child, small { color: var(--soft) }
 main > figure { background: #fff; color: #1c2430; --soft: #626b78 }
 .about td { white-space: normal; overflow-wrap: anywhere; vertical-align: top }
+.about td:first-child { white-space: nowrap; overflow-wrap: normal }
 .wide { grid-column: 1 / -1 }
 figcaption { font-weight: 600; margin-bottom: 4px }
 small { font-weight: normal; margin-left: 6px }

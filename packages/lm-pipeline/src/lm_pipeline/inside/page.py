@@ -87,7 +87,7 @@ def _most(study: Study) -> str:
         scores = getattr(study, key)
         if np.isfinite(scores).all():
             place = _largest(scores)
-            rows.append([SCORES[key][0].lower(), head_name(*place), f"{scores[place]:.3f}"])
+            rows.append([SCORES[key][0].lower(), head_name(*place), f"{scores[place]:z.3f}"])
     return f"<div>{html_table(rows)}</div>"
 
 
@@ -118,11 +118,11 @@ def _grid(scores: Array, title: str, note: str, is_share: bool) -> str:
         if scores.size <= NUMBERED:
             for (layer, head), value in np.ndenumerate(scores):
                 dark = abs(value) > 0.6 * high
-                axes.text(head, layer, f"{value:.2f}", ha="center", va="center", color="w" if dark else "k", fontsize=8)
+                axes.text(head, layer, f"{value:z.2f}", ha="center", va="center", color="w" if dark else "k", fontsize=8)
         else:
             axes.figure.colorbar(shown, ax=axes)
 
-    alt = f"{title} by layer and head; the largest is {scores[place]:.3f}, of head {head_name(*place)}"
+    alt = f"{title} by layer and head; the largest is {scores[place]:z.3f}, of head {head_name(*place)}"
     return figure((title, note, alt), draw)
 
 
