@@ -61,8 +61,8 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "line cut": ({"train": ["cut.jsonl"]}, "cut.jsonl, line 41 is not valid JSON"),
     "no such column": ({"train": ["good.parquet"], "text_field": "body"}, "good.parquet: no field 'body'"),
     "column of another type": ({"train": ["good.parquet"], "text_field": "n"}, "the column 'n' holds int64, not text"),
-    "torn table": ({"train": ["good.parquet", "torn.parquet"]}, "cannot read input torn.parquet: Corrupt"),
-    "cut table": ({"train": ["good.parquet", "cut.parquet"]}, "cut.parquet is not a parquet file that can be read"),
+    "torn table": ({"train": ["good.parquet", "torn.parquet"]}, "input torn.parquet is damaged.*Corrupt.*: copy or"),
+    "cut table": ({"train": ["good.parquet", "cut.parquet"]}, "input cut.parquet is damaged, or not parquet"),
     "no such file": ({"train": ["good.txt", "none.txt"]}, "input none.txt: there is no file or folder"),
 }  # fmt: skip
 

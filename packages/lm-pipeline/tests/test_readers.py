@@ -172,7 +172,8 @@ def test_what_is_wrong_with_a_parquet_file_is_named(tmp_path: Path) -> None:
     header = data.index(b"text 0") - 40
     for damaged in (b"", b"no parquet", data[: len(data) // 2], data[:header] + bytes(30) + data[header + 30 :]):
         path.write_bytes(damaged)
-        refusal(path)
+        assert "damaged" in refusal(path)
+    assert refusal(path).endswith("): copy or download it again, or leave it out")
     bad = pyarrow.array([b"fine", b"b\xff"]).view(pyarrow.string())
     assert "row 2 is not UTF-8: byte 1" in refusal(parquet(path, bad))
     assert documents(path, errors="replace") == ["fine", "b\ufffd"]

@@ -85,8 +85,12 @@ def test_what_is_missing_or_damaged_is_named(tmp_path: Path, monkeypatch: pytest
     good = path.read_bytes()
     path.unlink()
     assert "is not complete" in refusal(hub, tmp_path)
+    damaged = f"input {path} is damaged, or not parquet"
     path.write_bytes(good[:-10])
-    assert f"{path} is not a parquet file that can be read" in refusal(hub, tmp_path)
+    assert damaged in refusal(hub, tmp_path)
+    schema = 8 + int.from_bytes(good[-8:-4], "little")
+    path.write_bytes(b"PAR1".ljust(len(good) - schema, b"\xff") + good[-schema:])
+    assert damaged in refusal(hub, tmp_path)
     pyarrow.parquet.write_table(pyarrow.table({"page": ["a"]}), path)
     assert f"{path} has no column 'text' of text" in refusal(hub, tmp_path)
     assert not list((tmp_path / "cache").rglob("*.new"))

@@ -4,7 +4,7 @@ A column is text, dictionary-encoded or not; bytes of UTF-8; a text inside of a 
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,17 +29,30 @@ def read_table(format: Format, path: Path, place: Place, rules: Rules) -> Iterat
         OSError: when the file cannot be read.
     """
     try:
-        import pyarrow
+        import pyarrow  # noqa: F401
     except ImportError:
         raise UserError(f"input {path} is {format}, which needs pyarrow: pip install pyarrow") from None
+    with damage_named(format, path), ExitStack() as stack:
+        opened = _parquet if format == "parquet" else _arrow
+        table = opened(path, stack)
+        column = _Column(table.schema, path, rules.field)
+        yield from _documents(table, place.record, column, path, rules)
+
+
+@contextmanager
+def damage_named(format: Format, path: Path) -> Iterator[None]:
+    """A context in which pyarrow reads a file: what it finds damaged becomes a UserError."""
+    import pyarrow
+
     try:
-        with ExitStack() as stack:
-            opened = _parquet if format == "parquet" else _arrow
-            table = opened(path, stack)
-            column = _Column(table.schema, path, rules.field)
-            yield from _documents(table, place.record, column, path, rules)
-    except pyarrow.ArrowException as error:
-        raise UserError(f"{path} is not a {format} file that can be read: {error}") from None
+        yield
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the system; pyarrow raises one without a number for data that it cannot decompress
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise UserError(
+            f"input {path} is damaged, or not {format} ({reason}): copy or download it again, or leave it out"
+        ) from None
 
 
 def _documents(table: "_Table", skip: int, column: "_Column", path: Path, rules: Rules) -> Iterator[Piece | Flaw]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from lm_core.disk.files import write_pieces
 from lm_core.errors import UserError
 from lm_pipeline.text.named.table import SPLITS, Dataset
+from lm_pipeline.text.tables import damage_named
 
 _NAMES = ("{}-?????-of-?????.parquet", "wikitext-{}.parquet", "{}/????.parquet")
 """File names of a split: today, before, and in the branch that the Hub converts automatically."""
@@ -69,12 +70,9 @@ def _lines(path: Path) -> Iterator[bytes]:
         import pyarrow.parquet
     except ImportError:
         raise UserError(f"{path} is parquet, which needs pyarrow: pip install pyarrow") from None
-    try:
-        # Opened here, for pyarrow takes no name that is not UTF-8.
-        with path.open("rb") as opened, pyarrow.parquet.ParquetFile(opened) as file:
-            if _COLUMN not in file.schema_arrow.names or str(file.schema_arrow.field(_COLUMN).type) != "string":
-                raise UserError(f"{path} has no column {_COLUMN!r} of text")
-            for batch in file.iter_batches(columns=[_COLUMN]):
-                yield "".join(row or _BLANK for row in batch.column(0).to_pylist()).encode()
-    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not a parquet file that can be read: {error}") from None
+    # Opened here, for pyarrow takes no name that is not UTF-8.
+    with damage_named("parquet", path), path.open("rb") as opened, pyarrow.parquet.ParquetFile(opened) as file:
+        if _COLUMN not in file.schema_arrow.names or str(file.schema_arrow.field(_COLUMN).type) != "string":
+            raise UserError(f"{path} has no column {_COLUMN!r} of text")
+        for batch in file.iter_batches(columns=[_COLUMN]):
+            yield "".join(row or _BLANK for row in batch.column(0).to_pylist()).encode()
