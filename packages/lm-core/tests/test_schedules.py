@@ -130,9 +130,16 @@ def test_a_schedule_that_begins_again_is_that_of_a_new_run_of_the_steps_left(kin
     [
         ({"min_factor": 0.0}, "floor", "the decay ends at a rate of 0"),
         ({"warmup_steps": 0}, "warmup", "give warmup_steps"),
-        ({"warmup_steps": 50}, "warmup", "leaves no room to decay before max_steps 120, counted from start_step 100"),
+        (
+            {"warmup_steps": 50}, "warmup",
+            "no room to decay before max_steps 120, counted from start_step 100: warm up for fewer steps, or train for",
+        ),
+        (
+            {"kind": "hold_then_cosine", "decay_steps": 50}, "warmup",
+            "decay_steps 50 is more than max_steps 120 less start_step 100: decay for fewer steps, or train for more",
+        ),
     ],
-)
+)  # fmt: skip
 def test_a_schedule_that_cannot_go_on_so_says_why(changes: dict[str, object], how: str, said: str) -> None:
     with pytest.raises(UserError, match=said):
         extended(COSINE.model_copy(update=changes), how, 100, 120)  # type: ignore[arg-type]

@@ -84,7 +84,10 @@ class ScheduleConfig(Config):
             raise ValueError(
                 f"warmup_steps {self.warmup_steps} leaves no room to decay before max_steps {self.max_steps}"
                 + (f", counted from start_step {self.start_step}" if self.start_step else "")
+                + ": warm up for fewer steps, or train for more"
             )
         if self.kind != "cosine" and self.decay_steps > length:
             what = f"max_steps {self.max_steps}" + (f" less start_step {self.start_step}" if self.start_step else "")
-            raise ValueError(f"decay_steps {self.decay_steps} is more than {what}")
+            raise ValueError(
+                f"decay_steps {self.decay_steps} is more than {what}: decay for fewer steps, or train for more"
+            )
