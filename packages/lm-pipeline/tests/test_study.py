@@ -2,7 +2,7 @@
 
 import re
 import tracemalloc
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +199,14 @@ def test_the_page_loads_nothing_and_names_the_heads(study: Study, tmp_path: Path
     assert text.count("data:image/svg+xml") == 6 + 1 + 2 + 1
     assert text.count('alt="attention of head') == 4
     assert "http" not in text.replace("http://www.w3.org/", "")
+
+
+def test_the_page_names_the_part_of_the_text_that_the_lens_is_of(study: Study, tmp_path: Path) -> None:
+    def parts(lens_tokens: int) -> int:
+        write_page(tmp_path / "a.html", replace(study, lens_tokens=lens_tokens), "a")
+        return (tmp_path / "a.html").read_text(encoding="utf-8").count(", first 64 tokens")
+
+    assert (parts(64), parts(study.tokens)) == (2, 0)
 
 
 @pytest.mark.parametrize(

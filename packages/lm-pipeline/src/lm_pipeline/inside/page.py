@@ -73,12 +73,17 @@ def _summary(study: Study) -> str:
     layers, heads = study.entropy.shape
     first, second = first_and_second(study)
     rows = [["Layers, heads", f"{layers}, {heads}"], ["Tokens read", f"{study.tokens:,}"]]
-    rows += [["Loss on the text", f"{study.lens_loss_nats[-1]:.4f} nats"]]
+    rows += [[f"Loss on the text{_lens_part(study)}", f"{study.lens_loss_nats[-1]:.4f} nats"]]
     rows += [
         ["Loss on random tokens, first time", f"{first:.4f} nats"],
         ["Loss on the same, second time", f"{second:.4f} nats"],
     ]
     return f"<div>{html_table(rows)}</div>"
+
+
+def _lens_part(study: Study) -> str:
+    """Name the part of the text that the logit lens and the loss are of; nothing where that is all of it."""
+    return f", first {study.lens_tokens:,} tokens" if study.lens_tokens < study.tokens else ""
 
 
 def _most(study: Study) -> str:
@@ -103,6 +108,7 @@ def _grids(study: Study) -> list[str]:
 def _grid(scores: Array, title: str, note: str, is_share: bool) -> str:
     """Shares are drawn from 0 to 1, the others up to their largest."""
     place = _largest(scores)
+    digits = 2 if np.abs(scores).max() >= 0.1 else 3  # the cost of a head is often a hundredth of a nat
 
     def draw(axes: "Axes") -> None:
         low, high = min(0.0, float(scores.min())), 1.0 if is_share else float(scores.max())
@@ -118,7 +124,8 @@ def _grid(scores: Array, title: str, note: str, is_share: bool) -> str:
         if scores.size <= NUMBERED:
             for (layer, head), value in np.ndenumerate(scores):
                 dark = abs(value) > 0.6 * high
-                axes.text(head, layer, f"{value:z.2f}", ha="center", va="center", color="w" if dark else "k", fontsize=8)
+                number, color = f"{value:z.{digits}f}", "w" if dark else "k"
+                axes.text(head, layer, number, ha="center", va="center", color=color, fontsize=8)
         else:
             axes.figure.colorbar(shown, ax=axes)
 
@@ -151,7 +158,7 @@ def _lens_figure(study: Study) -> str:
     alt = "; ".join(
         f"layer {i}: {a:.3f} nats, agrees at {b:.0%}" for i, (a, b) in enumerate(zip(losses, agreement, strict=True))
     )
-    return figure(("Logit lens", "the head after each layer", alt), draw)
+    return figure(("Logit lens", f"the head after each layer{_lens_part(study)}", alt), draw)
 
 
 def _distance_figure(study: Study) -> str:
