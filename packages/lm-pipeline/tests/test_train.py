@@ -210,7 +210,7 @@ def test_a_budget_of_tokens_is_so_many_whole_steps(workplace: Path) -> None:
 
 
 def test_a_budget_that_is_less_than_a_batch_is_refused(workplace: Path) -> None:
-    with pytest.raises(UserError, match="63 is less than one batch: 4 sequences of 16 tokens are 64"):
+    with pytest.raises(UserError, match=r"63 is less than one batch: 4 sequences of 16 tokens are 64: lower training"):
         plan_of(config(training={"max_tokens": 63}))
 
 

@@ -182,7 +182,7 @@ def _in_steps(config: TrainConfig, shape: ModelConfig) -> TrainConfig:
     if training.max_tokens < tokens:
         raise UserError(
             f"training.max_tokens {training.max_tokens:,} is less than one batch: {training.batch_size:,} sequences of"
-            f" {shape.seq_len:,} tokens are {tokens:,}"
+            f" {shape.seq_len:,} tokens are {tokens:,}: lower training.batch_size or model.seq_len, or raise max_tokens"
         )
     steps = {"max_steps": training.max_tokens // tokens, "max_tokens": 0}
     return config.model_copy(update={"training": training.model_copy(update=steps)})
