@@ -9,10 +9,11 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from lm_core.disk.files import write_whole
 from lm_core.errors import UnreadableError, UserError
 from lm_pipeline.commands.make_data import make_data
 from lm_pipeline.text.documents import Piece
-from lm_pipeline.tokens import encoding
+from lm_pipeline.tokens import encoding, units
 from lm_pipeline.tokens.config import MakeDataConfig
 
 END = "<|endoftext|>"
@@ -126,3 +127,19 @@ def test_units_stay_where_a_run_stands_on_them_or_the_next_try_may_go_well(
     with pytest.raises(UnreadableError):
         make_data(config(train=["good.txt"], output="made/again"), needed=lambda: False)
     assert (texts / "made/again/000001.json").exists()
+
+
+@pytest.mark.parametrize("shards", [False, True])
+def test_a_call_that_is_ended_as_soon_as_it_has_its_folder_leaves_nothing(
+    shards: bool, texts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a signal between the mark of the job and the first unit."""
+
+    def ended(path: Path, data: bytes) -> None:
+        write_whole(path, data)
+        raise SystemExit(143)
+
+    monkeypatch.setattr(units, "write_whole", ended)
+    with pytest.raises(SystemExit):
+        make_data(config(train=["good.txt"], shards=shards))
+    assert not (texts / "made").exists()

@@ -77,8 +77,8 @@ def _make(config: MakeDataConfig, encoder: Encoder, output: Path, needed: Callab
         say(f"nothing to do: {output} was made from this config and these inputs")
     else:
         _check_replaceable(output, config)
-        parts.open()
-        with _encoded(config, encoder, parts, needed):
+        with _opened(parts, needed):
+            _encode(config, encoder, parts)
             made = join(encoder, parts, output, config.resolved())
     parts.remove()
     for line in parts.flaws(encoder.job.files).lines():
@@ -89,12 +89,12 @@ def _make(config: MakeDataConfig, encoder: Encoder, output: Path, needed: Callab
 
 def _make_shards(config: MakeDataConfig, encoder: Encoder, output: Path, needed: Callable[[], bool]) -> None:
     parts = Parts(output, encoder.job.fingerprint, stay=True)
-    parts.open()
-    record = complete_record(parts)
-    if record:
-        say(f"nothing to do: {output} was made from this config and these inputs")
-    else:
-        with _encoded(config, encoder, parts, needed):
+    with _opened(parts, needed):
+        record = complete_record(parts)
+        if record:
+            say(f"nothing to do: {output} was made from this config and these inputs")
+        else:
+            _encode(config, encoder, parts)
             record = complete(encoder.job, parts, config.resolved())
     for line in parts.flaws(encoder.job.files).lines():
         say(line)
@@ -103,15 +103,10 @@ def _make_shards(config: MakeDataConfig, encoder: Encoder, output: Path, needed:
 
 
 @contextmanager
-def _encoded(config: MakeDataConfig, encoder: Encoder, parts: Parts, needed: Callable[[], bool]) -> Iterator[None]:
-    """All units are there; what nobody needs or can resume from is removed when it or the block fails."""
-    if parts.units:
-        say(f"resuming after {len(parts.units)} finished units")
-    for line in encoder.job.left_out:
-        say(line)
+def _opened(parts: Parts, needed: Callable[[], bool]) -> Iterator[None]:
+    """Hold the units of a job; what nobody needs or can resume from is removed when the block fails."""
     try:
-        with _bar(encoder.job, parts.progress) as show:
-            encode_units(encoder, parts, config.shard_bytes, show)
+        parts.open()
         yield
     except BaseException as error:
         # The same command ends with the same mistake, but where something could not be read just now.
@@ -119,6 +114,16 @@ def _encoded(config: MakeDataConfig, encoder: Encoder, parts: Parts, needed: Cal
         if not parts.units or isinstance(error, NoDocumentsError) or (is_final and not needed()):
             parts.forget()
         raise
+
+
+def _encode(config: MakeDataConfig, encoder: Encoder, parts: Parts) -> None:
+    """Write the units that are not there yet."""
+    if parts.units:
+        say(f"resuming after {len(parts.units)} finished units")
+    for line in encoder.job.left_out:
+        say(line)
+    with _bar(encoder.job, parts.progress) as show:
+        encode_units(encoder, parts, config.shard_bytes, show)
 
 
 def _put_totals(name: str, tokens: int, documents: int, size: int) -> None:

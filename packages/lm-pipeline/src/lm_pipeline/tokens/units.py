@@ -92,8 +92,8 @@ class Parts:
     def __init__(self, folder: Path, job: str, *, stay: bool = False) -> None:
         self.folder, self.job, self.stay = folder, job, stay
         self.units: list[Unit] = []
-        self._found = 0
-        """Units that were there already."""
+        self._found: int | None = None
+        """Units that were there already; None until the folder is this job's, and they are counted."""
 
     @property
     def progress(self) -> Progress:
@@ -121,6 +121,7 @@ class Parts:
                     f"{self.folder} holds shards of another config or other inputs: remove them, or give another output"
                 )
             self.remove()
+            self._found = 0
             self.folder.mkdir(parents=True, exist_ok=True)
             write_whole(mark, self.job.encode())
         while unit := self._read(len(self.units)):
@@ -157,6 +158,8 @@ class Parts:
 
     def forget(self) -> None:
         """Remove what was written since they were opened: all, where there was no unit then."""
+        if self._found is None:
+            return
         if not self._found:
             self.remove()
         while len(self.units) > self._found:
