@@ -18,7 +18,7 @@ class PolicyGradientConfig(Config):
     group_size: int = Field(8, gt=0)
     """K: answers per prompt."""
     updates: int = Field(1, gt=0)
-    """Optimizer steps on one batch of answers; after the first, the policy is no longer the one that sampled."""
+    """Optimizer steps on one batch of answers; after the first, another policy than the one that sampled."""
     clip_low: float = Field(0.2, gt=0, lt=1)
     """An answer that has become less likely than 1 - clip_low of what it was is not made less likely still."""
     clip_high: float = Field(0.2, gt=0)
