@@ -25,6 +25,7 @@ class Meeting:
             assert self.changed.wait_for(lambda: len(given) == self.size or self.left - given.keys(), 30)
             if len(given) < self.size:
                 raise LostRankError(f"rank {rank}: another rank has ended")
+            assert len({len(bytes_) for bytes_ in given.values()}) == 1, "a collective takes as much from every rank"
             return [given[other] for other in range(self.size)]
 
     def leave(self, rank: int) -> None:
@@ -39,7 +40,7 @@ class ThreadWorld(World):
     def __init__(self, rank: int, meeting: Meeting):
         self.rank, self.size, self.meeting, self.gathers = rank, meeting.size, meeting, 0
 
-    def gather(self, data: bytes) -> list[bytes]:
+    def gather_equal(self, data: bytes) -> list[bytes]:
         self.gathers += 1
         return self.meeting.exchange(self.gathers, self.rank, data)
 

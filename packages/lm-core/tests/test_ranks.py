@@ -265,3 +265,12 @@ def test_the_others_wait_for_what_the_first_makes_and_share_its_mistake() -> Non
         return world.of_first(lambda: (_ for _ in ()).throw(UserError("no such file")))
 
     assert [str(end) for end in in_ranks(2, wrong)] == ["no such file"] * 2
+
+
+@pytest.mark.parametrize("lengths", [(0, 0, 0), (3, 0, 120), (119, 121, 1), (5000, 0, 120)])
+def test_messages_of_any_lengths_arrive_whole(lengths: tuple[int, ...]) -> None:
+    """Short ones with their length in one exchange, others in a second one."""
+    sent = [bytes([65 + rank]) * length for rank, length in enumerate(lengths)]
+    assert in_ranks(3, lambda world: world.gather(sent[world.rank])) == [sent] * 3
+    rounds = in_ranks(3, lambda world: (world.gather(sent[world.rank]), world.gathers)[1])
+    assert rounds == [1 if max(lengths) <= 120 else 2] * 3

@@ -1,8 +1,8 @@
 """The processes that train one run together: which of them this is, and what they agree on.
 
-    a launcher's environment --a backend's `world`--> World --gather--> what every rank gave, in order
+    a launcher's environment --a backend's `world`--> World --gather_equal--> what every rank gave, in order
 
-One collective, `gather`, is all that a backend has to bring; the rest is made of it. A rank that ends, however it
+One collective, `gather_equal`, is all that a backend has to bring; the rest is made of it. A rank that ends, however it
 does, ends the collectives of the others: they raise `LostRankError` rather than wait for it. So whatever goes wrong on
 one rank stops all of them within a step, and nobody has to report it to them.
 """
@@ -19,6 +19,10 @@ GONE = (
     " it"
 )
 """What a rank says that finds another one gone, of its rank and their number."""
+
+
+_SHORT = 120
+"""Bytes of a message that goes with its length."""
 
 
 class World:
@@ -41,6 +45,17 @@ class World:
         Raises:
             LostRankError: when a rank has ended.
         """
+        if self.size == 1:
+            return [data]
+        heads = self.gather_equal(len(data).to_bytes(8, "little") + data[:_SHORT].ljust(_SHORT, b"\0"))
+        sizes = [int.from_bytes(head[:8], "little") for head in heads]
+        longest = max(sizes)
+        if longest <= _SHORT:
+            return [head[8 : 8 + size] for head, size in zip(heads, sizes, strict=True)]
+        return [found[:size] for found, size in zip(self.gather_equal(data.ljust(longest, b"\0")), sizes, strict=True)]
+
+    def gather_equal(self, data: bytes) -> list[bytes]:
+        """The same of as many bytes on every rank: what a backend brings."""
         return [data]
 
     def of_all(self, value: T) -> list[T]:

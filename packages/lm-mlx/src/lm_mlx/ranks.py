@@ -16,8 +16,6 @@ from lm_core.errors import LostRankError, UserError
 from lm_core.world import GONE, World
 from lm_mlx.optim.base import Arrays
 
-_SHORT = 120
-"""Bytes of a message that goes with its length."""
 _REPORTING = 2
 """Ranks that say that another one has gone: the first, and one more for the case that it is the first."""
 
@@ -43,20 +41,11 @@ class MlxWorld(World):
     def __init__(self, group: mx.distributed.Group):
         self.group, self.rank, self.size = group, group.rank(), group.size()
 
-    def gather(self, data: bytes) -> list[bytes]:
-        """See `World.gather`."""
-        with others():
-            heads = self._gather(len(data).to_bytes(8, "little") + data[:_SHORT].ljust(_SHORT, b"\0"))
-            sizes = [int.from_bytes(head[:8], "little") for head in heads]
-            if max(sizes) <= _SHORT:
-                return [head[8 : 8 + size] for head, size in zip(heads, sizes, strict=True)]
-            longest = max(sizes)
-            return [found[:size] for found, size in zip(self._gather(data.ljust(longest, b"\0")), sizes, strict=True)]
-
-    def _gather(self, data: bytes) -> list[bytes]:
-        """The same of as many bytes on every rank."""
+    def gather_equal(self, data: bytes) -> list[bytes]:
+        """See `World.gather_equal`."""
         ours = mx.array(np.frombuffer(data, np.uint8))[None]
-        return [bytes(row) for row in np.array(mx.distributed.all_gather(ours, group=self.group, stream=mx.cpu))]
+        with others():
+            return [bytes(row) for row in np.array(mx.distributed.all_gather(ours, group=self.group, stream=mx.cpu))]
 
     def is_lost(self, error: BaseException) -> bool:
         """See `World.is_lost`."""

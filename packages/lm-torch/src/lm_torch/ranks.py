@@ -32,8 +32,6 @@ JOINING = timedelta(minutes=5)
 """How long the ranks wait for each other at the start."""
 BUCKET_BYTES = 25 << 20
 """Bytes of gradients that are sent at once."""
-_SHORT = 120
-"""Bytes of a message that goes with its length."""
 _FAILED, _SEEN = "failed", "seen"
 _LOST = (
     "gloo",
@@ -83,21 +81,12 @@ class TorchWorld(World):
         self.store, self.rank, self.size, self.hosts = store, rank, size, hosts
         self.failed = False
 
-    def gather(self, data: bytes) -> list[bytes]:
-        """See `World.gather`."""
-        with others():
-            heads = self._gather(len(data).to_bytes(8, "little") + data[:_SHORT].ljust(_SHORT, b"\0"))
-            sizes = [int.from_bytes(head[:8], "little") for head in heads]
-            if max(sizes) <= _SHORT:
-                return [head[8 : 8 + size] for head, size in zip(heads, sizes, strict=True)]
-            longest = max(sizes)
-            return [found[:size] for found, size in zip(self._gather(data.ljust(longest, b"\0")), sizes, strict=True)]
-
-    def _gather(self, data: bytes) -> list[bytes]:
-        """The same of as many bytes on every rank."""
+    def gather_equal(self, data: bytes) -> list[bytes]:
+        """See `World.gather_equal`."""
         ours = torch.frombuffer(bytearray(data), dtype=torch.uint8)
         found = [torch.empty_like(ours) for _ in range(self.size)]
-        dist.all_gather(found, ours)
+        with others():
+            dist.all_gather(found, ours)
         return [bytes(one.numpy()) for one in found]
 
     def is_lost(self, error: BaseException) -> bool:
