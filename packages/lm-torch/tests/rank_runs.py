@@ -16,6 +16,7 @@ import torch
 
 from lm_core.config import AdamWConfig, KBetaConfig, ModelConfig, MuonConfig, OptimizerConfig, StepConfig
 from lm_core.data.batches import LengthRule, RandomWindows, rank_batch
+from lm_core.terminal import end
 from lm_core.testing import rough_arrays
 from lm_core.world import ALONE, World
 from lm_torch.ranks import join
@@ -106,3 +107,4 @@ __all__ = ["ALONE", "listeners", "start", "trained"]
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    end(0)  # as programs of several ranks do: threads of torch may abort a process that takes itself apart
