@@ -1,29 +1,22 @@
 """What the documents and configs say can be run."""
 
 import re
-import shlex
 import tomllib
 from pathlib import Path
 
 import pytest
 
-import mini_gpt.flags
 import transformer_lm.flags
 import transformer_lm.workload
 from lm_core.cli import parse_flags
-from lm_core.config import Config, ModelConfig
+from lm_core.config import ModelConfig
 from lm_core.interchange.folder import architecture_of
 from lm_core.model.parameters import parameter_count
 from lm_core.run.folder import RunFolder
-from lm_core.run.seeds import for_each_seed
-from lm_pipeline.commands.evaluate import EvaluateConfig
-from lm_pipeline.commands.export import ExportConfig
-from lm_pipeline.commands.sweep import SweepConfig
 from lm_pipeline.commands.train_config import TrainConfig
 from lm_pipeline.commands.train_resume import schedule_of
 from lm_pipeline.commands.train_tokenizer import TrainTokenizerConfig
 from lm_pipeline.generation.config import InferConfig
-from lm_pipeline.inside.config import AttentionConfig
 from lm_pipeline.program import ProgramConfig
 from lm_pipeline.tokens.config import MakeDataConfig
 from lm_pipeline.trials.config import read_sweep, trials_of
@@ -37,59 +30,14 @@ DOCUMENTS = [
     REPOSITORY / "apps" / "transformer_lm" / "README.md", REPOSITORY / "apps" / "mini_gpt" / "README.md",
     REPOSITORY / "apps" / "gpt" / "README.md",
 ]  # fmt: skip
-APPS: dict[str, type[Config]] = {
-    "uv run apps/testbed_d": Flags,
-    "uv run apps/transformer_lm": transformer_lm.flags.Flags,
-    "uv run apps/gpt train": TrainConfig,
-    "uv run apps/gpt evaluate": EvaluateConfig,
-    "uv run apps/gpt attention": AttentionConfig,
-    "uv run apps/gpt sample": InferConfig,
-    "uv run apps/mini_gpt/train_bpe.py": mini_gpt.flags.Flags,
-    "uv run apps/mini_gpt/sample_bpe.py": mini_gpt.flags.SampleFlags,
-}
-PROGRAMS: dict[str, type[ProgramConfig]] = {
-    "transformerlm-train-tokenizer": TrainTokenizerConfig,
-    "transformerlm-make-data": MakeDataConfig,
-    "transformerlm-train": TrainConfig,
-    "transformerlm-infer": InferConfig,
-    "transformerlm-export": ExportConfig,
-    "transformerlm-evaluate": EvaluateConfig,
-    "transformerlm-sweep": SweepConfig,
-    "transformerlm-attention": AttentionConfig,
-}
 # Those of the benchmarks are loaded by lm-bench's tests.
 CONFIGS = {p.name: p for p in sorted((REPOSITORY / "configs").iterdir()) if not p.name.startswith("bench_")}
-
-
-def commands(name: str) -> list[str]:
-    """The lines of the fenced shell blocks of the documents that contain `name`."""
-    blocks = [
-        block for path in DOCUMENTS for block in re.findall(r"```(?:sh|console)\n(.*?)```", path.read_text(), re.DOTALL)
-    ]
-    return [line for block in blocks for line in block.replace("\\\n", " ").splitlines() if name in line]
 
 
 def test_the_quick_start_is_one_block_of_two_commands() -> None:
     after = (REPOSITORY / "README.md").read_text().split("## Quick start")[1]
     block = after.split("```")[1].split("\n", 1)[1]
     assert len([line for line in block.splitlines() if line and not line.startswith("#")]) == 2
-
-
-@pytest.mark.parametrize(("app", "command"), [(app, command) for app in APPS for command in commands(app)])
-def test_a_documented_command_has_flags_that_exist(app: str, command: str) -> None:
-    words = shlex.split(command.split(app)[1], comments=True)
-    if "--help" not in words:
-        words = [str(REPOSITORY / w) if w.startswith("configs/") else w for w in words]
-        for_each_seed(words, lambda alone: parse_flags(APPS[app], app, alone) and None)
-
-
-@pytest.mark.parametrize("program", PROGRAMS)
-def test_the_documented_commands_of_transformerlm_have_flags_that_exist(program: str) -> None:
-    for command in commands(f"uv run {program} "):
-        words = shlex.split(command.split(program)[1], comments=True)
-        if "--help" not in words:
-            words = [str(REPOSITORY / word) if word.startswith("configs/") else word for word in words]
-            parse_flags(PROGRAMS[program], program, words)
 
 
 def test_every_config_is_loaded_here() -> None:
