@@ -103,7 +103,7 @@ def data(flags: DataFlags) -> None:
     """`lm-bench data`."""
     if not flags.text:
         raise UserError("--text: name a text file, such as one of lm-bench corpus")
-    environment = observe({}, load_average())
+    environment = observe({OURS: describe(OURS)}, load_average())
     results = measure_data(Path(flags.text), flags.document_size, flags.vocab_size, flags.rounds)
     _show("data", flags, environment, results, lambda results: f"\n{data_table(results)}")
 

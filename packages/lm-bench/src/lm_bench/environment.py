@@ -2,9 +2,10 @@
 
 import os
 import platform
+import re
 import subprocess
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -20,6 +21,15 @@ LIMITS = (
     "NUMBA_CPU_FEATURES",
 )
 """Variables by which a library uses fewer instructions than the processor has."""
+THREADS = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMBA_NUM_THREADS",
+    "RAYON_NUM_THREADS",
+)
+"""Variables by which a library uses fewer threads than there are cores."""
 _VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2", "avx": "AVX", "sve": "SVE", "asimd": "NEON"}
 _BFLOAT16 = {"amx_bf16": "AMX bfloat16", "avx512_bf16": "bfloat16", "bf16": "bfloat16"}
 
@@ -30,8 +40,6 @@ class Environment:
 
     cpu: str
     cores: int
-    instructions: str
-    """Its vector instructions, and what limits them."""
     load: float
     """Runnable processes over the last minute, before the measurement; a quiet machine is near 0."""
     system: str
@@ -41,13 +49,27 @@ class Environment:
     """Backend -> its own line on version, device, threads."""
     lm_bench: str
     date: str
+    # Results of earlier versions have none of these.
+    instructions: str = ""
+    """The processor's vector instructions, and what limits them."""
+    threads: str = ""
+    """What limits threads; a backend's own line says how many it has."""
+    blas: str = ""
+    """Libraries of matrix products, of numpy and of torch where that is loaded; MLX's is in its line."""
 
     @property
     def line(self) -> str:
         """Everything, for people."""
-        machine = f"{self.cpu}, {self.cores} cores, {self.instructions}, load {self.load:.2f}, {self.system}"
-        versions = [f"python {self.python}", f"numpy {self.numpy}", *self.frameworks.values()]
-        return f"{self.date} | {machine} | {' | '.join(versions)}"
+        machine = [
+            self.cpu,
+            f"{self.cores} cores",
+            self.threads,
+            self.instructions,
+            f"load {self.load:.2f}",
+            self.system,
+        ]
+        versions = [f"python {self.python}", f"numpy {self.numpy}", self.blas, *self.frameworks.values()]
+        return " | ".join([self.date, ", ".join(filter(None, machine)), *filter(None, versions)])
 
 
 def observe(frameworks: dict[str, str], load: float) -> Environment:
@@ -55,7 +77,6 @@ def observe(frameworks: dict[str, str], load: float) -> Environment:
     return Environment(
         cpu=cpu_model(),
         cores=core_count(),
-        instructions=instructions(_processor_flags(), os.environ),
         load=load,
         system=f"{platform.system()} {platform.machine()}",
         python=platform.python_version(),
@@ -63,6 +84,9 @@ def observe(frameworks: dict[str, str], load: float) -> Environment:
         frameworks=frameworks,
         lm_bench=version("lm-bench"),
         date=datetime.now(UTC).strftime("%Y-%m-%d"),
+        instructions=instructions(_processor_flags(), os.environ),
+        threads=_set(THREADS, os.environ) or "a thread for each core",
+        blas=blas(),
     )
 
 
@@ -85,8 +109,29 @@ def instructions(flags: Collection[str], environment: Mapping[str, str]) -> str:
     """
     widest = next((name for flag, name in _VECTORS.items() if flag in flags), platform.machine())
     narrow = [name for flag, name in _BFLOAT16.items() if flag in flags]
-    limits = [f"{name}={environment[name]}" for name in LIMITS if environment.get(name)]
-    return " ".join([widest, *(f"+ {name}" for name in narrow), *(f"({limit})" for limit in limits)])
+    limits = _set(LIMITS, environment)
+    return " ".join([widest, *(f"+ {name}" for name in narrow)]) + f" ({limits})" * bool(limits)
+
+
+def _set(names: Sequence[str], environment: Mapping[str, str]) -> str:
+    return " ".join(f"{name}={environment[name]}" for name in names if environment.get(name))
+
+
+def blas() -> str:
+    """Libraries that multiply matrices here: numpy's, and torch's where it is loaded, with their versions."""
+    built = (np.show_config(mode="dicts") or {}).get("Build Dependencies", {}).get("blas", {})
+    found = [f"numpy's BLAS {built.get('name', 'unknown')} {built.get('version', '')}".strip()]
+    if "torch" in sys.modules:
+        found.append(f"torch's {torch_libraries(sys.modules['torch'].__config__.show())}")
+    return ", ".join(found)
+
+
+def torch_libraries(config: str) -> str:
+    """MKL and oneDNN with their versions, or the BLAS that `torch.__config__.show()` names."""
+    patterns = {"MKL": r"Math Kernel Library Version ([\w.]+)", "oneDNN": r"MKL-DNN v([\w.]+)"}
+    named = [f"{name} {match[1]}" for name, pattern in patterns.items() if (match := re.search(pattern, config))]
+    other = re.search(r"BLAS_INFO=(\w+)", config)
+    return " and ".join(named) or f"BLAS {other[1] if other else 'unknown'}"
 
 
 def _processor_flags() -> list[str]:

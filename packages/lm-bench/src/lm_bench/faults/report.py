@@ -40,7 +40,7 @@ def read_results(paths: Sequence[str]) -> tuple[str, list[Row]]:
     for path in paths:
         try:
             said = json.loads(Path(path).read_text(encoding="utf-8"))
-            environment = Environment(**{"instructions": "", **said["environment"]})
+            environment = Environment(**said["environment"])
             same = machines.setdefault(replace(environment, load=0.0).line, environment)
             if same.load < environment.load:
                 machines[replace(environment, load=0.0).line] = environment
