@@ -27,7 +27,7 @@ from typing import Any
 from zipfile import ZipFile
 
 ROOT = Path(__file__).resolve().parent.parent
-OPTIONAL = {"datasets", "lm_eval", "pyarrow", "tensorboard", "torch", "transformers", "triton", "wandb"}
+OPTIONAL = {"datasets", "lm_eval", "pyarrow", "pytest", "tensorboard", "torch", "transformers", "triton", "wandb"}
 """Imported by modules that are read only where an extra, or one of the frameworks that are compared, is installed."""
 _IMPORT_ALL = """
 import importlib, pkgutil, sys
