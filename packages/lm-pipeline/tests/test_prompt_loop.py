@@ -2,11 +2,13 @@
 
 import io
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 
 import pytest
 
 from lm_core.config import ModelConfig, SamplingConfig
+from lm_core.continuation import Continuation
 from lm_core.errors import UserError
 from lm_pipeline.generation.commands import COMMANDS, Command, help_text, read_line
 from lm_pipeline.generation.prompt_loop import run_prompts
@@ -165,6 +167,21 @@ def test_a_prompt_without_tokens_is_said(capsys: pytest.CaptureFixture[str]) -> 
     tokenizer = train_tokenizer("words", ["the fox"])
     assert run_prompts(model(tokenizer), Settings(), io.StringIO("  \n")) == 2
     assert "line 1: this prompt has no tokens" in capsys.readouterr().err
+
+
+def test_a_judge_reads_what_was_typed_and_ends_the_line(capsys: pytest.CaptureFixture[str]) -> None:
+    tokenizer = train_tokenizer("characters", ["abc"], None, ["<|endoftext|>"])
+    assert tokenizer.eos_id is not None
+
+    def judge(typed: str) -> tuple[str, Callable[[Continuation], str]]:
+        if typed == "no":
+            raise UserError("not a problem")
+        return typed[::-1], lambda written: f" {written.text!r} {written.reason}"
+
+    judged = replace(model(tokenizer, Saying([0, tokenizer.eos_id])), judge=judge)
+    assert run_prompts(judged, Settings(), io.StringIO("no\nbc")) == 2
+    out, err = capsys.readouterr()
+    assert (out, err) == ("cba 'a' end_of_text\n", "line 1: not a problem\n")
 
 
 # Lines of a person

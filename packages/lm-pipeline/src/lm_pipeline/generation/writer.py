@@ -7,13 +7,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lm_core.config import ModelConfig
-from lm_core.continuation import Ending, Reason, continue_rows
+from lm_core.continuation import Continuation, Ending, Reason, continue_rows
 from lm_core.sampling import Decoder, Generation
 from lm_pipeline.generation.ending import eos_ids
 from lm_pipeline.generation.prompt import read_prompt
 from lm_pipeline.generation.settings import Settings
 from lm_tokenizer.adapters import TextTokenizer
 from lm_tokenizer.text_deltas import text_deltas_of
+
+Judge = Callable[[str], tuple[str, Callable[[Continuation], str]]]
+"""Takes what was typed, and gives the prompt and what is shown behind its continuation.
+
+Raises:
+    UserError: for what cannot be read.
+"""
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,8 @@ class Model:
     tokenizer: TextTokenizer
     decoder: Decoder
     """With one row, which draws ids of the tokenizer alone."""
+    judge: Judge | None = None
+    """Reads what was typed, where that is not the prompt itself, and judges what the model makes of it."""
 
 
 class Writer:
@@ -52,6 +61,7 @@ class Writer:
         """
         model, settings = self.model, self.settings
         self.settings = settings.model_copy(update={"seed": settings.seed + 1})
+        prompt, verdict = model.judge(prompt) if model.judge else (prompt, None)
         ids = read_prompt(prompt, model.tokenizer, model.config.seq_len, self.note)
 
         def begin() -> Generation:
@@ -63,4 +73,6 @@ class Writer:
         [written] = continue_rows(
             begin, [text_deltas_of(model.tokenizer, ids, prompt)], ending, show=lambda _row, text: self.show(text)
         )
+        if verdict and written.reason != "interrupted":
+            self.show(verdict(written))
         return written.reason
