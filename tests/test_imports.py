@@ -14,6 +14,7 @@ SIBLINGS = {"lm_core", "lm_torch", "lm_mlx", "lm_bench", "lm_tokenizer", "lm_pip
     "transformer_lm",
     "mini_gpt",
     "gpt",
+    "rlvr",
 }
 FRAMEWORKS = {"torch", "mlx", "kbeta"}
 FORBIDDEN = {
@@ -22,11 +23,12 @@ FORBIDDEN = {
     "lm_mlx": (SIBLINGS | {"torch"}) - {"lm_core", "lm_mlx"},
     "lm_tokenizer": (SIBLINGS | FRAMEWORKS) - {"lm_tokenizer"},
     "lm_pipeline": (SIBLINGS | FRAMEWORKS) - {"lm_core", "lm_tokenizer", "lm_pipeline"},
-    "lm_bench": {"lm_torch", "lm_mlx", "testbed_d", "transformer_lm", "mini_gpt", "gpt"},
+    "lm_bench": {"lm_torch", "lm_mlx", "testbed_d", "transformer_lm", "mini_gpt", "gpt", "rlvr"},
     "testbed_d": (SIBLINGS | FRAMEWORKS) - {"lm_core", "lm_tokenizer", "lm_pipeline", "testbed_d"},
     "transformer_lm": (SIBLINGS | FRAMEWORKS) - {"lm_core", "lm_tokenizer", "lm_pipeline", "transformer_lm"},
     "mini_gpt": (SIBLINGS | FRAMEWORKS) - {"lm_core", "lm_tokenizer", "lm_pipeline", "mini_gpt"},
     "gpt": (SIBLINGS | FRAMEWORKS) - {"lm_core", "lm_tokenizer", "lm_pipeline", "gpt"},
+    "rlvr": (SIBLINGS | FRAMEWORKS) - {"lm_core", "lm_tokenizer", "lm_pipeline", "rlvr"},
 }
 CORE_ORDER = [
     "terminal", "errors", "file_names", "disk.untrusted", "disk.files", "disk.lock", "rng", "machine", "world",

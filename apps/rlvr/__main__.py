@@ -1,0 +1,5 @@
+"""`uv run apps/rlvr`."""
+
+from rlvr.cli import main
+
+raise SystemExit(main())

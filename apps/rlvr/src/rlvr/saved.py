@@ -1,0 +1,57 @@
+"""A model that was trained here: its run folder, the tasks that it was trained on, and the flags of who reads it."""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field
+
+from lm_core.config import SamplingConfig, StepConfig
+from lm_core.errors import UserError
+from lm_core.run.checkpoint import Checkpoints
+from lm_core.run.folder import RunFolder
+from lm_pipeline.program import ProgramConfig
+from lm_pipeline.saved_model import SavedModel, Which, load_model
+from rlvr.flags import TaskFlags
+from rlvr.vocabulary import VOCABULARY
+
+
+class ReadFlags(TaskFlags, ProgramConfig):
+    """Flags of the commands that read a model."""
+
+    tasks: tuple[str, ...] = ()
+    """Tasks; those that the model was trained on when none is named."""
+    min_level: int = Field(0, ge=0)
+    """Easiest level of the problems; 0: that of the training."""
+    max_level: int = Field(0, ge=0)
+    """Hardest level; 0: that of the training."""
+    which: Which = "latest"
+    """Checkpoint of a run: the latest, or the one with the best validation loss."""
+    seed: int = Field(0, ge=0)
+    """Seed of the problems and of the first completion; each further one uses the next."""
+    backend: Literal["auto", "torch", "mlx"] = "auto"
+    """auto: MLX on Apple silicon, torch elsewhere."""
+    sampling: SamplingConfig = SamplingConfig()
+    """Sampling of the next character; temperature 0 takes the likeliest."""
+    step: StepConfig = StepConfig()
+    """How the backend executes the model; training options have no effect."""
+
+    def saved_model(self, path: str, key: str = "checkpoint") -> SavedModel:
+        """Read a run folder of this app.
+
+        Raises:
+            UserError: when there is none, it is damaged, or of another vocabulary.
+        """
+        if not path:
+            raise UserError(f"{key}: name the run folder of a model, such as one of `uv run apps/rlvr pretrain`")
+        model = load_model(path, self.which, key=key)
+        if model.tokenizer.fingerprint != VOCABULARY.fingerprint:
+            raise UserError(f"{key}: {path} has another vocabulary than this app: name a run of `uv run apps/rlvr`")
+        return model
+
+    def at(self, path: str) -> Self:
+        """The flags with the tasks and levels of a run where none were named."""
+        known = Checkpoints(RunFolder(Path(path)).checkpoints).newest_metadata().get("config") or {}
+        names = ("tasks", "min_level", "max_level")
+        return self.model_copy(
+            update={name: known[name] for name in names if name in known and not getattr(self, name)}
+        )
