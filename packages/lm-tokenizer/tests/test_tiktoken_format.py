@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lm_tokenizer import formats
+from lm_tokenizer import formats, parts
+from lm_tokenizer._kernels import objects
 from lm_tokenizer.errors import TokenizerError
 from lm_tokenizer.formats.tiktoken import merges_from_ranks
 from lm_tokenizer.vocab import Vocabulary
@@ -61,8 +62,13 @@ def test_merges_that_ranks_cannot_say_are_refused(plain: Vocabulary, tmp_path: P
     assert not list(tmp_path.iterdir())
 
 
-def test_the_merges_of_ranks_are_those_that_merging_the_bytes_of_each_token_leaves() -> None:
+@pytest.mark.parametrize("few", [0, parts.FEW], ids=["kernel", "python"])
+def test_the_merges_of_ranks_are_those_that_merging_the_bytes_of_each_token_leaves(
+    few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Ranks in no likely order, over few letters, so that most tokens can be cut into two others in several places."""
+    monkeypatch.setattr(parts, "FEW", few)
+    objects.load("encoding")
     rng = random.Random(0)
     for _ in range(150):
         ranks = {bytes([letter]): rank for rank, letter in zip(rng.sample(range(10, 20), 3), b"abc", strict=True)}
@@ -72,15 +78,15 @@ def test_the_merges_of_ranks_are_those_that_merging_the_bytes_of_each_token_leav
             token = bytes(rng.choices(b"abc", (4, 2, 1), k=rng.randint(2, 2 + rank % 5)))
             if token in ranks:
                 continue
-            parts = [token[i : i + 1] for i in range(len(token))]
-            while len(parts) > 1:
-                pairs = [(ranks.get(a + b, rank), i) for i, (a, b) in enumerate(itertools.pairwise(parts))]
+            found = [token[i : i + 1] for i in range(len(token))]
+            while len(found) > 1:
+                pairs = [(ranks.get(a + b, rank), i) for i, (a, b) in enumerate(itertools.pairwise(found))]
                 best, i = min(pairs)
                 if best == rank:
                     break
-                parts[i : i + 2] = [parts[i] + parts[i + 1]]
-            if len(parts) == 2:
-                expected.append((ranks[parts[0]], ranks[parts[1]]))
+                found[i : i + 2] = [found[i] + found[i + 1]]
+            if len(found) == 2:
+                expected.append((ranks[found[0]], ranks[found[1]]))
                 ranks[token] = rank
             else:
                 with pytest.raises(TokenizerError, match="cannot be made"):

@@ -80,9 +80,11 @@ def parts(rounds: int, folder: Path, seconds: float) -> list[Part]:
             ("train", "--backend", "mlx", "--compile", *char, "--peers", "plain", "--parts", "step", *few),
             ("mlx",),
         ),
-        Part("Saving", ("saving", *few), ("torch", "mlx")),
+        Part("Saving", ("saving", "--backend", "torch", *few), ("torch",)),
         Part("Killed and resumed", ("faults", "--short")),
         Part("On a GPU", ("gpu", "--device", "gpu", "--budget_seconds", f"{min(480, seconds):.0f}"), ("torch",)),
+        # Minutes, where MLX has no BLAS but the one of its wheel.
+        Part("Saving on MLX", ("saving", "--backend", "mlx", "--steps", "10", *few), ("mlx",)),
     ]
 
 

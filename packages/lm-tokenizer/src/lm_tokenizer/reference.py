@@ -95,6 +95,45 @@ def train(
     return Vocabulary(tokens, merges, {}, pattern)
 
 
+def parts_of_tokens(tokens: Sequence[bytes], n_bytes: int) -> list[Pair]:
+    """The places of the two tokens that each is made from, in a vocabulary in which every merge has its token's rank.
+
+    Args:
+        tokens: by rank, but the single bytes first.
+        n_bytes: how many these are.
+
+    Returns:
+        Of each token after the bytes; up to the first that merging its bytes by lower ranks does not bring down to two.
+    """
+    made = {token: place for place, token in enumerate(tokens[:n_bytes])}
+    parts: list[Pair] = []
+
+    def stay_apart(left: int, right: int) -> bool:
+        """Whether merging the bytes of both by lower ranks gives these two, and no merge reaches from one to the other.
+
+        Their own merges are undone, the last one first: the tokens that then meet must not have been merged before it.
+        """
+        while left >= n_bytes or right >= n_bytes:
+            if left > right:  # of equal ranks the left one is merged first
+                limit, left = left, parts[left - n_bytes][1]
+            else:
+                limit, right = right + 1, parts[right - n_bytes][0]
+            if made.get(tokens[left] + tokens[right], limit) < limit:
+                return False
+        return True
+
+    for place, token in enumerate(tokens[n_bytes:], n_bytes):
+        for i in range(1, len(token)):
+            right = made.get(token[i:])
+            if right is not None and (left := made.get(token[:i])) is not None and stay_apart(left, right):
+                break
+        else:
+            break
+        made[token] = place
+        parts.append((left, right))
+    return parts
+
+
 def encoding_steps(pretoken: bytes, vocabulary: Vocabulary) -> Iterator[list[int]]:
     """The ids of one pretoken: those of its bytes, and of what each merge leaves.
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from lm_tokenizer.progress import progress_bar
 
-MODULES = {"encoding": ("encode", "cache", "merge", "decode"), "training": ("count", "layout", "learn")}
+MODULES = {"encoding": ("encode", "cache", "merge", "decode", "parts"), "training": ("count", "layout", "learn")}
 """The object files, and the modules of the kernels in each; a file "training-..." has one kernel of "training"."""
 MAGIC = b"lm-tokenizer kernels\n"
 _HERE = Path(__file__).parent

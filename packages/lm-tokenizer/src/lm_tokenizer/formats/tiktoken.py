@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from lm_tokenizer.errors import TokenizerError
 from lm_tokenizer.formats.files import naming, read_bytes, write_whole
+from lm_tokenizer.parts import parts_of_tokens
 from lm_tokenizer.vocab import MAX_VOCAB_SIZE, Vocabulary, check_special_tokens, printable
 
 
@@ -162,41 +163,15 @@ def merges_from_ranks(ranks: Mapping[bytes, int]) -> list[tuple[int, int]]:
     """
     tokens = sorted(ranks, key=lambda token: (len(token) > 1, ranks[token]))
     n_bytes = sum(len(token) == 1 for token in tokens)
-    made = {token: number for number, token in enumerate(tokens[:n_bytes])}  # token -> its place in `tokens`
-    left_of, right_of = [0] * n_bytes, [0] * n_bytes  # the parts of each token, by their places
-    merges = []
-
-    def stay_apart(left: int, right: int) -> bool:
-        """Whether merging the bytes of both by lower ranks gives these two, and no merge reaches from one to the other.
-
-        Their own merges are undone, the last one first: the tokens that then meet must not have been merged before it.
-        """
-        while left >= n_bytes or right >= n_bytes:
-            if left > right:  # of equal ranks the left one is merged first
-                limit, left = left, right_of[left]
-            else:
-                limit, right = right + 1, left_of[right]
-            if made.get(tokens[left] + tokens[right], limit) < limit:
-                return False
-        return True
-
-    for number in range(n_bytes, len(tokens)):
-        token = tokens[number]
-        for i in range(1, len(token)):
-            right = made.get(token[i:])
-            if right is not None and (left := made.get(token[:i])) is not None and stay_apart(left, right):
-                break
-        else:
-            shown = " + ".join(map(printable, _parts(token, ranks, ranks[token])))
-            raise TokenizerError(
-                f"the token {printable(token)!r} of rank {ranks[token]} cannot be made: "
-                f"tokens of lower ranks give {shown}"
-            )
-        made[token] = number
-        left_of.append(left)
-        right_of.append(right)
-        merges.append((ranks[tokens[left]], ranks[tokens[right]]))
-    return merges
+    parts = parts_of_tokens(tokens, n_bytes)
+    if n_bytes + len(parts) < len(tokens):
+        token = tokens[n_bytes + len(parts)]
+        shown = " + ".join(map(printable, _parts(token, ranks, ranks[token])))
+        raise TokenizerError(
+            f"the token {printable(token)!r} of rank {ranks[token]} cannot be made: tokens of lower ranks give {shown}"
+        )
+    rank_of = [ranks[token] for token in tokens]
+    return [(rank_of[left], rank_of[right]) for left, right in parts]
 
 
 def _parts(token: bytes, ranks: Mapping[bytes, int], limit: int) -> list[bytes]:
