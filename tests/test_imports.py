@@ -38,7 +38,7 @@ CORE_ORDER = [
     "data.token_ids", "data.token_file", "data.bare_tokens", "data.shards", "data.permutation", "data.batches",
     "data.segments", "data.stream",
     "model.parameters", "model.positions", "model.init", "model.flops", "optim",
-    "model.memory", "backend",
+    "model.memory", "backend", "rollouts",
     "reference.model", "reference.dropout", "reference.optim",
     "run.folder", "run.tensors", "run.about",
     "run.checkpoint", "run.writer", "run.interrupts", "run.seeds", "run.samples", "run.sinks.sink", "run.sinks.console",

@@ -18,7 +18,7 @@ from lm_core.run.session import result_of
 from lm_core.run.state import RunState
 
 TABLE = (Path(__file__).resolve().parents[1] / "docs" / "metrics.md").read_text(encoding="utf-8")
-LISTED = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", TABLE, re.MULTILINE))
+LISTED = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", TABLE.partition("| Field of a rollout")[0], re.MULTILINE))
 TOKENS = np.arange(200, dtype=np.uint16) % 7
 
 

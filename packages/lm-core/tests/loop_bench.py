@@ -138,13 +138,16 @@ class Bench:
         log.record = noted  # type: ignore[method-assign]
         run = Run(
             trainer=self.trainer,  # type: ignore[arg-type]
-            batches=RandomWindows(TOKENS, 4, LengthRule(5, 9), seed=3),
             learning_rate=lambda step: 0.1 / step,
             config=self.config,
             log=log,
             checkpoints=self.saves,
             metadata={"model": {"d_model": 3}},
-            **{"evaluation": [frozen_batch(TOKENS, 8, 9, seed=4)], **self.extras},
+            **{
+                "batches": RandomWindows(TOKENS, 4, LengthRule(5, 9), seed=3),
+                "evaluation": [frozen_batch(TOKENS, 8, 9, seed=4)],
+                **self.extras,
+            },
         )
         self.run, threads = run, threading.active_count()
         try:

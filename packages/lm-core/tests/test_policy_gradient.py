@@ -181,6 +181,19 @@ def test_prompts_and_what_lies_behind_the_end_weigh_nothing_and_silent_groups_ar
     assert made.kl == pytest.approx(0.2 * 7 / 4)
 
 
+def test_rejection_is_supervised_training_on_the_answers_that_are_right() -> None:
+    """The loss is their mean per token, also in later steps on the same answers, and nothing where none is right."""
+    mask = np.array([[0, 1, 1], [0, 1, 0], [0, 1, 1], [0, 1, 1]], bool)
+    now, then = np.random.default_rng(0).random((2, 4, 3))
+    config = PolicyGradientConfig(estimator="rejection", group_size=2)
+    made = token_weights(config, Answers(np.array([[1.0, 0.2], [0.9, 1.1]]), mask, now, then), LENGTH)
+    right = mask & np.array([[True], [False], [False], [True]])
+    assert (made.weights * now).mean() == pytest.approx(now[right].mean())
+    assert not made.weights[~right].any()
+    none = token_weights(config, Answers(np.zeros((2, 2)), mask, now, then), LENGTH)
+    assert not none.weights.any()
+
+
 @given(st.integers(1, 12), st.data())
 def test_pass_at_k_is_the_share_of_subsets_with_a_right_answer(samples: int, data: st.DataObject) -> None:
     right, k = data.draw(st.integers(0, samples)), data.draw(st.integers(1, samples))

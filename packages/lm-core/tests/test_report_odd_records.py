@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 from lm_core import report
@@ -53,3 +54,16 @@ def test_a_report_that_the_memory_does_not_hold_ends_nothing() -> None:
     with optional("report.html", said.append):
         raise MemoryError
     assert said == ["report.html not written: there is not enough memory; the run itself is saved"]
+
+
+def test_further_numbers_of_the_records_have_figures_too_and_of_thousands_a_few(tmp_path: Path) -> None:
+    more = {"pass_at_1": 0.5, "rewards": {"correct": 1.0, "format": 0.5}, "remark": "none"}
+    many = {f"<i>{i}": i for i in range(999)}
+    captions = []
+    for values in (more, many):
+        (tmp_path / "metrics.jsonl").write_text(json.dumps({**GOOD, **values}) + "\n")
+        page = write_report(tmp_path).read_text(encoding="utf-8")
+        captions.append(re.findall(r"<figcaption>(.*?) *<small>", page))
+        assert "<i>" not in page
+    assert captions[0][-2:] == ["Pass at 1", "Rewards"]
+    assert len(captions[1]) < 40

@@ -36,6 +36,7 @@ def advantages(rewards: NDArray[np.floating[Any]], estimator: Estimator) -> Arra
     rloo        r - mean of the other rewards of the group
     grpo        (r - mean of the group) / (standard deviation of the group + 1e-6), over its K answers
     dr_grpo     r - mean of the group: (K - 1) / K of rloo
+    rejection   1 where r >= 1, else 0: these answers are imitated
 
     The baselines of reinforce and rloo do not depend on the answer itself, so they add no bias.
     """
@@ -49,6 +50,8 @@ def advantages(rewards: NDArray[np.floating[Any]], estimator: Estimator) -> Arra
             found = (r - r.mean(1, keepdims=True)) / (r.std(1, keepdims=True) + _EPS)
         case "dr_grpo":
             found = r - r.mean(1, keepdims=True)
+        case "rejection":
+            found = (r >= 1).astype(np.float64)
     return found
 
 
@@ -106,14 +109,14 @@ def token_weights(config: PolicyGradientConfig, answers: Answers, longest: int) 
         shaped = shaped - config.kl * distance.reshape(shape)
     found = advantages(shaped, config.estimator)
 
-    ratio = np.exp(then - now)
+    ratio = np.ones_like(now) if config.estimator == "rejection" else np.exp(then - now)
     of_answer = found.reshape(-1, 1)
     outside = np.where(of_answer >= 0, ratio > 1 + config.clip_high, ratio < 1 - config.clip_low) & mask
     weights = np.where(outside, 0.0, ratio * of_answer)
     if config.kl and config.kl_in == "loss" and answers.reference is not None:
         # of KL's estimate exp(d) - d - 1, d = log(pi_ref / pi), the gradient is (1 - exp(d)) grad log pi
         weights -= config.kl * (1 - np.exp(now - answers.reference))
-    weights *= mask * mask.shape[1] / _divisor(config.estimator, mask, longest)
+    weights *= mask * mask.shape[1] / _divisor(config.estimator, mask, longest, found)
     spread = answers.rewards.max(1) - answers.rewards.min(1)
     return Weighted(
         weights=weights.astype(np.float32),
@@ -125,11 +128,16 @@ def token_weights(config: PolicyGradientConfig, answers: Answers, longest: int) 
     )
 
 
-def _divisor(estimator: Estimator, mask: NDArray[np.bool_], longest: int) -> Array | float:
-    """n: 1 where an answer is one event; its length for GRPO, which favours short right and long wrong ones by it."""
+def _divisor(estimator: Estimator, mask: NDArray[np.bool_], longest: int, found: Array) -> Array | float:
+    """n: 1 where an answer is one event; its length for GRPO, which favours short right and long wrong ones by it.
+
+    For rejection, tokens per answer of those that are imitated: the loss is their mean.
+    """
     if estimator == "grpo":
         lengths: Array = np.maximum(mask.sum(1, keepdims=True, dtype=np.float64), 1.0)
         return lengths
+    if estimator == "rejection":
+        return float(max((mask * found.reshape(-1, 1)).sum(), 1.0)) / len(mask)
     return float(longest) if estimator == "dr_grpo" else 1.0
 
 

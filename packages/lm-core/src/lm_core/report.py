@@ -40,6 +40,12 @@ if TYPE_CHECKING:
 Record = dict[str, Any]
 Array = NDArray[np.float64]
 KINDS = ("train", "eval")
+_KNOWN = frozenset(
+    {"kind", "step", "loss_nats", "lr", "grad_norm", "tokens_per_second", "seconds", "mfu", "beta2", "sunspike"}
+    | {"weight_norm", "activation_rms"}
+)
+"""Fields that are not a curve, or have a figure of their own."""
+_MOST_OTHERS = 24
 LONGEST_TEXT = 1 << 20
 """Bytes of a file that the page quotes at most."""
 
@@ -194,7 +200,14 @@ def _figures(run: History) -> list[str]:
         _figure_of(run, "mfu", "Model FLOPs utilization", _from_zero),
         _figure_of(run, "weight_norm", "Weight norm", _wide_ranging),
         _figure_of(run, "activation_rms", "Activation RMS", _wide_ranging),
+        *(_figure_of(run, key, key.replace("_", " ").capitalize()) for key in _others(run)),
     ]
+
+
+def _others(run: History) -> list[str]:
+    """Further numbers of the training records, such as those of rollouts."""
+    keys = dict.fromkeys(key for record in run.train for key in record)
+    return [key for key in keys if key not in _KNOWN and not key.startswith("bits_per_")][:_MOST_OTHERS]
 
 
 def _loss_figure(run: History) -> str:

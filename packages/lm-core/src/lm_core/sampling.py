@@ -48,8 +48,17 @@ class Decoder(Protocol):
     def room(self, row: int) -> int:
         """Number of ids that still fit into the row before the model's `seq_len` is full."""
 
+    def last_nats(self) -> NDArray[np.float32]:
+        """Nats of the ids that `next_ids` drew last, [R], by the model alone: without temperature, filter, penalty.
+
+        Asked right after it. A decoder that replays a CUDA graph keeps no logits for it.
+        """
+
     def keep(self, rows: Sequence[int]) -> None:
-        """Keep only these rows, in this order: the others have ended."""
+        """Keep only these rows, in this order: the others have ended.
+
+        A row may be kept several times, as long as there are no more rows than at first.
+        """
 
 
 def filtered(logits: NDArray[np.floating], config: SamplingConfig, seen: Collection[int] = ()) -> NDArray[np.float64]:

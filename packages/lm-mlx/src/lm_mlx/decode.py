@@ -7,6 +7,8 @@ from collections.abc import Collection, Sequence
 
 import mlx.core as mx
 import numpy as np
+from mlx import nn
+from numpy.typing import NDArray
 
 from lm_core.config import SamplingConfig, WeightsDtype
 from lm_mlx.inference import InferenceModel, KVCache
@@ -35,6 +37,8 @@ class MlxDecoder:
         self.caches = self._empty(rows)
         self.lengths = [0] * rows
         self.logits = mx.zeros((rows, self.vocab_size))
+        self.last: tuple[mx.array, mx.array] | None = None
+        """The logits [R, V] of the last draw, and the ids [R]."""
         self.seen: mx.array | None = None
         """[R, V], what each text holds; None until a repetition penalty asks for it."""
         self.ids_per_call = IDS_PER_CALL if mx.default_device() == mx.Device(mx.gpu) else 1
@@ -73,9 +77,15 @@ class MlxDecoder:
         chosen = draw(logits, mx.array(list(uniforms), wide_type()), sampling)
         if self.seen is not None:
             self.seen[mx.arange(len(chosen)), chosen] = True
+        self.last = self.logits, chosen
         self._read(chosen)
         mx.async_eval(chosen, self.logits)
         return chosen
+
+    def last_nats(self) -> NDArray[np.float32]:
+        """Nats of the ids drawn last, [R]."""
+        assert self.last, "nothing was drawn"
+        return np.array(nn.losses.cross_entropy(*self.last))
 
     def _read(self, chosen: mx.array) -> None:
         """One more id of every row; where there is no room it lands on the last one, and a prefill is due."""

@@ -6,8 +6,11 @@ Axes: R rows, V vocabulary.
 from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from lm_core.config import SamplingConfig, WeightsDtype
 from lm_torch import fused, onednn, product_choice
@@ -45,6 +48,8 @@ class TorchDecoder:
         ]
         self.lengths = [0] * rows
         self.logits = torch.zeros(rows, self.vocab_size, device=self.device)
+        self.last: tuple[Tensor, Tensor] | None = None
+        """The logits [R, V] of the last draw, and the ids [R]."""
         self.seen: Tensor | None = None
         """[R, V], what each text holds; None until a repetition penalty asks for it."""
 
@@ -74,8 +79,17 @@ class TorchDecoder:
     def _next_id(self, uniforms: Sequence[float], sampling: SamplingConfig) -> list[int]:
         numbers = torch.tensor(uniforms, dtype=torch.float64, device=self.device)
         chosen = chosen_ids(self.logits, numbers, sampling, self.seen)
+        self.last = self.logits, chosen
         self._read(chosen)
         return chosen.tolist()
+
+    @torch.inference_mode()
+    def last_nats(self) -> NDArray[np.float32]:
+        """Nats of the ids drawn last, [R]."""
+        assert self.last, "nothing was drawn, or by a CUDA graph"
+        logits, chosen = self.last
+        found: NDArray[np.float32] = cross_entropy(logits, chosen, reduction="none").cpu().numpy()
+        return found
 
     def _read(self, chosen: Tensor) -> None:
         """One more id of every row; where there is no room it lands on the last one, and a prefill is due."""

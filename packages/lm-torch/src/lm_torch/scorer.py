@@ -116,8 +116,10 @@ class Scoring:
         return tapped_layers(self._whole_model(), ids, starts, self.numerics)
 
     def decoder(self, rows: int = 1, vocab_size: int | None = None) -> TorchDecoder:
-        """A decoder over the current weights."""
-        return make_decoder(self._whole_model(), self.config, rows, vocab_size)
+        """A decoder over the current weights, which multiplies as the model does: also what a resumed run repeats."""
+        decoder = make_decoder(self._whole_model(), self.config, rows, vocab_size)
+        decoder.products = self.numerics.products
+        return decoder
 
     def _whole_model(self) -> LanguageModel:
         """The model, as a whole."""

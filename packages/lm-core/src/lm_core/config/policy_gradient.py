@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from lm_core.config.base import Config
 
-Estimator = Literal["reinforce", "rloo", "grpo", "dr_grpo"]
+Estimator = Literal["reinforce", "rloo", "grpo", "dr_grpo", "rejection"]
 
 
 class PolicyGradientConfig(Config):
@@ -14,7 +14,8 @@ class PolicyGradientConfig(Config):
 
     estimator: Estimator = "rloo"
     """reinforce: a baseline from the whole batch; rloo: from the others of a prompt's group; grpo: in standard
-    deviations of the group, and per token of the answer; dr_grpo: from the group's mean, without either division."""
+    deviations of the group, and per token of the answer; dr_grpo: from the group's mean, without either division;
+    rejection: supervised training on the answers with a reward of 1 or more (expert iteration)."""
     group_size: int = Field(8, gt=0)
     """K: answers per prompt."""
     updates: int = Field(1, gt=0)

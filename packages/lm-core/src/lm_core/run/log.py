@@ -21,7 +21,7 @@ from lm_core.run.sinks.sink import Sink
 
 LONGEST_LINE = 1 << 24
 """Bytes of a line of the metrics file; a longer one is not a record, and ends the reading."""
-TIMING_FIELDS = frozenset({"seconds", "tokens_per_second", "mfu"})
+TIMING_FIELDS = frozenset({"seconds", "tokens_per_second", "mfu", "sampling_seconds", "sampling_share"})
 """Fields of a record that differ between two runs of the same config."""
 RESUME = "resume"
 """Kind of the records that say what a resume has changed of the run (`lm_core.run.resume`)."""

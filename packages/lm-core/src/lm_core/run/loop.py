@@ -2,6 +2,9 @@
 
     for each step: batch -> trainer.step -> log if due -> evaluate if due -> save if due -> stop if asked
 
+Batches that are sampled with the weights themselves (`SampledBatches`) serve some steps: the run stops and saves only
+between two samplings.
+
 The loop waits for the device only where something is due. Losses and gradient norms in between are kept, unread, and
 checked at the next due moment, so a NaN is found before anything is saved and its step is named.
 
@@ -31,6 +34,7 @@ from lm_core.run.evaluation import BytesOf, Score, evaluate
 from lm_core.run.interrupts import Interrupts
 from lm_core.run.log import RunLog
 from lm_core.run.norms import weight_norms
+from lm_core.run.plan import SampledBatches
 from lm_core.run.state import RunState, stops_early
 from lm_core.run.writer import Writer
 from lm_core.world import ALONE, World
@@ -114,7 +118,9 @@ def train(run: Run, state: RunState, interrupts: Interrupts) -> RunState:
         run.trainer.snapshot()  # the memory for it is made ready here, and does not hold up the first save
     _restart_clock(run)
     try:
-        while state.step < config.max_steps and not stops_early(config, state) and not _is_asked(run, interrupts):
+        while state.step < config.max_steps and not (
+            _may_stop(run, state.step) and _is_to_stop(run, state, interrupts)
+        ):
             step = state.step + 1
             batch = rank_batch(run.batches, step, run.world.rank, run.world.size, run.grad_accum_steps)
             lr = run.learning_rate(step)
@@ -130,10 +136,11 @@ def train(run: Run, state: RunState, interrupts: Interrupts) -> RunState:
             if run.evaluation and (at_ends or due(step, config.eval_every)):
                 _evaluate(run, state, started)
             state.seconds = run.clock() - started
-            if due(step, config.save_every) or (config.save_best and state.is_best):
+            may_save = _may_stop(run, step)
+            if may_save and (due(step, config.save_every) or (config.save_best and state.is_best)):
                 _start_to_save(run, state)
                 _show(run, state)
-            elif run.world.any(time.monotonic() >= run.retry_at):
+            elif may_save and run.world.any(time.monotonic() >= run.retry_at):
                 _start_to_save(run, state)
             _settle(run, wait=False)
             run.log.step_done()
@@ -147,9 +154,14 @@ def train(run: Run, state: RunState, interrupts: Interrupts) -> RunState:
     return state
 
 
-def _is_asked(run: Run, interrupts: Interrupts) -> bool:
+def _may_stop(run: Run, step: int) -> bool:
+    """Whether a run can be resumed after a step from its weights and optimizer state alone."""
+    return not isinstance(run.batches, SampledBatches) or due(step, run.batches.every)
+
+
+def _is_to_stop(run: Run, state: RunState, interrupts: Interrupts) -> bool:
     """Whether the run is to stop here: all ranks stop after the same step, whichever of them was asked."""
-    return run.world.any(interrupts.requested)
+    return stops_early(run.config, state) or run.world.any(interrupts.requested)
 
 
 def weights_to_evaluate(trainer: Trainer, config: LoopConfig) -> contextlib.AbstractContextManager[None]:
@@ -198,6 +210,7 @@ def _log(run: Run, step: int, batch: Batch, lr: float, started: float) -> None:
         **({"mfu": run.flops_per_token * speed / run.peak_flops} if run.flops_per_token and run.peak_flops else {}),
         "seconds": now - started,
         **run.trainer.diagnostics(),
+        **(run.batches.metrics(step) if isinstance(run.batches, SampledBatches) else {}),
         **(_norms(run, step) if run.config.log_norms else {}),
     }
     run.log.record("train", step, values)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
 from lm_core.backend import NumpyArrays, Trainer
 from lm_core.config import Config, LoopConfig, ModelConfig, OptimizerConfig, ScheduleConfig, StepConfig
@@ -53,6 +53,25 @@ class RunTokenizer(Protocol):
         Raises:
             ValueError: when there are files of one, and they cannot be read.
         """
+
+
+@runtime_checkable
+class SampledBatches(Batches, Protocol):
+    """Batches that a run samples with the weights that it trains, as in reinforcement learning.
+
+    What is sampled serves some steps and is kept in no file, so a run stops and saves between two samplings, where
+    it is resumed to the bit, for the next sampling is a function of the weights.
+    """
+
+    @property
+    def every(self) -> int:
+        """Number of steps that one sampling serves."""
+
+    def of(self, trainer: Trainer) -> "SampledBatches":
+        """Those that this trainer samples; the session asks for them once."""
+
+    def metrics(self, step: int) -> Mapping[str, float | Mapping[str, float]]:
+        """Further metrics for the record of a step, the last one that a batch was asked of."""
 
 
 @dataclass(frozen=True)
@@ -248,6 +267,17 @@ class Plan:
             raise UserError(f"{path}: its optimizer state, of {was}, does not fit the optimizer {self.optimizer.name}")
         if not self.fits_tokenizer(self.checkpoint):
             raise UserError(f"{path}: it was trained with another tokenizer")
+
+    def check_intervals(self) -> None:
+        """Refuse a run that would end or save between two samplings.
+
+        Raises:
+            UserError: naming the number.
+        """
+        every = self.batches.every if isinstance(self.batches, SampledBatches) else 1
+        for number, what in ((self.loop.max_steps, "steps"), (self.loop.save_every, "steps between two saves")):
+            if number % every:
+                raise UserError(f"{number} {what}: give a multiple of the {every} steps that one sampling serves")
 
     def fits_tokenizer(self, checkpoint: Checkpoint) -> bool:
         """Whether a checkpoint was trained with the plan's tokenizer, if it says so."""

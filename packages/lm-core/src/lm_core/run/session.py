@@ -35,7 +35,7 @@ from lm_core.run.folder import RunFolder
 from lm_core.run.interrupts import Interrupts
 from lm_core.run.log import RunLog, SilentLog, close_all
 from lm_core.run.loop import Run, train, weights_to_evaluate
-from lm_core.run.plan import Plan
+from lm_core.run.plan import Plan, SampledBatches
 from lm_core.run.ranks import ECHO, check_ranks, one_folder
 from lm_core.run.resume import Policy, Recorded, recorded
 from lm_core.run.samples import Samples
@@ -138,6 +138,7 @@ def run(
     plan = replace(plan, ranks=world.size)
     has_tokenizer = world.of_first(lambda: not isinstance(place, RunFolder) or _has_tokenizer(plan, place))
     plan.check_fits()
+    plan.check_intervals()
     state = RunState.from_metadata(plan.checkpoint.metadata) if plan.checkpoint else RunState()
     complete = plan.checkpoint is not None and is_complete(plan.loop, state)
     if complete and isinstance(place, RunFolder) and world.of_first(lambda: _is_finished(plan, place, state)):
@@ -284,7 +285,7 @@ def _loop(
 
     return Run(
         trainer=trainer,
-        batches=plan.batches,
+        batches=plan.batches.of(trainer) if isinstance(plan.batches, SampledBatches) else plan.batches,
         evaluation=plan.evaluation,
         learning_rate=partial(learning_rate, plan.schedule),
         config=plan.loop,

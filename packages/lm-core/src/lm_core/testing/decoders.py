@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 
 from lm_core.backend import load_backend
 from lm_core.config import ModelConfig, SamplingConfig, StepConfig
+from lm_core.data.batches import Batch
 from lm_core.rng import generator
 from lm_core.sampling import Generation, filtered, generate, uniform
 from lm_core.testing.base import Conformance
@@ -57,6 +58,41 @@ class DecoderConformance(Conformance):
                 generation.step()
             texts.append(generation.ids)
         assert texts[0] == texts[1]
+
+    def test_rows_that_are_kept_several_times_continue_as_if_each_had_read_the_prompt(self) -> None:
+        """One prompt is read once for several texts, which are drawn apart from there on; rows are then let go."""
+        config, sampling = MODELS["llama"], SamplingConfig()
+        trainer, prompts, rows = self.build(config), [[3, 1, 4], [1, 5]], [0, 0, 1, 1, 1]
+        decoder, draw = trainer.decoder(len(rows)), generator(0, "kept")
+        for row, prompt in enumerate(prompts):
+            decoder.prefill(row, prompt, ())
+        decoder.keep(rows)
+        plain = trainer.decoder(len(rows))
+        for row, which in enumerate(rows):
+            plain.prefill(row, prompts[which], ())
+        for position in range(12):
+            if position == 5:
+                for either in (decoder, plain):
+                    either.keep([1, 2, 4])
+            uniforms = [draw.random(5 if position < 5 else 3).tolist()]
+            assert decoder.next_ids(uniforms, sampling) == plain.next_ids(uniforms, sampling)
+
+    def test_what_it_draws_has_the_nats_that_score_gives(self) -> None:
+        """In float32 to 1e-5: rows of several lengths, with a filter that is no part of them."""
+        config, hot = MODELS["testbed-d"], SamplingConfig(temperature=3.0, top_p=0.99)
+        trainer, prompts, draw = self.build(config), [[3, 1, 4], [1], [5, 9, 2, 6, 5]], generator(0, "nats")
+        decoder, texts, nats = trainer.decoder(3), [list(prompt) for prompt in prompts], []
+        for row, prompt in enumerate(prompts):
+            decoder.prefill(row, prompt, ())
+        for _ in range(18):
+            [drawn] = decoder.next_ids([draw.random(3).tolist()], hot)
+            nats.append(decoder.last_nats())
+            for text, chosen in zip(texts, drawn, strict=True):
+                text.append(chosen)
+        for row, text in enumerate(texts):
+            ids = np.array([text], np.int32)
+            scored = trainer.score(Batch(ids[:, :-1], ids[:, 1:]))[0, -18:]
+            np.testing.assert_allclose(np.array(nats)[:, row], scored, atol=1e-5, rtol=0)
 
     def test_limits_that_meet_a_probability_are_the_reference_s(self) -> None:
         """Logits whose sums meet top-p and min-p but for rounding, many alike: the ids kept are the reference's."""
