@@ -21,6 +21,10 @@ import pytest
 import gpt.cli
 import lm_bench.cli
 import mini_gpt.flags
+import rlvr.cli
+import rlvr.evaluate
+import rlvr.play
+import rlvr.pretrain
 import testbed_d.flags
 import transformer_lm.flags
 from lm_core.cli import parse_flags
@@ -59,6 +63,9 @@ FLAGS: dict[str, type[Config]] = {
     "apps/gpt evaluate": EvaluateConfig,
     "apps/gpt attention": AttentionConfig,
     "apps/gpt sample": InferConfig,
+    "apps/rlvr pretrain": rlvr.pretrain.PretrainFlags,
+    "apps/rlvr evaluate": rlvr.evaluate.EvaluateFlags,
+    "apps/rlvr play": rlvr.play.PlayFlags,
     "transformerlm-train-tokenizer": TrainTokenizerConfig,
     "transformerlm-make-data": MakeDataConfig,
     "transformerlm-train": TrainConfig,
@@ -103,7 +110,7 @@ def _unwrapped(words: list[str]) -> list[str]:
     if words[0] in ("torchrun", "srun", "mlx.launch"):
         words = words[words.index("-m") + 1 :]
         words[0] = MODULES.get(words[0], words[0])
-    if words[0] in ("apps/gpt", "lm-bench") and len(words) > 1:
+    if words[0] in ("apps/gpt", "apps/rlvr", "lm-bench") and len(words) > 1:
         words = [" ".join(words[:2]), *words[2:]]
     return words
 
@@ -169,6 +176,8 @@ SMALL = {
     "--training.max_tokens 128 --training.batch_size 2 --source.vocab_size 300 --schedule.warmup_steps 1 "
     "--schedule.decay_steps 2",
     "apps/gpt sample": "--max_new_tokens 4",
+    "apps/rlvr pretrain": "--steps 4 --batch_size 2 --d_model 16 --n_layers 1 --n_heads 2 --eval_batches 1",
+    "apps/rlvr evaluate": "--problems_per_level 2 --samples 2 --k 2",
     "transformerlm-infer": "--max_new_tokens 4",
     "my_app.py": "--text mine.txt --batch 2 --width 8 --length 8 --steps 4",
     "lm-bench all": "--minutes 0.02",
@@ -254,5 +263,6 @@ def test_its_program_and_its_flags_exist(command: Command, reader: Path, monkeyp
 
 def test_the_programs_are_those_of_the_project() -> None:
     assert set(SCRIPTS) == {name for name in FLAGS if name.startswith("transformerlm-")}
-    assert {f"apps/gpt {name}" for name in gpt.cli.COMMANDS} == {name for name in FLAGS if "apps/gpt" in name}
+    for app, names in (("apps/gpt", gpt.cli.COMMANDS), ("apps/rlvr", rlvr.cli.COMMANDS)):
+        assert {f"{app} {name}" for name in names} == {name for name in FLAGS if app in name}
     assert all(importlib.import_module(module) for module in MODULES)

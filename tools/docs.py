@@ -51,7 +51,7 @@ def _run_script(target: str) -> object:
 
 def subcommands(program: str) -> list[str]:
     """Return the first words that a program hands over to a command of its own."""
-    module = {"lm-bench": "lm_bench.cli", "apps/gpt": "gpt.cli"}.get(program)
+    module = {"lm-bench": "lm_bench.cli", "apps/gpt": "gpt.cli", "apps/rlvr": "rlvr.cli"}.get(program)
     return list(importlib.import_module(module).COMMANDS) if module else []
 
 
