@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lm_core.config import AdamWConfig, KBetaConfig
+from lm_core.data.batches import Bursts
 from lm_core.errors import UserError
 from lm_core.run.folder import RunFolder
 from lm_core.run.plan import Plan
@@ -103,3 +105,37 @@ def test_the_hidden_warm_up_of_k_beta_can_be_given_to_adam(text: str) -> None:
     assert learning_rate(made.schedule, 30) == pytest.approx(5e-4 * factor)
     with pytest.raises(UserError, match="--hidden_warmup is for --opt adam"):
         workload(text, opt="kbeta", hidden_warmup=True)
+
+
+def test_bursts_read_another_text_in_rare_stretches_and_leave_the_other_batches_as_they_are(
+    text: str, tmp_path: Path
+) -> None:
+    (tmp_path / "other.txt").write_text("zyxw " * 500)
+    plain = workload(text, lmin=8, batch=2).batches
+    for named in ({}, {"burst_text": str(tmp_path / "other.txt")}):
+        made = workload(text, lmin=8, batch=2, burst_rate=0.2, burst_length=3, **named)
+        bursts = made.batches
+        assert isinstance(bursts, Bursts)
+        marked = [bursts.is_burst(step) for step in range(1, 601)]
+        assert all(marked[i] == marked[i + 1] == marked[i + 2] for i in range(0, 600, 3))
+        assert 0.1 < sum(marked) / 600 < 0.3
+        for step in range(1, 31):
+            batch = bursts.batch(step)
+            assert bursts.shape(step) == plain.shape(step) == batch.inputs.shape
+            if named:
+                letters = made.tokenizer.decode(batch.inputs[0].tolist())  # type: ignore[attr-defined]
+                assert set(letters) <= set("zyxw " if marked[step - 1] else "0123456789 abc\n")
+            else:
+                same = np.array_equal(batch.inputs, plain.batch(step).inputs)
+                assert same is not marked[step - 1]
+    assert made.metadata.keys() == {"text", "burst_text"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [({"burst_text": "x"}, "--burst_text without --burst_rate"), ({"burst_rate": 0.1, "burst_text": "x"}, "too short")],
+)
+def test_mistakes_about_bursts_are_one_line(text: str, tmp_path: Path, flags: dict[str, object], said: str) -> None:
+    (tmp_path / "x").write_text("short")
+    with pytest.raises(UserError, match=said):
+        workload(text, **{**flags, "burst_text": str(tmp_path / "x")})

@@ -40,6 +40,12 @@ class Flags(RunFlags):
     """Evaluate every so many steps, and at the first and the last; 0: at these alone."""
     layer_bucket: Literal["global", "shape", "per-array"] = "global"
     """Which parameters share a K-beta beta2."""
+    burst_rate: float = Field(0.0, ge=0, le=1)
+    """Part of the steps that read another text, in bursts of burst_length steps; 0: none (docs/testbed_d.md)."""
+    burst_length: int = Field(5, gt=0)
+    """Steps of a burst."""
+    burst_text: str = ""
+    """Text of the bursts; without it, the training text with its alphabet reversed, a foreign language of its own."""
     len_bucket: int = Field(32, gt=0)
     """Round window lengths up to a multiple of this, so that fewer shapes are compiled; 1 disables."""
     lr_schedule: str = ""

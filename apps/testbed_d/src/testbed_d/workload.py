@@ -4,7 +4,9 @@ Flags -> text -> tokenizer -> ids -> (train, validation) -> batches -> Plan
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from lm_core.backend import default_backend
@@ -19,14 +21,14 @@ from lm_core.config import (
     StepConfig,
     parse_piecewise,
 )
-from lm_core.data.batches import LengthRule, RandomWindows, frozen_batch
+from lm_core.data.batches import Batches, Bursts, Ids, LengthRule, RandomWindows, frozen_batch
 from lm_core.errors import UserError
 from lm_core.run.about import command_line, resume_line
 from lm_core.run.folder import RunFolder
 from lm_core.run.plan import Plan
 from lm_pipeline.text.one_file import read_text, split, standard_library_text
 from lm_pipeline.training import next_steps, sample_of
-from lm_tokenizer.adapters import train_tokenizer
+from lm_tokenizer.adapters import TextTokenizer, train_tokenizer
 from testbed_d.flags import Flags
 from testbed_d.resume_policy import POLICY
 
@@ -44,8 +46,9 @@ def plan(flags: Flags, folder: RunFolder, argv: Sequence[str] = ()) -> Plan:
     _check(flags)
     schedule = schedule_of(flags)
     text = read_text(flags.text) if flags.text else standard_library_text()
-    tokenizer = train_tokenizer("characters", [text])
-    train, validation = split(text, flags.val_frac)
+    foreign = read_text(flags.burst_text) if flags.burst_text else ""
+    corpus = _corpus(text, foreign, flags.val_frac)
+    tokenizer, train, validation = corpus.tokenizer, corpus.train, corpus.validation
     eval_length, lengths = min(EVAL_LENGTH, flags.ctx), _lengths(flags)
     for name, part, need in (("training", train, lengths.largest + 1), ("validation", validation, eval_length + 1)):
         if len(part) < need:
@@ -53,10 +56,15 @@ def plan(flags: Flags, folder: RunFolder, argv: Sequence[str] = ()) -> Plan:
                 f"text {flags.text or 'of the standard library'} is too short: its {name} part has {len(part)}"
                 f" characters, a window needs {need}; give a longer text or a smaller ctx and lmax"
             )
+    if flags.burst_text and len(foreign) < lengths.largest + 1:
+        raise UserError(
+            f"--burst_text {flags.burst_text} is too short: a window needs {lengths.largest + 1} characters, and it has"
+            f" {len(foreign):,}"
+        )
     model = _model(flags, tokenizer.vocab_size)
     prompt = "\n" if "\n" in text else train[0]
     return Plan(
-        config=flags.model_copy(update={"text": str(Path(flags.text).resolve()) if flags.text else ""}),
+        config=flags.model_copy(update={key: _absolute(getattr(flags, key)) for key in ("text", "burst_text")}),
         policy=POLICY,
         command=command_line(COMMAND, argv),
         resume_command=resume_line(COMMAND, folder.path, "--resume"),
@@ -82,14 +90,12 @@ def plan(flags: Flags, folder: RunFolder, argv: Sequence[str] = ()) -> Plan:
             early_stop_min_delta=flags.early_stop_min_delta,
             early_stop_warmup=flags.early_stop_warmup,
         ),
-        batches=RandomWindows(tokenizer.encode_array(train), flags.batch, lengths, flags.seed),
-        evaluation=[
-            frozen_batch(tokenizer.encode_array(validation), flags.eval_bs, eval_length, flags.fixed_eval_seed)
-        ],
+        batches=_batches(flags, corpus, foreign),
+        evaluation=[frozen_batch(corpus.validation_ids, flags.eval_bs, eval_length, flags.fixed_eval_seed)],
         data=f"{Path(flags.text).name if flags.text else 'standard library'}, {len(text):,} characters",
         training_tokens=len(train),
-        metadata={"text": hashlib.sha1(text.encode()).hexdigest()},
-        content={"text": "text"},
+        metadata=corpus.hashes,
+        content={key: key for key in corpus.hashes},
         tokenizer=tokenizer,
         notes=_notes(flags, len(text)),
         bits_name="bits_per_char",
@@ -109,6 +115,8 @@ def _check(flags: Flags) -> None:
             "--hidden_warmup is for --opt adam: K-beta has it from --kbeta_bias_correction beta2max, and does without"
             " by exact"
         )
+    if flags.burst_text and not flags.burst_rate:
+        raise UserError("--burst_text without --burst_rate has no effect: give a rate, such as 0.01")
     if flags.lmin > flags.lmax:
         raise UserError(f"--lmin {flags.lmin} is above --lmax {flags.lmax}")
     if flags.lmin > flags.ctx:
@@ -122,6 +130,48 @@ def _notes(flags: Flags, characters: int) -> tuple[str, ...]:
     if flags.lmax > flags.ctx:
         notes.append(f"--lmax {flags.lmax} is above --ctx {flags.ctx}: windows are capped at {flags.ctx}")
     return tuple(notes)
+
+
+@dataclass(frozen=True)
+class _Corpus:
+    """The parts of a text, as characters and as ids."""
+
+    tokenizer: TextTokenizer
+    train: str
+    validation: str
+    train_ids: Ids
+    validation_ids: Ids
+    hashes: Mapping[str, str]
+    """Flag -> SHA-1 of its text."""
+
+
+@lru_cache(maxsize=1)
+def _corpus(text: str, foreign: str, val_frac: float) -> _Corpus:
+    """What the texts come to; kept, because a process of a study makes many runs of one text."""
+    tokenizer = train_tokenizer("characters", [text, foreign])
+    train, validation = split(text, val_frac)
+    texts = {"text": text, **({"burst_text": foreign} if foreign else {})}
+    hashes = {flag: hashlib.sha1(content.encode()).hexdigest() for flag, content in texts.items()}
+    ids = tokenizer.encode_array(train), tokenizer.encode_array(validation)
+    return _Corpus(tokenizer, train, validation, *ids, hashes)
+
+
+def _batches(flags: Flags, corpus: _Corpus, foreign: str) -> Batches:
+    usual = RandomWindows(corpus.train_ids, flags.batch, _lengths(flags), flags.seed)
+    if not flags.burst_rate:
+        return usual
+    other = corpus.tokenizer.encode_array(foreign or _alphabet_reversed(corpus.train))
+    return Bursts(usual, other, flags.burst_rate, flags.burst_length)
+
+
+def _alphabet_reversed(text: str) -> str:
+    """The text with its first character in code-point order for its last one, its second for the last but one, ..."""
+    alphabet = sorted(set(text))
+    return text.translate(dict(zip(map(ord, alphabet), reversed(alphabet), strict=True)))
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).resolve()) if path else ""
 
 
 def _lengths(flags: Flags) -> LengthRule:

@@ -8,6 +8,7 @@ global batch are the same on one process or on many (rank r of w takes the r-th 
 A resume that changes the batch size leaves an `Origin` in its checkpoints, from which windows are counted on.
 
     RandomWindows      training, with replacement, lengths that vary
+    Bursts             training, windows of another text in rare stretches of steps
     ShuffledWindows    training, every window of an epoch once
     StreamWindows      the same of shards that may still be written (`lm_core.data.stream`)
     SequentialWindows  evaluation, every token once
@@ -191,6 +192,36 @@ class RandomWindows:
     def shape(self, step: int) -> tuple[int, int]:
         """B and T of `step`."""
         return self.batch_size, self.lengths.length(generator(self.seed, "windows", step))
+
+
+@dataclass(frozen=True)
+class Bursts:
+    """Random windows with rare bursts of another text: stretches of whole steps that read that text alone.
+
+    Steps are divided into stretches of `length`; each is a burst with probability `rate`, by the seed and its number.
+    Between the bursts the windows are those that there would be without any.
+    """
+
+    usual: RandomWindows
+    other: Ids
+    rate: float
+    length: int
+
+    def __post_init__(self) -> None:
+        _check_enough(self.other, self.usual.lengths.largest)
+
+    def is_burst(self, step: int) -> bool:
+        """Whether a step, counted from 1, reads the other text."""
+        return bool(generator(self.usual.seed, "burst", (step - 1) // self.length).random() < self.rate)
+
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
+        """The rows of `step` that belong to `rank` of `world`; `world` divides the batch size."""
+        source = replace(self.usual, tokens=self.other) if self.is_burst(step) else self.usual
+        return source.batch(step, rank, world)
+
+    def shape(self, step: int) -> tuple[int, int]:
+        """B and T of `step`."""
+        return self.usual.shape(step)
 
 
 def frozen_batch(tokens: Ids, rows: int, length: int, seed: int) -> Batch:

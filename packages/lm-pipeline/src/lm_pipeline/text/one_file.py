@@ -5,6 +5,7 @@ file or standard library -> str -> (train, validation): the last part of the tex
 
 import os
 import sysconfig
+from functools import lru_cache
 from pathlib import Path
 
 from lm_core.disk.untrusted import open_regular
@@ -54,6 +55,7 @@ def read_plain(path: str | Path) -> bytes:
     return data
 
 
+@lru_cache(maxsize=1)
 def standard_library_text(limit: int = STANDARD_LIBRARY_CHARACTERS) -> str:
     """The first `limit` characters of this Python's own documentation topics and top-level modules.
 
