@@ -15,6 +15,7 @@ from lm_bench.flags import (
     GpuFlags,
     InferFlags,
     SavingFlags,
+    StudyFlags,
     TokenizerFlags,
     TrainFlags,
     VerifyFlags,
@@ -33,8 +34,8 @@ class Command:
 
     flags: type[Config]
     purpose: str
-    takes_runs: bool = False
-    """Whether run folders are named before the flags."""
+    paths: str = ""
+    """Paths that are named before the flags, as --help shows them; in brackets where there may be none."""
     module: str = "lm_bench.commands"
     function: str = ""
 
@@ -56,10 +57,16 @@ COMMANDS: Mapping[str, Command] = {
     "corpus": Command(CorpusFlags, "one text file of a given size out of the texts at hand"),
     "faults": Command(FaultsFlags, "runs that are killed, cut off, damaged and lied to, and what they resume to"),
     "verify": Command(
-        VerifyFlags, "whether the run folders that are named are whole", takes_runs=True, module="lm_bench.verify"
+        VerifyFlags, "whether the run folders that are named are whole", paths="RUN [RUN...]", module="lm_bench.verify"
+    ),
+    "study": Command(
+        StudyFlags,
+        "a question that optimizers or other settings answer: tuned arms, paired seeds, intervals",
+        paths="[STUDY.toml]",
+        module="lm_bench.study.command",
     ),
     "compare": Command(
-        CompareFlags, "runs of any app side by side: a table, and curves in one HTML or PNG file", takes_runs=True
+        CompareFlags, "runs of any app side by side: a table, and curves in one HTML or PNG file", paths="RUN [RUN...]"
     ),
 }
 
@@ -85,13 +92,12 @@ def run(argv: Sequence[str]) -> int:
     if command is None:
         raise UserError(f"unknown command {name!r}; {known}")
     words = ["--output=json" if word == "--json" else word for word in argv[1:]]
-    is_path = command.takes_runs
-    paths = list(itertools.takewhile(lambda word: is_path and not word.startswith("-"), words))
-    flags = parse_flags(command.flags, f"{PROGRAM} {name}{' RUN [RUN...]' * is_path}", words[len(paths) :])
-    if is_path and not paths:
+    paths = list(itertools.takewhile(lambda word: bool(command.paths) and not word.startswith("-"), words))
+    flags = parse_flags(command.flags, f"{PROGRAM} {name} {command.paths}".rstrip(), words[len(paths) :])
+    if command.paths and not paths and not command.paths.startswith("["):
         raise UserError(f"no run folder given; see {PROGRAM} {name} --help")
     function = getattr(importlib.import_module(command.module), command.function or name)
-    return function(flags, *([paths] if is_path else [])) or 0
+    return function(flags, *([paths] if command.paths else [])) or 0
 
 
 def _usage() -> str:

@@ -221,3 +221,27 @@ class CorpusFlags(Config):
     """Which files of a folder to take, by the ends of their names. HTML loses its tags."""
     config: str = ""
     """TOML file with any of these; flags on the command line win."""
+
+
+class StudyFlags(Config):
+    """Run a study: arms x seeds x budgets, tuned, paired and checked as its file says. The same command resumes it.
+
+    Exit code 1 when --challenge finds that a published study does not agree, 130 when it was stopped.
+    """
+
+    variant: str = ""
+    """One of the study's variants; when empty, all of them, one after the other."""
+    save_dir: str = ""
+    """Folder of the study, and of its variants' folders; runs/studies/<its name> when empty."""
+    dry_run: bool = False
+    """Print the plan with its cost, timed on a short run, and write nothing."""
+    challenge: str = ""
+    """Folder of a study that was published: run it again and report agreement."""
+    workers: int = Field(0, ge=0)
+    """Runs at once; 0: as the study says, or as many as the cores have threads for."""
+    retry: bool = False
+    """Run again what has failed or ran out of memory."""
+    keep: bool = False
+    """Keep the checkpoints of finished runs."""
+    config: str = ""
+    """TOML file with any of these; flags on the command line win."""

@@ -82,8 +82,19 @@ def html_table(rows: Sequence[Sequence[str]]) -> str:
     return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
 
 
+_is_drawn = True
+
+
+def leave_pictures_out() -> None:
+    """Draw no picture in this process from now on, which takes longer than a short run: many runs have one page."""
+    global _is_drawn
+    _is_drawn = False
+
+
 def picture(draw: Callable[["Axes"], None], size: tuple[float, float]) -> str:
     """One figure of `size` inches as an SVG in a data URI."""
+    if not _is_drawn:
+        return "data:,"
     # Imported here because it takes a second. A bare Figure needs no display and leaves no global state.
     from matplotlib import style
     from matplotlib.figure import Figure

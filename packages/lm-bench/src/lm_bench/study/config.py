@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from lm_core.config import Config, Text
+from lm_core.errors import UserError
 from lm_core.run.resume import flat
 
 Scalar = bool | int | float | str
@@ -49,7 +50,9 @@ class StudyConfig(Config):
     backends: tuple[Literal["torch", "mlx"], ...] = Field(("torch",), min_length=1)
     """Backends; arms are tuned on the first one."""
     threads: int = Field(1, gt=0)
-    """Threads of a run, on which its last bits depend; as many runs at once as the cores allow."""
+    """Threads of a run, on which its last bits depend."""
+    at_once: int = Field(0, ge=0)
+    """Most runs at once, such as 1 on one GPU; 0: as many as the cores have threads for."""
     extend: bool = False
     """Extend a grid at the edge on which the best point of an arm lies, until it lies inside, 3 times at most."""
     base: Fields = Field(default_factory=dict)
@@ -60,16 +63,18 @@ class StudyConfig(Config):
     """Fields of each arm, over the base."""
     grids: dict[str, dict[str, tuple[Scalar, ...]]] = Field(default_factory=dict)
     """Arm -> its own grids of tuned fields, of as many values as those of the others."""
+    variants: dict[str, Fields] = Field(default_factory=dict)
+    """Name -> fields over the base, with which the study is run as one of its own: another text, another size."""
     expected: tuple[str, ...] = ()
     """Keys of the resolved config that are meant to differ between arms, besides the arms' own fields."""
 
-    @field_validator("base", "tuned", "arms", "grids", mode="before")
+    @field_validator("base", "tuned", "arms", "grids", "variants", mode="before")
     @classmethod
     def _dotted(cls, value: Any, info: ValidationInfo) -> Any:
         """Nested tables as dotted keys, those of each arm for itself."""
         if not isinstance(value, Mapping):
             return value
-        own = info.field_name in ("arms", "grids")
+        own = info.field_name in ("arms", "grids", "variants")
         grids = info.field_name in ("tuned", "grids")
         return {name: _flat(table, grids) for name, table in value.items()} if own else _flat(value, grids)
 
@@ -107,10 +112,31 @@ class StudyConfig(Config):
                     raise ValueError(f"{where}: {key}: give values, each once")
             if math.prod(map(len, {**self.tuned, **grids}.values())) != math.prod(map(len, self.tuned.values())):
                 raise ValueError(f"{where}: every arm gets as many trials: give grids of as many values")
-        for where, fields in {"base": self.base, **{f"arms.{name}": arm for name, arm in self.arms.items()}}.items():
+        for where, fields in self.tables().items():
             for key in fields:
                 if key in self.tuned:
                     raise ValueError(f"{where}: {key!r} is tuned: leave it out")
+
+    def tables(self) -> dict[str, Fields]:
+        """The tables of fields, by the place where they stand."""
+        arms = {f"arms.{name}": fields for name, fields in self.arms.items()}
+        return {"base": self.base, **arms, **{f"variants.{name}": fields for name, fields in self.variants.items()}}
+
+    def each(self, only: str = "") -> list["StudyConfig"]:
+        """The studies that a file with variants means, or `only` one of them; one without is its own.
+
+        Raises:
+            UserError: when there is no such variant.
+        """
+        if only and only not in self.variants:
+            raise UserError(f"--variant {only}: the study has {', '.join(self.variants) or 'no variants'}")
+        if not self.variants:
+            return [self]
+        return [
+            self.model_copy(update={"name": f"{self.name}-{name}", "base": self.base | fields, "variants": {}})
+            for name, fields in self.variants.items()
+            if only in ("", name)
+        ]
 
     def grid(self, arm: str) -> dict[str, tuple[Scalar, ...]]:
         """The grid of an arm, by tuned field."""

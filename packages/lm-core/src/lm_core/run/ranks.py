@@ -11,7 +11,7 @@ import importlib.util
 import json
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import reduce
 from math import gcd
 from pathlib import Path
@@ -127,7 +127,7 @@ def check_ranks(plan: Plan, world: World, backend: Backend) -> None:
     check_divides(plan, world.size)
     world.check_same(
         {
-            "code": code_hash(backend),
+            "code": code_hash(["lm_core", type(backend).__module__.partition(".")[0]]),
             "config": _config_hash(plan),
             "data": _data_hash(plan),
             "checkpoint": plan.checkpoint.path.stem if plan.checkpoint else "none",
@@ -154,10 +154,10 @@ def check_divides(plan: Plan, size: int) -> None:
     )
 
 
-def code_hash(backend: Backend) -> str:
-    """Hash of the source of the packages that train: this one's and the backend's."""
+def code_hash(packages: Iterable[str]) -> str:
+    """Hash of the source of packages, such as those that train: this one and a backend's."""
     digest = hashlib.sha256()
-    for package in ("lm_core", type(backend).__module__.partition(".")[0]):
+    for package in packages:
         spec = importlib.util.find_spec(package)
         for root in (spec.submodule_search_locations or []) if spec else []:
             for path in sorted(Path(root).rglob("*.py")):

@@ -47,7 +47,7 @@ from lm_core.terminal import put, say
 from lm_core.world import World, current
 
 _LARGEST_RESULT = 1 << 16
-PEAK_MEMORY = "metrics.peak_memory_bytes"
+PEAK_MEMORY, TEST_LOSS = "metrics.peak_memory_bytes", "metrics.test_loss"
 C = TypeVar("C", bound=Config)
 
 
@@ -314,7 +314,7 @@ def _test(plan: Plan, trainer: Trainer, state: RunState, log: RunLog, world: Wor
         raise NonFiniteError(f"step {state.step}: test loss is {score.loss_nats}; the checkpoint of this step is kept")
     perplexity = {"perplexity": score.perplexity()} if plan.perplexity else {}
     log.record("test", state.step, {"loss_nats": score.loss_nats, **score.bits_per_byte(), **perplexity})
-    return {"metrics.test_loss": score.loss_nats}
+    return {TEST_LOSS: score.loss_nats}
 
 
 def _stopped(plan: Plan, folder: RunFolder, state: RunState) -> None:
@@ -394,4 +394,4 @@ def read_result(folder: RunFolder) -> dict[str, Any]:
 def _is_finished(plan: Plan, folder: RunFolder, state: RunState) -> bool:
     """Whether nothing is left to do at the end of the run: its result is the last that is written."""
     result = read_result(folder)
-    return result.get("step") == state.step and (not plan.test or "metrics.test_loss" in result)
+    return result.get("step") == state.step and (not plan.test or TEST_LOSS in result)

@@ -21,6 +21,7 @@ from lm_pipeline.commands.train_resume import POLICY, check_source
 from lm_pipeline.commands.train_source import with_source
 from lm_pipeline.program import run_program
 from lm_pipeline.training import next_steps_of_seeds
+from lm_pipeline.trials.program import Program
 
 
 def main() -> int:
@@ -83,6 +84,14 @@ def _over(known: Recorded[TrainConfig], folder: RunFolder, argv: Sequence[str]) 
     except UserError as error:
         raise UserError(f"--resume, over the config of {folder.path}: {error}") from None
 
+
+APP = Program(
+    package="lm_pipeline",
+    flags=TrainConfig,
+    plan=lambda config, folder, argv: plan_run(config, folder, argv=argv),
+    run=lambda argv: train(_parse(TrainConfig, OWN.program, argv), argv),
+)
+"""The program for studies."""
 
 if __name__ == "__main__":
     sys.exit(main())

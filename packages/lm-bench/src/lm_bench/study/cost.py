@@ -1,0 +1,82 @@
+"""The cost of a study before it runs: runs, steps, time, and the smallest effect that its seeds can show."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import combinations
+from math import prod
+from pathlib import Path
+
+from lm_bench.study.config import StudyConfig
+from lm_bench.study.harness import cells_of
+from lm_bench.study.plan import Planner, points_of
+from lm_bench.study.pool import Pool
+from lm_bench.study.power import smallest_effect
+from lm_bench.study.progress import Durations, in_words
+from lm_bench.study.result import RunResult
+from lm_core.run.interrupts import Interrupts
+from lm_core.terminal import aligned
+
+_SHORT = (5, 25)
+"""Steps of the short runs that are timed: what comes before the first steps is in both."""
+
+
+def timed(planner: Planner) -> Durations:
+    """Seconds of a step, by two short runs of the first arm, evaluations left out.
+
+    Raises:
+        UserError: when they cannot be run.
+    """
+    study = planner.study
+    arm, point = next(iter(study.arms)), points_of(study.tuned)[0]
+    runs: list[RunResult] = []
+    trials = [planner.trial(arm, point, steps, 0, study.backends[0], "tuning") for steps in _SHORT]
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Interrupts() as interrupts,
+        Pool(study.app, Path(folder), study.metric, 1, study.threads) as pool,
+    ):
+        pool.run(trials, interrupts, runs.append)
+    runs.sort(key=lambda run: run.budget)
+    if any(run.status != "complete" for run in runs):
+        return Durations()
+    few, more = runs
+    seconds, steps = max(more.seconds - few.seconds, 0.0), more.steps_done - few.steps_done
+    return Durations([replace(more, seconds=seconds, steps_done=steps)])
+
+
+def plan_lines(study: StudyConfig, workers: int, durations: Durations, done: Sequence[RunResult]) -> list[str]:
+    """The plan of a study with its cost, for people."""
+    points = prod(len(values) for values in study.tuned.values()) if study.tuned else 0
+    tuning, compared = points * len(study.tuning_seeds), study.seeds * len(study.backends)
+    rows = [["arm", "budget", "tuning runs", "compared runs", "steps", "time of one"]]
+    steps = seconds = 0.0
+    for arm, budget in cells_of(study):
+        one = durations.of(arm, budget)
+        steps += (tuning + compared) * budget
+        seconds += (tuning + compared) * (one or 0.0)
+        time = "-" if one is None else in_words(one)
+        rows.append([arm, f"{budget:,}", str(tuning), str(compared), f"{(tuning + compared) * budget:,}", time])
+    runs = (tuning + compared) * len(cells_of(study))
+    at_once = f"{workers} at once, {study.threads} thread{'s' * (study.threads > 1)} each"
+    known = durations.of(next(iter(study.arms)), 1) is not None
+    cost = f", about {in_words(seconds / workers)}" if known else ""
+    return [
+        f"{study.name}: {study.question}",
+        aligned(rows),
+        f"{runs:,} runs ({len(done)} finished), {steps:,.0f} steps, {at_once}{cost}; extended grids add to it",
+        _power_line(study),
+    ]
+
+
+def _power_line(study: StudyConfig) -> str:
+    """The smallest effect that the seeds can show, over all comparisons that are made."""
+    arms = len(study.arms)
+    pairs = arms - 1 if study.baseline else len(list(combinations(range(arms), 2)))
+    comparisons = pairs * len(study.budgets) * len(study.backends)
+    effect = smallest_effect(study.seeds, comparisons, study.power, study.alpha)
+    return (
+        f"{study.seeds} paired seeds show a mean difference of {effect:.2f} standard deviations of the differences with"
+        f" a probability of {study.power:.0%}, over {comparisons} comparisons at alpha {study.alpha:g}; a difference of"
+        f" {study.smallest_effect:g} in {study.metric} is the smallest that matters"
+    )

@@ -1,0 +1,116 @@
+"""The folder of a study, which is not mistaken for another one's, its table, and a challenge of what it says."""
+
+import csv
+import io
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from lm_bench.environment import observe
+from lm_bench.study.challenge import agreement_table, agreements, missing
+from lm_bench.study.config import StudyConfig
+from lm_bench.study.differences import Difference
+from lm_bench.study.folder import StudyAbout, check_folder, environment_of, prepare_folder, read_about, read_study
+from lm_bench.study.result import RunResult
+from lm_bench.study.table import rows_of, tables_of
+from lm_bench.study.tuning import Choice
+from lm_core.errors import UserError
+
+from .study_files import STUDY
+
+ONE = RunResult("A", {"lr": 0.1}, 4, 0, "torch", "comparison", "complete", "", 0.1 + 0.2, 1.0, 4, None, "h", Path())
+ABOUT = StudyAbout(
+    "c0de",
+    environment_of(observe({}, 0.0)),
+    {"A": {"optimizer.beta2": 0.9}},
+    [Difference("optimizer.beta2", {"A": 0.9, "B": 0.95}, alarm=False)],
+    [Choice("A", 4, {"lr": 0.1}, ("lr",), 3)],
+    ["an alarm"],
+)
+
+
+def study(**changes):
+    return StudyConfig.parse({**STUDY, **changes})
+
+
+def test_what_is_known_of_a_study_comes_back(tmp_path):
+    prepare_folder(tmp_path / "out", study(base={"schedule.kind": "cosine"}))
+    ABOUT.write(tmp_path / "out")
+    assert read_about(tmp_path / "out") == ABOUT
+    assert read_study(tmp_path / "out") == study(base={"schedule": {"kind": "cosine"}})
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "said"),
+    [
+        ({"seeds": 3}, "c0de", "has the results of another study: seeds differ"),
+        ({"arms": {"A": {"beta2": 0.7}, "C": {}}}, "c0de", "another study: arms.A.beta2, arms.B.beta2 differ"),
+        ({}, "other", "has the results of code version c0de, and this is other"),
+    ],
+)
+def test_a_folder_of_another_study_or_code_version_is_refused(tmp_path, changes, code, said):
+    check_folder(tmp_path, study(), "c0de")
+    prepare_folder(tmp_path, study())
+    ABOUT.write(tmp_path)
+    check_folder(tmp_path, study(), "c0de")
+    with pytest.raises(UserError, match=said):
+        check_folder(tmp_path, study(**changes), code)
+
+
+def test_a_folder_of_something_else_is_refused_and_one_that_was_just_begun_is_not(tmp_path):
+    (tmp_path / "lock").touch()
+    (tmp_path / ".study.toml.0123456789abcdef.new").touch()
+    check_folder(tmp_path, study(), "c0de")
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(UserError, match="is not empty, and not the folder of a study"):
+        check_folder(tmp_path, study(), "c0de")
+
+
+def test_the_table_has_a_row_for_each_run_and_its_figures_to_the_bit():
+    diverged = replace(ONE, seed=1, status="diverged", message="step 3: the loss is nan", metric=None)
+    tables = dict(tables_of(rows_of(study(), [ONE, diverged])))
+    rows = list(csv.DictReader(io.StringIO(tables["results.csv"].decode())))
+    assert [row["lr"] for row in rows] == ["0.1", "0.1"]
+    assert float(rows[0]["metrics.val_loss"]) == 0.1 + 0.2
+    assert (rows[1]["metrics.val_loss"], rows[1]["message"]) == ("", "step 3: the loss is nan")
+    assert tables_of([]) == []
+    if find_spec("pyarrow"):
+        from pyarrow import parquet
+
+        [table] = parquet.read_table(io.BytesIO(tables["results.parquet"])).to_pylist()[:1]
+        assert table["metrics.val_loss"] == 0.1 + 0.2
+
+
+def test_a_parquet_column_has_one_type():
+    pytest.importorskip("pyarrow")
+    for values in ((0.1, 1), ("cosine", 0.1), (None, True)):
+        runs = [replace(ONE, point={"lr": value} if value is not None else {}) for value in values]
+        assert dict(tables_of(rows_of(study(), runs)))["results.parquet"]
+
+
+def runs(metrics):
+    return [replace(ONE, seed=seed, metric=metric) for seed, metric in enumerate(metrics)]
+
+
+@pytest.mark.parametrize(
+    ("own", "verdict"),
+    [
+        ([1.0, 2.0, 3.0], "bit for bit"),
+        ([1.0, 2.0, 3.0000000000000004], "within its interval"),
+        ([1.0, 2.0], "within its interval"),
+        ([11.0, 12.0, 13.0], "differs"),
+    ],
+)
+def test_a_challenge_agrees_to_the_bit_or_within_the_published_interval(own, verdict):
+    [found] = agreements(runs([1.0, 2.0, 3.0]), runs(own))
+    assert found.verdict == verdict
+    assert agreement_table([found]).endswith(verdict)
+
+
+def test_a_challenge_names_what_only_one_study_has():
+    other = [replace(run, arm="B") for run in runs([1.0])]
+    assert missing(runs([1.0]), other) == ["A, 4 steps, torch", "B, 4 steps, torch"]
+    tuning = [replace(run, stage="tuning") for run in runs([1.0])]
+    assert agreements(tuning, tuning) == []

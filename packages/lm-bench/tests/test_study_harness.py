@@ -1,0 +1,187 @@
+"""A study run whole, by a program that trains in milliseconds: what it leaves, and that nothing is run twice."""
+
+import csv
+import json
+import random
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from lm_bench.study.folder import read_about
+from lm_bench.study.result import results
+from lm_bench.study.worker import run_trial
+
+from .study_files import BACKED, HERE, command, planner, write_study
+
+pytestmark = BACKED
+
+TIMES = ("seconds", "peak_bytes")
+SPOILT = {
+    "arms": {
+        "whole": {"beta2": 0.9},
+        "diverges": {"beta2": 0.8, "spoilt": "nan"},
+        "fills": {"beta2": 0.7, "spoilt": "memory"},
+        "dies": {"beta2": 0.6, "spoilt": "killed"},
+    },
+    "tuned": {},
+    "tuning_seeds": [],
+}
+
+
+def study(folder, *words, **variables):
+    """What the command prints, and its exit code."""
+    process = command(folder, str(folder / "study.toml"), "--save_dir", str(folder / "out"), *words, **variables)
+    said = process.communicate(timeout=300)[0]
+    return said, process.returncode
+
+
+def table(out):
+    rows = csv.DictReader((out / "results.csv").read_text().splitlines())
+    return [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
+
+
+KILLED = {"base": {"pace": 0.03}, "budgets": [6], "tuned": {}, "tuning_seeds": []}
+
+
+def steps(path):
+    """Steps by run."""
+    return Counter(path.read_text().split()) if path.exists() else Counter()
+
+
+def test_a_study_is_tuned_extended_and_compared_and_a_challenge_reproduces_it_to_the_bit(tmp_path):
+    write_study(tmp_path, base={"best_lr": 1.0}, extend=True)
+    said, code = study(tmp_path, "--workers", "2", STUDY_TRACE=str(tmp_path / "trace"))
+    assert code == 0, said
+    out = tmp_path / "out"
+    runs = results(out)
+    assert set(steps(tmp_path / "trace").values()) == {4}  # each step of each run once
+    assert {run.point["lr"] for run in runs if run.stage == "tuning"} == {0.1, 0.3, 0.9, 2.7}
+    assert {(run.arm, run.point["lr"], run.seed) for run in runs if run.stage == "comparison"} == {
+        (arm, 0.9, seed) for arm in "AB" for seed in (0, 1)
+    }
+    about = read_about(out)
+    assert (about.alarms, [choice.trials for choice in about.choices]) == ([], [4, 4])
+    assert about.resolved["B"]["optimizer.beta2"] == 0.95
+    assert not list(out.glob("trials/*/checkpoints"))
+    process = command(tmp_path, "--challenge", str(out), "--workers", "1")
+    said = process.communicate(timeout=300)[0]
+    assert (process.returncode, said.count("bit for bit")) == (0, 2), said
+    assert table(tmp_path / "out-challenge") == table(out)
+
+
+def test_a_dry_run_prints_the_plan_with_its_cost_and_writes_nothing(tmp_path):
+    write_study(tmp_path, budgets=[40, 80], seeds=3)
+    process = command(tmp_path, str(tmp_path / "study.toml"), "--dry-run", "--workers", "2")
+    said = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, said
+    assert "20 runs (0 finished), 1,200 steps, 2 at once, 1 thread each, about" in said
+    assert "3 paired seeds show a mean difference of" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["study.toml"]
+
+
+def test_what_does_not_complete_is_a_result_and_the_others_continue(tmp_path):
+    write_study(tmp_path, **SPOILT)
+    said, code = study(tmp_path, "--workers", "1")
+    assert code == 0, said
+    found = {run.arm: run for run in results(tmp_path / "out")}
+    assert {arm: run.status for arm, run in found.items()} == {
+        "whole": "complete",
+        "diverges": "diverged",
+        "fills": "out of memory",
+        "dies": "out of memory",
+    }
+    assert "step 1: loss_nats is nan" in found["diverges"].message
+    assert "was killed" in found["dies"].message
+    assert len(results(tmp_path / "out")) == 8
+    assert "diverges, 4 steps, torch, seed 1: diverged (step 1" in said
+
+
+def test_a_killed_study_leaves_no_process_loses_nothing_and_runs_nothing_twice(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(HERE))
+    killed_at_random_instants(tmp_path, kills=2, seed=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_20_kills_lose_nothing_and_nothing_runs_twice(tmp_path, monkeypatch, seed):
+    monkeypatch.syspath_prepend(str(HERE))
+    killed_at_random_instants(tmp_path, kills=5, seed=seed)
+
+
+def killed_at_random_instants(folder, kills, seed):
+    draw = random.Random(seed)
+    write_study(folder, **KILLED)
+    for kill in range(kills):
+        trace = folder / f"trace-{kill}"
+        finished = {path.parent.name for path in folder.glob("out/trials/*/outcome.json")}
+        words = (str(folder / "study.toml"), "--save_dir", str(folder / "out"), "--workers", "2")
+        process = command(folder, *words, STUDY_TRACE=str(trace))
+        wait_for(trace, process)
+        time.sleep(draw.uniform(0, 0.8))
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=60)
+        gone(folder / "out")
+        assert not finished & steps(trace).keys()
+    finished = {path.parent.name for path in folder.glob("out/trials/*/outcome.json")}
+    said, code = study(folder, STUDY_TRACE=str(folder / "last"))
+    assert code == 0, said
+    assert not finished & steps(folder / "last").keys()
+    found = {run.config_hash: (run.status, run.metric, run.steps_done) for run in results(folder / "out")}
+    assert found == uninterrupted(folder / "whole")
+
+
+def uninterrupted(folder):
+    """The outcomes of the same trials, run here, one after the other."""
+    made = planner(**KILLED)
+    made.check()
+    found = {}
+    for arm in made.study.arms:
+        for trial in made.comparison(arm, made.study.budgets[0], {}):
+            path = trial.folder(folder)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.with_suffix(".toml").write_text(trial.toml)
+            task = {**trial.identity(), "config_hash": trial.hash, "metric": made.study.metric}
+            run = run_trial(made.program, {**task, "folder": str(path), "config": str(path.with_suffix(".toml"))})
+            found[trial.hash] = run.status, run.metric, run.steps_done
+    return found
+
+
+def wait_for(trace, process):
+    """Until the first step, or the end of what has nothing left to run."""
+    while not trace.exists() and process.poll() is None:
+        time.sleep(0.02)
+
+
+def gone(folder):
+    """Wait until no process works in a folder any more; the test's timeout ends what would wait for ever."""
+    end = time.monotonic() + 60
+    while workers := [path for path in Path("/proc").glob("[0-9]*") if str(folder) in opened(path)]:
+        assert time.monotonic() < end, workers
+        time.sleep(0.02)
+
+
+def opened(process):
+    """Files that a process has open, in one text."""
+    try:
+        return " ".join(str(path.readlink()) for path in (process / "fd").iterdir())
+    except OSError:
+        return ""
+
+
+def test_ctrl_c_saves_and_the_same_command_resumes(tmp_path):
+    write_study(tmp_path, base={"pace": 0.03}, budgets=[10], tuned={}, tuning_seeds=[])
+    words = (str(tmp_path / "study.toml"), "--save_dir", str(tmp_path / "out"), "--workers", "1")
+    process = command(tmp_path, *words, STUDY_TRACE=str(tmp_path / "trace"))
+    wait_for(tmp_path / "trace", process)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 130
+    assert "the same command resumes the study" in said
+    [cut] = {path.parent.parent.name for path in tmp_path.glob("out/trials/*/checkpoints/*.metadata")}
+    said, code = study(tmp_path, STUDY_TRACE=str(tmp_path / "trace"))
+    assert code == 0, said
+    assert steps(tmp_path / "trace")[cut] == 10  # each step once
+    assert json.loads((tmp_path / "out/trials" / cut / "outcome.json").read_text())["status"] == "complete"
