@@ -162,7 +162,11 @@ SMALL_CONFIGS = {
     "train.toml": {"seq_len": 16, "d_model": 16, "n_layers": 1, "n_heads": 2, "batch_size": 2, "max_steps": 4},
     "sweep.yaml": {"value": 2},
     "train_tokenizer.toml": {"vocab_size": 300},
-}
+    "study_testbed_d_short.toml": {
+        "budgets": "[4]", "seeds": 2, "lr": "[1e-3]", "extend": "false", "d_model": 16, "n_layer": 1, "batch": 2,
+        "lmin": 8, "lmax": 16, "ctx": 16, "eval_bs": 2,
+    },
+}  # fmt: skip
 
 
 SMALL = {

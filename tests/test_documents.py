@@ -30,8 +30,8 @@ DOCUMENTS = [
     REPOSITORY / "apps" / "transformer_lm" / "README.md", REPOSITORY / "apps" / "mini_gpt" / "README.md",
     REPOSITORY / "apps" / "gpt" / "README.md",
 ]  # fmt: skip
-# Those of the benchmarks are loaded by lm-bench's tests.
-CONFIGS = {p.name: p for p in sorted((REPOSITORY / "configs").iterdir()) if not p.name.startswith("bench_")}
+# Those of the benchmarks are loaded by lm-bench's tests, those of studies by test_studies.
+CONFIGS = {p.name: p for p in sorted((REPOSITORY / "configs").iterdir()) if not p.name.startswith(("bench_", "study_"))}
 
 
 def test_the_quick_start_is_one_block_of_two_commands() -> None:
