@@ -60,6 +60,8 @@ main > figure { background: #fff; color: #1c2430; --soft: #626b78 }
 .wide { grid-column: 1 / -1 }
 figcaption { font-weight: 600; margin-bottom: 4px }
 small { font-weight: normal; margin-left: 6px }
+.legend { display: flex; flex-wrap: wrap; gap: 0 14px; font-size: 13px }
+.legend i { display: inline-block; width: 16px; height: 3px; margin-right: 5px; vertical-align: middle }
 img { display: block; width: 100%; height: auto }
 pre { max-height: 32rem; overflow: auto; white-space: pre-wrap; overflow-wrap: anywhere;
   font: 13px/1.45 ui-monospace, monospace }
@@ -120,6 +122,7 @@ def figure(
     wide: bool = False,
     size: tuple[float, float] = SMALL,
     wide_size: tuple[float, float] = WIDE,
+    legend: Sequence[tuple[str, str]] = (),
 ) -> str:
     """HTML of one figure, of two sizes where it is wide.
 
@@ -129,9 +132,12 @@ def figure(
         wide: whether it spans the page.
         size: inches where it stands in a column, as on a phone.
         wide_size: inches where it spans a wide page.
+        legend: names, and the colors of their lines, where there are too many for the picture.
     """
     title, note, alt = map(escape, words)
+    lines = "".join(f'<span><i style="background: {color}"></i>{escape(name)}</span>' for name, color in legend)
     caption = f"<figcaption>{title} <small>{note}</small></figcaption>"
+    caption += f'<div class="legend">{lines}</div>' * bool(lines)
     image = f'<img src="{picture(draw, size)}" alt="{alt}">'
     if not wide:
         return f"<figure>{caption}{image}</figure>"

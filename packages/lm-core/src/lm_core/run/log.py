@@ -7,7 +7,7 @@ what could not be written waits for the next record.
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -29,12 +29,23 @@ RESUME = "resume"
 
 def read_records(path: Path) -> list[dict[str, Any]]:
     """The records of a metrics file. Other lines are skipped, such as the torn last line of a run that was killed."""
-    return _read(path)[0]
+    return list(each_record(path))
+
+
+def each_record(path: Path) -> Iterator[dict[str, Any]]:
+    """The same one by one, of a file that need not fit in memory."""
+    return (record for record in _lines(path) if record is not None)
 
 
 def _read(path: Path) -> tuple[list[dict[str, Any]], int]:
     """The records, and how many whole lines are none."""
-    records, others = [], 0
+    lines = list(_lines(path))
+    records = [record for record in lines if record is not None]
+    return records, len(lines) - len(records)
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any] | None]:
+    """Each record, and None for each whole line that is none."""
     with open_inside(path, path.parent) as file:
         while line := file.readline(LONGEST_LINE):
             whole = line.endswith(b"\n")
@@ -45,10 +56,9 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], int]:
             except (ValueError, RecursionError):
                 record = None
             if isinstance(record, dict) and isinstance(record.get("step"), int):
-                records.append(record)
-            else:
-                others += whole
-    return records, others
+                yield record
+            elif whole:
+                yield None
 
 
 class Digest:
