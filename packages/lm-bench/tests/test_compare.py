@@ -1,4 +1,4 @@
-"""`lm-bench compare`: runs of equal configs are one group; mean, spread and curves are those of their records."""
+"""`lm-bench compare`: runs of equal configs are one group; means, intervals and curves are those of their records."""
 
 import json
 import re
@@ -56,33 +56,39 @@ def test_a_config_toml_that_was_edited_makes_no_group(runs, compare):
         Path("runs", name, "config.toml").write_text("seed = 0\n")
     code, out, _ = compare("runs/a0", "runs/muon", "--json", "--out", "")
     assert code == 0
-    assert len(json.loads(out)) == 2
+    assert len(json.loads(out)["groups"]) == 2
 
 
 def test_runs_of_equal_configs_are_a_group_with_mean_and_spread_the_best_first(runs, compare):
     code, out, _ = compare("runs", "--json", "--out", "")
     assert code == 0
-    muon, adamw = json.loads(out)
+    found = json.loads(out)
+    muon, adamw = found["groups"]
     assert muon["group"] == "optimizer.name muon"
     assert adamw["group"] == "optimizer.name adamw"
     ends = [2.0, 2.2, 2.7]
     assert [run["last_loss_nats"] for run in adamw["runs"]] == ends
-    assert adamw["last_loss_nats"] == {
-        "mean": pytest.approx(statistics.mean(ends)), "deviation": pytest.approx(statistics.stdev(ends)),
-        "low": 2.0, "high": 2.7,
-    }  # fmt: skip
+    last = adamw["last_loss_nats"]
+    assert (last["n"], last["mean"], last["deviation"]) == (
+        3, pytest.approx(statistics.mean(ends)), pytest.approx(statistics.stdev(ends)),
+    )  # fmt: skip
     assert muon["last_loss_nats"]["deviation"] is None
+    [difference] = found["differences"]
+    assert (difference["group"], difference["less"]) == (muon["group"], adamw["group"]), "that of the first run"
+    assert difference["difference"]["mean"] == pytest.approx(1.5 - 2.0), "on the seed that both have"
     assert not list(runs.glob("compare.*"))
 
 
 def test_the_table_names_groups_runs_seeds_and_units(runs, compare):
     code, out, _ = compare("runs/a0", "runs/a1", "runs/muon", "runs/a1", "--out", "")
     assert code == 0
-    groups, each = out.split("\n\n")
-    assert [line.split("  ")[0] for line in groups.splitlines()] == [
-        "group", "optimizer.name muon", "optimizer.name adamw",
+    notes, groups, differences, each = out.split("\n\n")
+    assert "one seed only, so there is no interval: optimizer.name muon" in notes
+    assert [line.split("  ")[0] for line in groups.splitlines()[1:]] == [
+        "arm", "optimizer.name muon", "optimizer.name adamw",
     ]  # fmt: skip
-    assert "2.1000 ± 0.1414" in groups
+    assert re.search(r"adamw  2\.1000 .* 0\.1414", groups)
+    assert "less optimizer.name adamw" in differences
     assert [line.split()[0] for line in each.splitlines()] == ["run", "runs/muon", "runs/a0", "runs/a1"]
     assert "bits_per_byte" in each.splitlines()[0]
 
@@ -94,9 +100,20 @@ def test_the_page_holds_its_pictures_and_loads_nothing(runs, compare):
     page = Path("compare.html").read_text()
     assert re.findall(r'(?:src|href)="(?!data:)', page) == []
     assert "optimizer.name muon" in page
-    assert "2.3000 ± 0.3606" in page
+    assert "<td>2.3000</td>" in page
     compare("runs", "--out", "again/compare.html")
     assert Path("again/compare.html").read_text() == page, "the same runs give the same bytes"
+
+
+def test_the_way_to_a_target_is_compared_where_one_is_given(runs, compare):
+    out = compare("runs", "--target", "3.5", "--out", "")[1]
+    assert "To a validation loss of 3.5 nats" in out
+    assert re.search(r"adamw +10 ", out)
+
+
+def test_runs_that_end_at_different_steps_are_an_alarm(runs, compare):
+    write_run(Path("runs/short"), 'seed = 1\n[optimizer]\nname = "muon"\n', [(1, 4.0), (7, 1.6)])
+    assert "ALARM: the runs end at different steps: 7, 10" in compare("runs", "--out", "")[1]
 
 
 def test_a_png_is_one(runs, compare):
@@ -122,7 +139,7 @@ def test_runs_of_other_programs_are_called_by_their_folders(tmp_path, compare, m
     write_run(Path("r/one"), "".join(f"a{i} = 1\n" for i in range(9)), [(1, 1.0)])
     write_run(Path("r/two"), "".join(f"b{i} = 1\n" for i in range(9)), [], [(1, 2.0)])
     _, out, _ = compare("r", "--out", "")
-    assert [line.split()[0] for line in out.split("\n\n")[0].splitlines()] == ["group", "one", "two"]
+    assert [line.split()[0] for line in out.split("\n\n")[1].splitlines()[1:]] == ["arm", "one", "two"]
 
 
 @pytest.mark.parametrize(
@@ -147,7 +164,7 @@ def test_records_that_hold_no_numbers_are_passed_over(tmp_path, compare, monkeyp
     write_run(Path("r/x"), "", [(1, 1.5), *bad], bits_per_byte="y", seconds=10**400)
     code, out, _ = compare("r", "--out", "")
     assert code == 0
-    assert out.split("\n\n")[1].splitlines()[1].split()[2:] == ["1.5000", "1.5000"]
+    assert out.split("\n\n")[-1].splitlines()[1].split()[-2:] == ["1.5000", "1.5000"]
 
 
 def test_no_framework_is_loaded():

@@ -11,7 +11,7 @@ from typing import Any, TextIO, get_args
 
 from lm_bench import saving as saves
 from lm_bench.compare.groups import grouped
-from lm_bench.compare.report import compare_json, compare_table, write_comparison
+from lm_bench.compare.report import Comparison
 from lm_bench.compare.runs import read_runs
 from lm_bench.corpora import build
 from lm_bench.data import data_table
@@ -146,11 +146,14 @@ def faults(flags: FaultsFlags) -> int:
 
 def compare(flags: CompareFlags, paths: Sequence[str]) -> None:
     """`lm-bench compare RUN [RUN...]`."""
-    groups = grouped(read_runs(paths, say))
+    runs = read_runs(paths, say)
+    groups = grouped(runs)
+    first = next(group.label for group in groups if runs[0] in group.runs)
+    comparison = Comparison(groups, first, flags.target)
     if flags.out:
-        write_comparison(Path(flags.out), groups)
+        comparison.write(Path(flags.out))
         say(f"curves: {flags.out}")
-    put(json.dumps(compare_json(groups), indent=2) if flags.output == "json" else compare_table(groups))
+    put(json.dumps(comparison.json(), indent=2) if flags.output == "json" else comparison.text())
 
 
 def _backends(chosen: str) -> tuple[BackendName, ...]:

@@ -168,13 +168,16 @@ class VerifyFlags(Printed):
 
 
 class CompareFlags(Printed):
-    """Compare runs of any app: a table on stdout, and curves in one file.
+    """Compare runs of any app: tables on stdout, and a page with the curves.
 
-    Runs whose configs differ in the seed alone are one group, of which the mean and the spread are shown.
+    Runs whose configs differ in the seed alone are one group, with mean and interval; the others are compared with the
+    group of the first run, on the seeds that both have.
     """
 
     out: str = "compare.html"
     """File for the curves: .html, which has the tables too and loads nothing, or .png; none when empty."""
+    target: float | None = None
+    """Validation loss in nats: steps and time to reach it are compared."""
 
 
 Part = Literal["train", "encode", "decode", "start", "linear", "pathological"]

@@ -1,11 +1,12 @@
-"""Runs of equal configs as one group: mean and spread of what differs by the seed alone."""
+"""Runs of equal configs as one group: they differ by the seed alone."""
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
-from lm_bench.compare.runs import ComparedRun, Curve
+from lm_bench.compare.runs import ComparedRun
+from lm_bench.study.result import RunResult
 
 _OF_ONE_RUN = (
     "seed",
@@ -24,20 +25,6 @@ _MOST_KEYS = 4
 
 
 @dataclass(frozen=True)
-class Spread:
-    """Some numbers of a group."""
-
-    mean: float
-    deviation: float | None
-    """Sample standard deviation; None of a single run."""
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.mean:.4f}" if self.deviation is None else f"{self.mean:.4f} ± {self.deviation:.4f}"
-
-
-@dataclass(frozen=True)
 class Group:
     """Runs of equal configs."""
 
@@ -45,27 +32,20 @@ class Group:
     """In what its config differs from those of the other groups."""
     runs: tuple[ComparedRun, ...]
 
-    @property
-    def last(self) -> Spread:
-        """Of the last losses."""
-        return spread([run.last for run in self.runs])
-
-    @property
-    def best(self) -> Spread:
-        """Of the lowest losses."""
-        return spread([run.best for run in self.runs])
-
-    def mean_curve(self) -> list[tuple[int, Spread]]:
-        """The losses at the steps that all of its runs have."""
-        curves: list[dict[int, float]] = [dict(run.losses) for run in self.runs]
-        steps = sorted(set.intersection(*(set(curve) for curve in curves)))
-        return [(step, spread([curve[step] for curve in curves])) for step in steps]
+    def results(self) -> list[RunResult]:
+        """Its runs as results, to be paired by their seeds; those without one are not paired."""
+        return [
+            RunResult(
+                self.label, {}, 0, _seed(run, -1 - index), "", "comparison", "complete", "",
+                run.last, run.seconds or 0.0, run.step, None, "", run.folder,
+            )
+            for index, run in enumerate(self.runs)
+        ]  # fmt: skip
 
 
-def spread(values: Sequence[float]) -> Spread:
-    """Mean, sample standard deviation and range of one or more numbers."""
-    deviation = statistics.stdev(values) if len(values) > 1 else None
-    return Spread(statistics.fmean(values), deviation, min(values), max(values))
+def _seed(run: ComparedRun, otherwise: int) -> int:
+    seed = run.config.get("seed")
+    return seed if isinstance(seed, int) else otherwise
 
 
 def grouped(runs: Sequence[ComparedRun]) -> list[Group]:
@@ -80,7 +60,7 @@ def grouped(runs: Sequence[ComparedRun]) -> list[Group]:
         Group(_label(first, firsts, runs[indices[0]]), tuple(runs[index] for index in indices))
         for first, indices in zip(firsts, members, strict=True)
     ]
-    return sorted(groups, key=lambda group: group.best.mean)
+    return sorted(groups, key=lambda group: fmean(run.best for run in group.runs))
 
 
 def _is_of_one_run(key: str) -> bool:
@@ -93,10 +73,3 @@ def _label(config: dict[str, Any], all_configs: list[dict[str, Any]], run: Compa
     if not differing or len(differing) > _MOST_KEYS:  # of other programs, or of one config
         return run.folder.resolve().name if differing else "all"
     return ", ".join(f"{key} {config.get(key, '-')}" for key in differing)
-
-
-def thinned(curve: Curve, most: int = 500) -> Curve:
-    """A curve of at most so many means of neighbours, which a picture has room for."""
-    size = max(1, -(-len(curve) // most))
-    parts = [curve[start : start + size] for start in range(0, len(curve), size)]
-    return [(part[len(part) // 2][0], statistics.fmean(loss for _, loss in part)) for part in parts]

@@ -1,21 +1,17 @@
-"""Reading of a run folder: its config, flat, and its losses."""
+"""Reading of a run folder: its config, flat, its losses, and what a comparison draws of it."""
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lm_core.config import read_toml
-from lm_core.errors import UserError
-from lm_core.report import Record, read_run
-from lm_core.run.checkpoint import Checkpoints
-from lm_core.run.folder import RunFolder
-from lm_core.run.resume import flat
-from lm_pipeline.verify.check import find_runs
+import numpy as np
 
-Curve = list[tuple[int, float]]
-"""Steps and losses, in nats."""
+from lm_bench.study.configs import Described, described
+from lm_bench.study.curves import Log, RunCurves
+from lm_core.errors import UserError
+from lm_core.run.folder import RunFolder
+from lm_pipeline.verify.check import find_runs
 
 
 @dataclass(frozen=True)
@@ -23,10 +19,14 @@ class ComparedRun:
     """A run."""
 
     folder: Path
-    config: dict[str, Any]
-    """Dotted key -> value."""
-    training: Curve
-    validation: Curve
+    described: Described
+    curves: RunCurves
+    step: int
+    """Of the last loss."""
+    last: float
+    """The last loss, in nats: of validation, or of training where there is none."""
+    best: float
+    """The lowest one."""
     bits: dict[str, float]
     """bits_per_byte and the like -> the value of the last evaluation that has it."""
     seconds: float | None
@@ -34,91 +34,46 @@ class ComparedRun:
     """Median over the training records."""
 
     @property
-    def losses(self) -> Curve:
-        """Records that it is compared by: the validation losses, or the training losses where there are none."""
-        return self.validation or self.training
-
-    @property
-    def last(self) -> float:
-        """The last loss."""
-        return self.losses[-1][1]
-
-    @property
-    def best(self) -> float:
-        """The lowest loss."""
-        return min(loss for _, loss in self.losses)
+    def config(self) -> dict[str, Any]:
+        """Dotted key -> value."""
+        return self.described.config
 
 
 def read_runs(paths: Sequence[str], warn: Callable[[str], None]) -> list[ComparedRun]:
-    """The runs of the folders, each once; one without records is skipped, with a warning.
+    """The runs of the folders, each once; one without losses is skipped, with a warning.
 
     Raises:
-        UserError: when a path holds no run, a config is not TOML, or no run has records.
+        UserError: when a path holds no run, a config is not TOML, or no run has losses.
     """
     folders = {folder.resolve(): folder for folder in find_runs(paths)}
-    found = []
-    for folder in folders.values():
-        try:
-            found.append(_read(folder))
-        except _EmptyError as error:
-            warn(f"skipped: {error}")
+    found = [run for folder in folders.values() if (run := _read(folder, warn))]
     if not found:
         raise UserError("no run has any losses to compare")
     return found
 
 
-class _EmptyError(Exception):
-    pass
-
-
-def _read(folder: Path) -> ComparedRun:
-    run = RunFolder(folder)
-    config = _config(run)
+def _read(folder: Path, warn: Callable[[str], None]) -> ComparedRun | None:
+    known, metrics = described(folder), RunFolder(folder).metrics
     try:
-        history = read_run(run.metrics)
-    except UserError as error:
-        raise _EmptyError(str(error)) from None
-    training, validation = _curve(history.train), _curve(history.evals)
-    if not training and not validation:
-        raise _EmptyError(f"{run.metrics}: no losses in it")
-    records = history.evals or history.train
-    bits = {
-        key: value
-        for record in records
-        for key, value in record.items()
-        if key.startswith("bits_per_") and _is_number(value)
-    }
-    speeds = sorted(_numbers(history.train, "tokens_per_second"))
-    clock = _numbers([*history.train, *history.evals], "seconds")
+        log = Log(metrics)
+    except OSError as error:
+        warn(f"skipped: {metrics}: {error.strerror or error}")
+        return None
+    kind = next((kind for kind in ("eval", "train") if len(log.curve(kind, "loss_nats")[0])), "")
+    if not kind:
+        warn(f"skipped: {metrics}: no losses in it")
+        return None
+    steps, losses = log.curve(kind, "loss_nats")
+    clock = np.concatenate([log.curve(kind, "seconds")[1] for kind in ("train", "eval")])
+    speeds = np.sort(log.curve("train", "tokens_per_second")[1])
     return ComparedRun(
         folder,
-        config,
-        training,
-        validation,
-        bits,
-        max(clock, default=None),
-        speeds[len(speeds) // 2] if speeds else None,
+        known,
+        RunCurves.of(log),
+        int(steps[-1]),
+        float(losses[-1]),
+        float(losses.min()),
+        {key: float(log.curve(kind, key)[1][-1]) for key in log.keys(kind) if key.startswith("bits_per_")},
+        float(clock.max()) if len(clock) else None,
+        float(speeds[len(speeds) // 2]) if len(speeds) else None,
     )
-
-
-def _config(run: RunFolder) -> dict[str, Any]:
-    """The config that the newest checkpoint knows; that of config.toml, which anybody may have edited, without one."""
-    known = Checkpoints(run.checkpoints).newest_metadata().get("config")
-    if known is None and run.config.exists():
-        known = read_toml(run.config)
-    return flat(known or {})
-
-
-def _numbers(records: list[Record], key: str) -> list[float]:
-    return [float(record[key]) for record in records if _is_number(record.get(key))]
-
-
-def _curve(records: list[Record]) -> Curve:
-    return [
-        (int(record["step"]), float(record["loss_nats"])) for record in records if _is_number(record.get("loss_nats"))
-    ]
-
-
-def _is_number(value: object) -> bool:
-    """Not NaN, and no integer that no float holds."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
