@@ -25,8 +25,8 @@ from lm_core.run.folder import RunFolder
 from lm_core.run.plan import Plan
 from lm_core.run.ranks import code_hash
 from lm_core.run.resume import flat, values_of
-from lm_core.run.session import TEST_LOSS, result_of
-from lm_core.run.state import RunState
+from lm_core.run.session import TEST_LOSS
+from lm_pipeline.trials.metric import check_metric
 from lm_pipeline.trials.program import Program
 
 Point = dict[str, Scalar]
@@ -155,10 +155,8 @@ class Planner:
                 raise UserError(f"{self.where}: backends: {backend!r} is not installed")
 
     def _check_metric(self, plans: Mapping[str, Plan]) -> None:
-        known = [*result_of(RunState()), TEST_LOSS]
         metric = self.study.metric
-        if metric not in known:
-            raise UserError(f"{self.where}: metric: a run's result has no {metric!r}; known: {', '.join(known)}")
+        check_metric(metric, f"{self.where}: metric")
         for arm, plan in plans.items():
             missing = not plan.test if metric == TEST_LOSS else "val" in metric and not plan.evaluation
             if missing:

@@ -7,7 +7,6 @@ those that are complete.
 """
 
 import csv
-import difflib
 import io
 import signal
 import subprocess
@@ -25,13 +24,13 @@ from lm_core.disk.untrusted import open_regular
 from lm_core.errors import NonFiniteError, UserError
 from lm_core.run.folder import RunFolder
 from lm_core.run.interrupts import stop_signals
-from lm_core.run.session import read_result, result_of
-from lm_core.run.state import RunState
+from lm_core.run.session import read_result
 from lm_core.terminal import put, say
 from lm_pipeline.commands.train_config import TrainConfig
 from lm_pipeline.commands.train_plan import folder_of, plan_run
 from lm_pipeline.program import ProgramConfig, run_program
 from lm_pipeline.trials.config import SweepFile, Trial, read_sweep, trials_of
+from lm_pipeline.trials.metric import check_metric
 
 PROGRAM = "transformerlm-sweep"
 TABLE = "sweep.csv"
@@ -66,7 +65,7 @@ def sweep(config: SweepConfig) -> None:
     file = read_sweep(config.sweep)
     folder = Path(config.save_dir) if config.save_dir else Path("runs") / "sweeps" / Path(config.sweep).stem
     _check_table(folder / TABLE)
-    _check_metric(file.metric.name)
+    check_metric(file.metric.name, "metric.name")
     trials = trials_of(file, config.count, config.seed)
     for trial in trials:
         _check(trial, folder)
@@ -137,15 +136,6 @@ def _run(trial: Trial, folder: Path) -> None:
             signal.signal(number, handler)
     if code not in (0, NonFiniteError.exit_code):
         raise UserError(f"trial {folder.name} ended with exit code {code}; what was finished is kept")
-
-
-def _check_metric(name: str) -> None:
-    """Check the metric's name before the first trial, and not after the last."""
-    known = list(result_of(RunState()))
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        what = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-        raise UserError(f"metric.name: a run's result has no {name!r}; {what}")
 
 
 def _check_nulls(trial: Trial, config: TrainConfig) -> None:
