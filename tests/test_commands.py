@@ -159,7 +159,15 @@ TEXTS = (
     "data/ptb.train.txt", "data/ptb.valid.txt", "data/ptb.test.txt", "data/tinyshakespeare.txt",
 )  # fmt: skip
 SMALL_CONFIGS = {
-    "train.toml": {"seq_len": 16, "d_model": 16, "n_layers": 1, "n_heads": 2, "batch_size": 2, "max_steps": 4},
+    "train.toml": {
+        "seq_len": 16,
+        "d_model": 16,
+        "n_layers": 1,
+        "n_heads": 2,
+        "batch_size": 2,
+        "max_steps": 4,
+        "warmup_steps": 1,
+    },
     "sweep.yaml": {"value": 2},
     "train_tokenizer.toml": {"vocab_size": 300},
     "study_testbed_d_short.toml": {
@@ -196,7 +204,8 @@ SMALL = {
 RESUMED = {"apps/mini_gpt/train_bpe.py": "--max_steps 4", "transformerlm-train": "--training.max_steps 6"}
 """Likewise where a run is resumed, whose shape stays."""
 BEFORE = {
-    "docs/evaluation.md": "transformerlm-export --output hf-folder",
+    "packages/lm-pipeline/README.md": "rm -r data/tokenizer data/tokens",
+    "docs/evaluation.md": "transformerlm-export --output hf-folder && cp -r data/tokens tokens",
     "docs/mini_gpt.md": "python apps/mini_gpt/train_bpe.py --data_dir notes --save_dir runs/mini_gpt/20261126-101500 "
     + SMALL["apps/mini_gpt/train_bpe.py"],
     "docs/reliability.md": "cp -r runs/transformerlm/muon runs/my-run",
@@ -227,7 +236,7 @@ def test_every_command_runs(reader: Path) -> None:
             shutil.rmtree(reader / folder, ignore_errors=True)
         here = [command for command in COMMANDS if command.document == document and not NEEDS.search(command.note)]
         lines = [in_this_environment(command) for command in here if command.programs[-1][0] not in ELSEWHERE]
-        for line in [BEFORE[document]] * (document in BEFORE) + lines:
+        for line in filter(None, [BEFORE.get(document), *lines]):
             done = subprocess.run(
                 ["bash", "-c", line],
                 cwd=reader,
