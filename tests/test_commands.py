@@ -18,10 +18,8 @@ from pathlib import Path
 
 import pytest
 
-import gpt.cli
 import lm_bench.cli
 import mini_gpt.flags
-import rlvr.cli
 import rlvr.evaluate
 import rlvr.play
 import rlvr.pretrain
@@ -39,6 +37,9 @@ from lm_pipeline.generation.config import InferConfig
 from lm_pipeline.inside.config import AttentionConfig
 from lm_pipeline.tokens.config import MakeDataConfig
 
+from .tools import load_tool
+
+pytest.importorskip("mkdocs")
 REPOSITORY = Path(__file__).resolve().parents[1]
 FIRST = ("README.md", "packages/lm-pipeline/README.md")
 """Whose runs and files the other documents take for granted."""
@@ -76,6 +77,8 @@ FLAGS: dict[str, type[Config]] = {
     "transformerlm-attention": AttentionConfig,
     **{f"lm-bench {name}": command.flags for name, command in lm_bench.cli.COMMANDS.items()},
 }
+docs = load_tool("docs")
+PROGRAMS = docs.programs()
 SCRIPTS = tomllib.loads((REPOSITORY / "packages/lm-pipeline/pyproject.toml").read_text())["project"]["scripts"]
 MODULES = {target.partition(":")[0]: name for name, target in SCRIPTS.items()}
 """Module of a command, which torchrun starts -> its name."""
@@ -110,7 +113,7 @@ def _unwrapped(words: list[str]) -> list[str]:
     if words[0] in ("torchrun", "srun", "mlx.launch"):
         words = words[words.index("-m") + 1 :]
         words[0] = MODULES.get(words[0], words[0])
-    if words[0] in ("apps/gpt", "apps/rlvr", "lm-bench") and len(words) > 1:
+    if len(words) > 1 and words[0] in PROGRAMS and words[1] in docs.subcommands(words[0]):
         words = [" ".join(words[:2]), *words[2:]]
     return words
 
@@ -147,7 +150,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = "".join(f"The game of {n} was won by the company, once upon a time.\n\n" for n in range(400))
     for name in TEXTS:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
+        (folder / name).write_text(text * (30 if name == "corpus.txt" else 1))
     [source] = re.findall(r"```python\n(.*?)```", (REPOSITORY / "docs/your_own_app.md").read_text(), re.DOTALL)
     (folder / "my_app.py").write_text(source)
     return folder
@@ -190,6 +193,7 @@ SMALL = {
     "apps/gpt sample": "--max_new_tokens 4",
     "apps/rlvr pretrain": "--steps 4 --batch_size 2 --d_model 16 --n_layers 1 --n_heads 2 --eval_batches 1",
     "apps/rlvr evaluate": "--problems_per_level 2 --samples 2 --k 2",
+    "transformerlm-evaluate": "--stride 8",
     "transformerlm-infer": "--max_new_tokens 4",
     "my_app.py": "--text mine.txt --batch 2 --width 8 --length 8 --steps 4",
     "lm-bench all": "--minutes 0.02",
@@ -261,11 +265,15 @@ def test_the_documents_have_commands() -> None:
 def test_its_program_and_its_flags_exist(command: Command, reader: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(reader)
     for name, *words in command.programs:
+        program, _, subcommand = name.partition(" ")
         if name in FLAGS:
             while words and not words[0].startswith("-"):  # run folders, or a file
                 words = words[1:]
             if "--help" not in words:
                 for_each_seed(words, lambda alone, name=name: parse_flags(FLAGS[name], name, alone) and None)
+        elif program in PROGRAMS:  # one that FLAGS does not have: whatever its help has
+            shown = docs.help_of(PROGRAMS[program], *subcommand.split())
+            assert {word for word in words if word.startswith("--")} <= {*re.findall(r"--[\w.-]+", shown), "--seeds"}
         elif name in ELSEWHERE | {"my_app.py"}:
             paths = [word for word in [name, *words] if "/" in word]
             assert all((REPOSITORY / path).exists() for path in paths)
@@ -276,6 +284,6 @@ def test_its_program_and_its_flags_exist(command: Command, reader: Path, monkeyp
 
 def test_the_programs_are_those_of_the_project() -> None:
     assert set(SCRIPTS) == {name for name in FLAGS if name.startswith("transformerlm-")}
-    for app, names in (("apps/gpt", gpt.cli.COMMANDS), ("apps/rlvr", rlvr.cli.COMMANDS)):
-        assert {f"{app} {name}" for name in names} == {name for name in FLAGS if app in name}
+    names = {name for program in PROGRAMS for name in (program, *(f"{program} {s}" for s in docs.subcommands(program)))}
+    assert set(FLAGS) <= names
     assert all(importlib.import_module(module) for module in MODULES)

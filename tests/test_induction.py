@@ -1,6 +1,5 @@
 """A tiny model that is trained to repeat patterns has an induction head, which its study shows; on both backends."""
 
-import importlib.util
 import re
 from pathlib import Path
 from types import ModuleType
@@ -15,17 +14,14 @@ from lm_core.reference import model as reference
 from lm_pipeline.inside.page import first_and_second
 from lm_pipeline.inside.study import Study
 
+from .tools import load_tool
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
 def induction() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("induction", REPOSITORY / "tools" / "induction.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("induction")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """The pictures of README.md are what tools/pictures.py makes of this repository."""
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
@@ -10,18 +9,15 @@ import pytest
 
 from lm_core.report import write_report
 
+from .tools import load_tool
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 SVG = "{http://www.w3.org/2000/svg}"
 
 
 @pytest.fixture(scope="module")
 def pictures() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("pictures", REPOSITORY / "tools" / "pictures.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("pictures")
 
 
 @pytest.fixture

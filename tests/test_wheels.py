@@ -1,27 +1,15 @@
 """Contents and metadata of every wheel; the slow campaign installs each alone and runs its suite (tools/wheels.py)."""
 
-import importlib.util
 import re
 from configparser import ConfigParser
 from pathlib import Path
-from types import ModuleType
 from zipfile import ZipFile
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+from .tools import load_tool
 
-
-def load_tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("wheels", REPOSITORY / "tools" / "wheels.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-tool = load_tool()
+tool = load_tool("wheels")
 PROJECTS = tool.projects()
 
 

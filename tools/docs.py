@@ -51,8 +51,11 @@ def _run_script(target: str) -> object:
 
 def subcommands(program: str) -> list[str]:
     """Return the first words that a program hands over to a command of its own."""
-    module = {"lm-bench": "lm_bench.cli", "apps/gpt": "gpt.cli", "apps/rlvr": "rlvr.cli"}.get(program)
-    return list(importlib.import_module(module).COMMANDS) if module else []
+    module = f"{Path(program).name.replace('-', '_')}.cli"
+    try:
+        return list(getattr(importlib.import_module(module), "COMMANDS", ()))
+    except ModuleNotFoundError:
+        return []
 
 
 def help_of(run: Callable[[], object], *words: str) -> str:
