@@ -35,8 +35,9 @@ package = importlib.import_module(sys.argv[1])
 for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
     try:
         importlib.import_module(module.name)
-    except ModuleNotFoundError as error:
-        if error.name.split(".")[0] not in sys.argv[2:]:
+    except Exception as error:
+        missing = error if isinstance(error, ModuleNotFoundError) else error.__context__
+        if getattr(missing, "name", "?").split(".")[0] not in sys.argv[2:]:
             raise
 """
 

@@ -137,6 +137,17 @@ def test_without_an_end_of_text_the_first_token_is_context_and_its_bytes_do_not_
     assert (found["targets"], found["text_bytes"]) == (len("京 is far 🦊"), text.text_bytes)
 
 
+@pytest.mark.parametrize("name", [".", "papers", "papers/*.md"])
+def test_folders_and_patterns_below_the_current_folder_are_read(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("papers").mkdir()
+    Path("papers/a.md").write_text("a text")
+    tokenizer = train_tokenizer("characters", ["a text"])
+    assert read_texts([name], InputConfig(), tokenizer).text_bytes == len(" text")
+
+
 @pytest.mark.parametrize("text", [" The quick brown fox jumps over a lazy dog" * 9, "서울 ✓"], ids=["words", "bytes"])
 def test_bits_per_byte_are_not_the_mean_of_bits_per_token_weighted_by_bytes(text: str, tokenizer: Tokenizer) -> None:
     """A model that has learned nothing takes log2 V bits for a token, however many bytes that has.

@@ -87,7 +87,7 @@ def _stream(path: Path, tokenizer: TextTokenizer) -> EvaluationText:
 
 
 def _documents(names: Sequence[str], config: InputConfig) -> Iterator[bytes]:
-    for file in find_inputs(names, config.choice("")).files:
+    for file in find_inputs(names, config.choice()).files:
         parts: list[bytes] = []
         for piece in read_file(file, Place(), config.rules(None)):
             if isinstance(piece, Flaw):

@@ -32,9 +32,9 @@ class InputConfig(ProgramConfig):
     max_record_bytes: int = Field(1 << 28, gt=0)
     """Maximum size of a record (line, item, row); documents of text files may have any length."""
 
-    def choice(self, but_not_in: str) -> Choice:
-        """Which files are read, outside of a folder that is written to."""
-        return Choice(self.format, self.include, self.exclude, Path(but_not_in))
+    def choice(self, but_not_in: str = "") -> Choice:
+        """Which files are read, outside of a folder that is written to, if there is one."""
+        return Choice(self.format, self.include, self.exclude, Path(but_not_in) if but_not_in else None)
 
     def rules(self, cut: Cut | None) -> Rules:
         """Rules by which they become documents."""
