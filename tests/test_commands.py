@@ -23,6 +23,7 @@ import mini_gpt.flags
 import rlvr.evaluate
 import rlvr.play
 import rlvr.pretrain
+import rlvr.train
 import testbed_d.flags
 import transformer_lm.flags
 from lm_core.cli import parse_flags
@@ -65,6 +66,7 @@ FLAGS: dict[str, type[Config]] = {
     "apps/gpt attention": AttentionConfig,
     "apps/gpt sample": InferConfig,
     "apps/rlvr pretrain": rlvr.pretrain.PretrainFlags,
+    "apps/rlvr train": rlvr.train.TrainFlags,
     "apps/rlvr evaluate": rlvr.evaluate.EvaluateFlags,
     "apps/rlvr play": rlvr.play.PlayFlags,
     "transformerlm-train-tokenizer": TrainTokenizerConfig,
@@ -192,6 +194,7 @@ SMALL = {
     "--schedule.decay_steps 2",
     "apps/gpt sample": "--max_new_tokens 4",
     "apps/rlvr pretrain": "--steps 4 --batch_size 2 --d_model 16 --n_layers 1 --n_heads 2 --eval_batches 1",
+    "apps/rlvr train": "--prompts 2 --samples 2 --steps 2 --save_every 0",
     "apps/rlvr evaluate": "--problems_per_level 2 --samples 2 --k 2",
     "transformerlm-evaluate": "--stride 8",
     "transformerlm-infer": "--max_new_tokens 4",

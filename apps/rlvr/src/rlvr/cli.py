@@ -10,7 +10,7 @@ from lm_core.run.app import App
 from lm_core.run.seeds import for_each_seed
 from lm_core.terminal import put
 from lm_pipeline.training import next_steps_of_seeds
-from rlvr import evaluate, play, pretrain
+from rlvr import evaluate, play, pretrain, train
 
 COMMAND = "uv run apps/rlvr"
 
@@ -22,6 +22,7 @@ def _series(app: App[Any], words: Sequence[str]) -> int | None:
 
 COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int | None]]] = {
     "pretrain": ("supervised training on noisy demonstrations", partial(_series, pretrain.APP)),
+    "train": ("reinforcement learning from a pretrained model's own answers", partial(_series, train.APP)),
     "evaluate": ("pass@1 and pass@k on held-out problems, by level", evaluate.main),
     "play": ("type a problem, and watch the answer and its verdict", play.main),
 }

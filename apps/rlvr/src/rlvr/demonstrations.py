@@ -42,8 +42,9 @@ class Noise:
 
 
 def other(draw: np.random.Generator, text: str) -> str:
-    """A text with one of its characters replaced by another of its kind."""
-    places = [(at, kind.replace(c, "")) for at, c in enumerate(text) for kind in _KINDS if c in kind]
+    """A text with one of its characters, but for the sign of a number, replaced by another of its kind."""
+    signed = text.startswith("-")
+    places = [(at, kind.replace(c, "")) for at, c in enumerate(text) if at >= signed for kind in _KINDS if c in kind]
     if not places:
         return text
     at, kind = places[int(draw.integers(len(places)))]

@@ -1,7 +1,7 @@
 """A model that was trained here: its run folder, the tasks that it was trained on, and the flags of who reads it."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field
 
@@ -13,6 +13,25 @@ from lm_pipeline.program import ProgramConfig
 from lm_pipeline.saved_model import SavedModel, Which, load_model
 from rlvr.flags import TaskFlags
 from rlvr.vocabulary import VOCABULARY
+
+
+def read_model(path: str, which: Which, key: str) -> SavedModel:
+    """Read a run folder of this app; `key` is what messages name.
+
+    Raises:
+        UserError: when there is none, it is damaged, or of another vocabulary.
+    """
+    if not path:
+        raise UserError(f"{key}: name the run folder of a model, such as one of `uv run apps/rlvr pretrain`")
+    model = load_model(path, which, key=key)
+    if model.tokenizer.fingerprint != VOCABULARY.fingerprint:
+        raise UserError(f"{key}: {path} has another vocabulary than this app: name a run of `uv run apps/rlvr`")
+    return model
+
+
+def config_of(path: str) -> dict[str, Any]:
+    """The config of a run, as its newest checkpoint has it."""
+    return dict(Checkpoints(RunFolder(Path(path)).checkpoints).newest_metadata().get("config") or {})
 
 
 class ReadFlags(TaskFlags, ProgramConfig):
@@ -41,16 +60,11 @@ class ReadFlags(TaskFlags, ProgramConfig):
         Raises:
             UserError: when there is none, it is damaged, or of another vocabulary.
         """
-        if not path:
-            raise UserError(f"{key}: name the run folder of a model, such as one of `uv run apps/rlvr pretrain`")
-        model = load_model(path, self.which, key=key)
-        if model.tokenizer.fingerprint != VOCABULARY.fingerprint:
-            raise UserError(f"{key}: {path} has another vocabulary than this app: name a run of `uv run apps/rlvr`")
-        return model
+        return read_model(path, self.which, key)
 
     def at(self, path: str) -> Self:
         """The flags with the tasks and levels of a run where none were named."""
-        known = Checkpoints(RunFolder(Path(path)).checkpoints).newest_metadata().get("config") or {}
+        known = config_of(path)
         names = ("tasks", "min_level", "max_level")
         return self.model_copy(
             update={name: known[name] for name in names if name in known and not getattr(self, name)}

@@ -41,6 +41,8 @@ class Program:
     flags: str
     inner: str = ""
     """The run folder in its `--save_dir`."""
+    first: str = ""
+    """Flags of the call that makes what it starts from."""
 
 
 PROGRAMS = (
@@ -61,6 +63,13 @@ PROGRAMS = (
         "--data.train train.npy --data.validation validation.npy --data.tokenizer tokenizer --model.seq_len 16"
         " --model.d_model 16 --model.n_layers 1 --model.n_heads 2 --model.dropout 0.1 --training.batch_size 2"
         " --training.max_steps 240 --training.eval_every 60 --training.save_every 20 --training.log_every 10",
+    ),
+    Program(
+        "apps/rlvr",
+        "train --pretrained pretrained --prompts 3 --samples 4 --answer_length 6 --updates 2 --length_reward 1"
+        " --lr 1e-2 --steps 120 --save_every 20 --log_every 10",
+        first="pretrain --tasks add --max_level 1 --d_model 16 --n_layers 1 --n_heads 2 --seq_len 20 --batch_size 16"
+        " --steps 40 --eval_batches 0 --save_dir pretrained",
     ),
 )
 
@@ -104,6 +113,8 @@ class _Runner:
 def _hurt(bench: Bench, row: Row, program: Program, runner: _Runner) -> None:
     name = program.command.rpartition("/")[2]
     flags = [*program.flags.split(), "--backend", runner.backend, "--save_dir"]
+    if program.first:
+        _end(runner.popen([*program.first.split(), "--backend", runner.backend], runner.folder / f"{name}-first.said"))
     begun = time.monotonic()
     code = _end(runner.popen([*flags, f"whole/{name}"], runner.folder / f"{name}-whole.said"))
     duration = time.monotonic() - begun
