@@ -43,7 +43,8 @@ def write_study(folder: Path, **changes: Any) -> Path:
 
 def command(folder: Path, *words: str, **variables: str) -> subprocess.Popen[str]:
     """`lm-bench study` in a process of its own, whose working folder is `folder`."""
-    code = "import sys; from lm_bench.cli import main; sys.exit(main())"
+    code = "import sys; from lm_bench.cli import main; from lm_core.page import leave_pictures_out as out"
+    code = f"{code}; out(); sys.exit(main())"
     environment = {**os.environ, "PYTHONPATH": str(HERE), **variables}
     return subprocess.Popen(
         [sys.executable, "-c", code, "study", *words],

@@ -65,6 +65,8 @@ def test_a_study_is_tuned_extended_and_compared_and_a_challenge_reproduces_it_to
     about = read_about(out)
     assert (about.alarms, [choice.trials for choice in about.choices]) == ([], [4, 4])
     assert about.resolved["B"]["optimizer.beta2"] == 0.95
+    assert "Paired differences" in said
+    assert "Is A better than B?" in (out / "page.html").read_text()
     assert not list(out.glob("trials/*/checkpoints"))
     process = command(tmp_path, "--challenge", str(out), "--workers", "1")
     said = process.communicate(timeout=300)[0]

@@ -1,4 +1,4 @@
-"""From the results of runs to what is said of them: estimates, paired differences, tuning, targets, and alarms.
+"""From the results of runs to what they show: estimates, paired differences, tuning, targets, and alarms.
 
 results --cells--> arm x budget x backend --comparisons--> differences on the same seeds, p corrected over all of them
         --tuned--> the metric over each grid     curves --reached--> time, steps and memory to the target
@@ -6,7 +6,7 @@ results --cells--> arm x budget x backend --comparisons--> differences on the sa
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 
@@ -111,7 +111,7 @@ class Reached:
 
 @dataclass(frozen=True)
 class Analysis:
-    """All that is said of results."""
+    """All that results show."""
 
     cells: tuple[Cell, ...]
     compared: tuple[Compared, ...]
@@ -145,7 +145,7 @@ def analyzed(question: Question, results: Sequence[RunResult], curves: Mapping[P
         _compared(question, cells),
         tuple(grids),
         _reached(question, cells, curves) if question.target is not None else (),
-        tuple(run for run in runs if run.status != "complete"),
+        tuple(run for run in runs if run.metric is None),
         (*question.alarms, *alarms, *_gaps(cells)),
     )
 
@@ -155,6 +155,8 @@ def _distinct(results: Sequence[RunResult]) -> tuple[list[RunResult], list[str]]
     found: dict[tuple[object, ...], RunResult] = {}
     alarms = []
     for run in results:
+        if run.status != "complete" or run.metric is None or not math.isfinite(run.metric):
+            run = replace(run, metric=None)
         key = (run.stage, run.arm, repr(run.point), run.budget, run.backend, run.seed)
         if key in found:
             alarms.append(

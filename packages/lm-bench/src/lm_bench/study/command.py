@@ -14,6 +14,7 @@ from lm_bench.study.harness import Harness
 from lm_bench.study.plan import Planner
 from lm_bench.study.pool import StoppedError
 from lm_bench.study.progress import Durations
+from lm_bench.study.report import PAGE, write_report
 from lm_bench.study.result import STUDY, RunResult, results
 from lm_core.errors import UserError
 from lm_core.terminal import put, say
@@ -57,7 +58,8 @@ def _run(planner: Planner, folder: Path, flags: StudyFlags) -> int:
     except StoppedError:
         say("stopped: the same command resumes the study")
         return STOPPED
-    say(f"results: {folder}")
+    put(write_report(folder))
+    say(f"results: {folder}, page: {folder / PAGE}")
     return 0
 
 

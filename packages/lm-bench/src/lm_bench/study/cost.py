@@ -3,7 +3,6 @@
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import combinations
 from math import prod
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from lm_bench.study.config import StudyConfig
 from lm_bench.study.harness import cells_of
 from lm_bench.study.plan import Planner, points_of
 from lm_bench.study.pool import Pool
-from lm_bench.study.power import smallest_effect
+from lm_bench.study.power import power_line
 from lm_bench.study.progress import Durations, in_words
 from lm_bench.study.result import RunResult
 from lm_core.run.interrupts import Interrupts
@@ -65,18 +64,5 @@ def plan_lines(study: StudyConfig, workers: int, durations: Durations, done: Seq
         f"{study.name}: {study.question}",
         aligned(rows),
         f"{runs:,} runs ({len(done)} finished), {steps:,.0f} steps, {at_once}{cost}; extended grids add to it",
-        _power_line(study),
+        power_line(study),
     ]
-
-
-def _power_line(study: StudyConfig) -> str:
-    """The smallest effect that the seeds can show, over all comparisons that are made."""
-    arms = len(study.arms)
-    pairs = arms - 1 if study.baseline else len(list(combinations(range(arms), 2)))
-    comparisons = pairs * len(study.budgets) * len(study.backends)
-    effect = smallest_effect(study.seeds, comparisons, study.power, study.alpha)
-    return (
-        f"{study.seeds} paired seeds show a mean difference of {effect:.2f} standard deviations of the differences with"
-        f" a probability of {study.power:.0%}, over {comparisons} comparisons at alpha {study.alpha:g}; a difference of"
-        f" {study.smallest_effect:g} in {study.metric} is the smallest that matters"
-    )

@@ -9,6 +9,7 @@ Source: Cohen, "Statistical Power Analysis for the Behavioral Sciences" (1988).
 
 import math
 
+from lm_bench.study.config import StudyConfig
 from lm_bench.study.t_distribution import quantile, tail
 
 ALPHA, POWER = 0.05, 0.8
@@ -46,3 +47,16 @@ def seeds_needed(effect: float, comparisons: int = 1, wanted: float = POWER, alp
         middle = (low + high) // 2
         low, high = (low, middle) if power(effect, middle, comparisons, alpha) >= wanted else (middle, high)
     return high
+
+
+def power_line(study: StudyConfig) -> str:
+    """The smallest effect that the seeds can show, over all comparisons that are made."""
+    arms = len(study.arms)
+    pairs = arms - 1 if study.baseline else math.comb(arms, 2)
+    comparisons = pairs * len(study.budgets) * len(study.backends)
+    effect = smallest_effect(study.seeds, comparisons, study.power, study.alpha)
+    return (
+        f"{study.seeds} paired seeds show a mean difference of {effect:.2f} standard deviations of the differences with"
+        f" a probability of {study.power:.0%}, over {comparisons} comparisons at alpha {study.alpha:g}; a difference of"
+        f" {study.smallest_effect:g} in {study.metric} is the smallest that matters"
+    )
