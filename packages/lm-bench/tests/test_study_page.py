@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -14,6 +16,13 @@ from lm_bench.study.page import study_page
 from .study_results import ARMS, QUESTION, curves, result
 
 POINTS = 50_000
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+PROBE = """<script>
+const wide = [...document.querySelectorAll("body, main > *")].filter(
+  e => e.getBoundingClientRect().right > innerWidth || (e.scrollWidth > e.clientWidth && !e.matches(".scroll, body")))
+const missing = [...document.images].filter(i => !i.complete || !i.naturalWidth)
+document.title = `${wide.length} cut, ${missing.length} of ${document.images.length} pictures missing`
+</script></html>"""
 
 
 def write_log(path, records):
@@ -110,3 +119,13 @@ def test_the_page_of_six_arms_of_ten_seeds_of_50_000_points_is_small(drawn):
     page = study(tuple(f"arm {number}" for number in range(6)), 10, POINTS, (1000, 2000, 4000))
     assert len(page) < 5_000_000
     assert MOST < 1000
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="needs a browser")
+@pytest.mark.parametrize("width", [1200, 500])
+def test_a_browser_shows_the_page_whole(drawn, tmp_path, width):
+    (tmp_path / "page.html").write_text(study(ARMS, 3, 50).replace("</html>", PROBE))
+    words = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},900", "--dump-dom"]
+    shown = subprocess.run([*words, (tmp_path / "page.html").as_uri()], capture_output=True, text=True, timeout=300)
+    assert re.search(r"<title>0 cut, 0 of [1-9]\d* pictures missing</title>", shown.stdout)
