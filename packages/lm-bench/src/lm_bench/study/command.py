@@ -9,7 +9,7 @@ from lm_bench.study.challenge import agreement_table, agreements, missing
 from lm_bench.study.config import StudyConfig
 from lm_bench.study.cost import plan_lines, timed
 from lm_bench.study.differences import differences
-from lm_bench.study.folder import check_folder, read_study
+from lm_bench.study.folder import check_folder, read_about, read_study
 from lm_bench.study.harness import Harness
 from lm_bench.study.plan import Planner
 from lm_bench.study.pool import StoppedError
@@ -82,6 +82,9 @@ def _challenge(published: Path, flags: StudyFlags) -> int:
     if folder.resolve() == published.resolve():
         raise UserError(f"--save_dir {folder} is the study that is challenged: give another one")
     planner = _planner(read_study(published), str(published / STUDY))
+    before = read_about(published).code
+    if before != planner.code:
+        say(f"note: published with code version {before}, and this is {planner.code}: bits may differ")
     return _run(planner, folder, flags) or _agreement(results(published), results(folder))
 
 

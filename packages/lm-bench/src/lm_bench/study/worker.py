@@ -146,6 +146,10 @@ def _reset_peak() -> None:
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
+    mlx = sys.modules.get("mlx.core")
+    if mlx is not None:
+        mlx.clear_cache()
+        mlx.reset_peak_memory()
 
 
 if __name__ == "__main__":

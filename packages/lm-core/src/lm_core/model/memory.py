@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 from lm_core.config import ModelConfig, OptimizerConfig, StepConfig
-from lm_core.errors import UserError
+from lm_core.errors import MemoryFullError, UserError
 from lm_core.model.parameters import parameter_table
 from lm_core.optim import state_shapes
 
@@ -106,7 +106,7 @@ def check_memory(needed: Memory, available: int | None, what: str, advice: Calla
     raise UserError(
         f"{what} needs at least {readable(needed.total)} of memory ({said}), and the device has {readable(available)}:"
         f" {advice() if advice else lower}"
-    )
+    ) from MemoryFullError()  # the cause tells it from other mistakes
 
 
 def _sizes(model: ModelConfig, optimizer: OptimizerConfig | None = None) -> tuple[int, int]:
