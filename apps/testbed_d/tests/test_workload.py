@@ -1,5 +1,6 @@
 """What the flags come to mean, without any framework."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,12 @@ def test_the_hidden_warm_up_of_k_beta_can_be_given_to_adam(text: str) -> None:
     assert learning_rate(made.schedule, 30) == pytest.approx(5e-4 * factor)
     with pytest.raises(UserError, match="--hidden_warmup is for --opt adam"):
         workload(text, opt="kbeta", hidden_warmup=True)
+    with pytest.raises(UserError, match=r"beta2 0\.999 warms nothing up"):
+        workload(text, opt="adam", hidden_warmup=True)
+    with pytest.raises(UserError, match="--hidden_beta2 without --hidden_warmup"):
+        workload(text, opt="adam", hidden_beta2=0.94)
+    slow = workload(text, opt="adam", adam_beta2=0.999, hidden_warmup=True, hidden_beta2=0.94, lr=1.0).schedule
+    assert learning_rate(slow, 50) == pytest.approx(math.sqrt((1 - 0.999**50) / (1 - 0.94**50)))
 
 
 def test_bursts_read_another_text_in_rare_stretches_and_leave_the_other_batches_as_they_are(

@@ -66,6 +66,7 @@ def test_the_schedule_of_a_budget_is_its_own():
         ({"steps_key": "beta2"}, "beta2"),
         ({"arms": {"A": {"beta2": 0.8}, "B": {"beta2": 0.8}}}, "arms A and B have the same fields"),
         ({"arms": {"A": {}, "B": {"beta2": 0.9}}}, "arms A and B differ in nothing that has an effect"),
+        ({"arms": {"A": {}, "B": {"schedule": "0:{lr}"}}}, "arms A and B differ in nothing that has an effect"),
         ({"metric": "metrics.val_los"}, "metric: a run's result has no 'metrics.val_los'"),
         ({"metric": "metrics.test_loss"}, "metric: no run of A has metrics.test_loss"),
         ({"base": {"evaluated": False}}, "metric: no run of A has metrics.val_loss"),

@@ -86,4 +86,6 @@ class Flags(RunFlags):
     """Linear learning-rate warm-up, for either optimizer."""
     hidden_warmup: bool = False
     """Give Adam the learning-rate warm-up that K-beta's beta2max correction hides: times
-    sqrt((1 - 0.999^t) / (1 - adam_beta2^t))."""
+    sqrt((1 - 0.999^t) / (1 - hidden_beta2^t))."""
+    hidden_beta2: float = Field(0.0, ge=0, lt=1)
+    """beta2 behind that warm-up: K-beta's is near 0.94; 0: adam_beta2, which must then be below 0.999."""

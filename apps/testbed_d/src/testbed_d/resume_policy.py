@@ -11,7 +11,8 @@ POLICY = Policy(
     # The text counts by what it holds, not by where it is.
     recorded="""
         text steps batch lmin lmax len_bucket burst_rate burst_length burst_text
-        lr lr_schedule lr_warmup hidden_warmup warmup adam_beta2 kbeta_bias_correction wd wd_bias wd_norm wd_embed
+        lr lr_schedule lr_warmup hidden_warmup hidden_beta2 warmup adam_beta2 kbeta_bias_correction
+        wd wd_bias wd_norm wd_embed
         eval_every early_stop_patience early_stop_min_delta early_stop_warmup
         backend device dtype matmul_precision compile
     """,

@@ -115,6 +115,13 @@ def _check(flags: Flags) -> None:
             "--hidden_warmup is for --opt adam: K-beta has it from --kbeta_bias_correction beta2max, and does without"
             " by exact"
         )
+    if flags.hidden_beta2 and not flags.hidden_warmup:
+        raise UserError("--hidden_beta2 without --hidden_warmup has no effect")
+    if flags.hidden_warmup and _hidden_beta2(flags) >= KBETA_BETA2_MAX:
+        raise UserError(
+            f"--hidden_warmup of beta2 {_hidden_beta2(flags)} warms nothing up, its factor is never below 1: give"
+            " --hidden_beta2 0.94, which K-beta's beta2 is near"
+        )
     if flags.burst_text and not flags.burst_rate:
         raise UserError("--burst_text without --burst_rate has no effect: give a rate, such as 0.01")
     if flags.lmin > flags.lmax:
@@ -236,4 +243,8 @@ def schedule_of(flags: Flags) -> ScheduleConfig:
 
 
 def _hidden_warmup(flags: Flags) -> tuple[float, float] | None:
-    return (KBETA_BETA2_MAX, flags.adam_beta2) if flags.hidden_warmup else None
+    return (KBETA_BETA2_MAX, _hidden_beta2(flags)) if flags.hidden_warmup else None
+
+
+def _hidden_beta2(flags: Flags) -> float:
+    return flags.hidden_beta2 or flags.adam_beta2

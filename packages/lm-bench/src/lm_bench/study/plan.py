@@ -26,6 +26,7 @@ from lm_core.run.plan import Plan
 from lm_core.run.ranks import code_hash
 from lm_core.run.resume import flat, values_of
 from lm_core.run.session import TEST_LOSS
+from lm_core.schedules import learning_rate
 from lm_pipeline.trials.metric import check_metric
 from lm_pipeline.trials.program import Program
 
@@ -38,6 +39,8 @@ _OF_A_RUN = ("seed", "backend")
 _SHORT = 16
 _LOOKED_AT = 3
 """Batches by which two arms are told apart."""
+_RATES = 64
+"""Parts of a run at whose ends their learning rates are compared."""
 
 
 @dataclass(frozen=True)
@@ -245,9 +248,12 @@ def resolved(plan: Plan) -> dict[str, Any]:
 
 def _effect(plan: Plan) -> str:
     """Hash of all that two arms can differ in."""
-    digest = hashlib.sha256(json.dumps(resolved(plan), sort_keys=True).encode())
+    steps = plan.loop.max_steps
+    rates = [learning_rate(plan.schedule, max(1, steps * part // _RATES)) for part in range(_RATES + 1)]
+    others = {key: value for key, value in resolved(plan).items() if not key.startswith("schedule.")}
+    digest = hashlib.sha256(json.dumps([others, rates], sort_keys=True).encode())
     digest.update(data_hash(plan).encode())
-    for step in range(1, min(_LOOKED_AT, plan.loop.max_steps) + 1):
+    for step in range(1, min(_LOOKED_AT, steps) + 1):
         digest.update(_bytes(plan.batches.batch(step)))
     for name, array in (plan.weights or {}).items():
         digest.update(name.encode() + array.tobytes())
