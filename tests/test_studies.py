@@ -12,7 +12,7 @@ from lm_pipeline.trials.program import program_of
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 STUDIES = sorted(CONFIGS.glob("study_*.toml"))
-FROZEN = "4678c43e7e543bb248ae781e1277a7880bda68dd42133a9c9afdc41952eeaeae"
+FROZEN = "025bcf09d7f04b65152d788f5808effa6bbab7e87c15ffc5984201e7f05137fb"
 
 
 def test_the_studies_are_all_here() -> None:
