@@ -80,9 +80,6 @@ class Harness:
             choices = self._run_all()
             about = self._about(plans, found, choices)
             write_all(self.folder, about, tables_of(rows_of(self.study, results(self.folder))))
-        for choice in choices:
-            for alarm in choice.alarms:
-                say(f"alarm: {alarm}")
         return about
 
     def _read_done(self) -> None:
@@ -156,10 +153,8 @@ class Harness:
             shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
 
     def _about(self, plans: dict[str, Plan], found: list[Difference], choices: list[Choice]) -> StudyAbout:
-        frameworks = {
-            name: f"{name} {version}, {self.study.threads} threads a run"
-            for name, version in self.planner.versions.items()
-        }
+        threads = f"{self.study.threads} thread{'s' * (self.study.threads > 1)} a run"
+        frameworks = {name: f"{name} {version}, {threads}" for name, version in self.planner.versions.items()}
         alarms = [difference.line for difference in found if difference.alarm]
         return StudyAbout(
             code=self.planner.code,
