@@ -153,8 +153,9 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in TEXTS:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text * (30 if name == "corpus.txt" else 1))
-    [source] = re.findall(r"```python\n(.*?)```", (REPOSITORY / "docs/your_own_app.md").read_text(), re.DOTALL)
-    (folder / "my_app.py").write_text(source)
+    for document, file in (("your_own_app", "my_app.py"), ("rlvr", "own_tasks.py")):
+        [source] = re.findall(r"```python\n(.*?)```", (REPOSITORY / f"docs/{document}.md").read_text(), re.DOTALL)
+        (folder / file).write_text(source)
     return folder
 
 

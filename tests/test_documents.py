@@ -28,7 +28,7 @@ DOCUMENTS = [
     REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md")),
     REPOSITORY / "packages" / "lm-pipeline" / "README.md",
     REPOSITORY / "apps" / "transformer_lm" / "README.md", REPOSITORY / "apps" / "mini_gpt" / "README.md",
-    REPOSITORY / "apps" / "gpt" / "README.md",
+    REPOSITORY / "apps" / "gpt" / "README.md", REPOSITORY / "apps" / "rlvr" / "README.md",
 ]  # fmt: skip
 # Those of the benchmarks are loaded by lm-bench's tests, those of studies by test_studies.
 CONFIGS = {p.name: p for p in sorted((REPOSITORY / "configs").iterdir()) if not p.name.startswith(("bench_", "study_"))}
@@ -43,7 +43,7 @@ def test_the_quick_start_is_one_block_of_two_commands() -> None:
 def test_every_config_is_loaded_here() -> None:
     of_transformerlm = {"train_tokenizer.toml", "make_data.toml", "train.toml", "infer.toml", "sweep.yaml"}
     of_gpt = {"gpt2_tiny.toml", "gpt2_small.toml", "gpt2_medium.toml"}
-    assert set(CONFIGS) == {*of_gpt, "testbed_d.toml", "transformer_lm.toml", *of_transformerlm}
+    assert set(CONFIGS) == {*of_gpt, "testbed_d.toml", "transformer_lm.toml", "rlvr_arithmetic.toml", *of_transformerlm}
 
 
 @pytest.mark.parametrize(

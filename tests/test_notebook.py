@@ -58,7 +58,8 @@ TUTORIAL = Notebook(
     fewer=(r"\"max_steps\": 400", r"\"max_steps\": 60"),
 )
 EXPERIMENTS = Notebook(APPS / "gpt" / "transformer_experiments.ipynb", pictures=10)
-NOTEBOOKS = [TUTORIAL, EXPERIMENTS]
+POLICY_GRADIENTS = Notebook(APPS / "rlvr" / "rlvr.ipynb", pictures=6)
+NOTEBOOKS = [TUTORIAL, EXPERIMENTS, POLICY_GRADIENTS]
 
 
 STARTUP = """
@@ -178,6 +179,15 @@ def test_the_experiments_show_what_their_run_recorded(run: Run) -> None:
     assert f"{figures['bits_per_token']:.3f} bits a token" in output
     assert f"= {figures['bits_per_byte']:.3f} bits a byte" in output
     assert re.search(r"^clip rate: \d+%", output, re.MULTILINE)
+
+
+def test_the_length_bias_of_grpo_is_measured(run: Run) -> None:
+    """Among wrong answers that are equally likely at first, its training prefers the long ones; nobody else's does."""
+    [said] = re.findall(r"^\{'grpo'.*$", run(POLICY_GRADIENTS).printed("stdout"), re.MULTILINE)
+    shares = {name: float(share) for name, share in re.findall(r"'(\w+)': ([\d.]+)", said)}
+    assert shares["grpo"] > 0.75
+    assert shares["rloo"] == pytest.approx(0.5, abs=0.1)
+    assert shares["dr_grpo"] == pytest.approx(0.5, abs=0.1)
 
 
 def _losses(runs: Path) -> list[float]:

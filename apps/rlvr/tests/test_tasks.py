@@ -1,6 +1,7 @@
 """Problems: functions of (seed, index, split), in splits that share none; solutions that their checkers accept."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -145,7 +146,7 @@ def test_a_checker_that_raises_or_hangs_ends_with_one_line(monkeypatch: pytest.M
         (["add", "add"], (1, 1), 48, "each once$"),
         (["add"], (1, 9), 48, "^task add has the levels 1 to 8, not 1 to 9"),
         (["add"], (3, 2), 48, "^task add has the levels 1 to 8, not 3 to 2"),
-        (["addsteps"], (1, 8), 48, "characters, and the model reads 48: lower"),
+        (["addsteps"], (1, 8), 48, "with its end, and the model reads 48: lower"),
         (["missing.py:Mine"], (1, 1), 48, r"^tasks: missing\.py cannot be loaded: FileNotFoundError"),
         (["mine:Mine"], (1, 1), 48, "^tasks: mine is not a Python file$"),
     ],
@@ -158,3 +159,16 @@ def test_a_mistake_is_one_line(names: list[str], levels: tuple[int, int], seq_le
 def test_tasks_take_turns() -> None:
     mixed = mixture(["copy", "add", "sort"], 1, 2, 48)
     assert [mixed.problem(0, i, "test").task.name for i in range(4)] == ["copy", "add", "sort", "copy"]
+
+
+def test_the_task_of_the_guide_is_one_class_of_twenty_lines_that_works(tmp_path: Path) -> None:
+    guide = Path(__file__).resolve().parents[3] / "docs" / "rlvr.md"
+    [source] = re.findall(r"```python\n(.*?)```", guide.read_text(), re.DOTALL)
+    assert len(source.splitlines()) <= 22
+    (tmp_path / "own_tasks.py").write_text(source)
+    mixed = mixture([f"{tmp_path}/own_tasks.py:Remainder"], 1, 4, 48)
+    problem = mixed.problem(0, 0, "test")
+    number, divisor = map(int, problem.question.split("/"))
+    assert problem.prompt == f"remainder {number}/{divisor}="
+    assert reward(problem, f"{number % divisor}{END}")["correct"] == 1
+    assert reward(problem, f"{number % divisor + 1}{END}")["correct"] == 0

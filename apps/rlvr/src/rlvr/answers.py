@@ -32,7 +32,7 @@ def complete(
         generation = Generation(decoder(len(ids)), ids, seq_len, seed + first, sampling)
         while generation.active:
             drawn = generation.step()
-            ended = [row for row, last in drawn.items() if last == END_ID or len(generation.ids[row]) > seq_len]
+            ended = [row for row, last in drawn.items() if last == END_ID or len(generation.ids[row]) == seq_len]
             generation.end(ended)
         found += [decode(whole[len(prompt) :]) for whole, prompt in zip(generation.ids, ids, strict=True)]
     return found

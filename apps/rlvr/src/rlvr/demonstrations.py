@@ -38,7 +38,7 @@ class Noise:
         *steps, answer = problem.task.solve(problem.question, slip).split(STEP)
         kept = [step for step in steps if draw.random() >= self.missing]
         written = STEP.join([*kept, answer])
-        return problem.prompt, written if len(problem.prompt + written) <= seq_len else problem.solution
+        return problem.prompt, written if len(problem.prompt + written) < seq_len else problem.solution
 
 
 def other(draw: np.random.Generator, text: str) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from typing import ClassVar
 
 from pydantic import Field
@@ -102,6 +103,9 @@ def plan(flags: PretrainFlags, folder: RunFolder, argv: Sequence[str] = ()) -> P
         training_tokens=flags.steps * flags.batch_size * flags.seq_len,
         tokenizer=VOCABULARY,
         knobs={"batch_size": "--batch_size", "seq_len": "--seq_len", "d_model": "--d_model"},
+        next_steps=lambda path: [
+            f"{name + ':':<9} uv run apps/rlvr {name} --checkpoint {quote(str(path))}" for name in ("evaluate", "play")
+        ],
     )
 
 

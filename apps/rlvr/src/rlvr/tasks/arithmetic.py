@@ -16,8 +16,8 @@ class Add(Task):
     name, levels, form = "add", 8, "[0-9]+"
 
     def ask(self, draw: np.random.Generator, level: int) -> str:
-        """Draw two numbers."""
-        a, b = map(int, draw.integers(0, 10**level, 2))
+        """Draw two numbers of so many digits."""
+        a, b = map(int, draw.integers(10 ** (level - 1) if level > 1 else 0, 10**level, 2))
         return f"{a}+{b}"
 
     def solve(self, question: str, slip: Slip = str) -> str:

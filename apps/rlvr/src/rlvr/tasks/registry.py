@@ -70,16 +70,16 @@ def check(problem: Problem, seq_len: int) -> None:
 
 
 def check_length(problem: Problem, seq_len: int) -> None:
-    """Refuse a problem that does not fit a context.
+    """Refuse a problem that does not fit a context with its solution and the end.
 
     Raises:
         UserError: naming it.
     """
-    whole = len(problem.prompt) + len(problem.solution)
+    whole = len(problem.prompt) + len(problem.solution) + 1
     if whole > seq_len:
         raise UserError(
-            f"{problem.prompt}{problem.solution} has {whole} characters, and the model reads {seq_len}: lower"
-            " max_level, or train a model with a larger seq_len"
+            f"{problem.prompt}{problem.solution} has {whole} characters with its end, and the model reads {seq_len}:"
+            " lower max_level, or train a model with a larger seq_len"
         )
 
 
