@@ -69,6 +69,7 @@ def test_a_slip_changes_one_character_to_another_of_its_kind(text: str) -> None:
         changed = other(generator(seed, "slip"), text)
         [(was, now)] = [(a, b) for a, b in zip(text, changed, strict=True) if a != b]
         assert [was.isdigit(), was.isalpha(), was in "()"] == [now.isdigit(), now.isalpha(), now in "()[]{}"]
+        assert changed[0] == "-" or text != "-7", "the sign of a number stays"
     assert other(generator(0, "slip"), "?") == "?"
 
 
