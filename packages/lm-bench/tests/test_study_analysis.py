@@ -88,6 +88,12 @@ def test_one_run_by_two_versions_of_the_code_is_an_alarm():
     assert [line for line in analysis.alarms if "kbeta-1 and newer are one run by different code" in line]
 
 
+def test_arms_that_come_out_alike_to_the_bit_are_an_alarm():
+    runs = seeds(BASE, [2.0, 3.0]) + seeds(OTHER, [1.5, 2.5]) + seeds(KBETA, [1.5, 2.5])
+    alarm = "adam .999, 1,000 steps, torch: kbeta has the same metric on every seed, so they differ in nothing at work"
+    assert analysis_of(runs).alarms == (alarm,)
+
+
 @pytest.mark.parametrize(
     ("runs", "why"),
     [

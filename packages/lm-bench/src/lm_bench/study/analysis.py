@@ -188,6 +188,15 @@ def _gaps(cells: Sequence[Cell]) -> list[str]:
             lines.append(f"{cell.words}: {lost} of {len(cell.runs)} runs diverged or failed, and are in no mean")
         if len({repr(run.point) for run in cell.runs}) > 1:
             lines.append(f"{cell.words}: its runs are not of one point of the grid")
+    for one, other in combinations(cells, 2):
+        if len(one.by_seed) > 1 and (one.budget, one.backend, one.by_seed) == (
+            other.budget,
+            other.backend,
+            other.by_seed,
+        ):
+            lines.append(
+                f"{one.words}: {other.arm} has the same metric on every seed, so they differ in nothing at work"
+            )
     alone = [cell.words for cell in cells if len(cell.by_seed) == 1]
     return [*lines, *([f"one seed only, so there is no interval: {'; '.join(alone)}"] if alone else [])]
 

@@ -180,7 +180,10 @@ def _interval_figure(words: tuple[str, str], samples: Mapping[str, Sequence[floa
     def draw(axes: "Axes") -> None:
         for place, (label, sample) in enumerate(samples.items()):
             of = estimates[label]
-            axes.plot(sample, [place] * len(sample), "o", color=GREY, alpha=0.6, markersize=3, linewidth=0)
+            axes.plot(
+                sample, [place] * len(sample), "o",
+                markersize=3.5, markerfacecolor="white", markeredgecolor="black", markeredgewidth=0.7, zorder=3,
+            )  # fmt: skip
             if of.interval:
                 axes.plot(of.interval, [place, place], color=COLORS[0], linewidth=2)
             axes.plot([of.mean, of.mean], [place - 0.25, place + 0.25], color=COLORS[0], linewidth=2)
