@@ -103,7 +103,8 @@ def plan(flags: TrainFlags, folder: RunFolder, argv: Sequence[str] = ()) -> Plan
     start = _pretrained(flags)
     model, before = read_model(start, "latest", "pretrained"), PretrainFlags.parse(config_of(start), start)
     known = {name: getattr(flags, name) or getattr(before, name) for name in ("tasks", "min_level", "max_level")}
-    flags = flags.model_copy(update={**known, "pretrained": str(Path(start).resolve())})
+    origin = Path(start).resolve()
+    flags = flags.model_copy(update={**known, "pretrained": str(origin)})
     mixture = flags.problems(model.config.seq_len)
     step = StepConfig.of(flags, device=flags.device, varying_length=True).model_copy(update={"cuda_graph": "off"})
     return Plan(
@@ -119,8 +120,8 @@ def plan(flags: TrainFlags, folder: RunFolder, argv: Sequence[str] = ()) -> Plan
         schedule=schedule_of(flags),
         loop=LoopConfig(max_steps=flags.steps, log_every=flags.log_every, save_every=flags.save_every),
         batches=_batches(flags, model, step, mixture, before),
-        data=f"{', '.join(flags.tasks)}, levels {flags.min_level} to {flags.max_level}, from {start}",
-        training_tokens=flags.steps // flags.updates * flags.prompts * flags.samples * flags.answer_length,
+        data=f"{', '.join(flags.tasks)}, levels {flags.min_level} to {flags.max_level}, from {origin.name}",
+        training_tokens=flags.steps * flags.prompts * flags.samples * model.config.seq_len,
         metadata={"pretrained": {"sha1": _digest(model)}},
         content={"pretrained": "pretrained.sha1"},
         tokenizer=VOCABULARY,

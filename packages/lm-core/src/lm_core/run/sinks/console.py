@@ -20,6 +20,8 @@ _FIGURES = {
     "bits_per_token": "{:.3f} bits/token",
     "bits_per_byte": "{:.3f} bits/byte",
     "perplexity": "perplexity {:,.2f}",
+    "reward": "reward {:.3f}",
+    "pass_at_1": "pass@1 {:.1%}",
     "lr": "lr {:.2e}",
     "tokens_per_second": "{:,.0f} tokens/s",
     "mfu": "{:.0%} of peak",
