@@ -5,7 +5,6 @@ import pytest
 from lm_bench.cli import run
 from lm_bench.data import EOT, measure, one_core, write_sources
 from lm_core.errors import UserError
-from lm_pipeline.text.documents import Flaw
 from lm_pipeline.tokens.config import MakeDataConfig
 from lm_pipeline.tokens.encoding import batches
 from lm_pipeline.tokens.job import plan
@@ -25,8 +24,8 @@ def test_every_source_holds_the_same_documents(tmp_path):
             train=(place,), tokenizer=str(tmp_path / "tokenizer"), output=str(tmp_path / "o"), separator=EOT
         )
         read = list(batches(plan(config, load_tokenizer(config.tokenizer)), Progress()))
-        assert not any(isinstance(piece, Flaw) for batch in read for piece in batch.pieces)
-        assert [placed.piece.data.decode() for batch in read for placed in batch.pieces] == documents, source
+        assert not any(batch.flaws for batch in read)
+        assert [text.decode() for batch in read for text in batch.texts] == documents, source
 
 
 def test_each_part_of_each_source_has_a_rate(tmp_path):

@@ -2,8 +2,10 @@
 
 import csv
 import json
+import os
 import signal
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -113,26 +115,34 @@ class Children:
         self.commands: list[list[str]] = []
         self.signals: list[int] = []
 
-    def __call__(self, command: list[str], **_: Any) -> "Children":
+    def __call__(self, command: list[str], **_: Any) -> "Child":
         self.commands.append(command)
-        return self
+        return Child(self, command, self.endings.pop(len(self.commands), 0))
+
+
+class Child:
+    def __init__(self, children: Children, command: list[str], ending: Any) -> None:
+        self.children, self.command, self.ending = children, command, ending
+        self.stopped = threading.Event()
 
     def wait(self) -> int:
-        if self.signals:  # it saves, and ends without a result
-            return 0
-        ending, command = self.endings.pop(len(self.commands), 0), self.commands[-1]
-        folder = Path(command[command.index("--save_dir") + 1])
+        folder = Path(self.command[self.command.index("--save_dir") + 1])
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.toml").write_text("")
-        if isinstance(ending, type):
-            raise ending
-        if ending == 0:
-            loss = float(command[command.index("--schedule.peak_lr") + 1]) * (2 if "muon" in command else 1)
+        if isinstance(self.ending, signal.Signals):  # which this process gets while the trial runs
+            os.kill(os.getpid(), self.ending)
+        if self.ending == "runs" or isinstance(self.ending, signal.Signals):
+            assert self.stopped.wait(60)  # it saves, and ends without a result
+            return 0
+        if self.ending == 0:
+            loss = float(self.command[self.command.index("--schedule.peak_lr") + 1])
+            loss *= 2 if "muon" in self.command else 1
             (folder / "result.json").write_text(json.dumps({"metrics.val_loss": loss, "step": 10}))
-        return int(ending)
+        return int(self.ending)
 
     def send_signal(self, number: int) -> None:
-        self.signals.append(number)
+        self.children.signals.append(number)
+        self.stopped.set()
 
 
 def table(path: Path) -> list[dict[str, str]]:
@@ -145,10 +155,15 @@ def run(monkeypatch: pytest.MonkeyPatch, children: Children, *flags: str) -> int
     return sweep.main()
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_sweep_that_is_stopped_goes_on_and_ends_with_a_sorted_table(
-    sweep_file: object, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    number: signal.Signals,
+    sweep_file: object,
+    workplace: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    first = Children({2: KeyboardInterrupt})
+    first = Children({2: number})
     assert run(monkeypatch, first) == 130
     assert first.signals == [signal.SIGTERM]
     assert len(first.commands) == 2
@@ -177,6 +192,24 @@ def test_a_trial_that_diverges_is_last_and_one_that_fails_ends_the_sweep(
     assert run(monkeypatch, Children({1: 1}), "--save_dir", "out") == 0
     rows = table(workplace / "out/sweep.csv")
     assert [row["metrics.val_loss"] for row in rows] == ["0.002", "0.002", "0.004", ""]
+
+
+def test_several_trials_at_a_time_give_the_same_table(
+    sweep_file: object, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(monkeypatch, Children(), "--save_dir", "one") == 0
+    assert run(monkeypatch, Children(), "--save_dir", "three", "--workers", "3") == 0
+    assert (workplace / "three/sweep.csv").read_bytes() == (workplace / "one/sweep.csv").read_bytes()
+
+
+@pytest.mark.parametrize(("ending", "code"), [(signal.SIGINT, 130), (3, 2)])
+def test_all_trials_that_run_are_stopped_with_the_sweep(
+    sweep_file: object, monkeypatch: pytest.MonkeyPatch, ending: int, code: int
+) -> None:
+    children = Children({1: "runs", 2: ending})
+    assert run(monkeypatch, children, "--workers", "2") == code
+    assert len(children.commands) == 2
+    assert set(children.signals) == {signal.SIGTERM}
 
 
 @pytest.mark.parametrize(

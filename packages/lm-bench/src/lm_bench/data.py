@@ -122,7 +122,7 @@ def _documents(text: Path, size: int) -> list[str]:
 def _making(configs: dict[str, MakeDataConfig], rounds: int) -> list[DataRate]:
     def read(config: MakeDataConfig) -> int:
         job = plan(config, load_tokenizer(config.tokenizer))
-        return sum(len(batch.pieces) for batch in batches_of_text(job, Progress()))
+        return sum(len(batch.texts) for batch in batches_of_text(job, Progress()))
 
     def make(config: MakeDataConfig) -> int:
         shutil.rmtree(config.output, ignore_errors=True)

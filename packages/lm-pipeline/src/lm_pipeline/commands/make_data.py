@@ -32,6 +32,7 @@ from lm_pipeline.tokens.job import Job, NoDocumentsError, Split, no_documents, p
 from lm_pipeline.tokens.shards import complete, complete_record
 from lm_pipeline.tokens.tokenizers import load_tokenizer
 from lm_pipeline.tokens.units import CONFIG_NAME, Parts, Progress
+from lm_pipeline.workers import LOCAL, workers
 from lm_tokenizer.errors import TokenizerError
 
 PROGRAM = "transformerlm-make-data"
@@ -59,7 +60,8 @@ def make_data(config: MakeDataConfig, needed: Callable[[], bool] = lambda: True)
             raise UserError(f"{key}: give a path")
     tokenizer = load_tokenizer(config.tokenizer)
     job = plan(config, tokenizer)
-    encoder = Encoder(tokenizer, job, config.special_tokens, config.eos_between_documents, config.threads or None)
+    threads = config.threads or None if config.on == LOCAL else 1  # each worker of Ray has one
+    encoder = Encoder(tokenizer, job, config.special_tokens, config.eos_between_documents, threads)
     output = Path(config.output)
     try:
         with made_folder(output), locked(output):
@@ -79,7 +81,7 @@ def _make(config: MakeDataConfig, encoder: Encoder, output: Path, needed: Callab
         _check_replaceable(output, config)
         with _opened(parts, needed):
             _encode(config, encoder, parts)
-            made = join(encoder, parts, output, config.resolved())
+            made = join(encoder, parts, output, config.recorded())
     parts.remove()
     for line in parts.flaws(encoder.job.files).lines():
         say(line)
@@ -95,7 +97,7 @@ def _make_shards(config: MakeDataConfig, encoder: Encoder, output: Path, needed:
             say(f"nothing to do: {output} was made from this config and these inputs")
         else:
             _encode(config, encoder, parts)
-            record = complete(encoder.job, parts, config.resolved())
+            record = complete(encoder.job, parts, config.recorded())
     for line in parts.flaws(encoder.job.files).lines():
         say(line)
     for split in encoder.job.splits:
@@ -122,8 +124,9 @@ def _encode(config: MakeDataConfig, encoder: Encoder, parts: Parts) -> None:
         say(f"resuming after {len(parts.units)} finished units")
     for line in encoder.job.left_out:
         say(line)
-    with _bar(encoder.job, parts.progress) as show:
-        encode_units(encoder, parts, config.shard_bytes, show)
+    count = 1 if config.on == LOCAL else config.threads  # here, the threads share each batch
+    with workers(config.on, count) as pool, _bar(encoder.job, parts.progress) as show:
+        encode_units(encoder, parts, config.shard_bytes, show, pool)
 
 
 def _put_totals(name: str, tokens: int, documents: int, size: int) -> None:
@@ -202,7 +205,7 @@ def _check_config_file(path: Path, config: MakeDataConfig, *, replaced: bool) ->
     """Refuse a config without token files, which make-data did not write."""
     if not path.is_symlink() and (replaced or not path.exists()):
         return
-    if _held(path) == toml_bytes(config.resolved()):  # of a call that was killed
+    if _held(path) == toml_bytes(config.recorded()):  # of a call that was killed
         return
     raise UserError(
         f"{path} has no token files beside it, so make-data did not write it: move it, or give another output"

@@ -1,19 +1,17 @@
-"""`transformerlm-sweep`: the trials of a sweep file, one after another, without Weights & Biases.
+"""`transformerlm-sweep`: the trials of a sweep file, one after another or several at once, without Weights & Biases.
 
     sweep.yaml --trials_of--> trials --transformerlm-train, a process each--> run folders --result.json--> sweep.csv
 
-A trial's folder is named by its flags: killed and started again, a sweep resumes the trial that it was in, and skips
-those that are complete.
+A trial's folder is named by its flags: killed and started again, a sweep resumes the trials that it was in, and skips
+those that are complete. Trials run here or on Ray (`lm_pipeline.workers`).
 """
 
 import csv
 import io
-import signal
-import subprocess
-import sys
+from collections.abc import Iterator
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from pydantic import Field
@@ -23,7 +21,6 @@ from lm_core.disk.files import write_whole
 from lm_core.disk.untrusted import open_regular
 from lm_core.errors import NonFiniteError, UserError
 from lm_core.run.folder import RunFolder
-from lm_core.run.interrupts import stop_signals
 from lm_core.run.session import read_result
 from lm_core.terminal import put, say
 from lm_pipeline.commands.train_config import TrainConfig
@@ -31,6 +28,7 @@ from lm_pipeline.commands.train_plan import folder_of, plan_run
 from lm_pipeline.program import ProgramConfig, run_program
 from lm_pipeline.trials.config import SweepFile, Trial, read_sweep, trials_of
 from lm_pipeline.trials.metric import check_metric
+from lm_pipeline.workers import interruptible, workers
 
 PROGRAM = "transformerlm-sweep"
 TABLE = "sweep.csv"
@@ -47,6 +45,10 @@ class SweepConfig(ProgramConfig):
     """Seed of the draws, not of the runs."""
     save_dir: str = ""
     """Folder of the trials and of sweep.csv; runs/sweeps/<name of the sweep file> when empty."""
+    on: str = "local"
+    """Where trials run: local, ray (started on this machine), or a Ray cluster: ray://host:10001, host:6379, auto."""
+    workers: int = Field(0, ge=0)
+    """Trials at a time; 0: one, and on Ray one for each GPU, or for each core where there is none."""
 
 
 def main() -> int:
@@ -71,16 +73,37 @@ def sweep(config: SweepConfig) -> None:
         _check(trial, folder)
     for note in file.notes():
         say(f"note: {note}")
-    for number, trial in enumerate(trials, 1):
-        if _result(folder / trial.name) is None:
-            say(f"trial {number} of {len(trials)}, {trial.name}: {_in_words(trial)}")
-            _run(trial, folder / trial.name)
-        _write_table(file, trials, folder)
-        if file.metric.reached((_result(folder / trial.name) or {}).get(file.metric.name)):
-            say(f"trial {trial.name} has reached metric.target {file.metric.target}")
-            break
+    try:
+        with interruptible(), workers(config.on, config.workers) as pool:
+            for trial, code in pool.programs(partial(_command, folder), _to_run(file, trials, folder)):
+                _check_code(trial, code)
+                _write_table(file, trials, folder)
+    except KeyboardInterrupt:
+        say("the same command resumes the sweep")
+        raise
+    _write_table(file, trials, folder)
+    if reached := _reached(file, trials, folder):
+        say(f"trial {reached.name} has reached metric.target {file.metric.target}")
     put(_table(file, trials, folder), end="")
     say(f"table: {folder / TABLE}")
+
+
+def _to_run(file: SweepFile, trials: list[Trial], folder: Path) -> Iterator[Trial]:
+    """The trials without a result, until one has reached the target; each is reported as it starts."""
+    for number, trial in enumerate(trials, 1):
+        if _reached(file, trials, folder):
+            return
+        if _result(folder / trial.name) is None:
+            say(f"trial {number} of {len(trials)}, {trial.name}: {_in_words(trial)}")
+            yield trial
+
+
+def _reached(file: SweepFile, trials: list[Trial], folder: Path) -> Trial | None:
+    """The first trial whose result is as good as the target, if there is one."""
+    if file.metric.target is None:
+        return None
+    found = ((trial, _result(folder / trial.name) or {}) for trial in trials)
+    return next((trial for trial, result in found if file.metric.reached(result.get(file.metric.name))), None)
 
 
 def _check_table(path: Path) -> None:
@@ -113,29 +136,16 @@ def _flags(trial: Trial, folder: Path) -> list[str]:
     return [*trial.words, "--save_dir", str(folder), "--logging.backend"]
 
 
-def _run(trial: Trial, folder: Path) -> None:
-    """Run one trial to its end. Divergence is a result; any other failure ends the sweep.
+def _command(folder: Path, trial: Trial) -> list[str]:
+    """The program of a trial: it starts, or resumes what an earlier attempt has left."""
+    resume = ["--resume"] if RunFolder(folder / trial.name).holds_run() else []
+    return ["lm_pipeline.commands.train", *_flags(trial, folder / trial.name), *resume]
 
-    Raises:
-        UserError: when it fails otherwise.
-        KeyboardInterrupt: when it is interrupted; it has saved by then.
-    """
-    resume = ["--resume"] if RunFolder(folder).holds_run() else []
-    command = [sys.executable, "-m", "lm_pipeline.commands.train", *_flags(trial, folder), *resume]
-    before = {number: signal.signal(number, _interrupt) for number in stop_signals()}
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
-    try:
-        code = process.wait()
-    except KeyboardInterrupt:
-        process.send_signal(signal.SIGTERM)  # saves, and ends
-        process.wait()
-        say("the same command resumes the sweep")
-        raise
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+
+def _check_code(trial: Trial, code: int) -> None:
+    """Divergence is a result; any other failure ends the sweep."""
     if code not in (0, NonFiniteError.exit_code):
-        raise UserError(f"trial {folder.name} ended with exit code {code}; what was finished is kept")
+        raise UserError(f"trial {trial.name} ended with exit code {code}; what was finished is kept")
 
 
 def _check_nulls(trial: Trial, config: TrainConfig) -> None:
@@ -143,10 +153,6 @@ def _check_nulls(trial: Trial, config: TrainConfig) -> None:
     for name in (name for name, value in trial.values.items() if value is None):
         if attrgetter(name)(config) is not None:
             raise UserError(f"{name} cannot be null: leave it out for its default")
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _result(folder: Path) -> dict[str, Any] | None:

@@ -32,9 +32,15 @@ class MakeDataConfig(InputConfig):
     seed: int = Field(0, ge=0)
     """Seed of that choice."""
     threads: int = Field(0, ge=0)
-    """Threads for encoding; 0: one per core. The result does not depend on it."""
+    """Threads for encoding, or workers of Ray; 0: one per core. The result does not depend on it."""
+    on: str = "local"
+    """Where to encode: local, ray (started on this machine), or a Ray cluster: ray://host:10001, host:6379, auto."""
     shards: bool = False
     """Keep the finished work units as shards, which training can read while later ones are written; else they are
     joined to one file a split at the end."""
     shard_bytes: int = Field(1 << 26, gt=0)
     """Bytes of text per work unit, and per shard: at most this much is repeated after a kill. No id depends on it."""
+
+    def recorded(self) -> str:
+        """The config as it lies beside the token files: where they were made makes no difference."""
+        return self.to_toml("config", "print_config", "on")

@@ -1,15 +1,15 @@
 """From the corpus to the token files of work units.
 
-    files --read ahead in a thread--> batches of pieces --encode_batch, in threads--> one token file a split and unit
+    files --read ahead in a thread--> batches of pieces --workers: encode--> ids --> one token file a split and unit
 
-A batch is what is encoded at once, a unit what is done again after a kill. Neither changes the result.
+A batch is what is encoded at once, here or on another machine, a unit what is done again after a kill. Neither changes
+the result.
 """
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,32 +21,36 @@ from lm_pipeline.tokens.config import SpecialTokens
 from lm_pipeline.tokens.job import Job, Split
 from lm_pipeline.tokens.tokenizers import TokenizerLike
 from lm_pipeline.tokens.units import FlawCount, Parts, Progress, Unit
+from lm_pipeline.workers import Workers
 from lm_tokenizer.errors import SpecialTokenError, TokenizerError
 from lm_tokenizer.special import Choice
 from lm_tokenizer.token_file import TokenFileWriter
 
-T = TypeVar("T")
 _CHOICES: dict[SpecialTokens, tuple[Choice, Choice]] = {"refuse": ((), "all"), "text": ((), ()), "ids": ("all", ())}
-
-
-@dataclass(frozen=True)
-class Placed:
-    """A piece, and where it comes from and goes to."""
-
-    piece: Piece
-    file: int
-    document: int
-    split: Split
 
 
 @dataclass
 class Batch:
-    """Pieces that follow one another."""
+    """Pieces that follow one another; entry i of each list is of piece i. Plain lists go to another process fast."""
 
-    pieces: list[Placed]
     after: Progress
+    texts: list[bytes] = field(default_factory=list)
+    ends: list[bool] = field(default_factory=list)
+    """Whether the piece ends its document."""
+    splits: list[Split] = field(default_factory=list)
+    files: list[int] = field(default_factory=list)
+    documents: list[int] = field(default_factory=list)
+    """Number of its document in the corpus."""
     flaws: list[FlawCount] = field(default_factory=list)
     """Flaws on the way."""
+
+    def add(self, piece: Piece, file: int, document: int, split: Split) -> None:
+        """Append a piece."""
+        self.texts.append(piece.data)
+        self.ends.append(piece.ends)
+        self.splits.append(split)
+        self.files.append(file)
+        self.documents.append(document)
 
     def count(self, flaw: Flaw, file: int) -> None:
         """Add a flaw, to the last one where it is of the same kind."""
@@ -59,7 +63,7 @@ class Batch:
 
 def batches(job: Job, start: Progress) -> Iterator[Batch]:
     """The corpus from `start` on, in batches of `job.rules.long` bytes or a little more."""
-    batch, held, documents = Batch([], start), 0, start.documents
+    batch, held, documents = Batch(start), 0, start.documents
     split = start.split if start.inside else None
     for number in range(start.file, len(job.files)):
         place = start.place if number == start.file else Place()
@@ -68,7 +72,7 @@ def batches(job: Job, start: Progress) -> Iterator[Batch]:
                 batch.count(piece, number)
             else:
                 split = split or job.split_of(number, documents, piece.data)
-                batch.pieces.append(Placed(piece, number, documents, split))
+                batch.add(piece, number, documents, split)
                 split = None if piece.ends else split
                 documents += piece.ends
                 held += len(piece.data)
@@ -84,21 +88,20 @@ def batches(job: Job, start: Progress) -> Iterator[Batch]:
             )
             if held >= job.rules.long:
                 yield batch
-                batch, held = Batch([], batch.after), 0
-    if batch.pieces or batch.flaws:
+                batch, held = Batch(batch.after), 0
+    if batch.texts or batch.flaws:
         yield batch
 
 
-def one_ahead(items: Iterator[T]) -> Iterator[T]:
-    """The same items, each made in a thread while the one before it is used."""
-    end, pool = object(), ThreadPoolExecutor(1)
-    try:
-        coming = pool.submit(next, items, end)
-        while (item := coming.result()) is not end:
-            coming = pool.submit(next, items, end)
-            yield item  # type: ignore[misc]
-    finally:
-        pool.shutdown(wait=False)  # else whoever ends here waits for a pipe or the network
+@dataclass(frozen=True)
+class Encoded:
+    """What a batch adds to the token file of a split."""
+
+    ids: NDArray[Any]
+    bytes: int
+    """Of text."""
+    documents: int
+    """That end in it."""
 
 
 @dataclass(frozen=True)
@@ -111,20 +114,31 @@ class Encoder:
     eos: bool
     threads: int | None
 
-    def encode(self, batch: Batch) -> list[NDArray[Any]]:
-        """The ids of each piece.
+    def encode(self, batch: Batch) -> dict[Split, Encoded]:
+        """The ids of each split that the batch has pieces of, the end-of-text id behind each document.
 
         Raises:
             UserError: for a special token in the text, when those are refused, or a text that cannot be encoded.
         """
         try:
-            return self._ids([placed.piece.data for placed in batch.pieces])
+            found = self._ids(batch.texts)
         except TokenizerError:
             self._blame(batch)
             raise
+        encoded, end = {}, self._end
+        for split in dict.fromkeys(batch.splits):
+            ids: list[NDArray[Any]] = []
+            size = documents = 0
+            for text, of_text, ends, its_split in zip(batch.texts, found, batch.ends, batch.splits, strict=True):
+                if its_split == split:
+                    ids += [of_text, end] if ends else [of_text]
+                    size += len(text)
+                    documents += ends
+            encoded[split] = Encoded(np.concatenate(ids), size, documents)
+        return encoded
 
     @property
-    def end(self) -> NDArray[Any]:
+    def _end(self) -> NDArray[Any]:
         """The ids that are put behind every document: one, or none."""
         return np.array([self.tokenizer.eos_id] if self.eos else [], self.tokenizer.dtype)
 
@@ -141,24 +155,24 @@ class Encoder:
             pair=self.job.fingerprint if len(self.job.splits) > 1 else "",
         )
 
-    def _ids(self, texts: list[str | bytes]) -> list[NDArray[Any]]:
+    def _ids(self, texts: Sequence[str | bytes]) -> list[NDArray[Any]]:
         allowed, disallowed = _CHOICES[self.special_tokens]
         return self.tokenizer.encode_batch(texts, self.threads, allowed_special=allowed, disallowed_special=disallowed)
 
     def _blame(self, batch: Batch) -> None:
         """Raise a UserError for the first piece that cannot be encoded on its own."""
-        for placed in batch.pieces:
+        for text, number, document in zip(batch.texts, batch.files, batch.documents, strict=True):
+            file = self.job.files[number]
             try:
-                self._ids([placed.piece.data])
+                self._ids([text])
             except SpecialTokenError as error:
-                file = self.job.files[placed.file]
                 end = f"separator = {error.token!r} to end documents there, or " if file.format == "text" else ""
                 raise UserError(
                     f"input {file.path} holds the special token {error.token!r} in its text, in document"
-                    f' {placed.document + 1:,} of the corpus: set {end}special_tokens = "ids" or "text" to take it so'
+                    f' {document + 1:,} of the corpus: set {end}special_tokens = "ids" or "text" to take it so'
                 ) from None
             except TokenizerError as error:
-                raise UserError(f"input {self.job.files[placed.file].path}: {error}") from None
+                raise UserError(f"input {file.path}: {error}") from None
 
 
 class UnitFiles:
@@ -183,20 +197,12 @@ class UnitFiles:
         """Splits that it has ids for."""
         return tuple(sorted(self._files))
 
-    def write(self, batch: Batch) -> None:
-        """Encode a batch and append it."""
+    def write(self, batch: Batch, encoded: dict[Split, Encoded]) -> None:
+        """Append what a batch has come to."""
         self.flaws += batch.flaws
-        encoded, end = self.encoder.encode(batch), self.encoder.end
-        for split in dict.fromkeys(placed.split for placed in batch.pieces):
-            ids: list[NDArray[Any]] = []
-            size = documents = 0
-            for placed, found in zip(batch.pieces, encoded, strict=True):
-                if placed.split == split:
-                    ids += [found, end] if placed.piece.ends else [found]
-                    size += len(placed.piece.data)
-                    documents += placed.piece.ends
-            self._file(split).write(np.concatenate(ids), size, documents)
-            self.size += size
+        for split, part in encoded.items():
+            self._file(split).write(part.ids, part.bytes, part.documents)
+            self.size += part.bytes
 
     def _file(self, split: Split) -> TokenFileWriter:
         if split not in self._files:
@@ -204,19 +210,21 @@ class UnitFiles:
         return self._files[split]
 
 
-def encode_units(encoder: Encoder, parts: Parts, shard_bytes: int, show: Callable[[Progress], None]) -> None:
-    """Write the units that are not there yet; `show` is called with the progress.
+def encode_units(
+    encoder: Encoder, parts: Parts, shard_bytes: int, show: Callable[[Progress], None], pool: Workers
+) -> None:
+    """Write the units that are not there yet; `show` is called with the progress, `pool` encodes.
 
     Raises:
         UserError: for what is wrong with the corpus.
         TokenizerError, OSError: when a part cannot be written; the units before it are whole.
     """
-    corpus = one_ahead(batches(encoder.job, parts.progress))
-    for first in corpus:
+    done = pool.calls(encoder.encode, batches(encoder.job, parts.progress))
+    for first in done:
         with UnitFiles(encoder, parts) as unit:
-            batch: Batch | None = first
-            while batch:
-                unit.write(batch)
-                show(after := batch.after)
-                batch = next(corpus, None) if unit.size < shard_bytes else None
+            found: tuple[Batch, dict[Split, Encoded]] | None = first
+            while found:
+                unit.write(*found)
+                show(after := found[0].after)
+                found = next(done, None) if unit.size < shard_bytes else None
         parts.add(Unit(splits=unit.splits, after=after, flaws=tuple(unit.flaws)))
