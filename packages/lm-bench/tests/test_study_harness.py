@@ -100,9 +100,23 @@ def test_what_does_not_complete_is_a_result_and_the_others_continue(tmp_path):
     assert "diverges, 4 steps, torch, seed 1: diverged (step 1" in said
 
 
-def test_a_study_that_is_killed_or_stopped_leaves_no_process_loses_nothing_and_runs_nothing_twice(
-    tmp_path, monkeypatch
-):
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks for processes in /proc")
+def test_a_killed_study_leaves_no_process(tmp_path):
+    write_study(tmp_path, base={"pace": 3600.0}, tuned={}, tuning_seeds=[])
+    words = (str(tmp_path / "study.toml"), "--save_dir", str(tmp_path / "out"), "--workers", "1")
+    process = command(tmp_path, *words, STUDY_TRACE=str(tmp_path / "trace"))
+    while not list(tmp_path.glob("out/trials/*/config.toml")):
+        time.sleep(0.02)
+    assert working_in(tmp_path)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    end = time.monotonic() + 60
+    while workers := working_in(tmp_path):
+        assert time.monotonic() < end, workers
+        time.sleep(0.02)
+
+
+def test_a_study_that_is_killed_or_stopped_loses_nothing_and_runs_nothing_twice(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(HERE))
     ended_at_random_instants(tmp_path, [signal.SIGKILL, signal.SIGINT], seed=1)
 
@@ -128,7 +142,6 @@ def ended_at_random_instants(folder, signals, seed):
         said = process.communicate(timeout=60)[0]
         if ending == signal.SIGINT and process.returncode:  # else it was complete by then
             assert (process.returncode, "the same command resumes the study" in said) == (130, True), said
-        gone(folder / "out")
         assert not finished & steps(trace).keys()
     finished = {path.parent.name for path in folder.glob("out/trials/*/outcome.json")}
     said, code = study(folder, STUDY_TRACE=str(folder / "last"))
@@ -160,12 +173,9 @@ def wait_for(trace, process):
         time.sleep(0.02)
 
 
-def gone(folder):
-    """Wait until no process works in a folder any more; the test's timeout ends what would wait for ever."""
-    end = time.monotonic() + 60
-    while workers := [path for path in Path("/proc").glob("[0-9]*") if str(folder) in opened(path)]:
-        assert time.monotonic() < end, workers
-        time.sleep(0.02)
+def working_in(folder):
+    """Processes that have a file open there."""
+    return [path for path in Path("/proc").glob("[0-9]*") if str(folder) in opened(path)]
 
 
 def opened(process):
