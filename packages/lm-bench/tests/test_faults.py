@@ -20,8 +20,8 @@ from lm_bench.faults.tracer import missing, read_trace
 INSTALLED = sorted(entry.name for entry in entry_points(group="lm.backends"))
 """MLX first: its processes start soonest."""
 ON_ONE = tuple(name for name in ROWS if name != "commands")  # the programs are killed by tests/, where they are at home
-ON_EVERY = ("steps", "poison")
-"""What depends on how a backend takes and loads its state; what is done to files and processes is the same for all."""
+ON_EVERY = ("steps", "poison", "ranks")
+"""What depends on how a backend takes and loads its state, and finds a rank gone; the rest is the same for all."""
 needs_backend = pytest.mark.skipif(not INSTALLED, reason="no backend is installed")
 
 

@@ -163,10 +163,23 @@ class Bench:
         It must print each of `said`. Without `log` the records are not compared: they had been taken away.
         """
         again = self.trial(str(Path(trial.folder).relative_to(self.folder)), steps=trial.steps, announced="")
+        self.compare(row, trial, what, self.finish(self.start(again)), self.whole, said, log=log)
+
+    def compare(
+        self,
+        row: Row,
+        trial: Trial,
+        what: str,
+        code: int | None,
+        whole: Outcome,
+        said: Sequence[str] = (),
+        *,
+        log: bool = True,
+    ) -> None:
+        """Compare a run that was resumed, and ended with `code`, with the uninterrupted one; see `resume`."""
         row.resumed += 1
-        code = self.finish(self.start(again))
         found = Outcome.of(Path(trial.folder)) if code == 0 else None
-        wrong = differences(found, self.whole, log=log) if found else [f"exit code {code}"]
+        wrong = differences(found, whole, log=log) if found else [f"exit code {code}"]
         if wrong:
             tail = self.said(trial).splitlines()[-1:] if code else ""
             row.violations.append(f"{what}: resumed, it differs: {'; '.join(wrong[:4])} {tail}")
@@ -181,7 +194,7 @@ class Bench:
     def remove(self, trial: Trial) -> None:
         """The folder of a trial that went well, and what lies beside it."""
         shutil.rmtree(trial.folder, ignore_errors=True)
-        for suffix in (".said", ".announced", ".trace"):
+        for suffix in (".said", ".announced", ".trace", ".hosts"):
             Path(f"{trial.folder}{suffix}").unlink(missing_ok=True)
 
     def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from lm_bench.faults.bench import Bench
 from lm_bench.faults.damage import damaged
 from lm_bench.faults.every_step import resumed_everywhere
 from lm_bench.faults.kills import asked_to_stop, asked_twice, killed_in_a_row, killed_once
+from lm_bench.faults.lost_rank import killed_rank
 from lm_bench.faults.malice import malicious
 from lm_bench.faults.places import surroundings
 from lm_bench.faults.poison import poisoned
@@ -26,6 +27,7 @@ ROWS: Mapping[str, tuple[Callable[[Bench, Row], None], str]] = {
     "power": (power_cuts, "power cut after each file operation"),
     "kill": (killed_once, "SIGKILL at random instants"),
     "chain": (killed_in_a_row, "five SIGKILLs in a row"),
+    "ranks": (killed_rank, "SIGKILL on one of two ranks"),
     "commands": (command_lines, "each command line, stopped, killed, resumed"),
     "interrupt": (asked_to_stop, "SIGINT or SIGTERM: saves, exits 0"),
     "second": (asked_twice, "a second SIGINT or SIGTERM"),

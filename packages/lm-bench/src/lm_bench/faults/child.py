@@ -19,6 +19,7 @@ from lm_core.run.interrupts import Interrupts
 from lm_core.run.plan import Plan
 from lm_core.run.ranks import exit_code_of
 from lm_core.run.resume import Policy
+from lm_core.world import current
 
 EVAL_EVERY = 10
 POLICY = Policy(refused="", recorded="", no_effect="", call="")
@@ -37,6 +38,7 @@ class ChildConfig(Config):
 
 def main(trial: Trial) -> int:
     """Exit code of a trial."""
+    os.environ.update(trial.environment)
     return exit_code_of(lambda: run(trial), "child")
 
 
@@ -44,7 +46,7 @@ def run(trial: Trial) -> None:
     """Train in the folder, or resume there."""
     prepare(trial)
     folder = RunFolder(Path(trial.folder))
-    with session.opened(folder, ChildConfig, POLICY, resume=folder.holds_run()) as known:
+    with session.opened(folder, ChildConfig, POLICY, resume=current().of_first(folder.holds_run)) as known:
         plan = plan_of(trial)
         plan = plan.resumed(known, lambda _: SCHEDULE) if known else plan
         backend = Poisoning(load_backend(trial.backend), trial)
@@ -63,7 +65,7 @@ def plan_of(trial: Trial) -> Plan:
         seed=SEED,
         model=MODEL,
         optimizer=OPTIMIZER,
-        step=STEP,
+        step=STEP.model_copy(update={"parallel": trial.parallel}),
         schedule=SCHEDULE,
         loop=LoopConfig(max_steps=trial.steps, log_every=1, eval_every=EVAL_EVERY, save_every=trial.save_every),
         keep=trial.keep,

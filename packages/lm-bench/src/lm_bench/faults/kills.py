@@ -52,7 +52,7 @@ def asked_to_stop(bench: Bench, row: Row) -> None:
             trial = bench.trial(f"{name}-{i}", stall=0.02 if i % 4 == 0 else 0.0)
             started = bench.start(trial)
             if i % 4 == 0:
-                inside += _wait_for_a_save(trial, draw)
+                inside += wait_for_a_save(trial, draw)
             else:
                 time.sleep(draw.uniform(0, duration))
             _send(started, getattr(signal, name))
@@ -79,7 +79,7 @@ def asked_twice(bench: Bench, row: Row) -> None:
         trial = bench.trial(f"twice-{i}", stall=0.2 if slow else 0.0, pace=0.0 if slow else 0.02)
         started = bench.start(trial)
         if slow:
-            _wait_for_a_save(trial, draw)
+            wait_for_a_save(trial, draw)
         else:
             time.sleep(draw.uniform(0.02, duration))
         _send(started, getattr(signal, name))
@@ -110,7 +110,7 @@ def _send(started: Started, number: int) -> None:
     os.kill(started.pid, number)
 
 
-def _wait_for_a_save(trial: Trial, draw: np.random.Generator) -> bool:
+def wait_for_a_save(trial: Trial, draw: np.random.Generator) -> bool:
     """Until a file of a save lies beside its place; with slow flushes it does so for long."""
     checkpoints = Path(trial.folder) / "checkpoints"
     saves = int(draw.integers(0, KEEP, endpoint=True))

@@ -6,6 +6,7 @@ Torch with one thread computes in the calling thread, so one step is taken befor
 are paid once. MLX has a thread for each stream: there, nothing is computed before the fork.
 """
 
+import importlib
 import json
 import os
 import signal
@@ -55,6 +56,8 @@ def _start(task: str, trial: Trial) -> int:
 
     Before a program has its handlers, and after, a signal ends it like any other, which says nothing about a run.
     """
+    if trial.parallel == "fsdp":
+        importlib.import_module("torch.distributed.fsdp")  # a second or two, once
     before = signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals())
     pid = os.fork()
     if pid:

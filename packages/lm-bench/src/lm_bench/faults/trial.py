@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from pydantic import Field
+
 from lm_bench.cases import random_walk
 from lm_bench.flags import BackendName
 from lm_core.config import AdamWConfig, Config, ModelConfig, ScheduleConfig, StepConfig
@@ -60,6 +62,10 @@ class Trial(Config):
     """Give up root's right to write where the mode says no."""
     folder_flush: bool = True
     """Whether folders can be flushed; else fsync on one is EINVAL, as on network and shared folders."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """What each of several ranks holds."""
+    environment: dict[str, str] = Field(default_factory=dict)
+    """Variables by which a launcher makes it one of several ranks."""
     careless: Literal["", "in place", "prune first"] = ""
     """Write files in place and without a flush, or remove the old checkpoints before a save: what must be noticed."""
     audit: str = ""
