@@ -37,21 +37,28 @@ class Meeting:
 class ThreadWorld(World):
     """One of the ranks."""
 
-    def __init__(self, rank: int, meeting: Meeting):
-        self.rank, self.size, self.meeting, self.gathers = rank, meeting.size, meeting, 0
+    def __init__(self, rank: int, meeting: Meeting, words: dict[str, str]):
+        self.rank, self.size, self.meeting, self.gathers, self.words = rank, meeting.size, meeting, 0, words
+
+    def remember(self, key: str, value: str) -> None:
+        self.words[key] = value
+
+    def recall(self, key: str) -> str | None:
+        return self.words.get(key)
 
     def gather_equal(self, data: bytes) -> list[bytes]:
         self.gathers += 1
         return self.meeting.exchange(self.gathers, self.rank, data)
 
 
-def in_ranks(size: int, work: Callable[[World], Any]) -> list[Any]:
-    """What each rank's work returns or raises; a rank that ends leaves, as a process does."""
+def in_ranks(size: int, work: Callable[[World], Any], words: dict[str, str] | None = None) -> list[Any]:
+    """What each rank's work returns or raises; a rank that ends leaves, as a process does. A launcher keeps `words`."""
     meeting, found = Meeting(size), list[Any]([None] * size)
+    words = {} if words is None else words
 
     def one(rank: int) -> None:
         try:
-            found[rank] = work(ThreadWorld(rank, meeting))
+            found[rank] = work(ThreadWorld(rank, meeting, words))
         except BaseException as error:
             found[rank] = error
         finally:

@@ -21,7 +21,7 @@ from lm_core.run.evaluation import evaluate
 from lm_core.run.folder import RunFolder
 from lm_core.run.log import TIMING_FIELDS, read_records
 from lm_core.run.plan import Plan
-from lm_core.run.ranks import launched_by
+from lm_core.run.ranks import launched_by, one_folder
 from lm_core.world import ALONE, World
 
 from .fake_worlds import in_ranks
@@ -64,22 +64,29 @@ class Acting(Numpy):
 
 
 def go(
-    folder: RunFolder, size: int, plan: Plan | None = None, act: Callable[[World, Asked, int], object] | None = None
+    folder: RunFolder,
+    size: int,
+    plan: Plan | None = None,
+    act: Callable[[World, Asked, int], object] | None = None,
+    words: dict[str, str] | None = None,
 ) -> list[Any]:
-    """What each rank's session returns or raises; with `act` before every end of a step."""
+    """What each rank's session returns or raises; with `act` before every end of a step.
+
+    With the `words` of a launcher the command does not ask to resume.
+    """
     made = plan or plan_of(batches=ROWS, evaluation=SequentialWindows(TOKENS, 2, 4))
 
     def work(world: World) -> Any:
         asked = Asked()
         backend = Acting(lambda step: act(world, asked, step) if act else None)
-        resume = world.of_first(folder.holds_run)
+        resume = words is None and world.of_first(folder.holds_run)
         with session.opened(folder, AppConfig, POLICY, resume=resume, world=world) as known:
             plan = replace(made, checkpoint=known.checkpoint) if known else made
             return session.run(
                 plan, folder, backend=cast("Backend", backend), interrupts=cast("Any", asked), world=world
             )
 
-    return in_ranks(size, work)
+    return in_ranks(size, work, words)
 
 
 def outcome(folder: RunFolder) -> Any:
@@ -128,6 +135,45 @@ def test_what_goes_wrong_on_one_rank_ends_all_and_what_was_saved_stays(tmp_path:
     assert isinstance(ends[1 - failing], LostRankError)
     assert Checkpoints(folder.checkpoints).newest_metadata()["step"] == 2
     assert [state.step for state in go(folder, 2)] == [4, 4], "the lock is free, and the run resumes"
+
+
+def test_ranks_that_their_launcher_starts_again_resume_the_run_that_they_had_started(tmp_path: Path) -> None:
+    folder, alone, words = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "alone"), dict[str, str]()
+
+    def die(at: int) -> Callable[[World, Asked, int], object]:
+        def act(world: World, asked: Asked, step: int) -> None:
+            if step == at and world.rank == 1:
+                raise SystemExit
+
+        return act
+
+    for taken in (1, 3, 1):  # before the first save, after it, and once more
+        ends = go(folder, 2, act=die(taken), words=words)
+        assert [type(end) for end in ends] == [LostRankError, SystemExit]
+    assert [state.step for state in go(folder, 2, words=words)] == [4, 4]
+    go(alone, 1)
+    assert outcome(folder)[0] == outcome(alone)[0]
+
+
+def test_a_run_that_another_job_has_left_is_not_resumed_however_often_ranks_are_started(tmp_path: Path) -> None:
+    folder, words = RunFolder(tmp_path / "run"), dict[str, str]()
+    go(folder, 1)
+    for _ in range(2):
+        ends = go(folder, 2, words=words)
+        assert all("already holds a run: resume it with --resume" in str(end) for end in ends)
+
+
+def test_a_folder_that_ranks_have_made_up_is_theirs_after_a_restart(tmp_path: Path) -> None:
+    words, numbers = dict[str, str](), iter(range(9))
+
+    def folder(key: str) -> list[str]:
+        make = lambda: RunFolder(tmp_path / str(next(numbers)))  # noqa: E731
+        return [found.path.name for found in in_ranks(2, lambda world: one_folder(make, world, key), words)]
+
+    assert folder("a") == folder("a") == ["0", "0"]
+    assert folder("b") == ["1", "1"]
+    words.clear()
+    assert folder("a") == ["2", "2"]
 
 
 def test_a_disk_that_refuses_the_last_save_ends_all_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,6 +87,8 @@ def _hold(folder: SaveFolder, held: contextlib.ExitStack) -> None:
 
 
 def _train(argv: Sequence[str], flags: Flags, folder: SaveFolder) -> None:
+    if current().of_first(lambda: current().recall(_key(folder)) is not None):  # its launcher has started it again
+        flags = flags.model_copy(update={"new_model": False, "identifier": ""})
     found = None if flags.new_model else _find(folder, flags.identifier)
     known = _known(found) if found else None
     if found and known:
@@ -136,9 +138,16 @@ def _start(folder: SaveFolder, source: Found | None, flags: Flags, made: Plan) -
         run_folder.prepare(made.config_toml())
 
     try:
-        return folder.begin(flags.dataset, fill)
+        run = folder.begin(flags.dataset, fill)
+        current().remember(_key(folder), "")
+        return run
     except (OSError, TokenizerError) as error:
         raise UserError(f"cannot write to {folder.path}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _key(folder: SaveFolder) -> str:
+    """Under which the ranks remember that they have started a run."""
+    return f"run in {folder.path.resolve()}"
 
 
 def _find(folder: SaveFolder, identifier: str, *, saved: bool = False) -> Found | None:

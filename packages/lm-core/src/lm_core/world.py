@@ -121,6 +121,13 @@ class World:
         """Whether this rank is the one to print an error that ends it, of those that end together."""
         return True
 
+    def remember(self, key: str, value: str) -> None:
+        """Leave a word for the ranks that the launcher starts in the place of these when one has died, if it does."""
+
+    def recall(self, key: str) -> str | None:
+        """The word that earlier ranks of this job have left; None for none. To be asked for by one rank alone."""
+        return None
+
     def is_lost(self, error: BaseException) -> bool:
         """Whether an error of the framework says that another rank has ended."""
         return False

@@ -74,7 +74,8 @@ class App(Generic[F]):
         """
         flags = parse_flags(self.flags, self.command, argv)
         # The first rank names a new one by the time.
-        folder = one_folder(lambda: run_folder(flags.save_dir, self.root, resume=flags.resume), current())
+        key = f"folder of {' '.join(argv)}"
+        folder = one_folder(lambda: run_folder(flags.save_dir, self.root, resume=flags.resume), current(), key)
         with session.opened(folder, self.flags, self.policy, resume=flags.resume) as known:
             if known:
                 flags = parse_flags(self.flags, self.command, argv, known.base)

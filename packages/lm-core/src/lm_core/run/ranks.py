@@ -96,12 +96,15 @@ def _end_soon(number: int, _frame: FrameType | None) -> None:
     timer.start()
 
 
-def one_folder(make: Callable[[], RunFolder], world: World) -> RunFolder:
-    """The folder that the first rank makes or finds, on every rank."""
+def one_folder(make: Callable[[], RunFolder], world: World, key: str = "") -> RunFolder:
+    """The folder that the first rank makes or finds, on every rank; with a `key`, the one of before a restart."""
     made = list[RunFolder]()
 
     def path() -> str:
-        made.append(make())
+        before = world.recall(key) if key else None
+        made.append(RunFolder(Path(before)) if before else make())
+        if key:
+            world.remember(key, str(made[0].path))
         return str(made[0].path)
 
     found = Path(world.of_first(path))

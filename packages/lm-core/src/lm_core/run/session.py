@@ -57,7 +57,7 @@ def opened(
 ) -> Iterator[Recorded[C] | None]:
     """Hold a run folder, for a new run, or for one that is resumed, whose newest checkpoint and config it gives.
 
-    Of several ranks the first one holds it for all.
+    Of several ranks the first one holds it for all. The run of ranks that their launcher has started again is resumed.
 
     Args:
         folder: the run folder.
@@ -72,18 +72,22 @@ def opened(
     """
     world = world or current()
     with contextlib.ExitStack() as held:
-        world.of_first(lambda: _hold(folder, resume, held))
+        resume = world.of_first(lambda: _hold(folder, resume, held, world))
         yield recorded(cls, policy, folder, newest_checkpoint(folder, world)) if resume else None
 
 
-def _hold(folder: RunFolder, resume: bool, held: contextlib.ExitStack) -> None:
+def _hold(folder: RunFolder, resume: bool, held: contextlib.ExitStack, world: World) -> bool:
+    key = f"run {folder.path.resolve()}"
+    resume = resume or (world.recall(key) is not None and folder.holds_run())
     if not resume:
         folder.check_new()
     held.enter_context(folder.hold())
     if not resume:
         folder.check_new()  # again: another process may have started one before the lock was ours
+        world.remember(key, "")
     elif not folder.holds_run():
         raise UserError(f"{folder.path} holds no run to resume")
+    return resume
 
 
 def newest_checkpoint(folder: RunFolder, world: World | None = None) -> Checkpoint | None:
@@ -166,10 +170,9 @@ def run(
     say(summary(plan, folder, available))
     # What is complete stays what it was: its end alone is made up for.
     config = isinstance(place, RunFolder) and not complete
-    sinks, samples = list[Sink](), None
+    sinks = list[Sink]()
     world.of_first(lambda: sinks.extend(_prepare(plan, folder, state.step, tokenizer=not has_tokenizer, config=config)))
-    if world.is_first:
-        samples = Samples(folder.samples, state.step)
+    samples = Samples(folder.samples, state.step) if world.is_first else None
     with interrupts or (Interrupts(ECHO) if world.size > 1 else Interrupts()) as asked:
         with _log(plan, folder, state, sinks, world) as log:
             if not complete:
