@@ -61,9 +61,7 @@ def train(config: TrainConfig, argv: Sequence[str] = (), typed: Typed = OWN) -> 
         UserError: for a mistake in the config or what it names; nothing has been written then.
         NonFiniteError: when training diverges.
     """
-    if config.source.train and current().size > 1:
-        raise UserError("source.train: several processes train on shards that are there: write them by make-data first")
-    folder = one_folder(lambda: folder_of(config), current())
+    folder = one_folder(lambda: folder_of(config), current(), f"folder of {' '.join(argv)}")
     with session.opened(folder, TrainConfig, POLICY, resume=config.resume) as known:
         if known and argv:
             config = _over(known, folder, argv)

@@ -1,20 +1,23 @@
 """Text that is encoded while a model is trained on it: its tokenizer first, then shards by a process beside the run.
 
 config.source --tokenizer, learned where none is named--> make-data, a child --> data.train, data.validation
+
+Of several ranks the first one does it; the others read its shards, which have to be on a file system that all see.
 """
 
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from lm_core.data.shards import is_stream
 from lm_core.errors import UserError
+from lm_core.world import current
 from lm_pipeline.commands.make_data import missing_folders
 from lm_pipeline.commands.train_config import SourceConfig, TrainConfig
 from lm_pipeline.commands.train_tokenizer import TrainTokenizerConfig, train_tokenizer
 from lm_pipeline.tokens.config import MakeDataConfig
-from lm_pipeline.tokens.maker import making_data
+from lm_pipeline.tokens.maker import Maker, making_data
 from lm_tokenizer.adapters import tokenizer_file_in
 
 
@@ -33,14 +36,23 @@ def with_source(config: TrainConfig) -> Iterator[tuple[TrainConfig, Callable[[],
         yield config, lambda: None
         return
     _check(config)
-    shared = {"format", "train", "validation", "validation_fraction", "output", "text_field", "separator"}
-    values = source.model_dump(include={*shared, "special_tokens", "shard_bytes"})
-    with _tokenizer(config) as tokenizer:
-        job = MakeDataConfig(**values, tokenizer=tokenizer, held_out_by="text", shards=True)
+    makers = list[Maker]()
+    with ExitStack() as held:
+        tokenizer = current().of_first(lambda: _encoded(config, held, makers))
         validation = config.data.validation or source.output
         paths = {"train": source.output, "validation": validation, "tokenizer": tokenizer}
-        with making_data(job) as maker:
-            yield config.model_copy(update={"data": config.data.model_copy(update=paths)}), maker.keep
+        filled = config.model_copy(update={"data": config.data.model_copy(update=paths)})
+        yield filled, makers[0].keep if makers else lambda: None
+
+
+def _encoded(config: TrainConfig, held: ExitStack, makers: list[Maker]) -> str:
+    """Have the source encoded for as long as it is `held`; returns the path of its tokenizer."""
+    shared = {"format", "train", "validation", "validation_fraction", "output", "text_field", "separator"}
+    values = config.source.model_dump(include={*shared, "special_tokens", "shard_bytes"})
+    tokenizer = held.enter_context(_tokenizer(config))
+    job = MakeDataConfig(**values, tokenizer=tokenizer, held_out_by="text", shards=True)
+    makers.append(held.enter_context(making_data(job)))
+    return tokenizer
 
 
 def _check(config: TrainConfig) -> None:
