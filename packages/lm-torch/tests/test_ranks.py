@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 import torch
 
+from lm_core.config import StepConfig
 from lm_core.errors import UserError
 from lm_core.reference.dropout import keep_mask
 from lm_core.world import ALONE
+from lm_torch import engine, ranks
 from lm_torch.dropout import dropout, factors, part_key
-from lm_torch.ranks import join
+from lm_torch.engine import Engine
+from lm_torch.ranks import check_device, join
 
-from .rank_runs import start, trained
+from .rank_runs import MODEL, OPTIMIZERS, start, trained
 
 CASES = [
     f"{optimizer} {parallel} {how}"
@@ -76,6 +79,49 @@ def test_a_port_in_use_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
         with pytest.raises(UserError, match=f"port {port} of 127.0.0.1 is in use: give another one as MASTER_PORT"):
             join()
+
+
+@pytest.mark.parametrize(
+    ("missing", "advice"),
+    [
+        ("is_available", "this torch has no torch.distributed: install one that has, or train in one process"),
+        ("is_gloo_available", "this torch has no gloo, by which ranks agree: install one that has, or train in one"),
+    ],
+)
+def test_a_torch_by_which_ranks_cannot_meet_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, missing: str, advice: str
+) -> None:
+    monkeypatch.setattr(torch.distributed, missing, lambda: False)
+    with pytest.raises(UserError, match=advice):
+        join()
+
+
+@pytest.mark.parametrize(
+    ("nccl", "gpus", "advice"),
+    [
+        (False, 8, "no NCCL, by which GPUs exchange gradients"),
+        (True, 1, "4 ranks on a machine with 1 GPU: start a rank"),
+    ],
+)
+def test_gpus_that_ranks_cannot_use_together_are_one_line(
+    monkeypatch: pytest.MonkeyPatch, nccl: bool, gpus: int, advice: str
+) -> None:
+    monkeypatch.setattr(ranks, "rank_count", lambda: 4)
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: nccl)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    check_device(torch.device("cpu"))
+    with pytest.raises(UserError, match=advice):
+        check_device(torch.device("cuda"))
+
+
+def test_ranks_say_that_their_step_is_no_cuda_graph(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(engine, "rank_count", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    Engine(MODEL, OPTIMIZERS["adamw"], StepConfig(cuda_graph="on"), torch.device("cpu"))
+    assert "cuda_graph on: with several ranks the step is not a CUDA graph" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("parts", [2, 4])

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lm_core.config import ModelConfig, OptimizerConfig, StepConfig
 from lm_core.errors import UserError
 from lm_core.model.parameters import parameter_table
+from lm_core.terminal import say
 from lm_torch import float8
 from lm_torch.average import Average
 from lm_torch.clip import clip_by_global_norm
@@ -29,7 +30,7 @@ from lm_torch.model import LanguageModel
 from lm_torch.narrow import narrowed, wide_like
 from lm_torch.numerics import Numerics
 from lm_torch.optim import make_optimizer
-from lm_torch.ranks import Gradients, mean_loss, others, rank_count
+from lm_torch.ranks import Gradients, check_device, mean_loss, others, rank_count
 
 if TYPE_CHECKING:
     from lm_torch.shards import Shards
@@ -105,10 +106,13 @@ class Engine:
         kernels: Kernels | None = None,
         lead: tuple[int, ...] = (),
     ):
+        check_device(device)
         self.config, self.device, self.lead = step, device, lead
         self.dropout, self.grad_clip = model.dropout, optimizer.grad_clip
         self.model = make_model(model, step, device, kernels, lead)
         self.table, self.ranks = parameter_table(model), rank_count()
+        if self.ranks > 1 and step.cuda_graph == "on":
+            say("cuda_graph on: with several ranks the step is not a CUDA graph; its kernels are launched one by one")
         self.shards = _sharded(self.model, step, device) if self.ranks > 1 and step.parallel == "fsdp" else None
         named: dict[str, Tensor] = self.shards.shares() if self.shards else dict(self.model.named_parameters())
         assert named.keys() == self.table.keys(), "the model and the parameter table must agree"

@@ -75,11 +75,12 @@ class TorchWorld(World):
         rank: of this process.
         size: number of ranks.
         hosts: whether the store ends with this process.
+        words: the store for what is remembered, where there is one that outlives the ranks: torchrun's.
     """
 
-    def __init__(self, store: "Store", rank: int, size: int, hosts: bool):
+    def __init__(self, store: "Store", rank: int, size: int, hosts: bool, words: "Store | None" = None):
         self.store, self.rank, self.size, self.hosts = store, rank, size, hosts
-        self.failed = False
+        self.words, self.failed = words, False
 
     def gather_equal(self, data: bytes) -> list[bytes]:
         """See `World.gather_equal`."""
@@ -88,6 +89,15 @@ class TorchWorld(World):
         with others():
             dist.all_gather(found, ours)
         return [bytes(one.numpy()) for one in found]
+
+    def remember(self, key: str, value: str) -> None:
+        """See `World.remember`."""
+        if self.words:
+            self.words.set(key, value)
+
+    def recall(self, key: str) -> str | None:
+        """See `World.recall`."""
+        return bytes(self.words.get(key)).decode() if self.words and self.words.check([key]) else None
 
     def is_lost(self, error: BaseException) -> bool:
         """See `World.is_lost`."""
@@ -132,8 +142,9 @@ def join() -> TorchWorld:
     Raises:
         UserError: when they do not find each other.
     """
-    if not dist.is_available():
-        raise UserError("this torch has no torch.distributed: install one that has, or train in one process")
+    if not dist.is_available() or not dist.is_gloo_available():
+        missing = "gloo, by which ranks agree" if dist.is_available() else "torch.distributed"
+        raise UserError(f"this torch has no {missing}: install one that has, or train in one process")
     from torch._C._distributed_c10d import PrefixStore
 
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -149,7 +160,8 @@ def join() -> TorchWorld:
     hosts = rank == 0 and not is_agents
     try:
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        store = PrefixStore(f"lm/{attempt}", _store(host, port, size, hosts))
+        meeting = _store(host, port, size, hosts)
+        store = PrefixStore(f"lm/{attempt}", meeting)
         dist.init_process_group(kinds, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
     except (RuntimeError, dist.DistError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -157,7 +169,26 @@ def join() -> TorchWorld:
             f"rank {rank} of {size} does not reach the others at {host}, port {port} ({reason}): check MASTER_ADDR,"
             " MASTER_PORT and that all ranks were started"
         ) from None
-    return TorchWorld(store, rank, size, hosts)
+    return TorchWorld(store, rank, size, hosts, PrefixStore("lm/words", meeting) if is_agents else None)
+
+
+def check_device(device: torch.device) -> None:
+    """Refuse a device on which these ranks cannot exchange gradients.
+
+    Raises:
+        UserError: where NCCL is missing, or ranks would share a GPU.
+    """
+    if rank_count() == 1 or device.type != "cuda":
+        return
+    if not dist.is_nccl_available():
+        raise UserError(
+            "this torch has no NCCL, by which GPUs exchange gradients: install one that has, or --device cpu"
+        )
+    here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    if here > gpus:
+        raise UserError(
+            f"{here} ranks on a machine with {gpus} GPU{'s' * (gpus > 1)}: start a rank for each GPU at most"
+        )
 
 
 def _is_loopback(host: str) -> bool:
