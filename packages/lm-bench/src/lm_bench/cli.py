@@ -15,6 +15,7 @@ from lm_bench.flags import (
     GpuFlags,
     InferFlags,
     SavingFlags,
+    ScaleFlags,
     StudyFlags,
     TokenizerFlags,
     TrainFlags,
@@ -55,6 +56,11 @@ COMMANDS: Mapping[str, Command] = {
         TokenizerFlags, "our tokenizer against other libraries: training, encoding, decoding, start-up"
     ),
     "corpus": Command(CorpusFlags, "one text file of a given size out of the texts at hand"),
+    "scale": Command(
+        ScaleFlags,
+        "what a run by many GPUs costs, by paper: memory, communication, saves against failures, stragglers",
+        module="lm_bench.scale.report",
+    ),
     "faults": Command(FaultsFlags, "runs that are killed, cut off, damaged and lied to, and what they resume to"),
     "verify": Command(
         VerifyFlags, "whether the run folders that are named are whole", paths="RUN [RUN...]", module="lm_bench.verify"

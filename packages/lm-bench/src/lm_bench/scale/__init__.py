@@ -1,0 +1,1 @@
+"""What a run by many GPUs costs, by paper: memory, communication, saves against failures, stragglers."""
