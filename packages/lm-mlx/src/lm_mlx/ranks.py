@@ -40,12 +40,23 @@ class MlxWorld(World):
 
     def __init__(self, group: mx.distributed.Group):
         self.group, self.rank, self.size = group, group.rank(), group.size()
+        self.rounds = 0
 
     def gather_equal(self, data: bytes) -> list[bytes]:
-        """See `World.gather_equal`."""
-        ours = mx.array(np.frombuffer(data, np.uint8))[None]
+        """See `World.gather_equal`.
+
+        When a rank has ended, the ring's exchanges end too, some without an error and with whatever is in the memory of
+        the result. So a message stands between two copies of its number, by which one that has arrived is known.
+        """
+        self.rounds += 1
+        mark = self.rounds.to_bytes(8, "little")
+        ours = mx.array(np.frombuffer(mark + data + mark, np.uint8))[None]
         with others():
-            return [bytes(row) for row in np.array(mx.distributed.all_gather(ours, group=self.group, stream=mx.cpu))]
+            rows = np.array(mx.distributed.all_gather(ours, group=self.group, stream=mx.cpu))
+        found = [bytes(row) for row in rows]
+        if any(row[:8] != mark or row[-8:] != mark for row in found):
+            raise LostRankError(GONE.format(self.rank, self.size))
+        return [row[8:-8] for row in found]
 
     def is_lost(self, error: BaseException) -> bool:
         """See `World.is_lost`."""

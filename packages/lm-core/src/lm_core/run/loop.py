@@ -279,6 +279,7 @@ def _start_to_save(run: Run, state: RunState) -> None:
     _check_finite(run)
     _settle(run, wait=True)
     read = run.trainer.snapshot()
+    run.world.any(False)  # of a step that a rank has not lived to end nothing is saved
     if not run.world.is_first:
         return
     step, is_best, run.retry_at = state.step, state.is_best, math.inf
