@@ -35,8 +35,8 @@ TRANSFORMER_LM = (
 WITH_SOURCE = (
     "-m lm_pipeline.commands.train --source.train text.txt --source.output shards --source.vocab_size 300"
     " --source.validation_fraction 0.3 --source.separator square --source.shard_bytes 4000 --model.seq_len 16"
-    " --model.d_model 16 --model.n_layers 1 --model.n_heads 2 --training.batch_size 4 --training.max_steps 20 --training.eval_every 10"
-    " --training.log_every 1 --data.eval_tokens 40 --save_dir run"
+    " --model.d_model 16 --model.n_layers 1 --model.n_heads 2 --training.batch_size 4 --training.max_steps 20"
+    " --training.eval_every 10 --training.log_every 1 --data.eval_tokens 40 --save_dir run"
 )
 
 
