@@ -26,6 +26,9 @@ LINK = {True: 300e9, False: 40e9}
 450 GB/s of NVLink and of 400 Gbit/s between machines for each GPU."""
 
 
+Parallel = Literal["ddp", "fsdp"]
+
+
 @dataclass(frozen=True)
 class Size:
     """A model, and how fast one GPU trains it."""
@@ -61,7 +64,7 @@ class Job:
 
     size: Size
     gpus: int
-    parallel: Literal["ddp", "fsdp"]
+    parallel: Parallel
     rows: int = 0
     """Rows of a micro-batch; 0: as many as there are, up to `most_rows`."""
 
@@ -131,10 +134,7 @@ class Job:
         return tokens / (self.computing + self.communicating), tokens / max(self.computing, self.communicating)
 
 
-JOBS = [
-    Job(size, gpus, parallel)
-    for size in (SMALL, LARGE)
-    for gpus, parallel in ((1, "ddp"), (8, "ddp"), (8, "fsdp"), (64, "ddp"), (64, "fsdp"))
-]
+_WAYS: tuple[tuple[int, Parallel], ...] = ((1, "ddp"), (8, "ddp"), (8, "fsdp"), (64, "ddp"), (64, "fsdp"))
+JOBS = [Job(size, gpus, parallel) for size in (SMALL, LARGE) for gpus, parallel in _WAYS]
 MEASURED = {8: 5.6, 16: 9.4, 32: 12.7, 64: 21.9}
 """GiB at most on one H100 by rows of a batch of 124 M, one micro-batch (docs/benchmarks.md)."""
