@@ -27,8 +27,8 @@ from typing import Any
 from zipfile import ZipFile
 
 ROOT = Path(__file__).resolve().parent.parent
-OPTIONAL = {"datasets", "lm_eval", "pyarrow", "pytest", "tensorboard", "torch", "transformers", "triton", "wandb"}
-"""Imported by modules that are read only where an extra, or one of the frameworks that are compared, is installed."""
+OPTIONAL = {"lm_eval", "mlx", "pytest", "torch", "triton"}
+"""Besides the extras, what modules need that are imported only where it is installed."""
 _IMPORT_ALL = """
 import importlib, pkgutil, sys
 package = importlib.import_module(sys.argv[1])
@@ -68,9 +68,9 @@ def metadata(wheel: Path) -> Message:
         return Parser().parsestr(archive.read(name).decode())
 
 
-def requirements(wheel: Path) -> dict[str, str]:
-    """Return name -> requirement of a wheel, without its extras."""
-    found = [line for line in metadata(wheel).get_all("Requires-Dist", []) if "extra ==" not in line]
+def requirements(wheel: Path, *, extras: bool = False) -> dict[str, str]:
+    """Return name -> requirement of a wheel: those of its extras, or all others."""
+    found = [line for line in metadata(wheel).get_all("Requires-Dist", []) if ("extra ==" in line) == extras]
     return {re.split(r"[^\w.-]", line)[0]: line for line in found}
 
 
@@ -96,7 +96,8 @@ def check(name: str, wheels: Mapping[str, Path], folder: Path, python: str = sys
     folder.mkdir(parents=True, exist_ok=True)
     _run([*_uv(), "venv", "--quiet", "--python", python, str(environment)], folder)
     _run([*install, *map(str, closure(name, wheels))], folder)
-    _run([inside, "-I", "-W", "error", "-c", _IMPORT_ALL, module, *OPTIONAL], folder)
+    optional = OPTIONAL.union(*(requirements(wheel, extras=True) for wheel in wheels.values())) - wheels.keys()
+    _run([inside, "-I", "-W", "error", "-c", _IMPORT_ALL, module, *optional], folder)
     (folder / "typed.py").write_text(f"import {module}\n")
     _run(
         [sys.executable, "-m", "mypy", "--python-executable", inside, "--follow-imports", "silent", "typed.py"], folder
