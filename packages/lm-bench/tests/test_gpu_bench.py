@@ -6,6 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
+pytest.importorskip("lm_torch")
+
 from lm_bench import cli
 from lm_bench.flags import GpuFlags
 from lm_bench.gpu import measurement, work
@@ -15,7 +17,6 @@ from lm_bench.gpu.report import gpu_report
 from lm_bench.gpu.sides import Local, Process, Report, SideError
 from lm_bench.statistics import Quartiles
 
-pytest.importorskip("lm_torch")
 QUICK = {"rounds": 1, "device": "cpu"}
 
 
