@@ -146,7 +146,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
         text = (folder / "configs" / file).read_text()
         for key, value in changed.items():
             text, count = re.subn(rf"^(\s*{key}\s*[=:]) .*$", rf"\1 {value}", text, flags=re.MULTILINE)
-            assert count == 1, key
+            assert count, key
         (folder / "configs" / file).write_text(text)
     shutil.copy(folder / "configs" / "train.toml", folder)
     text = "".join(f"The game of {n} was won by the company, once upon a time.\n\n" for n in range(400))
@@ -164,6 +164,10 @@ TEXTS = (
     "prompts.txt", "corpus.txt", "wiki.train.txt", "wiki.valid.txt", "wiki.test.txt", "data/enwik8",
     "data/ptb.train.txt", "data/ptb.valid.txt", "data/ptb.test.txt", "data/tinyshakespeare.txt",
 )  # fmt: skip
+SMALL_STUDY = {
+    "budgets": "[4]", "seeds": 2, "lr": "[1e-3]", "extend": "false", "d_model": 16, "n_layer": 1, "batch": 2,
+    "lmin": 8, "lmax": 16, "ctx": 16, "eval_bs": 2,
+}  # fmt: skip
 SMALL_CONFIGS = {
     "train.toml": {
         "seq_len": 16,
@@ -176,11 +180,9 @@ SMALL_CONFIGS = {
     },
     "sweep.yaml": {"value": 2},
     "train_tokenizer.toml": {"vocab_size": 300},
-    "study_testbed_d_short.toml": {
-        "budgets": "[4]", "seeds": 2, "lr": "[1e-3]", "extend": "false", "d_model": 16, "n_layer": 1, "batch": 2,
-        "lmin": 8, "lmax": 16, "ctx": 16, "eval_bs": 2,
-    },
-}  # fmt: skip
+    "study_testbed_d.toml": SMALL_STUDY,
+    "study_testbed_d_short.toml": SMALL_STUDY,
+}
 
 
 SMALL = {
