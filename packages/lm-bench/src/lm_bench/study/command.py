@@ -29,11 +29,18 @@ def study(flags: StudyFlags, paths: Sequence[str]) -> int:
     """Run the study, or with --challenge one that was published; returns the exit code: 1 where it does not agree."""
     if len(paths) != (not flags.challenge):
         raise UserError("give one study file, or --challenge and the folder of one: lm-bench study STUDY.toml")
-    if flags.challenge:
-        return _challenge(Path(flags.challenge), flags)
-    found = StudyConfig.load(paths[0])
+    try:
+        return _challenge(Path(flags.challenge), flags) if flags.challenge else _each(paths[0], flags)
+    except StoppedError:
+        say("stopped: the same command resumes the study")
+        return STOPPED
+
+
+def _each(path: str, flags: StudyFlags) -> int:
+    """Run the study of a file, or its variants."""
+    found = StudyConfig.load(path)
     studies = found.each(flags.variant)
-    planners = [_planner(one, paths[0]) for one in studies]
+    planners = [_planner(one, path) for one in studies]
     for planner in planners:
         planner.check()  # of all of them, before the first run
     for planner in planners:
@@ -53,11 +60,7 @@ def _workers(flags: StudyFlags, study: StudyConfig) -> int:
 
 
 def _run(planner: Planner, folder: Path, flags: StudyFlags) -> int:
-    try:
-        Harness(planner.study, planner, folder, _workers(flags, planner.study), flags.retry, flags.keep).run()
-    except StoppedError:
-        say("stopped: the same command resumes the study")
-        return STOPPED
+    Harness(planner.study, planner, folder, _workers(flags, planner.study), flags.retry, flags.keep).run()
     put(write_report(folder))
     say(f"results: {folder}, page: {folder / PAGE}")
     return 0

@@ -14,17 +14,18 @@ from lm_bench.study.power import power_line
 from lm_bench.study.progress import Durations, in_words
 from lm_bench.study.result import RunResult
 from lm_core.run.interrupts import Interrupts
-from lm_core.terminal import aligned
+from lm_core.terminal import aligned, say
 
-_SHORT = (5, 25)
-"""Steps of the short runs that are timed: what comes before the first steps is in both."""
+_SHORT = (5, 10, 50)
+"""Steps of the short runs: the first warms up, and what the others have in common is not counted."""
 
 
 def timed(planner: Planner) -> Durations:
-    """Seconds of a step, by two short runs of the first arm, evaluations left out.
+    """Seconds of a step, by short runs of the first arm; nothing is known where they do not complete.
 
     Raises:
-        UserError: when they cannot be run.
+        StoppedError: when it is asked to stop.
+        UserError: when they cannot be started.
     """
     study = planner.study
     arm, point = next(iter(study.arms)), points_of(study.tuned)[0]
@@ -36,12 +37,12 @@ def timed(planner: Planner) -> Durations:
         Pool(study.app, Path(folder), study.metric, 1, study.threads) as pool,
     ):
         pool.run(trials, interrupts, runs.append)
-    runs.sort(key=lambda run: run.budget)
-    if any(run.status != "complete" for run in runs):
+    if failed := next((run for run in runs if run.status != "complete"), None):
+        say(f"note: the time is not known, a run of {failed.budget} steps did not complete: {failed.message}")
         return Durations()
-    few, more = runs
-    seconds, steps = max(more.seconds - few.seconds, 0.0), more.steps_done - few.steps_done
-    return Durations([replace(more, seconds=seconds, steps_done=steps)])
+    _, few, more = runs
+    seconds, steps = more.seconds - few.seconds, more.steps_done - few.steps_done
+    return Durations([replace(more, seconds=seconds, steps_done=steps) if seconds > 0 else more])
 
 
 def plan_lines(study: StudyConfig, workers: int, durations: Durations, done: Sequence[RunResult]) -> list[str]:
