@@ -13,6 +13,7 @@ from lm_bench.study.challenge import agreement_table, agreements, missing
 from lm_bench.study.config import StudyConfig
 from lm_bench.study.differences import Difference
 from lm_bench.study.folder import StudyAbout, check_folder, environment_of, prepare_folder, read_about, read_study
+from lm_bench.study.harness import Harness
 from lm_bench.study.result import RunResult
 from lm_bench.study.table import rows_of, tables_of
 from lm_bench.study.tuning import Choice
@@ -114,3 +115,16 @@ def test_a_challenge_names_what_only_one_study_has():
     assert missing(runs([1.0]), other) == ["A, 4 steps, torch", "B, 4 steps, torch"]
     tuning = [replace(run, stage="tuning") for run in runs([1.0])]
     assert agreements(tuning, tuning) == []
+
+
+@pytest.mark.parametrize("retry", [False, True])
+def test_retry_runs_again_what_failed_and_not_what_diverged(tmp_path, retry):
+    prepare_folder(tmp_path, study())
+    for status in ("complete", "diverged", "failed", "out of memory"):
+        replace(ONE, status=status, config_hash=status, folder=tmp_path / "trials" / status).write()
+        (tmp_path / "trials" / status / "checkpoints").mkdir()
+    harness = Harness(study(), None, tmp_path, 1, retry=retry)
+    harness.read_done()
+    assert set(harness.done) == {"complete", "diverged"} | (set() if retry else {"failed", "out of memory"})
+    assert {path.name for path in (tmp_path / "trials").iterdir()} == set(harness.done)
+    assert not list(tmp_path.glob("trials/*/checkpoints"))

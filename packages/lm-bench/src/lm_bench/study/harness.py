@@ -76,13 +76,14 @@ class Harness:
             prepare_folder(self.folder, self.study)
             about = self._about(plans, found, [])
             write_all(self.folder, about, [])
-            self._read_done()
+            self.read_done()
             choices = self._run_all()
             about = self._about(plans, found, choices)
             write_all(self.folder, about, tables_of(rows_of(self.study, results(self.folder))))
         return about
 
-    def _read_done(self) -> None:
+    def read_done(self) -> None:
+        """Read which runs are finished; with `retry` those that failed are taken away, to be run again."""
         for run in results(self.folder):
             if self.retry and run.status in _RETRIED:
                 shutil.rmtree(run.folder)
