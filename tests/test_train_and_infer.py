@@ -326,10 +326,10 @@ parameters:
 
         def __init__(self, command: list[str], **_: Any) -> None:
             assert command[1:3] == ["-m", "lm_pipeline.commands.train"]
-            self.flags = command[3:]
+            self.code = call(train, *command[3:], "--backend", "torch")
 
         def wait(self) -> int:
-            return call(train, *self.flags, "--backend", "torch")
+            return self.code
 
     monkeypatch.setattr(subprocess, "Popen", InThisProcess)
     monkeypatch.setitem(sys.modules, "wandb", None)  # a sweep here needs none
