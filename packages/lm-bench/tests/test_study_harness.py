@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lm_bench import cli
 from lm_bench.study.folder import read_about
 from lm_bench.study.result import results
 from lm_bench.study.worker import run_trial
@@ -30,11 +31,19 @@ SPOILT = {
 }
 
 
-def study(folder, *words, **variables):
-    """What the command prints, and its exit code."""
-    process = command(folder, str(folder / "study.toml"), "--save_dir", str(folder / "out"), *words, **variables)
-    said = process.communicate(timeout=300)[0]
-    return said, process.returncode
+@pytest.fixture
+def study(tmp_path, monkeypatch, capsys):
+    """The command in this process, whose workers alone are others: what it prints, and its exit code."""
+    monkeypatch.syspath_prepend(str(HERE))
+    monkeypatch.setenv("PYTHONPATH", str(HERE))
+    monkeypatch.setenv("STUDY_TRACE", str(tmp_path / "trace"))
+
+    def run(*words):
+        code = cli.run(["study", *map(str, words)])
+        said = capsys.readouterr()
+        return said.out + said.err, code
+
+    return run
 
 
 def table(out):
@@ -50,11 +59,10 @@ def steps(path):
     return Counter(path.read_text().split()) if path.exists() else Counter()
 
 
-def test_a_study_is_tuned_extended_and_compared_and_a_challenge_reproduces_it_to_the_bit(tmp_path):
-    write_study(tmp_path, base={"best_lr": 1.0}, extend=True)
-    said, code = study(tmp_path, "--workers", "2", STUDY_TRACE=str(tmp_path / "trace"))
+def test_a_study_is_tuned_extended_and_compared_and_a_challenge_reproduces_it_to_the_bit(tmp_path, study):
+    out, path = tmp_path / "out", write_study(tmp_path, base={"best_lr": 1.0}, extend=True)
+    said, code = study(path, "--save_dir", out, "--workers", 2)
     assert code == 0, said
-    out = tmp_path / "out"
     runs = results(out)
     assert set(steps(tmp_path / "trace").values()) == {4}  # each step of each run once
     assert {run.point["lr"] for run in runs if run.stage == "tuning"} == {0.1, 0.3, 0.9, 2.7}
@@ -67,25 +75,23 @@ def test_a_study_is_tuned_extended_and_compared_and_a_challenge_reproduces_it_to
     assert "Paired differences" in said
     assert "Is A better than B?" in (out / "page.html").read_text()
     assert not list(out.glob("trials/*/checkpoints"))
-    process = command(tmp_path, "--challenge", str(out), "--workers", "1")
-    said = process.communicate(timeout=300)[0]
-    assert (process.returncode, said.count("bit for bit")) == (0, 2), said
+    said, code = study("--challenge", out, "--workers", 1)
+    assert (code, said.count("bit for bit")) == (0, 2), said
     assert table(tmp_path / "out-challenge") == table(out)
 
 
-def test_a_dry_run_prints_the_plan_with_its_cost_and_writes_nothing(tmp_path):
-    write_study(tmp_path, budgets=[40, 80], seeds=3)
-    process = command(tmp_path, str(tmp_path / "study.toml"), "--dry-run", "--workers", "2")
-    said = process.communicate(timeout=300)[0]
-    assert process.returncode == 0, said
+def test_a_dry_run_prints_the_plan_with_its_cost_and_writes_nothing(tmp_path, study, monkeypatch):
+    monkeypatch.delenv("STUDY_TRACE")
+    monkeypatch.chdir(tmp_path)
+    said, code = study(write_study(tmp_path, budgets=[40, 80], seeds=3), "--dry-run", "--workers", 2)
+    assert code == 0, said
     assert "20 runs (0 finished), 1,200 steps, 2 at once, 1 thread each, about" in said
     assert "3 paired seeds show a mean difference of" in said
     assert [path.name for path in tmp_path.iterdir()] == ["study.toml"]
 
 
-def test_what_does_not_complete_is_a_result_and_the_others_continue(tmp_path):
-    write_study(tmp_path, **SPOILT)
-    said, code = study(tmp_path, "--workers", "1")
+def test_what_does_not_complete_is_a_result_and_the_others_continue(tmp_path, study):
+    said, code = study(write_study(tmp_path, **SPOILT), "--save_dir", tmp_path / "out", "--workers", 1)
     assert code == 0, said
     found = {run.arm: run for run in results(tmp_path / "out")}
     assert {arm: run.status for arm, run in found.items()} == {
@@ -116,26 +122,23 @@ def test_a_killed_study_leaves_no_process(tmp_path):
         time.sleep(0.02)
 
 
-def test_a_study_that_is_killed_or_stopped_loses_nothing_and_runs_nothing_twice(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(HERE))
-    ended_at_random_instants(tmp_path, [signal.SIGKILL, signal.SIGINT], seed=1)
+def test_a_study_that_is_killed_or_stopped_loses_nothing_and_runs_nothing_twice(tmp_path, study):
+    ended_at_random_instants(study, tmp_path, [signal.SIGKILL, signal.SIGINT], seed=1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
-def test_20_kills_lose_nothing_and_nothing_runs_twice(tmp_path, monkeypatch, seed):
-    monkeypatch.syspath_prepend(str(HERE))
-    ended_at_random_instants(tmp_path, [signal.SIGKILL] * 5, seed=seed)
+def test_20_kills_lose_nothing_and_nothing_runs_twice(tmp_path, study, seed):
+    ended_at_random_instants(study, tmp_path, [signal.SIGKILL] * 5, seed=seed)
 
 
-def ended_at_random_instants(folder, signals, seed):
+def ended_at_random_instants(study, folder, signals, seed):
     draw = random.Random(seed)
-    write_study(folder, **KILLED)
+    words = (write_study(folder, **KILLED), "--save_dir", folder / "out", "--workers", 2)
     for number, ending in enumerate(signals):
         trace = folder / f"trace-{number}"
         finished = {path.parent.name for path in folder.glob("out/trials/*/outcome.json")}
-        words = (str(folder / "study.toml"), "--save_dir", str(folder / "out"), "--workers", "2")
-        process = command(folder, *words, STUDY_TRACE=str(trace))
+        process = command(folder, *map(str, words), STUDY_TRACE=str(trace))
         wait_for(trace, process)
         time.sleep(draw.uniform(0, 0.8))
         process.send_signal(ending)
@@ -144,9 +147,9 @@ def ended_at_random_instants(folder, signals, seed):
             assert (process.returncode, "the same command resumes the study" in said) == (130, True), said
         assert not finished & steps(trace).keys()
     finished = {path.parent.name for path in folder.glob("out/trials/*/outcome.json")}
-    said, code = study(folder, STUDY_TRACE=str(folder / "last"))
+    said, code = study(*words)
     assert code == 0, said
-    assert not finished & steps(folder / "last").keys()
+    assert not finished & steps(folder / "trace").keys()
     found = {run.config_hash: (run.status, run.metric, run.steps_done) for run in results(folder / "out")}
     assert found == uninterrupted(folder / "whole")
 

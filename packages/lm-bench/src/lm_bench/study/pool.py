@@ -48,6 +48,11 @@ class _Worker:
         assert self.process.stdout is not None
         return self.process.stdout
 
+    @property
+    def commands(self) -> IO[bytes]:
+        assert self.process.stdin is not None
+        return self.process.stdin
+
 
 @dataclass
 class Pool:
@@ -77,7 +82,7 @@ class Pool:
     ) -> None:
         for worker in self._workers:
             with suppress(OSError):
-                worker.process.stdin.close()  # type: ignore[union-attr]
+                worker.commands.close()
             if error is not None and worker.trial:
                 worker.process.kill()
             worker.process.wait()
@@ -150,7 +155,7 @@ class Pool:
         worker.trial = trial
         with suppress(BrokenPipeError):  # it has died: the end of its answers says so
             line = json.dumps({**task, "log": str(log), "metric": self.metric})
-            worker.process.stdin.write(line.encode() + b"\n")  # type: ignore[union-attr]
+            worker.commands.write(line.encode() + b"\n")
 
     def _hear(self, worker: _Worker, finished: Callable[[RunResult], None]) -> None:
         answer = worker.answers.readline()
@@ -170,6 +175,8 @@ class Pool:
         self._workers.remove(worker)
         code = worker.process.wait()
         worker.answers.close()
+        with suppress(OSError):
+            worker.commands.close()
         if not worker.is_ready:
             raise UserError(f"a worker cannot start: {_last_line(worker.log) or f'it ended with exit code {code}'}")
         if worker.trial is None:
@@ -202,7 +209,7 @@ class Pool:
                 if worker.is_ready and worker.trial and json.loads(answer)["finished"]:
                     finished(_read(worker.trial, self.study_folder))
                 worker.trial, worker.is_ready = None, True
-                worker.process.stdin.close()  # type: ignore[union-attr]
+                worker.commands.close()
             worker.trial = None
         raise StoppedError
 
