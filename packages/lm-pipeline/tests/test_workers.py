@@ -21,6 +21,8 @@ from lm_pipeline.workers import workers
 
 from .conftest import Run
 
+OFF = ("RAY_USAGE_STATS_ENABLED", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER")
+
 
 class RayError(Exception): ...
 
@@ -67,12 +69,14 @@ class StandIn:
         self.deaths = 0
         self.tries = 0
         self.options: dict[str, Any] = {}
+        self.environment: dict[str, str] = {}
         self.is_up = False
         self.exceptions = SimpleNamespace(RayError=RayError, RayTaskError=RayTaskError)
         self._pool = ThreadPoolExecutor(2)
 
     def init(self, address: str, **options: Any) -> None:
         self.options, self.is_up = {"address": address, **options}, True
+        self.environment = dict(os.environ)
 
     def shutdown(self) -> None:
         self.is_up = False
@@ -112,8 +116,6 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     stand_in = StandIn()
     monkeypatch.setitem(sys.modules, "ray", stand_in)  # type: ignore[arg-type]
     monkeypatch.setattr(ray_workers, "_held", {})
-    for name in ("RAY_USAGE_STATS_ENABLED", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"):
-        monkeypatch.setenv(name, "")
     return stand_in
 
 
@@ -184,12 +186,14 @@ def test_a_ray_of_our_own_is_for_this_machine_alone_and_ends_with_the_block(ray:
         assert ray.is_up
         assert (ray.options["address"], ray.options["num_cpus"]) == ("local", 3)
         assert ray.options["include_dashboard"] is False
-        assert (os.environ["RAY_USAGE_STATS_ENABLED"], os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"]) == ("0", "0")
+        assert ray.environment.items() >= {**dict.fromkeys(OFF, "0"), "RAY_AUTH_MODE": "token"}.items()
+        assert len(ray.environment["RAY_AUTH_TOKEN"]) == 64
         assert folder.is_dir()
         os.kill(os.getpid(), signal.SIGTERM)
         threading.Event().wait(60)
     assert not ray.is_up
     assert not folder.exists()
+    assert "RAY_AUTH_TOKEN" not in os.environ
 
 
 @pytest.mark.parametrize(

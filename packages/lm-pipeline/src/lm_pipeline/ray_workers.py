@@ -19,6 +19,7 @@ from concurrent.futures import Future, wait
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
+from secrets import token_hex
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
@@ -33,6 +34,12 @@ _ADDRESS = re.compile(r"(?:ray://)?\[?([^/\s\[\]]+)\]?:(\d+)")
 _RETRIES = 3
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """Numbers of threads that change how results are rounded: a program has them as this process does, else Ray's: 1."""
+_QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}
+_PRIVATE = _QUIET | {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # listen on loopback; read at import
+    "RAY_AUTH_MODE": "token",  # so that no other user of the machine gets in
+    "RAY_AUTH_TOKEN": token_hex(32),  # for the process: Ray keeps the first one that it reads
+}
 _PATIENCE_SECONDS = 10.0
 """Time that a cluster has to accept a connection."""
 _held: dict[bytes, Any] = {}
@@ -48,29 +55,43 @@ def ray_workers(on: str, count: int) -> Iterator["RayWorkers"]:
     """
     if on not in (OWN, RUNNING_HERE):
         _check_answers(on)
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    if on == OWN:
-        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # by which Ray listens on loopback, read at import
-    try:
-        import ray
-    except ImportError:
-        raise UserError(f"on = {on!r} needs Ray: install lm-pipeline[ray], or leave it out for this machine") from None
     with ExitStack() as stack:
+        stack.enter_context(_environment(_PRIVATE if on == OWN else _QUIET))
+        try:
+            import ray
+        except ImportError:
+            raise UserError(
+                f"on = {on!r} needs Ray: install lm-pipeline[ray], or leave it out for this machine"
+            ) from None
         own: dict[str, Any] = {}
         if on == OWN:
             folder = stack.enter_context(TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True))
-            own = {
-                "num_cpus": count or None,
-                "include_dashboard": False,
-                "_temp_dir": folder,
-            }
+            own = {"num_cpus": count or None, "include_dashboard": False, "_temp_dir": folder}
         stack.callback(ray.shutdown)
         try:
             ray.init("local" if on == OWN else on, log_to_driver=False, logging_level="ERROR", **own)
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-            raise UserError(f"on = {on!r}: no Ray cluster answers: {_first_line(error)}") from None
+            raise UserError(
+                f"on = {on!r}: no Ray cluster answers: {_first_line(error)}; if it asks for a token, set"
+                " RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+            ) from None
         stack.enter_context(interruptible())  # in place of Ray's own handlers
         yield RayWorkers(ray, count)
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Set environment variables for the block."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _check_answers(on: str) -> None:
