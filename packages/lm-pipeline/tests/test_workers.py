@@ -180,6 +180,22 @@ def test_units_are_done_again_when_a_worker_dies(ray: StandIn) -> None:
             list(pool.calls(square, [1]))
 
 
+class Unreadable:
+    """A result that only the machine which made it can read."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (int, ("no number",))
+
+
+def unreadable(_unit: int) -> Unreadable:
+    return Unreadable()
+
+
+def test_a_result_that_cannot_be_read_is_an_error(ray: StandIn) -> None:
+    with pytest.raises(ValueError, match="no number"), workers("ray") as pool:
+        list(pool.calls(unreadable, [1]))
+
+
 def test_a_ray_of_our_own_is_for_this_machine_alone_and_ends_with_the_block(ray: StandIn) -> None:
     with suppress(KeyboardInterrupt), workers("ray", 3):
         folder = Path(ray.options["_temp_dir"])

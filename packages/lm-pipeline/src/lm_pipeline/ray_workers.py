@@ -89,7 +89,7 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
     finally:
         for name, value in before.items():
             if value is None:
-                del os.environ[name]
+                os.environ.pop(name, None)
             else:
                 os.environ[name] = value
 
@@ -152,6 +152,8 @@ class RayWorkers:
                 future.set_exception(error.cause)
             except self._ray.exceptions.RayError as error:
                 future.set_exception(UserError(f"the Ray worker died: {_first_line(error)}"))
+            except Exception as error:  # else nobody would hear of it, and wait
+                future.set_exception(error)
             finally:
                 self._running.pop(future)
 
