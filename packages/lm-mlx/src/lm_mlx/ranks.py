@@ -2,22 +2,34 @@
 
     MLX_RANK, MLX_HOSTFILE --join--> MlxWorld        agreements and gradients by MLX's ring, over TCP
 
-mlx.launch says at which addresses; for one machine these are on its loopback interface.
+mlx.launch says at which addresses; for one machine these are on its loopback interface. When a rank has ended, an
+exchange of the others raises an error, or returns whatever was in memory, or never returns: each is noticed here.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+import select
+import stat
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import Thread
 
 import mlx.core as mx
 import numpy as np
 from mlx import nn
 
+from lm_core import terminal
 from lm_core.errors import LostRankError, UserError
 from lm_core.world import GONE, World
 from lm_mlx.optim.base import Arrays
 
 _REPORTING = 2
 """Ranks that say that another one has gone: the first, and one more for the case that it is the first."""
+_PATIENCE = 5.0
+"""Seconds that an exchange over a connection that has been closed may take before the process ends."""
+_CLOSED = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
 
 
 @contextmanager
@@ -27,33 +39,64 @@ def others() -> Iterator[None]:
     Raises:
         LostRankError: when one has ended.
     """
+    world = joined()
+    if isinstance(world, MlxWorld):
+        world.waiting_since = time.monotonic()
     try:
         yield
     except RuntimeError as error:
-        if not joined().is_lost(error):
+        if not world.is_lost(error):
             raise
-        raise LostRankError(GONE.format(joined().rank, joined().size)) from None
+        raise LostRankError(GONE.format(world.rank, world.size)) from None
+    finally:
+        if isinstance(world, MlxWorld):
+            world.waiting_since = None
 
 
 class MlxWorld(World):
-    """See `lm_core.world.World`."""
+    """See `lm_core.world.World`.
 
-    def __init__(self, group: mx.distributed.Group):
+    Args:
+        group: MLX's.
+        connections: descriptors of the ring's sockets.
+    """
+
+    def __init__(self, group: mx.distributed.Group, connections: Sequence[int] = ()):
         self.group, self.rank, self.size = group, group.rank(), group.size()
         self.rounds = 0
+        self.waiting_since: float | None = None
+        self.poll = select.poll()
+        for descriptor in connections:
+            self.poll.register(descriptor, _CLOSED)
+        if connections:
+            Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        """End the process where it waits for a rank that has gone: the thread that waits cannot be woken."""
+        while not self.waits_in_vain():
+            time.sleep(1)
+        terminal.say_error(Path(sys.argv[0]).stem, LostRankError(GONE.format(self.rank, self.size)))
+        terminal.end(LostRankError.exit_code)
+
+    def waits_in_vain(self) -> bool:
+        """Whether an exchange has been waited for, and a connection that it may need has been closed."""
+        since = self.waiting_since
+        if since is None or time.monotonic() - since < _PATIENCE:
+            return False
+        return any(event & _CLOSED for _, event in self.poll.poll(0))
 
     def gather_equal(self, data: bytes) -> list[bytes]:
         """See `World.gather_equal`.
 
-        When a rank has ended, the ring's exchanges end too, some without an error and with whatever is in the memory of
-        the result. So a message stands between two copies of its number, by which one that has arrived is known.
+        A message stands between two copies of its number, by which one that has arrived is known.
         """
         self.rounds += 1
         mark = self.rounds.to_bytes(8, "little")
         ours = mx.array(np.frombuffer(mark + data + mark, np.uint8))[None]
         with others():
-            rows = np.array(mx.distributed.all_gather(ours, group=self.group, stream=mx.cpu))
-        found = [bytes(row) for row in rows]
+            rows = mx.distributed.all_gather(ours, group=self.group, stream=mx.cpu)
+            mx.eval(rows)
+        found = [bytes(row) for row in np.array(rows)]
         if any(row[:8] != mark or row[-8:] != mark for row in found):
             raise LostRankError(GONE.format(self.rank, self.size))
         return [row[8:-8] for row in found]
@@ -76,6 +119,7 @@ def join() -> MlxWorld:
     Raises:
         UserError: when they do not find each other.
     """
+    before = _sockets()
     try:
         group = mx.distributed.init(strict=True, backend="ring")
     except RuntimeError as error:
@@ -83,8 +127,18 @@ def join() -> MlxWorld:
             f"mlx.launch: the ranks do not reach each other ({str(error).strip()}): check the hosts and ports of"
             " MLX_HOSTFILE"
         ) from None
-    _joined[:] = [MlxWorld(group)]
+    _joined[:] = [MlxWorld(group, sorted(_sockets() - before))]
     return _joined[0]
+
+
+def _sockets() -> set[int]:
+    """Descriptors of this process that are sockets."""
+    found = set()
+    for path in Path("/dev/fd").iterdir():
+        with suppress(OSError):  # that of the folder itself
+            if stat.S_ISSOCK(os.fstat(int(path.name)).st_mode):
+                found.add(int(path.name))
+    return found
 
 
 def joined() -> World:
