@@ -1,5 +1,6 @@
-"""make-data on Ray itself, whose workers are killed; run by hand, where Ray is installed."""
+"""make-data and a sweep on Ray itself, whose workers are killed; run by hand, where Ray is installed."""
 
+import csv
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 from threading import Event, Thread
 
 import pytest
+import yaml
 
 from .conftest import prose
 
@@ -19,6 +21,20 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reas
 LISTENING = "0A"
 LOOPBACK = ("0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000")
 END = "<|endoftext|>"
+TRAIN = """
+[data]
+train = "tokens/train.npy"
+validation = "tokens/validation.npy"
+tokenizer = "tok"
+[model]
+seq_len = 16
+d_model = 16
+n_layers = 1
+n_heads = 2
+[training]
+max_steps = 300
+save_every = 2
+"""
 
 
 def family(of: int) -> dict[int, str]:
@@ -111,3 +127,57 @@ def test_make_data_with_a_worker_killed_writes_the_same_bytes_and_leaves_no_proc
     assert ray.exposed == [], "it listens on loopback alone"
     wait_until(lambda: not any(Path(f"/proc/{process}").exists() for process in ray.seen))
     assert there == made(text, "here")
+
+
+@pytest.fixture
+def sweep_file(workplace: Path) -> Path:
+    (workplace / "train.toml").write_text(TRAIN)
+    rates = {"schedule.peak_lr": {"values": [1e-3, 2e-3, 3e-3]}}
+    command = ["${program}", "--config", "train.toml"]
+    (workplace / "sweep.yaml").write_text(yaml.safe_dump({"method": "grid", "command": command, "parameters": rates}))
+    return workplace
+
+
+def sweep(*flags: str) -> list[str]:
+    program = "from lm_pipeline.commands.sweep import main; raise SystemExit(main())"
+    return [sys.executable, "-c", program, "--sweep", "sweep.yaml", *flags]
+
+
+def results(folder: Path) -> list[tuple[object, ...]]:
+    """Of each trial what does not depend on the clock, and its weights by their files' names, which are hashes."""
+    rows = [*csv.DictReader((folder / "sweep.csv").read_text().splitlines())]
+    saved = [
+        sorted(path.name for path in (folder / row["trial"] / "checkpoints").glob("*.safetensors")) for row in rows
+    ]
+    return [({**row, "metrics.seconds": ""}, weights) for row, weights in zip(rows, saved, strict=True)]
+
+
+def test_a_sweep_with_a_worker_killed_has_the_same_results(sweep_file: Path) -> None:
+    subprocess.run(sweep("--save_dir", "here"), check=True, capture_output=True, timeout=300)
+
+    def has_saved() -> bool:
+        return any((sweep_file / "there").glob("*/checkpoints/*.metadata"))
+
+    with Killing("ray::_program", has_saved) as ray:
+        done = subprocess.run(
+            sweep("--save_dir", "there", "--on", "ray", "--workers", "2"), capture_output=True, text=True, timeout=300
+        )
+    assert done.returncode == 0, done.stderr
+    assert ray.killed
+    assert results(sweep_file / "there") == results(sweep_file / "here")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_sweep_that_is_stopped_saves_and_leaves_no_process(sweep_file: Path, number: signal.Signals) -> None:
+    (sweep_file / "train.toml").write_text(TRAIN.replace("max_steps = 300", "max_steps = 100000"))
+    process = subprocess.Popen(
+        sweep("--save_dir", "out", "--on", "ray", "--workers", "2"), stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    wait_until(lambda: len([*(sweep_file / "out").glob("*/checkpoints/*.metadata")]) > 1)
+    started = family(process.pid)
+    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    assert "the same command resumes the sweep" in said
+    wait_until(lambda: not any(Path(f"/proc/{process}").exists() for process in started))
