@@ -26,7 +26,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("*.md", "docs/*.md", "packages/*/README.md", "apps/*/README.md")
+PAGES = ("*.md", "docs/**/*.md", "packages/*/README.md", "apps/*/README.md")
 CODE = {".py": "python", ".toml": "toml", ".yaml": "yaml"}
 _LINK = re.compile(r"(\]\()([^)#:]+)(?=[)#])")
 
