@@ -31,7 +31,7 @@ def study(flags: StudyFlags, paths: Sequence[str]) -> int:
         raise UserError("give one study file, or --challenge and the folder of one: lm-bench study STUDY.toml")
     try:
         return _challenge(Path(flags.challenge), flags) if flags.challenge else _each(paths[0], flags)
-    except StoppedError:
+    except (StoppedError, KeyboardInterrupt):  # the latter before the runs and after them
         say("stopped: the same command resumes the study")
         return STOPPED
 
