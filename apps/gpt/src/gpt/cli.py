@@ -7,13 +7,12 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from lm_core.errors import UserError, exit_code_of
-from lm_core.terminal import put
+from lm_core.errors import exit_code_of
 from lm_pipeline.commands import attention, evaluate, infer, train
 from lm_pipeline.commands.train_plan import Typed
 from lm_pipeline.generation.config import InferConfig
 from lm_pipeline.inside.config import AttentionConfig
-from lm_pipeline.program import run_program
+from lm_pipeline.program import run_program, run_subcommand
 
 COMMAND = "uv run apps/gpt"
 TRAIN = Typed(f"{COMMAND} train", f"{COMMAND} train", f"{COMMAND} sample")
@@ -48,11 +47,4 @@ def run(argv: Sequence[str]) -> int | None:
     Raises:
         UserError: when it names none.
     """
-    name, *words = argv or ["--help"]
-    if name in ("-h", "--help"):
-        put(f"usage: {COMMAND} {'|'.join(COMMANDS)} [--help] [--config FILE] [OPTIONS]\n")
-        put("\n".join(f"  {command:<10} {about}" for command, (about, _) in COMMANDS.items()))
-        return 0
-    if name not in COMMANDS:
-        raise UserError(f"there is no command {name!r}: give one of {', '.join(COMMANDS)}")
-    return COMMANDS[name][1](words)
+    return run_subcommand(COMMAND, COMMANDS, argv)

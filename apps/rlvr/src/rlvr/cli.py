@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from lm_core.errors import UserError, exit_code_of
+from lm_core.errors import exit_code_of
 from lm_core.run.app import App
 from lm_core.run.seeds import for_each_seed
-from lm_core.terminal import put
+from lm_pipeline.program import run_subcommand
 from lm_pipeline.training import next_steps_of_seeds
 from rlvr import evaluate, play, pretrain, train
 
@@ -39,11 +39,4 @@ def run(argv: Sequence[str]) -> int | None:
     Raises:
         UserError: when it names none.
     """
-    name, *words = argv or ["--help"]
-    if name in ("-h", "--help"):
-        put(f"usage: {COMMAND} {'|'.join(COMMANDS)} [--help] [--config FILE] [OPTIONS]\n")
-        put("\n".join(f"  {command:<10} {about}" for command, (about, _) in COMMANDS.items()))
-        return 0
-    if name not in COMMANDS:
-        raise UserError(f"there is no command {name!r}: give one of {', '.join(COMMANDS)}")
-    return COMMANDS[name][1](words)
+    return run_subcommand(COMMAND, COMMANDS, argv)

@@ -1,7 +1,7 @@
 """Shared code of the command lines: a TOML file under flags, --print-config, and one line for a mistake."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from lm_core.cli import parse_flags
@@ -47,3 +47,23 @@ def run_program(
             raise UserError(str(error)) from error
 
     return exit_code_of(main, name)
+
+
+Commands = Mapping[str, tuple[str, Callable[[Sequence[str]], int | None]]]
+"""First word -> what it does, and what runs with the words after it."""
+
+
+def run_subcommand(program: str, commands: Commands, argv: Sequence[str]) -> int | None:
+    """Run the command that the first word names; returns the exit code.
+
+    Raises:
+        UserError: when it names none.
+    """
+    name, *words = argv or ["--help"]
+    if name in ("-h", "--help"):
+        put(f"usage: {program} {'|'.join(commands)} [--help] [--config FILE] [OPTIONS]\n")
+        put("\n".join(f"  {command:<10} {about}" for command, (about, _) in commands.items()))
+        return 0
+    if name not in commands:
+        raise UserError(f"there is no command {name!r}: give one of {', '.join(commands)}")
+    return commands[name][1](words)
