@@ -1,6 +1,11 @@
 """Problems: functions of (seed, index, split), in splits that share none; solutions that their checkers accept."""
 
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -135,6 +140,26 @@ def test_a_checker_that_raises_or_hangs_ends_with_one_line(monkeypatch: pytest.M
     with pytest.raises(UserError, match=r"^task doubled took longer than 0\.02 seconds for the completion 'hang'"):
         reward(problem, f"hang{END}")
     assert reward(problem, f"0{END}")["correct"] == 1
+
+
+STOPS_ITSELF = """
+import os, signal
+from rlvr.tasks import guard
+guard.SECONDS = 0.2
+with guard.guarded("mine", "a text"):
+    os.kill(os.getpid(), signal.SIGSTOP)
+    sum(range(100_000))  # in which a signal that came meanwhile is handled
+"""
+
+
+def test_time_in_which_the_program_is_stopped_does_not_count() -> None:
+    with subprocess.Popen([sys.executable, "-c", STOPS_ITSELF], stderr=subprocess.PIPE, text=True) as child:
+        _, status = os.waitpid(child.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+        time.sleep(0.4)
+        os.kill(child.pid, signal.SIGCONT)
+        _, errors = child.communicate(timeout=60)
+        assert child.returncode == 0, errors
 
 
 @pytest.mark.parametrize(

@@ -5,14 +5,17 @@ Limit: only the main thread can be interrupted; in another one, what hangs does 
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 from lm_core.errors import UserError
 
 SECONDS = 2.0
 """Time that a task may take for one text."""
+TICKS = 20
+"""Ticks in that time. They are counted, since a clock also runs while the program is stopped or the machine asleep."""
 
 
 class _LateError(BaseException):
@@ -28,8 +31,8 @@ def guarded(name: str, doing: str) -> Iterator[None]:
     """
     alarmed = threading.current_thread() is threading.main_thread()
     if alarmed:
-        handler = signal.signal(signal.SIGALRM, _late)
-        timer = signal.setitimer(signal.ITIMER_REAL, SECONDS, SECONDS)
+        handler = signal.signal(signal.SIGALRM, _ticking())
+        timer = signal.setitimer(signal.ITIMER_REAL, SECONDS / TICKS, SECONDS / TICKS)
     try:
         yield
     except _LateError:
@@ -44,5 +47,11 @@ def guarded(name: str, doing: str) -> Iterator[None]:
             signal.signal(signal.SIGALRM, handler)
 
 
-def _late(*_: Any) -> None:
-    raise _LateError
+def _ticking() -> Callable[..., None]:
+    ticks = count(1)
+
+    def tick(*_: Any) -> None:
+        if next(ticks) >= TICKS:
+            raise _LateError
+
+    return tick
