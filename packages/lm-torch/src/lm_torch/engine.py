@@ -23,6 +23,7 @@ from lm_torch.clip import clip_by_global_norm
 from lm_torch.compiling import compiling
 from lm_torch.fitting import check_dtype, fitting
 from lm_torch.graph import Graphs, is_launch_bound
+from lm_torch.heap import keep_freed_memory, pays_to_keep
 from lm_torch.host import Reading, upload
 from lm_torch.inputs import Inputs
 from lm_torch.layers import KERNELS, Kernels
@@ -135,6 +136,8 @@ class Engine:
             self.sync = Gradients([self.narrow.get(name, param) for name, param in self.params.items()])
         self.graphs = Graphs(device)
         self.size = sum(parameter.numel() for parameter in self.params.values())
+        if device.type == "cpu" and pays_to_keep(self.size):
+            keep_freed_memory()
 
     def keep_narrow(self) -> None:
         """Have the layers read copies of their weights in the type of the activations, which the optimizer writes."""
