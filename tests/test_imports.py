@@ -34,7 +34,7 @@ CORE_ORDER = [
     "terminal", "errors", "file_names", "disk.untrusted", "disk.files", "disk.lock", "rng", "machine", "world",
     "config.complaint", "config.base", "config.model", "config.optimizer", "config.step", "config.schedule",
     "config.loop", "config.sampling", "config.policy_gradient", "mistakes", "cli",
-    "schedules", "policy_gradient", "sampling", "stop_strings", "continuation",
+    "schedules", "t_distribution", "policy_gradient", "sampling", "stop_strings", "continuation",
     "data.token_ids", "data.token_file", "data.bare_tokens", "data.shards", "data.permutation", "data.batches",
     "data.segments", "data.stream",
     "model.parameters", "model.positions", "model.init", "model.flops", "optim",

@@ -9,7 +9,7 @@ from lm_bench.study.estimate import Estimate, bca_interval, resampled_means
 from lm_bench.study.median import Median
 from lm_bench.study.paired import holm, paired
 from lm_bench.study.power import power, seeds_needed, smallest_effect
-from lm_bench.study.t_distribution import quantile, tail
+from lm_core.t_distribution import quantile, tail
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,8 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field
 
-from lm_core.config import Config
+from lm_core.config import Config, ScheduleConfig
+from lm_core.run.app import RunFlags
 from rlvr.tasks.registry import Mixture, mixture
 
 TABLES = ("pretrain", "train", "evaluate", "play")
@@ -35,3 +36,18 @@ class TaskFlags(Config):
     def problems(self, seq_len: int) -> Mixture:
         """The tasks, tried; arguments and errors as `mixture`."""
         return mixture(self.tasks, self.min_level, self.max_level, seq_len)
+
+
+class TrainingFlags(TaskFlags, RunFlags):
+    """Flags of both commands that train."""
+
+    steps: int = Field(3000, gt=0)
+    """Optimizer steps."""
+    lr: float = Field(2e-3, gt=0)
+    """Peak learning rate; a warm-up of 5% of the steps, then a cosine to a tenth."""
+
+
+def schedule_of(flags: TrainingFlags) -> ScheduleConfig:
+    """The learning rate over the run."""
+    warmup = flags.steps // 20
+    return ScheduleConfig(kind="cosine", peak_lr=flags.lr, warmup_steps=warmup, max_steps=flags.steps, min_factor=0.1)

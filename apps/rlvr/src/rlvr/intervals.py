@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lm_core.t_distribution import quantile
+
 Interval = tuple[float, float]
 _Z = 1.959964
-_STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-"""0.975 quantiles of Student's t with 1, 2, ... degrees of freedom; the last one, a little too wide, for more."""
 
 
 def wilson(share: float, count: int) -> Interval:
@@ -25,5 +25,5 @@ def student(values: Sequence[float]) -> Interval:
     n, mean = len(values), float(np.mean(values))
     if n == 1:
         return 0.0, 1.0
-    half = float(_STUDENT[min(n - 1, len(_STUDENT)) - 1] * np.std(values, ddof=1) / np.sqrt(n))
+    half = quantile(0.975, n - 1) * float(np.std(values, ddof=1)) / n**0.5
     return max(mean - half, 0.0), min(mean + half, 1.0)

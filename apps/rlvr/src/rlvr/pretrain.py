@@ -7,21 +7,21 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from lm_core.config import AdamWConfig, LoopConfig, ModelConfig, ScheduleConfig, StepConfig
+from lm_core.config import AdamWConfig, LoopConfig, ModelConfig, StepConfig
 from lm_core.run.about import command_line, resume_line
-from lm_core.run.app import App, RunFlags
+from lm_core.run.app import App
 from lm_core.run.folder import RunFolder
 from lm_core.run.plan import Plan
 from lm_core.run.resume import Policy
 from rlvr.demonstrations import Demonstrations, Noise
-from rlvr.flags import TaskFlags
+from rlvr.flags import TrainingFlags, schedule_of
 from rlvr.tasks.registry import absolute
 from rlvr.vocabulary import VOCABULARY
 
 COMMAND = "uv run apps/rlvr pretrain"
 
 
-class PretrainFlags(TaskFlags, RunFlags):
+class PretrainFlags(TrainingFlags):
     """Train a model on demonstrations with mistakes, so that there is something to improve and to sample."""
 
     table: ClassVar[str] = "pretrain"
@@ -38,12 +38,8 @@ class PretrainFlags(TaskFlags, RunFlags):
     """Blocks."""
     n_heads: int = Field(4, gt=0)
     """Attention heads; must divide d_model."""
-    steps: int = Field(3000, gt=0)
-    """Optimizer steps."""
     batch_size: int = Field(128, gt=0)
     """Demonstrations per step."""
-    lr: float = Field(2e-3, gt=0)
-    """Peak learning rate; a warm-up of 5% of the steps, then a cosine to a tenth."""
     eval_batches: int = Field(4, ge=0)
     """Batches of held-out demonstrations in a validation; 0: none."""
     eval_every: int = Field(500, ge=0)
@@ -107,12 +103,6 @@ def plan(flags: PretrainFlags, folder: RunFolder, argv: Sequence[str] = ()) -> P
             f"{name + ':':<9} uv run apps/rlvr {name} --checkpoint {quote(str(path))}" for name in ("evaluate", "play")
         ],
     )
-
-
-def schedule_of(flags: PretrainFlags) -> ScheduleConfig:
-    """The learning rate over the run."""
-    warmup = flags.steps // 20
-    return ScheduleConfig(kind="cosine", peak_lr=flags.lr, warmup_steps=warmup, max_steps=flags.steps, min_factor=0.1)
 
 
 APP = App(

@@ -9,6 +9,7 @@ from lm_core.config import SamplingConfig, StepConfig
 from lm_core.errors import UserError
 from lm_core.run.checkpoint import Checkpoints
 from lm_core.run.folder import RunFolder
+from lm_core.terminal import say
 from lm_pipeline.program import ProgramConfig
 from lm_pipeline.saved_model import SavedModel, Which, load_model
 from rlvr.flags import TaskFlags
@@ -32,6 +33,13 @@ def read_model(path: str, which: Which, key: str) -> SavedModel:
 def config_of(path: str) -> dict[str, Any]:
     """The config of a run, as its newest checkpoint has it."""
     return dict(Checkpoints(RunFolder(Path(path)).checkpoints).newest_metadata().get("config") or {})
+
+
+def say_if_unfinished(path: str, steps: int) -> None:
+    """A note where a run of so many steps was stopped before its end."""
+    step = Checkpoints(RunFolder(Path(path)).checkpoints).newest_metadata()["step"]
+    if step < steps:
+        say(f"note: {path} was stopped at step {step:,} of {steps:,}; --resume takes it to its end")
 
 
 class ReadFlags(TaskFlags, ProgramConfig):

@@ -8,12 +8,12 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from lm_core.backend import Trainer, load_backend
-from lm_core.config import AdamWConfig, LoopConfig, PolicyGradientConfig, SamplingConfig, ScheduleConfig, StepConfig
+from lm_core.config import AdamWConfig, LoopConfig, PolicyGradientConfig, SamplingConfig, StepConfig
 from lm_core.data.batches import Batches
 from lm_core.rng import key32
 from lm_core.rollouts import Rollouts
 from lm_core.run.about import command_line, resume_line
-from lm_core.run.app import App, RunFlags
+from lm_core.run.app import App
 from lm_core.run.folder import RunFolder
 from lm_core.run.plan import Plan, Sample
 from lm_core.run.resume import Policy
@@ -21,10 +21,10 @@ from lm_core.terminal import aligned
 from lm_pipeline.saved_model import SavedModel
 from rlvr.answers import complete
 from rlvr.demonstrations import Demonstrations, Noise
-from rlvr.flags import TaskFlags
+from rlvr.flags import TrainingFlags, schedule_of
 from rlvr.pretrain import PretrainFlags
 from rlvr.problems import TaskProblems
-from rlvr.saved import config_of, read_model
+from rlvr.saved import config_of, read_model, say_if_unfinished
 from rlvr.tasks.registry import Mixture
 from rlvr.tasks.reward import reward
 from rlvr.vocabulary import END, END_ID, VOCABULARY
@@ -34,7 +34,7 @@ _SHOWN = 8
 """Held-out problems whose answers are shown at the end."""
 
 
-class TrainFlags(TaskFlags, RunFlags):
+class TrainFlags(TrainingFlags):
     """Train a pretrained model on what a checker says of its own answers."""
 
     table: ClassVar[str] = "train"
@@ -102,6 +102,7 @@ def plan(flags: TrainFlags, folder: RunFolder, argv: Sequence[str] = ()) -> Plan
     """
     start = _pretrained(flags)
     model, before = read_model(start, "latest", "pretrained"), PretrainFlags.parse(config_of(start), start)
+    say_if_unfinished(start, before.steps)
     known = {name: getattr(flags, name) or getattr(before, name) for name in ("tasks", "min_level", "max_level")}
     origin = Path(start).resolve()
     flags = flags.model_copy(update={**known, "pretrained": str(origin)})
@@ -185,12 +186,6 @@ def _answers(mixture: Mixture, seq_len: int, seed: int) -> Callable[[Trainer, in
         return aligned([[p.prompt, t.removesuffix(END), said] for (p, t), said in zip(answered, verdicts, strict=True)])
 
     return write
-
-
-def schedule_of(flags: TrainFlags) -> ScheduleConfig:
-    """The learning rate over the run."""
-    warmup = flags.steps // 20
-    return ScheduleConfig(kind="cosine", peak_lr=flags.lr, warmup_steps=warmup, max_steps=flags.steps, min_factor=0.1)
 
 
 APP: App[Any] = App(

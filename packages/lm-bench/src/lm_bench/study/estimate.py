@@ -17,8 +17,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from lm_bench.study.t_distribution import quantile
 from lm_core.rng import generator
+from lm_core.t_distribution import quantile
 
 Array = NDArray[np.float64]
 Interval = tuple[float, float]

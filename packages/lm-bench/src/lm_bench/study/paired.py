@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lm_bench.study.estimate import Estimate
-from lm_bench.study.t_distribution import tail
+from lm_core.t_distribution import tail
 
 Array = NDArray[np.float64]
 MOST_FLIPPED = 40

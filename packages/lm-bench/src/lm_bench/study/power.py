@@ -10,7 +10,7 @@ Source: Cohen, "Statistical Power Analysis for the Behavioral Sciences" (1988).
 import math
 
 from lm_bench.study.config import StudyConfig
-from lm_bench.study.t_distribution import quantile, tail
+from lm_core.t_distribution import quantile, tail
 
 ALPHA, POWER = 0.05, 0.8
 """Chance of a false alarm, and of seeing an effect that is there."""
