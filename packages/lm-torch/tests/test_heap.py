@@ -14,9 +14,9 @@ pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="these
 TAKES_TWICE = """
 import resource, sys, torch
 from lm_core.config import StepConfig
-from lm_core.testing import ADAMW, MODELS
+from lm_core.testing import MODELS
 from lm_torch import heap
-from lm_torch.engine import Engine
+from lm_torch.engine import make_model
 
 heap.SMALLEST = int(sys.argv[1])
 
@@ -25,14 +25,14 @@ def faults():
     torch.zeros(25_000_000).sum()
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-Engine(next(iter(MODELS.values())), ADAMW, StepConfig(), torch.device("cpu"))
+make_model(next(iter(MODELS.values())), StepConfig(), torch.device("cpu"))
 faults()
 print(faults())
 """
 
 
 def faults_of_100_mb(smallest: int = 1, **variables: str) -> int:
-    """Pages that are faulted in when 100 MB are taken for the second time, beside a trainer of a small model."""
+    """Pages that are faulted in when 100 MB are taken for the second time, beside a small model."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
     run = [sys.executable, "-c", TAKES_TWICE, str(smallest)]
     done = subprocess.run(run, env=environment | variables, capture_output=True, text=True, check=True)

@@ -93,6 +93,19 @@ def test_on_a_busy_machine_the_instruction_set_decides_and_nothing_is_kept(
     assert choose(LARGE) == {"forward"}
 
 
+@pytest.mark.parametrize("disturbed", [0, product_choice.TRIES - 1, product_choice.TRIES])
+def test_a_product_is_measured_again_while_the_machine_is_busy(disturbed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = {"interruptions": 0, "measured": 0}
+
+    def timer(kind: Kind, *_: int) -> Timing:
+        there["measured"] += 1
+        there["interruptions"] += 1000 * (there["measured"] <= disturbed)
+        return 1.0, 0.5 if kind == "one row" else 2.0
+
+    monkeypatch.setattr(product_choice, "preempted", lambda: there["interruptions"])
+    assert measured(128, 512, timer) == ({"one row"} if disturbed < product_choice.TRIES else None)
+
+
 @needs_onednn
 def test_a_deterministic_run_does_not_depend_on_a_measurement(clock: dict[str, Any]) -> None:
     cpu, weights = torch.device("cpu"), rough_arrays(LARGE)

@@ -70,6 +70,8 @@ def make_model(
             setattr(module, name, nn.Parameter(empty))
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, buffer.to(device))
+    if device.type == "cpu" and pays_to_keep(sum(parameter.numel() for parameter in language_model.parameters())):
+        keep_freed_memory()
     return language_model
 
 
@@ -136,8 +138,6 @@ class Engine:
             self.sync = Gradients([self.narrow.get(name, param) for name, param in self.params.items()])
         self.graphs = Graphs(device)
         self.size = sum(parameter.numel() for parameter in self.params.values())
-        if device.type == "cpu" and pays_to_keep(self.size):
-            keep_freed_memory()
 
     def keep_narrow(self) -> None:
         """Have the layers read copies of their weights in the type of the activations, which the optimizer writes."""

@@ -21,7 +21,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
@@ -46,6 +46,8 @@ BUDGET_S = 0.04
 MOST_PREEMPTED = 3
 """Times that this process is interrupted by another one during that, above which the machine is busy. Then MKL's
 product for one row, which takes one thread, looks fast beside oneDNN's, whose threads wait for each other."""
+TRIES = 4
+"""Times that a product is measured until the machine is not busy: an idle one has other things to do now and then."""
 _LARGEST_FILE = 1 << 20
 _UNCACHED = 1 << 24
 """Elements of the matrices that one row is multiplied by in turn, so that they come from memory as in decoding."""
@@ -168,15 +170,25 @@ def measured(d_model: int, d_ff: int, timer: Timer = timed) -> Kinds | None:
         rows = 1 if kind == "one row" else max(1, min(ROWS, LONGEST // (d_model * d_ff)))
         timings = []
         for shape in ((d_model, d_model), (d_model, d_ff), (d_ff, d_model)):
-            before = preempted()
-            timings.append(timer(kind, rows, *shape))
-            if preempted() - before > MOST_PREEMPTED:
+            timing = _undisturbed(partial(timer, kind, rows, *shape))
+            if timing is None:
                 return None
+            timings.append(timing)
         # As often as a block has them: queries, keys, values and output are of one shape.
         torchs, onednns = (4 * first + second + third for first, second, third in zip(*timings, strict=True))
         if onednns < MARGIN * torchs:
             better.add(kind)
     return frozenset(better)
+
+
+def _undisturbed(measure: Callable[[], Timing]) -> Timing | None:
+    for _ in range(TRIES):
+        before, started = preempted(), time.perf_counter()
+        timing = measure()
+        seconds = time.perf_counter() - started
+        if preempted() - before <= MOST_PREEMPTED * max(1.0, seconds / BUDGET_S):
+            return timing
+    return None
 
 
 def spelled(kinds: Kinds) -> str:
