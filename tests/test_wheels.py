@@ -33,6 +33,13 @@ def test_a_wheel_holds_its_sources_its_type_information_and_nothing_else(name: s
     assert not [file for file in held if re.search(r"(^|/)(test_|tests/|conftest)", file)]
 
 
+@pytest.mark.parametrize("name", tool.projects("packages"))
+def test_a_wheel_of_a_package_carries_the_license(name: str, wheels: dict[str, Path]) -> None:
+    with ZipFile(wheels[name]) as archive:
+        [file] = [file for file in archive.namelist() if file.endswith(".dist-info/licenses/LICENSE")]
+        assert archive.read(file) == (tool.ROOT / "LICENSE").read_bytes()
+
+
 @pytest.mark.parametrize("name", PROJECTS)
 def test_a_wheel_asks_for_what_its_project_names_and_siblings_at_their_version(
     name: str, wheels: dict[str, Path]
