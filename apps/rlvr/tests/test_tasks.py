@@ -122,6 +122,8 @@ class Doubled(Add):
     def is_right(self, question: str, text: str) -> bool:
         if text == "raise":
             return bool(1 / 0)
+        if text == "long":
+            sum(range(10_000_000))  # one call of C
         while text == "hang":
             try:
                 while True:
@@ -139,6 +141,8 @@ def test_a_checker_that_raises_or_hangs_ends_with_one_line(monkeypatch: pytest.M
         reward(problem, f"raise{END}")
     with pytest.raises(UserError, match=r"^task doubled took longer than 0\.02 seconds for the completion 'hang'"):
         reward(problem, f"hang{END}")
+    with pytest.raises(UserError, match=r"^task doubled took longer than 0\.02 seconds for the completion 'long'"):
+        reward(problem, f"long{END}")
     assert reward(problem, f"0{END}")["correct"] == 1
 
 

@@ -20,7 +20,7 @@ from lm_core.run.log import TIMING_FIELDS, read_records
 from rlvr import pretrain, train
 from rlvr.demonstrations import other
 from rlvr.problems import TaskProblems
-from rlvr.saved import say_if_unfinished
+from rlvr.saved import config_of
 from rlvr.tasks.registry import mixture
 from rlvr.vocabulary import END_ID, decode, encode
 
@@ -104,12 +104,19 @@ def test_what_a_resume_may_not_change_is_refused(pretrained: Path, tmp_path: Pat
     run(pretrained, tmp_path / "run", "--steps", "6", "--pretrained", str(other))
 
 
-def test_a_pretrained_run_that_was_stopped_early_is_said(pretrained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    capsys.readouterr()
-    say_if_unfinished(str(pretrained), 40)
+def test_a_pretrained_run_that_was_stopped_early_is_said(
+    pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = train.TrainFlags(pretrained=str(pretrained), backend="torch")
+    for steps, said in ((40, ""), (4000, "was stopped at step 40 of 4,000; to its end: uv run apps/rlvr pretrain")):
+        monkeypatch.setattr(train, "config_of", lambda path, steps=steps: {**config_of(path), "steps": steps})
+        capsys.readouterr()
+        train.plan(flags, RunFolder(tmp_path / "run"))
+        errors = capsys.readouterr().err
+        assert said in errors
+        assert bool(said) == bool(errors)
+    train.plan(flags.model_copy(update={"resume": True}), RunFolder(tmp_path / "run"))
     assert capsys.readouterr().err == ""
-    say_if_unfinished(str(pretrained), 4000)
-    assert "was stopped at step 40 of 4,000; --resume takes it to its end" in capsys.readouterr().err
 
 
 def test_of_pretrained_seeds_a_run_takes_its_own(pretrained: Path, tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from lm_bench.study.estimate import Estimate, bca_interval, resampled_means
 from lm_bench.study.median import Median
 from lm_bench.study.paired import holm, paired
 from lm_bench.study.power import power, seeds_needed, smallest_effect
-from lm_core.t_distribution import quantile, tail
 
 
 @pytest.fixture(scope="module")
@@ -24,16 +23,6 @@ def draw():
 
 def coverage(intervals, truth):
     return np.mean([low <= truth <= high for low, high in intervals])
-
-
-@pytest.mark.parametrize("df", [1, 2, 9, 40, 5000])
-def test_tails_and_quantiles_are_scipys(stats, df):
-    for t in (-8, -0.5, 0, 1, 2.2, 6):
-        assert tail(t, df) == pytest.approx(stats.t.sf(t, df), rel=1e-9)
-        for shift in (0.5, 2, 5):
-            assert tail(t, df, shift) == pytest.approx(stats.nct.sf(t, df, shift), rel=1e-7)
-    for share in (0.01, 0.5, 0.9, 0.975, 0.99999):
-        assert quantile(share, df) == pytest.approx(stats.t.ppf(share, df), rel=1e-9, abs=1e-12)
 
 
 @pytest.mark.parametrize("n", [2, 3, 10, 37])

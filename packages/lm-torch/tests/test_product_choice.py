@@ -106,6 +106,20 @@ def test_a_product_is_measured_again_while_the_machine_is_busy(disturbed: int, m
     assert measured(128, 512, timer) == ({"one row"} if disturbed < product_choice.TRIES else None)
 
 
+def test_a_long_measurement_may_be_interrupted_more_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = {"interruptions": 0, "seconds": 0.0}
+    monkeypatch.setattr(product_choice, "preempted", lambda: there["interruptions"])
+    monkeypatch.setattr(product_choice.time, "perf_counter", lambda: there["seconds"])
+    for each, expected in ((10 * product_choice.MOST_PREEMPTED - 1, NONE), (11 * product_choice.MOST_PREEMPTED, None)):
+
+        def timer(*_: Any, each: int = each) -> Timing:
+            there["interruptions"] += each
+            there["seconds"] += 10 * product_choice.BUDGET_S
+            return 1.0, 2.0
+
+        assert measured(128, 512, timer) == expected
+
+
 @needs_onednn
 def test_a_deterministic_run_does_not_depend_on_a_measurement(clock: dict[str, Any]) -> None:
     cpu, weights = torch.device("cpu"), rough_arrays(LARGE)

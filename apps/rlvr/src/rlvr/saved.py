@@ -7,6 +7,7 @@ from pydantic import Field
 
 from lm_core.config import SamplingConfig, StepConfig
 from lm_core.errors import UserError
+from lm_core.run.about import resume_line
 from lm_core.run.checkpoint import Checkpoints
 from lm_core.run.folder import RunFolder
 from lm_core.terminal import say
@@ -37,9 +38,10 @@ def config_of(path: str) -> dict[str, Any]:
 
 def say_if_unfinished(path: str, steps: int) -> None:
     """A note where a run of so many steps was stopped before its end."""
-    step = Checkpoints(RunFolder(Path(path)).checkpoints).newest_metadata()["step"]
+    step = Checkpoints(RunFolder(Path(path)).checkpoints).newest_metadata().get("step", steps)
     if step < steps:
-        say(f"note: {path} was stopped at step {step:,} of {steps:,}; --resume takes it to its end")
+        rest = resume_line("uv run apps/rlvr pretrain", Path(path), "--resume")
+        say(f"note: {path} was stopped at step {step:,} of {steps:,}; to its end: {rest}")
 
 
 class ReadFlags(TaskFlags, ProgramConfig):

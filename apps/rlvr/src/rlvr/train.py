@@ -102,7 +102,8 @@ def plan(flags: TrainFlags, folder: RunFolder, argv: Sequence[str] = ()) -> Plan
     """
     start = _pretrained(flags)
     model, before = read_model(start, "latest", "pretrained"), PretrainFlags.parse(config_of(start), start)
-    say_if_unfinished(start, before.steps)
+    if not flags.resume:
+        say_if_unfinished(start, before.steps)
     known = {name: getattr(flags, name) or getattr(before, name) for name in ("tasks", "min_level", "max_level")}
     origin = Path(start).resolve()
     flags = flags.model_copy(update={**known, "pretrained": str(origin)})

@@ -17,13 +17,12 @@ from lm_core.config import ModelConfig, OptimizerConfig, StepConfig
 from lm_core.errors import UserError
 from lm_core.model.parameters import parameter_table
 from lm_core.terminal import say
-from lm_torch import float8
+from lm_torch import float8, heap
 from lm_torch.average import Average
 from lm_torch.clip import clip_by_global_norm
 from lm_torch.compiling import compiling
 from lm_torch.fitting import check_dtype, fitting
 from lm_torch.graph import Graphs, is_launch_bound
-from lm_torch.heap import keep_freed_memory, pays_to_keep
 from lm_torch.host import Reading, upload
 from lm_torch.inputs import Inputs
 from lm_torch.layers import KERNELS, Kernels
@@ -70,8 +69,6 @@ def make_model(
             setattr(module, name, nn.Parameter(empty))
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, buffer.to(device))
-    if device.type == "cpu" and pays_to_keep(sum(parameter.numel() for parameter in language_model.parameters())):
-        keep_freed_memory()
     return language_model
 
 
@@ -113,6 +110,8 @@ class Engine:
         self.config, self.device, self.lead = step, device, lead
         self.dropout, self.grad_clip = model.dropout, optimizer.grad_clip
         self.model = make_model(model, step, device, kernels, lead)
+        if device.type == "cpu" and sum(weights.numel() for weights in self.model.parameters()) >= heap.SMALLEST:
+            heap.keep_freed_memory()
         self.table, self.ranks = parameter_table(model), rank_count()
         if self.ranks > 1 and step.cuda_graph == "on":
             say("cuda_graph on: with several ranks the step is not a CUDA graph; its kernels are launched one by one")

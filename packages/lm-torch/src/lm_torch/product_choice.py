@@ -43,11 +43,11 @@ LONGEST = 1 << 28
 else runs on the machine, and the least of many times is then its own."""
 BUDGET_S = 0.04
 """For one kind and shape."""
-MOST_PREEMPTED = 3
-"""Times that this process is interrupted by another one during that, above which the machine is busy. Then MKL's
-product for one row, which takes one thread, looks fast beside oneDNN's, whose threads wait for each other."""
+MOST_PREEMPTED = 5
+"""Times that another process interrupts this one for each BUDGET_S of measuring, above which the machine is busy. Then
+MKL's product for one row, which takes one thread, looks fast beside oneDNN's, whose threads wait for each other."""
 TRIES = 4
-"""Times that a product is measured until the machine is not busy: an idle one has other things to do now and then."""
+"""Times that a product is measured at most, until one is undisturbed: an idle machine is busy now and then, too."""
 _LARGEST_FILE = 1 << 20
 _UNCACHED = 1 << 24
 """Elements of the matrices that one row is multiplied by in turn, so that they come from memory as in decoding."""

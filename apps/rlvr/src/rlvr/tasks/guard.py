@@ -5,6 +5,7 @@ Limit: only the main thread can be interrupted; in another one, what hangs does 
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -15,7 +16,8 @@ from lm_core.errors import UserError
 SECONDS = 2.0
 """Time that a task may take for one text."""
 TICKS = 20
-"""Ticks in that time. They are counted, since a clock also runs while the program is stopped or the machine asleep."""
+"""Ticks in that time. They are counted, since a clock also runs while the program is stopped or the machine asleep;
+processor time, which then stands still, bounds what is within one call of C, where all ticks count as one."""
 
 
 class _LateError(BaseException):
@@ -48,10 +50,12 @@ def guarded(name: str, doing: str) -> Iterator[None]:
 
 
 def _ticking() -> Callable[..., None]:
-    ticks = count(1)
+    ticks, started = count(1), time.thread_time()
 
     def tick(*_: Any) -> None:
-        if next(ticks) >= TICKS:
+        nonlocal started
+        if next(ticks) % TICKS == 0 or time.thread_time() - started >= SECONDS:
+            started = time.thread_time()
             raise _LateError
 
     return tick
