@@ -104,7 +104,7 @@ def test_what_a_resume_may_not_change_is_refused(pretrained: Path, tmp_path: Pat
     run(pretrained, tmp_path / "run", "--steps", "6", "--pretrained", str(other))
 
 
-def test_a_pretrained_run_that_was_stopped_early_is_said(
+def test_a_pretrained_run_that_was_stopped_early_is_reported(
     pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = train.TrainFlags(pretrained=str(pretrained), backend="torch")

@@ -36,7 +36,7 @@ def config_of(path: str) -> dict[str, Any]:
     return dict(Checkpoints(RunFolder(Path(path)).checkpoints).newest_metadata().get("config") or {})
 
 
-def say_if_unfinished(path: str, steps: int) -> None:
+def warn_if_unfinished(path: str, steps: int) -> None:
     """A note where a run of so many steps was stopped before its end."""
     step = Checkpoints(RunFolder(Path(path)).checkpoints).newest_metadata().get("step", steps)
     if step < steps:

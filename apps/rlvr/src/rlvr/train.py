@@ -24,7 +24,7 @@ from rlvr.demonstrations import Demonstrations, Noise
 from rlvr.flags import TrainingFlags, schedule_of
 from rlvr.pretrain import PretrainFlags
 from rlvr.problems import TaskProblems
-from rlvr.saved import config_of, read_model, say_if_unfinished
+from rlvr.saved import config_of, read_model, warn_if_unfinished
 from rlvr.tasks.registry import Mixture
 from rlvr.tasks.reward import reward
 from rlvr.vocabulary import END, END_ID, VOCABULARY
@@ -103,7 +103,7 @@ def plan(flags: TrainFlags, folder: RunFolder, argv: Sequence[str] = ()) -> Plan
     start = _pretrained(flags)
     model, before = read_model(start, "latest", "pretrained"), PretrainFlags.parse(config_of(start), start)
     if not flags.resume:
-        say_if_unfinished(start, before.steps)
+        warn_if_unfinished(start, before.steps)
     known = {name: getattr(flags, name) or getattr(before, name) for name in ("tasks", "min_level", "max_level")}
     origin = Path(start).resolve()
     flags = flags.model_copy(update={**known, "pretrained": str(origin)})

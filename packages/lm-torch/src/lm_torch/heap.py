@@ -1,8 +1,8 @@
 """What a step frees on the CPU stays with the process, for the next step to take: for large models.
 
-The C library of Linux gives every large block back to the system when it is freed, and the system clears each page anew
-when the next step takes it. A virtual machine's host may have taken it back meanwhile, which costs more. With 124 M
-parameters, whose gradients alone are 500 MB, that was a sixth of a step of 256 tokens; kept, they need 6% to 12% more
+The C library of Linux gives every large block back to the system when it is freed, and the system clears each page
+again when the next step takes it. A virtual machine's host may have taken it back meanwhile, which costs more. With 124
+M parameters, whose gradients alone are 500 MB, that was a sixth of a step of 256 tokens; kept, they need 6% to 12% more
 memory. In a small model the activations are what is large, and then two fifths more (docs/benchmarks.md).
 """
 
