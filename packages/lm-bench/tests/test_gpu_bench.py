@@ -1,7 +1,10 @@
 """The GPU benchmark in its CPU form: every part runs, and one that fails ends nothing else."""
 
 import json
+import math
 import sys
+import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -10,10 +13,12 @@ pytest.importorskip("lm_torch")
 
 from lm_bench import cli
 from lm_bench.flags import GpuFlags
-from lm_bench.gpu import measurement, work
+from lm_bench.gpu import measurement, preparation, work
 from lm_bench.gpu.jobs import Group, Job, groups_of
 from lm_bench.gpu.measurement import Results, Row, measure, waves
+from lm_bench.gpu.preparation import Preparation
 from lm_bench.gpu.report import gpu_report
+from lm_bench.gpu.room import Room, needed_bytes, resting_bytes
 from lm_bench.gpu.sides import Local, Process, Report, SideError
 from lm_bench.statistics import Quartiles
 
@@ -67,14 +72,15 @@ def test_what_there_is_no_time_for_is_not_measured():
     assert {row.note for row in rows.values()} == {"not measured: no time was left"}
 
 
-class Slow:
-    """A side that is never ready, beside one that is."""
+class Fake:
+    """A side that answers at once, or is never ready where its name is "slow"; `notes` get what happens."""
 
-    def __init__(self, job, patience):
-        self.job, self.patience = job, patience
+    def __init__(self, job, notes=None):
+        self.job, self.notes = job, [] if notes is None else notes
+        self.notes.append(("started", job.side))
 
     def ready(self, patience):
-        self.patience.append(patience)
+        self.notes.append(("patience", patience))
         if self.job.side == "slow":
             raise SideError("no answer")
 
@@ -85,21 +91,61 @@ class Slow:
         raise SideError("no profiler")
 
     def end(self):
-        pass
+        self.notes.append(("ended", self.job.side))
 
 
 def test_a_side_that_is_not_ready_leaves_time_for_the_others(monkeypatch):
-    monkeypatch.setattr(measurement, "time", SimpleNamespace(monotonic=lambda: 0.0))  # a clock that stands still
+    clock = SimpleNamespace(monotonic=lambda: 0.0)  # stands still
+    monkeypatch.setattr(measurement, "time", clock)
+    monkeypatch.setattr(preparation, "time", clock)
     jobs = tuple(Job(side=name, kind="copy", unit="TB/s") for name in ("slow", "quick"))
-    patience = []
-    rows = list(
-        measurement._measure_wave(
-            [Group("card", "two", jobs)], 1, 100.0, lambda job, _: Slow(job, patience), lambda _: None
-        )
-    )
+    notes = []
+    both = Preparation(lambda job, _: Fake(job, notes), Room(math.inf), 2)
+    rows = list(measurement._measure_wave([Group("card", "two", jobs)], 1, 100.0, both, lambda _: None))
     assert [(row.side, row.note) for row in rows] == [("slow", "not measured: no answer"), ("quick", "")]
     assert rows[1].figure is not None
-    assert patience == [min(measurement.READY_SECONDS, measurement.READY_SHARE * 100)] * 2
+    expected = min(measurement.READY_SECONDS, measurement.READY_SHARE * 100)
+    assert [what for word, what in notes if word == "patience"] == [expected] * 2
+    assert {what for word, what in notes if word == "ended"} == {"slow", "quick"}
+
+
+def test_sides_get_ready_together_only_as_far_as_the_card_has_room():
+    jobs = [job for group in groups_of("cuda", ("train",)) for job in group.jobs]
+    memory = 79 << 30
+    lock, taken, most = threading.Lock(), {}, []
+
+    class Weighing(Fake):
+        def ready(self, patience):
+            with lock:
+                taken[self.job] = needed_bytes(self.job)
+                most.append(sum(taken.values()))
+            time.sleep(0.02)
+            with lock:
+                taken[self.job] = resting_bytes(self.job)
+
+    with Preparation(lambda job, _: Weighing(job), Room(memory), len(jobs)).of(jobs, 60) as sides:
+        assert set(sides) == set(jobs)
+    assert max(taken.values()) < sum(map(needed_bytes, jobs[:3])) < max(most) <= memory < sum(map(needed_bytes, jobs))
+
+
+def test_what_is_larger_than_the_card_is_tried_alone():
+    job = Job(side="large", kind="copy", unit="TB/s")
+    with Preparation(lambda job, _: Fake(job), Room(1.0), 2).of([job], 60) as sides:
+        assert list(sides) == [job]
+
+
+def test_an_interrupt_ends_what_gets_ready_and_starts_nothing_more():
+    class Interrupted(Fake):
+        def ready(self, patience):
+            raise KeyboardInterrupt
+
+    notes = []
+    jobs = [Job(side=name, kind="copy", unit="TB/s") for name in ("first", "second", "third")]
+    preparing = Preparation(lambda job, _: Interrupted(job, notes), Room(1.0), 1)
+    with pytest.raises(KeyboardInterrupt), preparing.of(jobs, 60):
+        pass
+    assert {name for word, name in notes if word == "started"} == {name for word, name in notes if word == "ended"}
+    assert preparing.ready_by == 0.0
 
 
 def test_a_wave_has_no_more_sides_than_cores_but_a_group_stays_whole():

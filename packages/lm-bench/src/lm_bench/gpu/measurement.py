@@ -1,12 +1,13 @@
 """`lm-bench gpu`: groups in waves; of a wave, all sides get ready side by side, then one at a time is timed.
 
-So compiling, which takes most of the time, is done on all cores at once, and what is timed has card and cores alone.
+So compiling, which takes most of the time, is done on all cores at once, as far as the card's memory goes, and what is
+timed has card and cores alone.
 """
 
 import contextlib
-import itertools
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -14,6 +15,8 @@ from lm_bench.agreement import TOLERANCE_NATS
 from lm_bench.environment import core_count
 from lm_bench.flags import GpuFlags, GpuPart
 from lm_bench.gpu.jobs import SEED_STEPS, Group, Job, groups_of
+from lm_bench.gpu.preparation import Preparation, Start
+from lm_bench.gpu.room import Room
 from lm_bench.gpu.sides import Kernel, Local, Process, Report, Side, SideError
 from lm_bench.infer.measurement import common_start
 from lm_bench.rounds import interleaved, ratios
@@ -61,9 +64,6 @@ class Results:
     seconds: float = 0.0
 
 
-Start = Callable[[Job, int], Side]
-
-
 def measure(flags: GpuFlags, device: str, say: Callable[[str], None], emit: Callable[[Row], None]) -> Results:
     """Measure what the flags ask for; `emit` gets each row as soon as it is there."""
     started = time.monotonic()
@@ -72,9 +72,11 @@ def measure(flags: GpuFlags, device: str, say: Callable[[str], None], emit: Call
     groups = groups_of(device, flags.parts)
     limit = flags.processes or core_count()
     start: Start = process if device == "cuda" else lambda job, _: Local(job)
+    free, at_once = (_free_bytes(), limit) if device == "cuda" else (math.inf, 1)
     for wave in waves(groups, limit):
         say(f"{time.monotonic() - started:.0f} s: getting ready: {'; '.join(group.title for group in wave)} ...")
-        for row in _measure_wave(wave, flags.rounds, until, start, partial(_after, started, say)):
+        preparation = Preparation(start, Room(free), at_once)
+        for row in _measure_wave(wave, flags.rounds, until, preparation, partial(_after, started, say)):
             emit(row)
             results.rows.append(row)
     results.seconds = time.monotonic() - started
@@ -83,6 +85,13 @@ def measure(flags: GpuFlags, device: str, say: Callable[[str], None], emit: Call
 
 def _after(started: float, say: Callable[[str], None], text: str) -> None:
     say(f"{time.monotonic() - started:.0f} s: {text}")
+
+
+def _free_bytes() -> int:
+    """Of the card, before any side takes some."""
+    import torch
+
+    return torch.cuda.mem_get_info()[0]
 
 
 def process(job: Job, together: int) -> Process:
@@ -105,54 +114,44 @@ def waves(groups: Sequence[Group], limit: int) -> Iterator[list[Group]]:
 
 
 def _measure_wave(
-    wave: Sequence[Group], rounds: int, until: float, start: Start, say: Callable[[str], None]
+    wave: Sequence[Group], rounds: int, until: float, preparation: Preparation, say: Callable[[str], None]
 ) -> Iterator[Row]:
-    if until - time.monotonic() < LEAST_SECONDS:
+    left = until - time.monotonic()
+    if left < LEAST_SECONDS:
         yield from (_missing(group, job, "no time was left") for group in wave for job in group.jobs)
         return
-    together = sum(len(group.jobs) for group in wave)
-    sides = [[start(job, together) for job in group.jobs] for group in wave]
-    failures: dict[Side, str] = {}
-    ready_by = time.monotonic() + min(READY_SECONDS, READY_SHARE * (until - time.monotonic()))
-    try:
-        for side in itertools.chain(*sides):
-            try:
-                side.ready(max(1.0, ready_by - time.monotonic()))
-            except SideError as error:
-                failures[side] = str(error)
-                side.end()
-        for group, of_group in zip(wave, sides, strict=True):
+    patience = min(READY_SECONDS, READY_SHARE * left)
+    with preparation.of([job for group in wave for job in group.jobs], patience) as sides:
+        for group in wave:
             say(f"timing: {group.title}")
-            yield from _measure_group(group, of_group, rounds, until, failures)
-            for side in of_group:
-                side.end()
-    finally:
-        for side in itertools.chain(*sides):
-            side.end()
+            yield from _measure_group(group, sides, rounds, until, preparation.failures)
+            for job in group.jobs:
+                if job in sides:
+                    sides[job].end()
 
 
 def _measure_group(
-    group: Group, sides: Sequence[Side], rounds: int, until: float, failures: dict[Side, str]
+    group: Group, sides: Mapping[Job, Side], rounds: int, until: float, failures: dict[Job, str]
 ) -> Iterator[Row]:
-    def block(side: Side) -> Report | None:
+    def block(job: Job) -> Report | None:
         left = until - time.monotonic()
-        if side in failures or left <= 0:
+        if job in failures or left <= 0:
             return None
         try:
-            return side.block(min(left + 5, BLOCK_SECONDS))
+            return sides[job].block(min(left + 5, BLOCK_SECONDS))
         except SideError as error:
-            failures[side] = str(error)
+            failures[job] = str(error)
             return None
 
     once = group.part in ("bits", "gradients")  # found on the way to being ready
-    places = range(len(sides))
-    reports = interleaved(places, 1 if once else rounds, lambda place: block(sides[place]), 0 if once else 1)
-    for place, side in enumerate(sides):
-        if side in failures or not any(reports[place]):
-            yield _missing(group, side.job, failures.get(side, "no time was left"))
+    reports = interleaved(group.jobs, 1 if once else rounds, block, 0 if once else 1)
+    first = group.jobs[0]
+    for job in group.jobs:
+        if job in failures or not any(reports[job]):
+            yield _missing(group, job, failures.get(job, "no time was left"))
             continue
-        row = _row(group, side.job, reports[place], reports[0] if place else None)
-        yield row if place or once else replace(row, kernels=_kernels(side, until))
+        row = _row(group, job, reports[job], None if job is first else reports[first])
+        yield row if job is not first or once else replace(row, kernels=_kernels(sides[job], until))
 
 
 def _kernels(side: Side, until: float) -> tuple[Kernel, ...]:
