@@ -14,6 +14,7 @@ from lm_core.testing import ADAMW, MODELS, rough_arrays, some_batches
 from lm_torch import attention, backend, fitting, fused, scratch
 from lm_torch.attention import Attention, projected_together
 from lm_torch.backend import TorchBackend, pick_device
+from lm_torch.compiling import compiled
 from lm_torch.layers import Linear
 from lm_torch.numerics import Numerics
 from lm_torch.optim import make_optimizer
@@ -151,3 +152,12 @@ def test_a_gpu_that_is_asked_for_and_not_there_says_why(monkeypatch: pytest.Monk
     with pytest.raises(UserError, match=r"no CUDA device here \(CUDA initialization: .* too old\); use device cpu"):
         pick_device("gpu")
     assert pick_device("auto") == CPU
+
+
+def test_the_compiler_s_advice_is_not_shown() -> None:
+    """Any other warning fails a test."""
+    compiled(abs)
+    warnings.warn("TensorFloat32 tensor cores for float32 matrix multiplication available", stacklevel=1)
+    warnings.warn("\nOnline softmax is disabled on the fly", stacklevel=1)
+    with pytest.raises(UserWarning, match="something else"):
+        warnings.warn("something else", stacklevel=1)

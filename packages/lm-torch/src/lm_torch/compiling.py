@@ -1,9 +1,23 @@
-"""Errors of torch's compiler in one line."""
+"""torch's compiler: without its advice, and its errors in one line."""
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
+
+import torch
 
 from lm_core.errors import UserError
+
+_ADVICE = ["TensorFloat32 tensor cores", r"\s*Online softmax is disabled"]
+"""The first is decided by `numerics`, and nobody can follow the second."""
+
+
+def compiled(function: Callable[..., Any], dynamic: bool | None = None, options: Any = None) -> Callable[..., Any]:
+    """`torch.compile`, whose advice is not shown any more; what it returns is called in `compiling`."""
+    for advice in _ADVICE:
+        warnings.filterwarnings("ignore", message=advice)
+    return torch.compile(function, dynamic=dynamic, options=options)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from lm_core.terminal import say
 from lm_torch import float8, heap
 from lm_torch.average import Average
 from lm_torch.clip import clip_by_global_norm
-from lm_torch.compiling import compiling
+from lm_torch.compiling import compiled, compiling
 from lm_torch.fitting import check_dtype, fitting
 from lm_torch.graph import Graphs, is_launch_bound
 from lm_torch.host import Reading, upload
@@ -130,7 +130,7 @@ class Engine:
         if step.compile:
             options = self.numerics.compiler_options()
             # Chosen, not left to torch: a resumed run that meets another length first must get the same kernels.
-            self.loss = torch.compile(self.model.loss, dynamic=step.varying_length, options=options)
+            self.loss = compiled(self.model.loss, step.varying_length, options)
             self.optimizer.compile(options)
         self.sync: Gradients | None = None
         if self.ranks > 1 and not self.shards:

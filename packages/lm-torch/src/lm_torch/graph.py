@@ -11,8 +11,10 @@ replay. The graphs of all shapes share one pool of memory, as no two of them run
 On a CPU the function is called where a graph would be replayed, on the same static tensors.
 """
 
+import contextlib
+import gc
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -37,6 +39,36 @@ Function = Callable[..., Tensor]
 def is_launch_bound(parameters: int, tokens: int) -> bool:
     """Whether launching the kernels of a training step may take longer than running them."""
     return 6 * parameters * tokens < WORTH_IT
+
+
+@contextlib.contextmanager
+def capturing(graph: torch.cuda.CUDAGraph, pool: Any = None, stream: Any = None) -> Iterator[None]:
+    """`torch.cuda.graph`, which nothing else in the process ends, and which leaves nothing behind where it fails.
+
+    Freeing another graph ends a capture, and Python's garbage collector frees those that are part of a cycle whenever
+    it likes, so it waits. Another thread may be writing a checkpoint, and wait for its copies. A capture that fails
+    leaves its stream the current one, and torch's generator in the belief that it is still captured.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        with (
+            torch.cuda.stream(torch.cuda.current_stream()),
+            torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"),
+        ):
+            yield
+    except BaseException:
+        free_generator()
+        raise
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def free_generator() -> None:
+    """Give torch's generator of the card a new state, of the same seed, that no graph has captured."""
+    generator = torch.cuda.default_generators[torch.cuda.current_device()]
+    generator.graphsafe_set_state(torch.Generator(generator.device).manual_seed(generator.initial_seed()))
 
 
 class Graphs:
@@ -106,8 +138,7 @@ class _Recording:
         self.graph = None
         if device.type == "cuda":
             self.graph = torch.cuda.CUDAGraph()
-            # thread_local: another thread may be writing a checkpoint, and wait for its copies.
-            with torch.cuda.graph(self.graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+            with capturing(self.graph, pool, stream):
                 self.result = function(*self.static)
 
     def replay(self, function: Function, given: Given) -> Tensor:

@@ -4,7 +4,6 @@ They belong to the process, and two trainers in it may want different ones.
 """
 
 import os
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -20,10 +19,6 @@ _CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 
 # cuDNN's attention is the fastest on Hopper, forwards and backwards (docs/benchmarks.md), but adds up in any order.
 _FASTEST = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-
-
-_ADVICE = ["TensorFloat32 tensor cores", r"\s*Online softmax is disabled"]
-"""Advice of the compiler, of which the first is decided here, and nobody can follow the second."""
 
 
 class Numerics:
@@ -49,9 +44,7 @@ class Numerics:
             yield
 
     def compiler_options(self) -> dict[str, Any] | None:
-        """Options for `torch.compile`, of which advice is not shown any more; None for its defaults."""
-        for advice in _ADVICE:
-            warnings.filterwarnings("ignore", message=advice)
+        """Options for `torch.compile`; None for its defaults."""
         # The compiler times reductions against each other, and which of them wins changes the order of the sums.
         known = self.deterministic and "deterministic" in torch._inductor.list_options()
         return {"deterministic": True} if known else None

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from lm_core.config import SamplingConfig, StepConfig, WeightsDtype
 from lm_core.terminal import say
-from lm_torch.compiling import compiling
+from lm_torch.compiling import compiled, compiling
 from lm_torch.decode import TorchDecoder, chosen_ids
+from lm_torch.graph import capturing
 from lm_torch.inference import KVCache
 from lm_torch.kernels.decode import FewRows, usable
 from lm_torch.model import LanguageModel
@@ -70,7 +71,7 @@ class StaticDecoder(TorchDecoder):
         self.drawn = torch.zeros(self.ids_per_call, rows, dtype=torch.int64, device=self.device)
         self.turn = torch.zeros(rows, dtype=torch.int64, device=self.device)
         """[R], the same in each: which row of `uniforms` and of `drawn` the next step takes."""
-        self.forward = torch.compile(self._forward, dynamic=False) if compile_step else self._forward
+        self.forward = compiled(self._forward, dynamic=False) if compile_step else self._forward
         self.own_kernels = own_kernels and not compile_step
         self.few_rows: dict[int, FewRows] = {}
         """By number of rows, where this project's kernels do the step."""
@@ -167,7 +168,7 @@ class StaticDecoder(TorchDecoder):
                     self._try(steps)
             torch.cuda.current_stream().wait_stream(stream)
             for graph, count in ((one, 1), (all_at_once, self.ids_per_call)):
-                with torch.cuda.graph(graph):
+                with capturing(graph):
                     steps(count)
         except RuntimeError as error:
             say(f"decoding without a CUDA graph: it cannot be captured ({_first_line(error)})")

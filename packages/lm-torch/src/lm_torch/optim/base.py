@@ -22,6 +22,7 @@ from lm_core.model.parameters import Table
 from lm_core.optim import decayed
 from lm_torch import kernels
 from lm_torch.clip import scaled, scaled_
+from lm_torch.compiling import compiled
 from lm_torch.host import upload
 from lm_torch.kernels.update import Update
 from lm_torch.narrow import Narrow, wide_like
@@ -79,7 +80,7 @@ class Optimizer:
     def compile(self, options: dict[str, Any] | None = None) -> None:
         """Let torch fuse the update into few kernels, where launching kernels is what costs: not on the CPU."""
         if self.device.type != "cpu" and not self.own:
-            self.compiled = torch.compile(self._scaled_update, options=options)
+            self.compiled = compiled(self._scaled_update, options=options)
 
     def _scaled_update(self, grads: list[Tensor], scale: Tensor | None, norms: Tensor | None, *scalars: Tensor) -> None:
         grads = wide_like(self.params, grads)
