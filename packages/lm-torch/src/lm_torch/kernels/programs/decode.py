@@ -188,7 +188,7 @@ def normed_linear(
         later = tile_of(weight, n + step, columns, n + step < outs, inside, width)  # on its way while this one is used
         other = tile
         if GATED:
-            other = tile_of(weight + outs.to(tl.int64) * width, n, columns, kept, inside, width)
+            other = tile_of(weight + tl.cast(outs, tl.int64) * width, n, columns, kept, inside, width)
         factor = scales_of(scales, n, kept, SCALED)
         other_factor = factor
         if GATED:
@@ -206,7 +206,7 @@ def normed_linear(
             out = _activated(times(tile, vector) * factor + added, ACTIVATION)
             if GATED:
                 out *= times(other, vector) * other_factor + added_other
-            tl.store(y + row * outs.to(tl.int64) + n, out, mask=kept)
+            tl.store(y + tl.cast(outs, tl.int64) * row + n, out, mask=kept)
             if LAST:
                 of_row = tl.where((lanes == row)[None, :], out[:, None], float("-inf"))
                 best, best_ids = _higher(best, best_ids, of_row, n, kept)
@@ -254,7 +254,7 @@ def normed_rows_linear(
             added = tl.load(bias + n, mask=kept, other=0.0).to(tl.float32)
         out = _activated(_products(tile, vectors) * factor[:, None] + added[:, None], ACTIVATION)
         if GATED:
-            other = tile_of(weight + outs.to(tl.int64) * width, n, columns, kept, inside, width)
+            other = tile_of(weight + tl.cast(outs, tl.int64) * width, n, columns, kept, inside, width)
             added_other = tl.zeros((OUTS,), tl.float32)
             if BIASED:
                 added_other = tl.load(bias + outs + n, mask=kept, other=0.0).to(tl.float32)

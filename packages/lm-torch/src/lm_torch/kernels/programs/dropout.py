@@ -22,7 +22,8 @@ def site_key(key, site):
     return mix(tl.load(key).to(tl.uint32) + site.to(tl.uint32) * tl.full((), _GOLDEN, tl.uint32))
 
 
-@triton.jit(do_not_specialize=["site"])
+# An argument that is 1 would become a Python number, which has no `to`.
+@triton.jit(do_not_specialize=["site", "pairs"])
 def attention_bits(bits, keys, site, pairs, length, words, THRESHOLD: tl.constexpr, ROWS: tl.constexpr):
     """Which attention weights [pairs, T, T] stay, 32 keys a word: bits [pairs, words, T], int32.
 
