@@ -63,11 +63,11 @@ def model(name: str, dtype: Any = "float32") -> Any:
 
 def read(own: FewRows, ids: Tensor | None, of_rows: list[KVCache], positions: Tensor, out: Tensor) -> Tensor:
     """The ids [R] that were noted; checks what is counted."""
-    drawn, turn, moved = torch.full((2, 5), -1, device=DEVICE), torch.ones_like(positions), positions.clone()
+    drawn, turn, moved = torch.full((2, 9), -1, device=DEVICE), torch.ones_like(positions), positions.clone()
     own.read(ids, drawn, turn, of_rows, moved, out)
     assert torch.equal(moved, positions + 1)
     assert turn.tolist() == [2] * len(turn)
-    assert drawn.flatten().tolist().count(-1) == 10 - len(turn)
+    assert drawn.flatten().tolist().count(-1) == 18 - len(turn)
     return drawn[1, : len(turn)]
 
 
