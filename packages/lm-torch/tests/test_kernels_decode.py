@@ -151,7 +151,9 @@ def test_the_largest_is_the_first_of_several(name: str, dtype: str) -> None:
         assert read(own, None, of_rows, positions, logits).tolist() == expected
 
 
-@pytest.mark.parametrize(("name", "dtype", "rows"), [("llama", "float32", 2), ("gpt2", "bfloat16", 3)])
+@pytest.mark.parametrize(
+    ("name", "dtype", "rows"), [("llama", "float32", 2), ("gpt2", "bfloat16", 3), ("gpt2", "bfloat16", 1)]
+)
 def test_int8_weights_give_the_logits_of_the_plain_operations(name: str, dtype: str, rows: int) -> None:
     inference = InferenceModel(model(name, dtype), 29, "int8")
     positions, ids = torch.tensor([4, 8, 23], device=DEVICE)[:rows], torch.tensor([1, 30, 5], device=DEVICE)[:rows]

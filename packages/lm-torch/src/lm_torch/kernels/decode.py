@@ -183,7 +183,9 @@ class FewRows:
         )
 
     def _by_units(self, width: int) -> bool:
-        return self.rows > 1 and self.model.dtype == torch.bfloat16 and width <= UNIT_COLUMNS
+        # Elsewhere a number is made of each byte for each row of text again, which takes four times as long.
+        int8 = self.model.head.scales is not None
+        return (int8 or (self.rows > 1 and width <= UNIT_COLUMNS)) and self.model.dtype == torch.bfloat16
 
     def _programs(self, outs: int, width: int, tile: int) -> int:
         """How many share the rows of a matrix behind a norm, each of which takes `tile` at a time."""
