@@ -21,7 +21,7 @@ from lm_core.terminal import visible
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLORS = ["#1d4ed8", "#d9480f", "#15803d", "#9333ea", "#64748b", "#0e7490"]
+COLORS = ["#1d4ed8", "#d9480f", "#15803d", "#9333ea", "#0ea5b7", "#111827"]
 """One for each bucket; where there are more buckets, they are drawn pale under their median."""
 GREY = "#8a8f98"
 SMALL, WIDE = (4.8, 2.7), (9.6, 3.3)

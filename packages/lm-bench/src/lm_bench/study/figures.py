@@ -22,6 +22,8 @@ _BLOCK = re.compile(r"blocks\.(\d+)\b")
 _LONGEST_LABEL, _LEGEND = 32, 40
 _ROW = 0.26
 """Inches of an interval."""
+_FALLEN = 0.1
+"""Share of the steps after which losses have fallen so far that what arms differ by can be seen."""
 
 
 def curve_figures(question: Question, cells: Sequence[Cell], curves: Curves) -> list[str]:
@@ -48,8 +50,12 @@ def draw_curves(axes: "Axes", cells: Mapping[int, Cell], curves: Curves, which: 
         if found := _band(cell, curves, which):
             axes.fill_between(found.steps, found.low, found.high, color=color, alpha=0.18, linewidth=0)
             axes.plot(found.steps, found.mean, color=color, label=show(cell.arm)[:_LONGEST_LABEL] * labelled)
-            ends += [found.mean[0], found.high.min(), found.low.min()]
-    if ends and max(ends) > min(ends):  # what diverges leaves the figure by its top
+            ends += [
+                found.mean[np.searchsorted(found.steps, _FALLEN * found.steps[-1])],
+                found.high.min(),
+                found.low.min(),
+            ]
+    if ends and max(ends) > min(ends):  # what is not yet trained, or diverges, leaves the figure by its top
         room = 0.05 * (max(ends) - min(ends))
         axes.set_ylim(min(ends) - room, max(ends) + room)
     axes.set_ylabel("nats")
