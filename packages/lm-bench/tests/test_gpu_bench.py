@@ -1,5 +1,6 @@
 """The GPU benchmark in its CPU form: every part runs, and one that fails ends nothing else."""
 
+import _thread
 import json
 import math
 import sys
@@ -112,20 +113,33 @@ def test_a_side_that_is_not_ready_leaves_time_for_the_others(monkeypatch):
 def test_sides_get_ready_together_only_as_far_as_the_card_has_room():
     jobs = [job for group in groups_of("cuda", ("train",)) for job in group.jobs]
     memory = 79 << 30
-    lock, taken, most = threading.Lock(), {}, []
+    lock, taken, most, preparing, together = threading.Lock(), {}, [], set(), threading.Event()
 
     class Weighing(Fake):
         def ready(self, patience):
             with lock:
                 taken[self.job] = needed_bytes(self.job)
+                preparing.add(self.job)
                 most.append(sum(taken.values()))
+                if len(preparing) > 1:
+                    together.set()
+            assert together.wait(30), "one waits for another"
             time.sleep(0.02)
             with lock:
                 taken[self.job] = resting_bytes(self.job)
+                preparing.remove(self.job)
 
     with Preparation(lambda job, _: Weighing(job), Room(memory), len(jobs)).of(jobs, 60) as sides:
         assert set(sides) == set(jobs)
-    assert max(taken.values()) < sum(map(needed_bytes, jobs[:3])) < max(most) <= memory < sum(map(needed_bytes, jobs))
+    assert max(most) <= memory < sum(map(needed_bytes, jobs))
+
+
+def test_a_side_that_is_not_ready_leaves_its_room():
+    jobs = [Job(side=name, kind="copy", unit="TB/s") for name in ("slow", "quick")]
+    room = Room(needed_bytes(jobs[0]))
+    with Preparation(lambda job, _: Fake(job), room, 1).of(jobs, 60) as sides:
+        assert [job.side for job in sides] == ["quick"]
+    assert room.free == needed_bytes(jobs[0]) - resting_bytes(jobs[1])
 
 
 def test_what_is_larger_than_the_card_is_tried_alone():
@@ -135,23 +149,30 @@ def test_what_is_larger_than_the_card_is_tried_alone():
 
 
 def test_an_interrupt_ends_what_gets_ready_and_starts_nothing_more():
-    class Interrupted(Fake):
-        def ready(self, patience):
-            raise KeyboardInterrupt
+    notes, ended = [], threading.Event()
 
-    notes = []
+    class Patient(Fake):
+        def ready(self, patience):
+            _thread.interrupt_main()
+            assert ended.wait(30)
+            raise SideError("ended")
+
+        def end(self):
+            super().end()
+            ended.set()
+
     jobs = [Job(side=name, kind="copy", unit="TB/s") for name in ("first", "second", "third")]
-    preparing = Preparation(lambda job, _: Interrupted(job, notes), Room(1.0), 1)
+    preparing = Preparation(lambda job, _: Patient(job, notes), Room(math.inf), 1)
     with pytest.raises(KeyboardInterrupt), preparing.of(jobs, 60):
         pass
-    assert {name for word, name in notes if word == "started"} == {name for word, name in notes if word == "ended"}
-    assert preparing.ready_by == 0.0
+    assert [name for word, name in notes if word == "started"] == ["first"]
 
 
-def test_a_wave_has_no_more_sides_than_cores_but_a_group_stays_whole():
+def test_a_wave_has_no_more_sides_than_cores_or_than_the_card_holds_but_a_group_stays_whole():
     job = Job(side="x", kind="copy", unit="TB/s")
     groups = [Group("card", str(count), (job,) * count) for count in (2, 3, 9, 1, 1)]
-    assert [[len(group.jobs) for group in wave] for wave in waves(groups, 5)] == [[2, 3], [9], [1, 1]]
+    assert [[len(group.jobs) for group in wave] for wave in waves(groups, 5, math.inf)] == [[2, 3], [9], [1, 1]]
+    assert [[len(group.jobs) for group in wave] for wave in waves(groups, 99, 4 << 30)] == [[2], [3], [9], [1, 1]]
 
 
 def test_a_process_answers_as_the_job_here_does():

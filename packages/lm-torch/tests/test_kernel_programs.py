@@ -3,39 +3,41 @@
 import ast
 from pathlib import Path
 
-import pytest
-
 import lm_torch
 
 PROGRAMS = sorted(Path(lm_torch.__file__).parent.glob("kernels/programs/*.py"))
+FUNCTIONS = {
+    node.name: node
+    for path in PROGRAMS
+    for node in ast.parse(path.read_text()).body
+    if isinstance(node, ast.FunctionDef) and "triton.jit" in ast.unparse(node.decorator_list[0])
+}
 
 
-def launched(tree: ast.Module) -> dict[ast.FunctionDef, set[str]]:
-    """Kernels, not the functions that kernels call, with the arguments that may become numbers of Python."""
-    found = {}
-    for function in tree.body:
-        if not isinstance(function, ast.FunctionDef) or "program_id" not in ast.unparse(function):
-            continue
-        decorators = " ".join(map(ast.unparse, function.decorator_list))
-        names = {arg.arg for arg in function.args.args if arg.annotation is None}
-        found[function] = {name for name in names if f"'{name}'" not in decorators}
-    return found
+def arguments(function: ast.FunctionDef) -> list[str]:
+    """Those of which Triton may make numbers of Python, where they are launched from outside."""
+    return [arg.arg for arg in function.args.args if arg.annotation is None]
 
 
-def converted(function: ast.FunctionDef) -> set[str]:
-    """Names of which `to` is called."""
-    calls = (node.func for node in ast.walk(function) if isinstance(node, ast.Call))
-    attributes = (call for call in calls if isinstance(call, ast.Attribute) and call.attr == "to")
-    return {each.value.id for each in attributes if isinstance(each.value, ast.Name)}
+def converted(function: ast.FunctionDef, of: set[str]) -> set[str]:
+    """Names of arguments of which `to` is called, here or where they are passed on."""
+    found = set()
+    for call in (node for node in ast.walk(function) if isinstance(node, ast.Call)):
+        if isinstance(call.func, ast.Attribute) and call.func.attr == "to" and isinstance(call.func.value, ast.Name):
+            found.add(call.func.value.id)
+        called = FUNCTIONS.get(call.func.id) if isinstance(call.func, ast.Name) else None
+        if called and called is not function:
+            passed = {
+                inner: given.id
+                for inner, given in zip(arguments(called), call.args, strict=False)
+                if isinstance(given, ast.Name) and given.id in of
+            }
+            found |= {passed[inner] for inner in converted(called, set(passed)) if inner in passed}
+    return found & of
 
 
-@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.stem)
-def test_no_argument_that_may_be_1_is_converted_by_its_method(path: Path) -> None:
+def test_no_argument_that_may_be_1_is_converted_by_its_method() -> None:
     """Triton makes an integer argument that is 1 a Python number, which has no `to`; the interpreter does not."""
-    for function, specialized in launched(ast.parse(path.read_text())).items():
-        assert not converted(function) & specialized, function.name
-
-
-def test_the_kernels_were_found() -> None:
-    names = {function.name for path in PROGRAMS for function in launched(ast.parse(path.read_text()))}
-    assert names >= {"attention_bits", "forward", "product", "rows_linear"}
+    launched = [function for function in FUNCTIONS.values() if "program_id" in ast.unparse(function)]
+    assert {"attention_bits", "forward", "product", "rows_linear"} <= {function.name for function in launched}
+    assert {name: found for f in launched for name in [f.name] if (found := converted(f, set(arguments(f))))} == {}

@@ -5,6 +5,7 @@ pytest on this file.
 """
 
 import os
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -59,6 +60,19 @@ def model(name: str, dtype: Any = "float32") -> Any:
     built = make_model(CONFIGS[name], StepConfig(dtype=dtype), torch.device(DEVICE))
     load_weights(built, rough_arrays(CONFIGS[name]))
     return built
+
+
+class Noting:
+    """A kernel that only notes that it is launched."""
+
+    def __init__(self, name: str, launched: list[str]) -> None:
+        self.name, self.launched = name, launched
+
+    def __getitem__(self, _grid: Any) -> Any:
+        return lambda *_, **__: self.launched.append(self.name)
+
+
+KERNELS = ("take", "normed_linear", "linear", "normed_rows_linear", "rows_linear")
 
 
 def read(own: FewRows, ids: Tensor | None, of_rows: list[KVCache], positions: Tensor, out: Tensor) -> Tensor:
@@ -162,6 +176,18 @@ def test_int8_weights_give_the_logits_of_the_plain_operations(name: str, dtype: 
     found = torch.full_like(expected, float("nan"))
     read(FewRows(inference, rows), ids, ours, positions, found)
     assert float((found - expected).norm()) <= ERROR[dtype] * float(expected.norm())
+
+
+@pytest.mark.parametrize("weights", ["same", "int8"])
+def test_matrices_that_are_wide_go_to_the_matrix_units_only_as_int8(weights: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(decode, "UNIT_COLUMNS", 16)
+    inference = InferenceModel(model("gpt2", "bfloat16"), 29, weights)
+    own, launched = FewRows(inference, 2), []
+    monkeypatch.setattr(own, "programs", SimpleNamespace(**{name: Noting(name, launched) for name in KERNELS}))
+    positions = torch.tensor([3, 9], device=DEVICE)
+    own.read(positions, positions[None], positions, caches(inference, 2), positions, torch.empty(2, 29, device=DEVICE))
+    wide = {"normed_rows_linear", "rows_linear"} if weights == "int8" else {"normed_linear", "linear"}
+    assert set(launched) == {"take", *wide}
 
 
 @pytest.mark.parametrize("top_k", [1, 7, 40])

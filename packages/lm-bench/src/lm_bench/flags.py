@@ -258,7 +258,10 @@ class StudyFlags(Config):
     challenge: str = ""
     """Folder of a study that was published: run it again and report agreement."""
     workers: int = Field(0, ge=0)
-    """Runs at once; 0: as the study says, or as many as the cores have threads for."""
+    """Runs at once; 0: as the study says, or as many as the cores have threads for; on Ray one for each GPU, or for
+    each core where there is none."""
+    on: str = "local"
+    """Where runs run: local, ray (started on this machine), or a Ray cluster: ray://host:10001, host:6379, auto."""
     retry: bool = False
     """Run again what has failed or ran out of memory."""
     keep: bool = False

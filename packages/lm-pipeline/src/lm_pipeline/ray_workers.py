@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 
 from lm_core.errors import UserError
 from lm_core.terminal import say
-from lm_pipeline.workers import CommandOf, interruptible
+from lm_pipeline.workers import CommandOf, environment, interruptible
 
 U = TypeVar("U")
 R = TypeVar("R")
@@ -56,7 +56,7 @@ def ray_workers(on: str, count: int) -> Iterator["RayWorkers"]:
     if on not in (OWN, RUNNING_HERE):
         _check_answers(on)
     with ExitStack() as stack:
-        stack.enter_context(_environment(_PRIVATE if on == OWN else _QUIET))
+        stack.enter_context(environment(_PRIVATE if on == OWN else _QUIET))
         try:
             import ray
         except ImportError:
@@ -77,21 +77,6 @@ def ray_workers(on: str, count: int) -> Iterator["RayWorkers"]:
             ) from None
         stack.enter_context(interruptible())  # in place of Ray's own handlers
         yield RayWorkers(ray, count)
-
-
-@contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    """Set environment variables for the block."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def _check_answers(on: str) -> None:

@@ -11,10 +11,11 @@ exit code and files, and resumes from those when it is started again. On Ray the
 again (`lm_pipeline.ray_workers`); here no thread dies, and the exit code is that of a program that was killed.
 """
 
+import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -70,6 +71,7 @@ class Workers:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self.programs_at_once = engine.programs_at_once
 
     def calls(self, function: Callable[[U], R], units: Iterable[U]) -> Iterator[tuple[U, R]]:
         """Each unit with `function(unit)`, in order.
@@ -110,6 +112,21 @@ def _results(
             raise mistake
     finally:
         puller.shutdown(wait=False, cancel_futures=True)
+
+
+@contextmanager
+def environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for the block."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 @contextmanager

@@ -43,11 +43,11 @@ def is_launch_bound(parameters: int, tokens: int) -> bool:
 
 @contextlib.contextmanager
 def capturing(graph: torch.cuda.CUDAGraph, pool: Any = None, stream: Any = None) -> Iterator[None]:
-    """`torch.cuda.graph`, which nothing else in the process ends, and which leaves nothing behind where it fails.
+    """`torch.cuda.graph` that Python's garbage collector does not end, and that leaves nothing behind where it fails.
 
-    Freeing another graph ends a capture, and Python's garbage collector frees those that are part of a cycle whenever
-    it likes, so it waits. Another thread may be writing a checkpoint, and wait for its copies. A capture that fails
-    leaves its stream the current one, and torch's generator in the belief that it is still captured.
+    Freeing another graph ends a capture, and the collector frees those that are part of a cycle whenever it likes, so
+    it waits. Another thread may be writing a checkpoint, and wait for its copies. A capture that fails leaves its
+    stream the current one, and torch's generator in the belief that it is still captured.
     """
     collecting = gc.isenabled()
     gc.disable()
@@ -58,7 +58,8 @@ def capturing(graph: torch.cuda.CUDAGraph, pool: Any = None, stream: Any = None)
         ):
             yield
     except BaseException:
-        free_generator()
+        with contextlib.suppress(RuntimeError):  # the card may be lost
+            free_generator()
         raise
     finally:
         if collecting:
@@ -66,9 +67,11 @@ def capturing(graph: torch.cuda.CUDAGraph, pool: Any = None, stream: Any = None)
 
 
 def free_generator() -> None:
-    """Give torch's generator of the card a new state, of the same seed, that no graph has captured."""
+    """Give torch's generator of the card a new state that no graph has captured, and that goes on where it stands."""
     generator = torch.cuda.default_generators[torch.cuda.current_device()]
-    generator.graphsafe_set_state(torch.Generator(generator.device).manual_seed(generator.initial_seed()))
+    fresh = torch.Generator(generator.device).manual_seed(generator.initial_seed())
+    fresh.set_offset(generator.get_offset())
+    generator.graphsafe_set_state(fresh)
 
 
 class Graphs:

@@ -16,7 +16,7 @@ from lm_bench.environment import core_count
 from lm_bench.flags import GpuFlags, GpuPart
 from lm_bench.gpu.jobs import SEED_STEPS, Group, Job, groups_of
 from lm_bench.gpu.preparation import Preparation, Start
-from lm_bench.gpu.room import Room
+from lm_bench.gpu.room import Room, timed_bytes
 from lm_bench.gpu.sides import Kernel, Local, Process, Report, Side, SideError
 from lm_bench.infer.measurement import common_start
 from lm_bench.rounds import interleaved, ratios
@@ -73,7 +73,7 @@ def measure(flags: GpuFlags, device: str, say: Callable[[str], None], emit: Call
     limit = flags.processes or core_count()
     start: Start = process if device == "cuda" else lambda job, _: Local(job)
     free, at_once = (_free_bytes(), limit) if device == "cuda" else (math.inf, 1)
-    for wave in waves(groups, limit):
+    for wave in waves(groups, limit, free):
         say(f"{time.monotonic() - started:.0f} s: getting ready: {'; '.join(group.title for group in wave)} ...")
         preparation = Preparation(start, Room(free), at_once)
         for row in _measure_wave(wave, flags.rounds, until, preparation, partial(_after, started, say)):
@@ -101,11 +101,13 @@ def process(job: Job, together: int) -> Process:
     return Process(job, environment)
 
 
-def waves(groups: Sequence[Group], limit: int) -> Iterator[list[Group]]:
-    """Groups in their order, as many at a time as have no more than `limit` sides together; one at least."""
+def waves(groups: Sequence[Group], limit: int, free: float) -> Iterator[list[Group]]:
+    """Groups in their order, one at least at a time, and as many as have no more than `limit` sides together, and leave
+    room for each while the others wait."""
     wave: list[Group] = []
     for group in groups:
-        if wave and sum(len(each.jobs) for each in [*wave, group]) > limit:
+        jobs = [job for each in [*wave, group] for job in each.jobs]
+        if wave and (len(jobs) > limit or timed_bytes(jobs) > free):
             yield wave
             wave = []
         wave.append(group)

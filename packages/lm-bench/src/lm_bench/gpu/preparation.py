@@ -47,19 +47,19 @@ class Preparation:
             raise
 
     def _prepare(self, job: Job, together: int) -> Side | None:
-        with self.room.taking(job):
-            patience = self.ready_by - time.monotonic()
-            if patience <= 0:
+        with self.room.taking(job) as is_ready:
+            if self.ready_by <= time.monotonic():
                 self.failures[job] = "no time was left"
                 return None
             side = self.start(job, together)
             self.sides.append(side)
             try:
-                side.ready(patience)
+                side.ready(max(0.0, self.ready_by - time.monotonic()))  # read again: an interrupt may have come
             except SideError as error:
                 self.failures[job] = str(error)
                 side.end()
                 return None
+            is_ready()
             return side
 
     def _end(self) -> None:

@@ -2,7 +2,7 @@
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from lm_bench.gpu.jobs import Job
 from lm_core.model.parameters import parameter_count
@@ -30,6 +30,11 @@ def needed_bytes(job: Job) -> int:
     return needed + numbers * ACTIVATION_BYTES[job.who == "ours" and job.step.compile]
 
 
+def timed_bytes(jobs: Sequence[Job]) -> int:
+    """The most that sides take which are all ready, and of which one works: estimate."""
+    return sum(map(resting_bytes, jobs)) + max(needed_bytes(job) - resting_bytes(job) for job in jobs)
+
+
 class Room:
     """Bytes of the card, of which sides that run in threads take some."""
 
@@ -39,17 +44,23 @@ class Room:
         self.changed = threading.Condition()
 
     @contextlib.contextmanager
-    def taking(self, job: Job) -> Iterator[None]:
-        """Wait until there is room for the job, or nobody else takes any; afterwards what it holds at rest is gone."""
-        needed = needed_bytes(job)
+    def taking(self, job: Job) -> Iterator[Callable[[], None]]:
+        """Wait until there is room for the job, or nobody else takes any; what it keeps afterwards, where it is said to
+        be ready by a call, is what it holds at rest."""
+        needed, kept = needed_bytes(job), 0
+
+        def is_ready() -> None:
+            nonlocal kept
+            kept = resting_bytes(job)
+
         with self.changed:
             self.changed.wait_for(lambda: needed <= self.free or not self.taken)
             self.free -= needed
             self.taken += 1
         try:
-            yield
+            yield is_ready
         finally:
             with self.changed:
-                self.free += needed - resting_bytes(job)
+                self.free += needed - kept
                 self.taken -= 1
                 self.changed.notify_all()

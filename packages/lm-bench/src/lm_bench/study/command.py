@@ -19,6 +19,7 @@ from lm_bench.study.result import STUDY, RunResult, results
 from lm_core.errors import UserError
 from lm_core.terminal import put, say
 from lm_pipeline.trials.program import program_of
+from lm_pipeline.workers import LOCAL
 
 _ROOT = Path("runs") / "studies"
 STOPPED = 130
@@ -56,11 +57,12 @@ def _planner(study: StudyConfig, where: str) -> Planner:
 
 
 def _workers(flags: StudyFlags, study: StudyConfig) -> int:
-    return flags.workers or study.at_once or max(1, core_count() // study.threads)
+    here = max(1, core_count() // study.threads) if flags.on == LOCAL else 0
+    return flags.workers or study.at_once or here
 
 
 def _run(planner: Planner, folder: Path, flags: StudyFlags) -> int:
-    Harness(planner.study, planner, folder, _workers(flags, planner.study), flags.retry, flags.keep).run()
+    Harness(planner.study, planner, folder, _workers(flags, planner.study), flags.on, flags.retry, flags.keep).run()
     put(write_report(folder))
     say(f"results: {folder}, page: {folder / PAGE}")
     return 0

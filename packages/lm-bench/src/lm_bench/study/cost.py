@@ -58,9 +58,9 @@ def plan_lines(study: StudyConfig, workers: int, durations: Durations, done: Seq
         time = "-" if one is None else in_words(one)
         rows.append([arm, f"{budget:,}", str(tuning), str(compared), f"{(tuning + compared) * budget:,}", time])
     runs = (tuning + compared) * len(cells_of(study))
-    at_once = f"{workers} at once, {study.threads} thread{'s' * (study.threads > 1)} each"
+    at_once = f"{workers or 'as many as fit'} at once, {study.threads} thread{'s' * (study.threads > 1)} each"
     known = durations.of(next(iter(study.arms)), 1) is not None
-    cost = f", about {in_words(seconds / workers)}" if known else ""
+    cost = f", about {in_words(seconds / (workers or 1))}{'' if workers else ' of one worker'}" if known else ""
     return [
         f"{study.name}: {study.question}",
         aligned(rows),

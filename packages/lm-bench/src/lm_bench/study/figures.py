@@ -50,11 +50,8 @@ def draw_curves(axes: "Axes", cells: Mapping[int, Cell], curves: Curves, which: 
         if found := _band(cell, curves, which):
             axes.fill_between(found.steps, found.low, found.high, color=color, alpha=0.18, linewidth=0)
             axes.plot(found.steps, found.mean, color=color, label=show(cell.arm)[:_LONGEST_LABEL] * labelled)
-            ends += [
-                found.mean[np.searchsorted(found.steps, _FALLEN * found.steps[-1])],
-                found.high.min(),
-                found.low.min(),
-            ]
+            early = found.mean[np.searchsorted(found.steps, _FALLEN * found.steps[-1])]
+            ends += [early, min(found.mean[-1], found.mean[0]), found.high.min(), found.low.min()]
     if ends and max(ends) > min(ends):  # what is not yet trained, or diverges, leaves the figure by its top
         room = 0.05 * (max(ends) - min(ends))
         axes.set_ylim(min(ends) - room, max(ends) + room)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lm_bench.environment import load_average, observe
+from lm_bench.study.cluster import Cluster
 from lm_bench.study.config import Scalar, StudyConfig
 from lm_bench.study.differences import Difference, differences
 from lm_bench.study.folder import (
@@ -30,6 +31,7 @@ from lm_core.disk.lock import Lock
 from lm_core.run.interrupts import Interrupts
 from lm_core.run.plan import Plan
 from lm_core.terminal import say
+from lm_pipeline.workers import LOCAL
 
 Grids = dict[tuple[str, int], dict[str, tuple[Scalar, ...]]]
 """Grid of each arm and budget."""
@@ -44,7 +46,8 @@ class Harness:
         study: what to run.
         planner: makes its trials.
         folder: where; it is held meanwhile.
-        workers: runs at once.
+        workers: runs at once; 0: as many as there is room for elsewhere.
+        on: where; see `lm_pipeline.workers.workers`.
         retry: run again what has failed or ran out of memory; what diverged stays.
         keep: keep the checkpoints of finished runs.
     """
@@ -53,6 +56,7 @@ class Harness:
     planner: Planner
     folder: Path
     workers: int
+    on: str = LOCAL
     retry: bool = False
     keep: bool = False
     done: dict[str, RunResult] = field(default_factory=dict)
@@ -94,9 +98,9 @@ class Harness:
     def _run_all(self) -> list[Choice]:
         study, cells = self.study, cells_of(self.study)
         grids: Grids = {(arm, budget): study.grid(arm) for arm, budget in cells}
-        progress = Progress(study.name, self.workers, list(self.done.values()))
-        pool = Pool(study.app, self.folder, study.metric, self.workers, study.threads)
-        with Interrupts() as interrupts, pool:
+        how = study.app, self.folder, study.metric, self.workers, study.threads
+        with Interrupts() as interrupts, Pool(*how) if self.on == LOCAL else Cluster(*how, self.on) as pool:
+            progress = Progress(study.name, pool.size, list(self.done.values()))
 
             def run(trials: Sequence[Trial]) -> None:
                 todo = [trial for trial in trials if trial.hash not in self.done]

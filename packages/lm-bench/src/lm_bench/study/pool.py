@@ -26,7 +26,7 @@ from lm_core.run.interrupts import Interrupts
 
 _TICK_SECONDS = 0.1
 _LOG_END = 4096
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
 class StoppedError(Exception):
@@ -137,24 +137,16 @@ class Pool:
                 stderr=errors,
                 bufsize=0,
                 start_new_session=True,  # Ctrl-C is for this process alone, which passes it on
-                env=os.environ | dict.fromkeys(_THREADS, str(self.threads)),
+                env=os.environ | dict.fromkeys(THREADS, str(self.threads)),
             )
         worker = _Worker(process, log)
         self._selector.register(worker.answers, selectors.EVENT_READ, worker)
         return worker
 
     def _start(self, worker: _Worker, trial: Trial) -> None:
-        folder = trial.folder(self.study_folder)
-        config, log = folder.with_suffix(".toml"), folder.with_suffix(".log")
-        task = {**trial.identity(), "config_hash": trial.hash, "folder": str(folder), "config": str(config)}
-        try:
-            make_folder(folder.parent)
-            write_whole(config, toml_bytes(trial.toml))
-        except OSError as error:
-            raise UserError(f"cannot write to {folder.parent}: {error.strerror}") from None
+        line = json.dumps(task_of(trial, self.study_folder, self.metric))
         worker.trial = trial
         with suppress(BrokenPipeError):  # it has died: the end of its answers says so
-            line = json.dumps({**task, "log": str(log), "metric": self.metric})
             worker.commands.write(line.encode() + b"\n")
 
     def _hear(self, worker: _Worker, finished: Callable[[RunResult], None]) -> None:
@@ -181,24 +173,7 @@ class Pool:
             raise UserError(f"a worker cannot start: {_last_line(worker.log) or f'it ended with exit code {code}'}")
         if worker.trial is None:
             return
-        folder = worker.trial.folder(self.study_folder)
-        killed = code == -signal.SIGKILL
-        said = _last_line(folder.with_suffix(".log"))
-        result = RunResult(
-            **worker.trial.identity(),
-            status="out of memory" if killed else "failed",
-            message="its process was killed, as the system does when the memory is full"
-            if killed
-            else f"its process ended with exit code {code}" + (f": {said}" if said else ""),
-            metric=None,
-            seconds=0.0,
-            steps_done=0,
-            peak_bytes=None,
-            config_hash=worker.trial.hash,
-            folder=folder,
-        )
-        result.write()
-        finished(result)
+        finished(lost(worker.trial, self.study_folder, code))
 
     def _stop(self, finished: Callable[[RunResult], None]) -> None:
         """Let what runs save and stop, and wait for it."""
@@ -212,6 +187,45 @@ class Pool:
                 worker.commands.close()
             worker.trial = None
         raise StoppedError
+
+
+def task_of(trial: Trial, study_folder: Path, metric: str) -> dict[str, object]:
+    """What `run_trial` is given, as JSON takes it; the file of its config is written.
+
+    Raises:
+        UserError: when it cannot be.
+    """
+    folder = trial.folder(study_folder)
+    config, log = folder.with_suffix(".toml"), folder.with_suffix(".log")
+    try:
+        make_folder(folder.parent)
+        write_whole(config, toml_bytes(trial.toml))
+    except OSError as error:
+        raise UserError(f"cannot write to {folder.parent}: {error.strerror}") from None
+    files = {"folder": str(folder), "config": str(config), "log": str(log)}
+    return {**trial.identity(), "config_hash": trial.hash, "metric": metric, **files}
+
+
+def lost(trial: Trial, study_folder: Path, code: int) -> RunResult:
+    """The result of a trial whose process ended without one, which is written."""
+    folder = trial.folder(study_folder)
+    killed = code == -signal.SIGKILL
+    said = _last_line(folder.with_suffix(".log"))
+    result = RunResult(
+        **trial.identity(),
+        status="out of memory" if killed else "failed",
+        message="its process was killed, as the system does when the memory is full"
+        if killed
+        else f"its process ended with exit code {code}" + (f": {said}" if said else ""),
+        metric=None,
+        seconds=0.0,
+        steps_done=0,
+        peak_bytes=None,
+        config_hash=trial.hash,
+        folder=folder,
+    )
+    result.write()
+    return result
 
 
 def _read(trial: Trial, study_folder: Path) -> RunResult:

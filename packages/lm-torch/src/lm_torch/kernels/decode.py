@@ -25,6 +25,8 @@ UNIT_WIDE = 128
 UNIT_COLUMNS = 1024
 """Elements of a vector up to which a program holds so many rows of a matrix: of 3,072 it takes a whole multiprocessor,
 and cannot begin early."""
+INT8_UNIT_COLUMNS = 4096
+"""The same of int8, of which other programs make a number of each byte for each row of text, in four times as long."""
 TOGETHER = 4
 """Rows of text that a program goes over where they are multiplied one by one, in float32; others take the same part of
 a matrix to further rows, at the same time."""
@@ -183,9 +185,8 @@ class FewRows:
         )
 
     def _by_units(self, width: int) -> bool:
-        # Elsewhere a number is made of each byte for each row of text again, which takes four times as long.
-        int8 = self.model.head.scales is not None
-        return (int8 or (self.rows > 1 and width <= UNIT_COLUMNS)) and self.model.dtype == torch.bfloat16
+        columns = INT8_UNIT_COLUMNS if self.model.head.scales is not None else UNIT_COLUMNS
+        return self.rows > 1 and self.model.dtype == torch.bfloat16 and width <= columns
 
     def _programs(self, outs: int, width: int, tile: int) -> int:
         """How many share the rows of a matrix behind a norm, each of which takes `tile` at a time."""

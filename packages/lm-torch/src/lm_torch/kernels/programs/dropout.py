@@ -19,11 +19,10 @@ def mix(x):
 @triton.jit
 def site_key(key, site):
     """Term that a site adds to the hash of an element: key is where the step's key lies, as int64."""
-    return mix(tl.load(key).to(tl.uint32) + site.to(tl.uint32) * tl.full((), _GOLDEN, tl.uint32))
+    return mix(tl.load(key).to(tl.uint32) + tl.cast(site, tl.uint32) * tl.full((), _GOLDEN, tl.uint32))
 
 
-# An argument that is 1 would become a Python number, which has no `to`.
-@triton.jit(do_not_specialize=["site", "pairs"])
+@triton.jit(do_not_specialize=["site"])
 def attention_bits(bits, keys, site, pairs, length, words, THRESHOLD: tl.constexpr, ROWS: tl.constexpr):
     """Which attention weights [pairs, T, T] stay, 32 keys a word: bits [pairs, words, T], int32.
 
@@ -36,7 +35,7 @@ def attention_bits(bits, keys, site, pairs, length, words, THRESHOLD: tl.constex
     if (block + 1) * ROWS > word * 32:
         rows = block * ROWS + tl.arange(0, ROWS)
         added = site_key(keys + pair // pairs, site)
-        before = (tl.load(keys + pair // pairs) >> 32).to(tl.uint32) * pairs.to(tl.uint32)
+        before = (tl.load(keys + pair // pairs) >> 32).to(tl.uint32) * tl.cast(pairs, tl.uint32)
         first = ((before + (pair % pairs).to(tl.uint32)) * length + rows.to(tl.uint32)) * length + word * 32
         found = tl.zeros((ROWS,), tl.uint32)
         for i in tl.static_range(32):
