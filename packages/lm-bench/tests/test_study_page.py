@@ -12,6 +12,7 @@ import pytest
 from lm_bench.study.analysis import Question, analyzed
 from lm_bench.study.configs import Described, side_by_side
 from lm_bench.study.curves import MOST, Log, RunCurves, band, thinned
+from lm_bench.study.figures import draw_curves
 from lm_bench.study.page import study_page
 
 from .study_results import ARMS, QUESTION, curves, result
@@ -145,3 +146,22 @@ def test_a_browser_shows_the_page_whole(drawn, tmp_path, width):
     words = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},900", "--dump-dom"]
     shown = subprocess.run([*words, (tmp_path / "page.html").as_uri()], capture_output=True, text=True, timeout=300)
     assert re.search(r"<title>0 cut, 0 of [1-9]\d* pictures missing</title>", shown.stdout)
+
+
+@pytest.mark.parametrize(
+    ("losses", "lowest", "highest"),
+    [
+        ([9, 4, *[3] * 18], 3.0, 4.0),  # what is not yet trained leaves by the top
+        ([9, 4, *[3] * 17, 5], 3.0, 5.0),  # an ending that is worse stays
+        ([9, 4, *[3] * 17, 50], 3.0, 9.0),  # one that diverges does not
+    ],
+)
+def test_the_axis_of_losses_shows_what_differs_at_the_end(losses, lowest, highest):
+    from matplotlib.figure import Figure
+
+    run = result()
+    analysis = analyzed(QUESTION, [run], {run.folder: curves(losses)})
+    axes = Figure().subplots()
+    draw_curves(axes, dict(enumerate(analysis.cells)), {run.folder: curves(losses)}, "losses")
+    room = 0.05 * (highest - lowest)
+    assert axes.get_ylim() == pytest.approx((lowest - room, highest + room))
