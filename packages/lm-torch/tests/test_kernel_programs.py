@@ -1,4 +1,4 @@
-"""What no interpreter shows of the Triton programs, read from their source."""
+"""Faults of the Triton programs that no interpreter shows, found in their source."""
 
 import ast
 from pathlib import Path

@@ -31,7 +31,9 @@ Task = tuple[Trial, dict[str, object]]
 
 @dataclass
 class Cluster:
-    """What `Pool` is on this machine; a signal to stop is a KeyboardInterrupt here, after which what runs has saved.
+    """Workers on a cluster, with the interface of `Pool`.
+
+    A signal to stop is a KeyboardInterrupt here, after which what runs has saved.
 
     Args:
         app: program that trains.

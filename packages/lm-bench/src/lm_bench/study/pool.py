@@ -190,7 +190,7 @@ class Pool:
 
 
 def task_of(trial: Trial, study_folder: Path, metric: str) -> dict[str, object]:
-    """What `run_trial` is given, as JSON takes it; the file of its config is written.
+    """The task of a worker for a trial, to be sent as JSON; writes the file of its config.
 
     Raises:
         UserError: when it cannot be.
