@@ -54,13 +54,14 @@ def test_error_lines_notes_records_and_results_are_shown_on_a_terminal(monkeypat
         terminal.say("note \x1b[2J")
         terminal.put("result \x1b[2J")
         console = Console(0, 1)
-        console.say("record \x1b[2J", sys.stdout)
+        console.say("remark \x1b[2J")
         console.close(failed=False)
         raise UserError("name \x1b]0;a\nb\x07")
 
     exit_code_of(main, "demo")
-    assert "result \\x1b[2J\nrecord \\x1b[2J\n" in out.getvalue()
+    assert "result \\x1b[2J\n" in out.getvalue()
     assert err.getvalue().startswith("note \\x1b[2J\n")
+    assert "remark \\x1b[2J\n" in err.getvalue()
     assert err.getvalue().endswith("demo: error: name \\x1b]0;a b\\x07\n")
 
 

@@ -16,6 +16,7 @@ import select
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from threading import Thread
 from typing import IO, Any, NoReturn
 
@@ -38,6 +39,8 @@ _ESCAPED |= {0xDC00 + byte: f"\\x{byte:x}" for byte in range(0x80, 0x100)}
 _IN_A_LINE = _ESCAPED | {ord(c): c.encode("unicode_escape").decode() for c in "\n\t\u2028\u2029"}
 
 
+_mark: ContextVar[str] = ContextVar("mark", default="")
+"""What every line of a thread begins with."""
 _speaks = True
 """Whether this process prints: of the ranks of a run, the first alone does."""
 _reports: Callable[[BaseException], bool] | None = None
@@ -65,6 +68,17 @@ def speak(first: bool = True, reports: Callable[[BaseException], bool] | None = 
     _speaks, _reports = first, reports
 
 
+def mark_lines(mark: str) -> None:
+    """Begin every line that this thread prints from now on with `mark`, as that of one run among several."""
+    _mark.set(mark)
+
+
+def marked(text: str) -> str:
+    """The lines of a text with the mark of this thread."""
+    mark = _mark.get()
+    return "\n".join(mark + line if line else line for line in text.split("\n")) if mark else text
+
+
 def end(code: int) -> NoReturn:
     """End the process here, with what was printed and nothing else."""
     for stream in (sys.stdout, sys.stderr):
@@ -81,7 +95,7 @@ def show(value: object) -> str:
 def say(text: str, end: str = "\n") -> None:
     """Print to stderr, for a person. An error, such as a reader that has gone, is ignored."""
     if _speaks:
-        _complain(text + end)
+        _complain(marked(text) + end)
 
 
 def _complain(text: str) -> None:
@@ -107,7 +121,7 @@ def put(text: str, end: str = "\n", *, styled: bool = False) -> None:
         return
     person = is_terminal(sys.stdout)
     try:
-        _write(sys.stdout, (visible(text) if person and not styled else text) + end)
+        _write(sys.stdout, marked(visible(text) if person and not styled else text) + end)
     except OSError as error:
         drop_stdout()  # else Python complains again when it flushes at exit
         if error.errno == errno.EPIPE or (error.errno in _HUNG_UP and (person or _had_terminal)):

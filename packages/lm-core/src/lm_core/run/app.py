@@ -24,7 +24,7 @@ class RunFlags(Execution):
 
     seed: int = Field(0, ge=0)
     """Seed of the weights, the batches, the dropout and the samples. --seeds 1 2 3 --save_dir S runs several, each in
-    a folder of its own."""
+    a folder of its own; with --together as one model, which fills a GPU (torch)."""
     backend: Literal["auto", "torch", "mlx"] = "auto"
     """auto: MLX on Apple silicon, torch elsewhere."""
     device: Literal["auto", "cpu", "gpu"] = "auto"

@@ -1,21 +1,25 @@
-"""Several seeds in one command: a run folder for each, one after another.
+"""Several seeds in one command: a run folder for each, one after another, or all at once as one model.
 
-    --seeds 1 2 3 --save_dir S  -->  S/seed-1  S/seed-2  S/seed-3
+    --seeds 1 2 3 --save_dir S [--together]  -->  S/seed-1  S/seed-2  S/seed-3
 
 The same command resumes: a finished run is complete at once, the one that was stopped is resumed, the others start.
-`--seeds` is about the command and no key of any config: each run is the one that `--seed` alone would have made.
+`--seeds` is about the command and no key of any config: each run is the one that `--seed` alone would have made, with
+`--together` but for rounding.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from lm_core.errors import NonFiniteError, UserError
 from lm_core.run.folder import RunFolder
 from lm_core.run.interrupts import Interrupts
+from lm_core.run.together import Group
 from lm_core.terminal import say
 from lm_core.world import current
 
 _LARGEST, _DIGITS = 2**63 - 1, 20
+_TOGETHER = "--together"
 RunOne = Callable[[list[str]], int | None]
 """Takes the words of a command for one run; returns its exit code."""
 
@@ -45,20 +49,23 @@ def for_each_seed(
     """
     if not has_seeds(argv):
         return run(list(argv))
-    rest, seeds, save_dir = _read(argv)
+    rest, seeds, save_dir, together = _read(argv)
     for name in contradicts:
         if name in map(_name, rest):
             raise UserError(f"--seeds and --{name} contradict each other: leave --{name} out")
-    codes = []
+
+    def words(seed: int) -> list[str]:
+        folder = save_dir / f"seed-{seed}"
+        again = ["--resume"] if resume and current().of_first(RunFolder(folder).holds_run) else []
+        return [*rest, "--seed", str(seed), "--save_dir", str(folder), *again]
+
+    codes = list[int]()
     with Interrupts() as interrupts:
-        for number, seed in enumerate(seeds, 1):
-            folder = save_dir / f"seed-{seed}"
-            say(f"seed {seed}, {number} of {len(seeds)}: {folder}")
-            again = ["--resume"] if resume and current().of_first(RunFolder(folder).holds_run) else []
-            codes.append(_run_one(run, seed, [*rest, "--seed", str(seed), "--save_dir", str(folder), *again]))
-            if interrupts.requested or codes[-1] not in (0, NonFiniteError.exit_code):
+        for code in _together(run, seeds, words) if together else _in_turn(run, seeds, words):
+            codes.append(code)
+            if interrupts.requested or code not in (0, NonFiniteError.exit_code):
                 say("the same command resumes; finished seeds are skipped")
-                return codes[-1]
+                return code
     for line in next_steps(save_dir):
         say(line)
     return max(codes)
@@ -69,21 +76,41 @@ def has_seeds(argv: Sequence[str]) -> bool:
     return "seeds" in map(_name, argv)
 
 
-def _run_one(run: RunOne, seed: int, argv: list[str]) -> int:
-    try:
-        return run(argv) or 0
-    except NonFiniteError as error:
-        say(f"seed {seed}: {error}")
-        return error.exit_code
+def _in_turn(run: RunOne, seeds: Sequence[int], words: Callable[[int], list[str]]) -> Iterator[int]:
+    """The exit code of each run, as soon as it has ended."""
+    for number, seed in enumerate(seeds, 1):
+        argv = words(seed)
+        say(f"seed {seed}, {number} of {len(seeds)}: {argv[argv.index('--save_dir') + 1]}")
+        try:
+            yield run(argv) or 0
+        except NonFiniteError as error:
+            say(f"seed {seed}: {error}")
+            yield error.exit_code
 
 
-def _read(argv: Sequence[str]) -> tuple[list[str], list[int], Path]:
-    """The other words, the seeds, and the folder of the runs' folders."""
+def _together(run: RunOne, seeds: Sequence[int], words: Callable[[int], list[str]]) -> Iterator[int]:
+    """The exit code of each run, when all have ended."""
+    say(f"seeds {', '.join(map(str, seeds))}, as one model")
+    outcomes = Group((f"seed {seed}", partial(run, words(seed))) for seed in seeds).run()
+    for seed, outcome in zip(seeds, outcomes, strict=True):
+        if isinstance(outcome, NonFiniteError):
+            say(f"seed {seed}: {outcome}")
+            yield outcome.exit_code
+        elif isinstance(outcome, Exception):
+            raise outcome
+        else:
+            yield outcome or 0
+
+
+def _read(argv: Sequence[str]) -> tuple[list[str], list[int], Path, bool]:
+    """The other words, the seeds, the folder of the runs' folders, and whether they are trained together."""
     taken: dict[str, list[str]] = {"seeds": [], "save_dir": []}
     rest, name = [], ""
     for word in argv:
         if word.startswith("--"):
             name = _name(word)
+            if word == _TOGETHER:
+                continue
             if name in taken:
                 taken[name] = [word.partition("=")[2]] if "=" in word else []
                 continue
@@ -100,7 +127,7 @@ def _read(argv: Sequence[str]) -> tuple[list[str], list[int], Path]:
         raise UserError(f"{said}: give each seed once")
     if not taken["save_dir"] or not taken["save_dir"][-1]:
         raise UserError("--seeds: give --save_dir, the folder in which each seed gets a run folder")
-    return rest, seeds, Path(taken["save_dir"][-1])
+    return rest, seeds, Path(taken["save_dir"][-1]), _TOGETHER in argv
 
 
 def _is_seed(word: str) -> bool:

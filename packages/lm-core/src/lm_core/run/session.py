@@ -39,6 +39,7 @@ from lm_core.run.plan import Plan, SampledBatches
 from lm_core.run.ranks import ECHO, check_ranks, one_folder
 from lm_core.run.resume import Policy, Recorded, recorded
 from lm_core.run.samples import Samples
+from lm_core.run.shared import shared
 from lm_core.run.sinks.sink import Sink
 from lm_core.run.state import RunState, is_complete, verdict
 from lm_core.run.summary import summary
@@ -152,7 +153,7 @@ def run(
         return state
     for note in plan.notes:
         say(note)
-    backend = backend or load_backend(plan.backend)
+    backend, asking = shared(backend or load_backend(plan.backend), interrupts)
     say(backend.describe(plan.step))
     check_ranks(plan, world, backend)
     available = backend.memory(plan.step)
@@ -173,7 +174,7 @@ def run(
     sinks = list[Sink]()
     world.of_first(lambda: sinks.extend(_prepare(plan, folder, state.step, tokenizer=not has_tokenizer, config=config)))
     samples = Samples(folder.samples, state.step) if world.is_first else None
-    with interrupts or (Interrupts(ECHO) if world.size > 1 else Interrupts()) as asked:
+    with asking or (Interrupts(ECHO) if world.size > 1 else Interrupts()) as asked:
         with _log(plan, folder, state, sinks, world) as log:
             if not complete:
                 plan.history.record(log)
@@ -190,10 +191,7 @@ def run(
 
 
 def _choices(plan: Plan, trainer: Trainer, world: World) -> None:
-    """Have the trainer make the choices that the run was begun with, and report them, and where they differ.
-
-    Those of a new run are the first rank's.
-    """
+    """Have the trainer make the choices of the run so far, or of the first rank; report them, and where they differ."""
     before = plan.checkpoint.metadata.get("choices") if plan.checkpoint else None
     made = before if before or world.size == 1 else world.of_first(lambda: dict(trainer.choices()))
     if made:
@@ -201,9 +199,9 @@ def _choices(plan: Plan, trainer: Trainer, world: World) -> None:
     choices = trainer.choices()
     if choices:
         say("; ".join(f"{name}: {value}" for name, value in choices.items()))
-    for name, value in choices.items():
-        if before and before.get(name, value) != value:
-            say(f"the run was computed with {name}: {before[name]}; from here on its rounding may differ")
+    for name, value in (before or {}).items():
+        if choices.get(name) != value:
+            say(f"the run was computed with {name}: {value}; from here on its rounding may differ")
 
 
 def _log(plan: Plan, folder: RunFolder, state: RunState, sinks: list[Sink], world: World) -> RunLog:

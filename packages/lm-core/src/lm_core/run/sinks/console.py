@@ -1,6 +1,7 @@
 """The console: a line for each record, and on a terminal a progress bar below them.
 
-On a terminal a record is a short line for a person; in a file or a pipe it is a line of JSON, as in `metrics.jsonl`.
+On a terminal a record is a short line for a person; in a file or a pipe it is a line of JSON, as in `metrics.jsonl`. Of
+runs that are trained together the first one has them.
 """
 
 import contextlib
@@ -13,6 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from lm_core import terminal
+from lm_core.run.together import is_first
 
 _FIGURES = {
     "loss_nats": "loss {:.4f}",
@@ -50,18 +52,18 @@ class Console:
     """
 
     def __init__(self, start: int, total: int, *, records: bool = True):
-        self.records = records
-        on_terminal = terminal.is_terminal(sys.stderr)
+        self.records = records and is_first()
+        has_bar = terminal.is_terminal(sys.stderr) and is_first()
         self.line = short_line if terminal.is_terminal(sys.stdout) else record_line
         # A slow average, because the lengths of the windows vary from step to step.
         self.bar = tqdm(
-            total=total, initial=start, unit="step", disable=not on_terminal, smoothing=0.02, dynamic_ncols=True
+            total=total, initial=start, unit="step", disable=not has_bar, smoothing=0.02, dynamic_ncols=True
         )
 
     def record(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         """Print a record."""
         if self.records:
-            self.say(self.line(kind, step, values), sys.stdout)
+            self._print(self.line(kind, step, values), sys.stdout)
 
     def saved(self, metadata: Path, step: int, best: bool) -> None:
         """Print nothing: only failures are reported."""
@@ -70,14 +72,17 @@ class Console:
         """Move the bar."""
         self.bar.update()
 
-    def say(self, text: str, stream: Any = None) -> None:
-        """Print a line without breaking the bar; to stderr by default.
+    def say(self, text: str) -> None:
+        """Print a line to stderr without breaking the bar.
 
         A reader who has left (`... | head`) and a log on a full disk do not end the run.
         """
+        self._print(terminal.marked(text), sys.stderr)
+
+    def _print(self, text: str, stream: Any) -> None:
         with contextlib.suppress(OSError, ValueError):
-            self.bar.write(terminal.visible(text), file=stream or sys.stderr)
-            (stream or sys.stderr).flush()
+            self.bar.write(terminal.visible(text), file=stream)
+            stream.flush()
 
     def close(self, failed: bool) -> None:
         """Leave the bar as it is."""
