@@ -260,7 +260,7 @@ def test_an_evaluation_of_the_average_leaves_the_others_weights(tmp_path: Path) 
 
 def test_lengths_that_vary_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     outcomes = together(tmp_path / "t", Paper(), step=StepConfig(varying_length=True))
-    assert all(isinstance(outcome, UserError) and "each has its own lengths" in str(outcome) for outcome in outcomes)
+    assert all(isinstance(outcome, UserError) and "windows of one length" in str(outcome) for outcome in outcomes)
     assert not list((tmp_path / "t").rglob("config.toml"))
 
 

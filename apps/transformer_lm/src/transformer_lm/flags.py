@@ -36,7 +36,7 @@ class Flags(Execution):
     """Use the GPU: Metal (MLX) or CUDA (torch)."""
     seed: int = Field(42, ge=0)
     """Seed of the weights, the batches, the dropout and the samples. --seeds 1 2 3 --save_dir S trains several models,
-    each in a save folder of its own."""
+    each in a save folder of its own; with --together as one model, which fills a GPU (torch)."""
     context_size: int = Field(48, gt=0)
     """Context length, in tokens."""
     num_blocks: int = Field(4, gt=0)

@@ -84,6 +84,32 @@ class Trainer:
         self.taken = float(self.arrays[COUNT].flat[0])
 
 
+class Trainers:
+    """Trainers of several seeds, as one."""
+
+    def __init__(self, trainers):
+        self.trainers = trainers
+
+    def step(self, batches, lr):
+        return [trainer.step(batch, lr) for trainer, batch in zip(self.trainers, batches, strict=True)]
+
+    def evaluate(self, batches):
+        return [trainer.evaluate(batch) for trainer, batch in zip(self.trainers, batches, strict=True)]
+
+    def diagnostics(self, which):
+        return {}
+
+    def weights(self, which):
+        return dict(self.trainers[which].arrays)
+
+    def optimizer_state(self, which):
+        return {**self.trainers[which].state, "step": np.array(self.trainers[which].taken)}
+
+    def load(self, weights, states):
+        for trainer, arrays, state in zip(self.trainers, weights, states, strict=True):
+            trainer.load(arrays, state)
+
+
 class Backend:
     name = "numpy"
 
@@ -92,6 +118,13 @@ class Backend:
 
     def build(self, model, optimizer, step, weights, seed):
         return Trainer({name: np.zeros_like(array) for name, array in weights.items()}, self.flags)
+
+    def build_seeds(self, model, optimizer, step, weights, seeds):
+        folder = Path(self.flags.save_dir).parent
+        flags = [self.flags.model_copy(update={"seed": seed, "save_dir": f"{folder}/{seed}"}) for seed in seeds]
+        return Trainers(
+            [Backend(each).build(model, optimizer, step, w, 0) for each, w in zip(flags, weights, strict=True)]
+        )
 
     def describe(self, step):
         return "numpy on paper"
@@ -141,7 +174,7 @@ def plan(flags, folder, argv=()):
         seed=flags.seed,
         model=MODEL,
         optimizer=_optimizer(flags),
-        step=StepConfig(),
+        step=StepConfig(varying_length=flags.spoilt == "lengths"),
         schedule=ScheduleConfig(
             peak_lr=flags.lr, **({"kind": "piecewise", "points": flags.schedule} if flags.schedule else {})
         ),

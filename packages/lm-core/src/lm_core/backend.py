@@ -207,6 +207,21 @@ class SeedTrainer(Protocol):
         """`Trainer.load` of every seed, all of them at one step."""
 
 
+def check_together(step: StepConfig) -> None:
+    """Refuse what no `SeedTrainer` does.
+
+    Raises:
+        UserError: with what to change.
+    """
+    advice = "several seeds are trained as one model"
+    if step.varying_length:
+        raise UserError(f"{advice} only on windows of one length, and each seed draws its own")
+    if step.kernels != "fused":
+        raise UserError(f'{advice} by fused kernels only: set kernels = "fused"')
+    if step.dtype == "float8":
+        raise UserError(f"{advice} in bfloat16 or float32, not in float8")
+
+
 class Backend(Protocol):
     """One framework."""
 

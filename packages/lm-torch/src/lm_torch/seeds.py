@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lm_core.backend import Metrics, NumpyArrays
+from lm_core.backend import Metrics, NumpyArrays, check_together
 from lm_core.config import ModelConfig, OptimizerConfig, StepConfig
 from lm_core.data.batches import Batch
 from lm_core.errors import UserError
@@ -42,12 +42,7 @@ class SeedTrainer(Engine):
         seeds: Sequence[int],
         device: torch.device,
     ):
-        if step.kernels != "fused":
-            raise UserError('kernels scratch: seeds are trained together by fused kernels alone; set kernels = "fused"')
-        if step.dtype == "float8":
-            raise UserError(
-                "dtype float8: one model at a time; several seeds are trained together in bfloat16 or float32"
-            )
+        check_together(step)
         if not seeds or len(weights) != len(seeds):
             raise UserError(f"{len(seeds)} seeds and {len(weights)} sets of weights: each seed starts from its own")
         super().__init__(model, optimizer, step, device, stacked, (len(seeds),))

@@ -1,4 +1,4 @@
-"""The workers of a study on a Ray cluster: each trial is a program there, and starts again where its machine dies.
+"""The workers of a study on a Ray cluster: each job is a program there, and starts again where its machine dies.
 
 All machines need the same packages, and the folder of the study and the current folder of this process under the same
 paths (`lm_pipeline.ray_workers`).
@@ -14,10 +14,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from lm_bench.study.plan import Trial
-from lm_bench.study.pool import THREADS, lost, task_of
+from lm_bench.study.plan import Job, Trial
+from lm_bench.study.pool import THREADS, outcomes, tasks_of
 from lm_bench.study.result import RunResult
-from lm_bench.study.worker import run_trial
+from lm_bench.study.worker import run_job
 from lm_core import terminal
 from lm_core.page import leave_pictures_out
 from lm_core.run.interrupts import Interrupts
@@ -26,7 +26,7 @@ from lm_pipeline.workers import environment, interruptible, workers
 
 _STOPPED = 130
 """Exit code of a trial that has saved before its end."""
-Task = tuple[Trial, dict[str, object]]
+Task = tuple[Job, list[dict[str, object]]]
 
 
 @dataclass
@@ -69,18 +69,18 @@ class Cluster:
 
     def run(
         self,
-        trials: Sequence[Trial],
+        jobs: Sequence[Job],
         interrupts: Interrupts,
         finished: Callable[[RunResult], None],
         tick: Callable[[], None] = lambda: None,
     ) -> None:
         """See `Pool.run`; `tick` is called after each result."""
-        tasks = ((trial, task_of(trial, self.study_folder, self.metric)) for trial in trials)
-        for (trial, _), code in self._workers.programs(partial(_command, self.app), tasks):
-            result = RunResult.read(trial.folder(self.study_folder))
-            if result is None and code == _STOPPED:
+        tasks = ((job, tasks_of(job, self.study_folder, self.metric)) for job in jobs)
+        for (job, _), code in self._workers.programs(partial(_command, self.app), tasks):
+            if code == _STOPPED:
                 raise KeyboardInterrupt
-            finished(result or lost(trial, self.study_folder, code))
+            for result in outcomes(job, self.study_folder, code):
+                finished(result)
             tick()
 
 
@@ -89,12 +89,12 @@ def _command(app: str, task: Task) -> Sequence[str]:
 
 
 def main() -> int:
-    """One trial: `python -m lm_bench.study.cluster APP TASK`, the task as JSON; returns its exit code."""
-    app, task = sys.argv[1], json.loads(sys.argv[2])
-    with Path(task["log"]).open("a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
+    """One job: `python -m lm_bench.study.cluster APP TASKS`, these as JSON; returns its exit code."""
+    app, tasks = sys.argv[1], json.loads(sys.argv[2])
+    with Path(tasks[0]["log"]).open("a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
         terminal.prepare()
         leave_pictures_out()
-        finished = run_trial(program_of(app), task)
+        finished = run_job(program_of(app), tasks)
     return 0 if finished else _STOPPED
 
 

@@ -53,6 +53,8 @@ class StudyConfig(Config):
     """Threads of a run, on which its last bits depend."""
     at_once: int = Field(0, ge=0)
     """Most runs at once, such as 1 on one GPU; 0: as many as the cores have threads for."""
+    together: bool = False
+    """Train the seeds of an arm as one model, where the backend can (torch): as each alone but for rounding."""
     extend: bool = False
     """Extend a grid at the edge on which the best point of an arm lies, until it lies inside, 3 times at most."""
     base: Fields = Field(default_factory=dict)

@@ -21,7 +21,9 @@ _SHORT = (5, 10, 50)
 
 
 def timed(planner: Planner) -> Durations:
-    """Seconds of a step, by short runs of the first arm; nothing is known where they do not complete.
+    """Seconds of a step, by short runs of the first arm, of all its seeds where they are trained as one model.
+
+    Nothing is known where they do not complete.
 
     Raises:
         StoppedError: when it is asked to stop.
@@ -30,17 +32,17 @@ def timed(planner: Planner) -> Durations:
     study = planner.study
     arm, point = next(iter(study.arms)), points_of(study.tuned)[0]
     runs: list[RunResult] = []
-    trials = [planner.trial(arm, point, steps, 0, study.backends[0], "tuning") for steps in _SHORT]
+    jobs = [planner.jobs(planner.comparison(arm, steps, point))[0] for steps in _SHORT]
     with (
         tempfile.TemporaryDirectory() as folder,
         Interrupts() as interrupts,
         Pool(study.app, Path(folder), study.metric, 1, study.threads) as pool,
     ):
-        pool.run(trials, interrupts, runs.append)
+        pool.run(jobs, interrupts, runs.append)
     if failed := next((run for run in runs if run.status != "complete"), None):
         say(f"note: the time is not known, a run of {failed.budget} steps did not complete: {failed.message}")
         return Durations()
-    _, few, more = runs
+    few, more = (next(run for run in runs if run.budget == steps) for steps in _SHORT[1:])
     seconds, steps = more.seconds - few.seconds, more.steps_done - few.steps_done
     return Durations([replace(more, seconds=seconds, steps_done=steps) if seconds > 0 else more])
 
@@ -54,7 +56,7 @@ def plan_lines(study: StudyConfig, workers: int, durations: Durations, done: Seq
     for arm, budget in cells_of(study):
         one = durations.of(arm, budget)
         steps += (tuning + compared) * budget
-        seconds += (tuning + compared) * (one or 0.0)
+        seconds += (tuning + (len(study.backends) if study.together else compared)) * (one or 0.0)
         time = "-" if one is None else in_words(one)
         rows.append([arm, f"{budget:,}", str(tuning), str(compared), f"{(tuning + compared) * budget:,}", time])
     runs = (tuning + compared) * len(cells_of(study))

@@ -100,13 +100,17 @@ class Harness:
         grids: Grids = {(arm, budget): study.grid(arm) for arm, budget in cells}
         how = study.app, self.folder, study.metric, self.workers, study.threads
         with Interrupts() as interrupts, Pool(*how) if self.on == LOCAL else Cluster(*how, self.on) as pool:
-            progress = Progress(study.name, pool.size, list(self.done.values()))
+            at_once = pool.size * (study.seeds if study.together else 1)
+            progress = Progress(study.name, at_once, list(self.done.values()))
 
             def run(trials: Sequence[Trial]) -> None:
-                todo = [trial for trial in trials if trial.hash not in self.done]
-                pool.run(todo, interrupts, finish, show)
+                # What a model of several has finished stays a part of it: on their number its rounding depends.
+                jobs = [job for job in self.planner.jobs(trials) if self._left(job)]
+                pool.run(jobs, interrupts, finish, show)
 
             def finish(result: RunResult) -> None:
+                if result.config_hash in self.done:
+                    return
                 self.done[result.config_hash] = result
                 self._drop_checkpoints(result)
                 progress.finished(result)

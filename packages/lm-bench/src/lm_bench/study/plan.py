@@ -17,6 +17,7 @@ from typing import Any
 
 from lm_bench.study.config import Fields, Scalar, StudyConfig
 from lm_bench.study.result import TRIALS, Stage
+from lm_core.backend import check_together
 from lm_core.config import Config
 from lm_core.data.batches import Batch
 from lm_core.errors import UserError
@@ -41,6 +42,10 @@ _LOOKED_AT = 3
 """Batches by which two arms are told apart."""
 _RATES = 64
 """Parts of a run at whose ends their learning rates are compared."""
+
+
+Job = tuple["Trial", ...]
+"""Trials that one process runs at once: one, or those that are trained as one model."""
 
 
 @dataclass(frozen=True)
@@ -102,9 +107,17 @@ class Planner:
         config = values_of(self._config(arm, values))
         data, content = self._data[arm]
         kept = {key: value for key, value in config.items() if key not in (*_OF_ONE_CALL, *content)}
-        text = json.dumps([self.study.app, kept, data, self.code], sort_keys=True)
+        text = json.dumps([self.study.app, kept, data, self.code, *self._others(stage)], sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:_SHORT]
         return Trial(arm, point, budget, seed, backend, stage, digest, toml_document(_nested(values)))
+
+    def jobs(self, trials: Iterable[Trial]) -> list[Job]:
+        """Trials, all those of a stage among them, as the jobs that they are run as."""
+        jobs: dict[str, list[Trial]] = {}
+        for trial in trials:
+            seed = 0 if self._others(trial.stage) else trial.seed
+            jobs.setdefault(json.dumps(trial.identity() | {"seed": seed}), []).append(trial)
+        return [tuple(job) for job in jobs.values()]
 
     def check(self) -> dict[str, Plan]:
         """Check what every run needs, before the first one; returns the plan of each arm, at one and the same point.
@@ -123,6 +136,7 @@ class Planner:
             self._data[arm] = data_hash(plans[arm]), tuple(plans[arm].content)
             for other in points_of(study.grid(arm)):
                 self.trial(arm, other, study.budgets[0], 0, study.backends[0], "tuning")
+            self._check_together(arm, plans[arm])
         self._check_metric(plans)
         self._check_distinct(plans)
         return plans
@@ -156,6 +170,21 @@ class Planner:
         for backend in study.backends:
             if backend not in known:
                 raise UserError(f"{self.where}: backends: {backend!r} is not installed")
+
+    def _others(self, stage: Stage) -> list[int]:
+        """The seeds of a model of several, on whose number its rounding depends; none of one that is trained alone."""
+        seeds = range(self.study.seeds) if stage == "comparison" else self.study.tuning_seeds
+        return list(seeds) if self.study.together and len(seeds) > 1 else []
+
+    def _check_together(self, arm: str, plan: Plan) -> None:
+        if not self.study.together:
+            return
+        if "mlx" in self.study.backends:
+            raise UserError(f"{self.where}: together: MLX trains one seed at a time: leave it out, or mlx")
+        try:
+            check_together(plan.step)
+        except UserError as error:
+            raise UserError(f"{self.where}: together: arms.{arm}: {error}") from None
 
     def _check_metric(self, plans: Mapping[str, Plan]) -> None:
         metric = self.study.metric

@@ -1,4 +1,4 @@
-"""The workers of a study: as many processes as runs fit at once, each of which runs one trial after another.
+"""The workers of a study: as many processes as jobs fit at once, each of which does one after another.
 
 A worker that dies, as when the kernel takes its memory back, leaves a result that says so; the others continue.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from lm_bench.study.plan import Trial
+from lm_bench.study.plan import Job, Trial
 from lm_bench.study.result import RunResult
 from lm_core.disk.files import make_folder, write_whole
 from lm_core.errors import UserError
@@ -39,7 +39,7 @@ class _Worker:
 
     process: subprocess.Popen[bytes]
     log: Path
-    trial: Trial | None = None
+    job: Job = ()
     is_ready: bool = False
     """Whether it has imported the program."""
 
@@ -83,7 +83,7 @@ class Pool:
         for worker in self._workers:
             with suppress(OSError):
                 worker.commands.close()
-            if error is not None and worker.trial:
+            if error is not None and worker.job:
                 worker.process.kill()
             worker.process.wait()
             worker.answers.close()
@@ -92,22 +92,22 @@ class Pool:
     @property
     def running(self) -> list[Trial]:
         """The trials that are being run."""
-        return [worker.trial for worker in self._workers if worker.trial]
+        return [trial for worker in self._workers for trial in worker.job]
 
     def run(
         self,
-        trials: Sequence[Trial],
+        jobs: Sequence[Job],
         interrupts: Interrupts,
         finished: Callable[[RunResult], None],
         tick: Callable[[], None] = lambda: None,
     ) -> None:
-        """Run trials, the first ones first, and hand over each result; `tick` is called now and then meanwhile.
+        """Run jobs, the first ones first, and hand over each result; `tick` is called now and then meanwhile.
 
         Raises:
             StoppedError: when it is asked for; what was running has saved.
             UserError: when a worker cannot start, or nothing can be written.
         """
-        waiting = list(reversed(trials))
+        waiting = list(reversed(jobs))
         while waiting or self.running:
             if interrupts.requested:
                 self._stop(finished)
@@ -119,7 +119,7 @@ class Pool:
 
     def _idle(self) -> _Worker | None:
         for worker in self._workers:
-            if worker.is_ready and worker.trial is None:
+            if worker.is_ready and not worker.job:
                 return worker
         starting = any(not worker.is_ready for worker in self._workers)
         if len(self._workers) < self.size and not starting:
@@ -143,9 +143,9 @@ class Pool:
         self._selector.register(worker.answers, selectors.EVENT_READ, worker)
         return worker
 
-    def _start(self, worker: _Worker, trial: Trial) -> None:
-        line = json.dumps(task_of(trial, self.study_folder, self.metric))
-        worker.trial = trial
+    def _start(self, worker: _Worker, job: Job) -> None:
+        line = json.dumps(tasks_of(job, self.study_folder, self.metric))
+        worker.job = job
         with suppress(BrokenPipeError):  # it has died: the end of its answers says so
             worker.commands.write(line.encode() + b"\n")
 
@@ -155,14 +155,15 @@ class Pool:
             self._bury(worker, finished)
         elif not worker.is_ready:
             worker.is_ready = True
-        elif worker.trial:
-            trial, worker.trial = worker.trial, None
+        elif worker.job:
+            job, worker.job = worker.job, ()
             if not json.loads(answer)["finished"]:
                 raise StoppedError  # by a signal that somebody has sent to the worker
-            finished(_read(trial, self.study_folder))
+            for result in outcomes(job, self.study_folder):
+                finished(result)
 
     def _bury(self, worker: _Worker, finished: Callable[[RunResult], None]) -> None:
-        """Take away a worker that has ended, and keep what became of its trial."""
+        """Take away a worker that has ended, and keep what became of its job."""
         self._selector.unregister(worker.answers)
         self._workers.remove(worker)
         code = worker.process.wait()
@@ -171,9 +172,8 @@ class Pool:
             worker.commands.close()
         if not worker.is_ready:
             raise UserError(f"a worker cannot start: {_last_line(worker.log) or f'it ended with exit code {code}'}")
-        if worker.trial is None:
-            return
-        finished(lost(worker.trial, self.study_folder, code))
+        for result in outcomes(worker.job, self.study_folder, code):
+            finished(result)
 
     def _stop(self, finished: Callable[[RunResult], None]) -> None:
         """Let what runs save and stop, and wait for it."""
@@ -181,36 +181,49 @@ class Pool:
             worker.process.terminate()
         for worker in self._workers:
             while answer := worker.answers.readline():
-                if worker.is_ready and worker.trial and json.loads(answer)["finished"]:
-                    finished(_read(worker.trial, self.study_folder))
-                worker.trial, worker.is_ready = None, True
+                if worker.is_ready and worker.job and json.loads(answer)["finished"]:
+                    for result in outcomes(worker.job, self.study_folder):
+                        finished(result)
+                worker.job, worker.is_ready = (), True
                 worker.commands.close()
-            worker.trial = None
+            worker.job = ()
         raise StoppedError
 
 
-def task_of(trial: Trial, study_folder: Path, metric: str) -> dict[str, object]:
-    """The task of a worker for a trial, to be sent as JSON; writes the file of its config.
+def tasks_of(job: Job, study_folder: Path, metric: str) -> list[dict[str, object]]:
+    """The tasks of a worker for a job, to be sent as JSON; writes the files of their configs.
 
     Raises:
         UserError: when it cannot be.
     """
-    folder = trial.folder(study_folder)
-    config, log = folder.with_suffix(".toml"), folder.with_suffix(".log")
-    try:
-        make_folder(folder.parent)
-        write_whole(config, toml_bytes(trial.toml))
-    except OSError as error:
-        raise UserError(f"cannot write to {folder.parent}: {error.strerror}") from None
-    files = {"folder": str(folder), "config": str(config), "log": str(log)}
-    return {**trial.identity(), "config_hash": trial.hash, "metric": metric, **files}
+    tasks = list[dict[str, object]]()
+    for trial in job:
+        folder = trial.folder(study_folder)
+        config = folder.with_suffix(".toml")
+        try:
+            make_folder(folder.parent)
+            write_whole(config, toml_bytes(trial.toml))
+        except OSError as error:
+            raise UserError(f"cannot write to {folder.parent}: {error.strerror}") from None
+        files = {"folder": str(folder), "config": str(config), "log": str(_log_of(job, study_folder))}
+        tasks.append({**trial.identity(), "config_hash": trial.hash, "metric": metric, **files})
+    return tasks
 
 
-def lost(trial: Trial, study_folder: Path, code: int) -> RunResult:
+def outcomes(job: Job, study_folder: Path, code: int = 0) -> list[RunResult]:
+    """The results of a job whose process has done it, or has ended with an exit code."""
+    said = _last_line(_log_of(job, study_folder)) if job else ""
+    return [RunResult.read(trial.folder(study_folder)) or _lost(trial, study_folder, code, said) for trial in job]
+
+
+def _log_of(job: Job, study_folder: Path) -> Path:
+    return job[0].folder(study_folder).with_suffix(".log")
+
+
+def _lost(trial: Trial, study_folder: Path, code: int, said: str) -> RunResult:
     """The result of a trial whose process ended without one, which is written."""
     folder = trial.folder(study_folder)
     killed = code == -signal.SIGKILL
-    said = _last_line(folder.with_suffix(".log"))
     result = RunResult(
         **trial.identity(),
         status="out of memory" if killed else "failed",
@@ -225,12 +238,6 @@ def lost(trial: Trial, study_folder: Path, code: int) -> RunResult:
         folder=folder,
     )
     result.write()
-    return result
-
-
-def _read(trial: Trial, study_folder: Path) -> RunResult:
-    result = RunResult.read(trial.folder(study_folder))
-    assert result is not None, trial
     return result
 
 

@@ -42,12 +42,12 @@ class Progress:
 
     Args:
         name: of the study.
-        workers: runs at once.
+        at_once: runs at once.
         done: runs that are finished already.
     """
 
-    def __init__(self, name: str, workers: int, done: Sequence[RunResult]):
-        self.name, self.workers, self.runs = name, workers, list(done)
+    def __init__(self, name: str, at_once: int, done: Sequence[RunResult]):
+        self.name, self.at_once, self.runs = name, at_once, list(done)
         self.durations = Durations(done)
         self._live = is_terminal(sys.stdout)
         self._shown, self._lines = 0.0, 0
@@ -100,7 +100,7 @@ class Progress:
         """The count of runs, and the time left where that is known."""
         seconds = self.durations.total(self.left)
         count = f"{len(self.runs)} of {len(self.runs) + len(self.left)} runs"
-        return count if seconds is None else f"{count}, {in_words(seconds / self.workers)} left"
+        return count if seconds is None else f"{count}, {in_words(seconds / self.at_once)} left"
 
 
 _OF_A_TRIAL = ("arm", "point", "budget", "seed", "backend", "stage")

@@ -1,7 +1,7 @@
 """One worker of a study: `python -m lm_bench.study.worker APP PARENT`, a process that runs one trial after another.
 
-    standard input   --JSON lines--> a trial: its config, its run folder
-    standard output  <--JSON lines-- {} when it is ready, and after each trial whether it is finished
+    standard input   --JSON lines--> a job, a list of trials: their configs, their run folders
+    standard output  <--JSON lines-- {} when it is ready, and after each job whether it is finished
 
 It imports the program once, so that only the first run pays for it. What a run prints goes to a file beside its folder.
 It ends with the process that has started it, however that ends; SIGTERM lets the run save and stop.
@@ -15,8 +15,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from lm_core.page import leave_pictures_out
 from lm_core.run.folder import RunFolder
 from lm_core.run.log import read_records
 from lm_core.run.session import PEAK_MEMORY, read_result
+from lm_core.run.together import Group
 from lm_pipeline.trials.program import Program, program_of
 
 _PR_SET_PDEATHSIG = 1
@@ -47,24 +49,38 @@ def main() -> int:
     program = program_of(name)
     answers.write("{}\n")
     for line in commands:
-        task = json.loads(line)
-        _print_to(task["log"])
-        result = run_trial(program, task)
+        tasks = json.loads(line)
+        _print_to(tasks[0]["log"])
+        finished = run_job(program, tasks)
         if not gc.get_freeze_count():
             gc.collect()
             gc.freeze()  # what the program has imported, which takes a third of a second to look through
-        answers.write(json.dumps({"hash": task["config_hash"], "finished": result is not None}) + "\n")
+        answers.write(json.dumps({"finished": finished}) + "\n")
     return 0
+
+
+def run_job(program: Program, tasks: Sequence[Mapping[str, Any]]) -> bool:
+    """Run the trials of a job, several as one model; returns whether all are finished, and were not stopped before."""
+    if len(tasks) == 1:
+        return run_trial(program, tasks[0]) is not None
+    outcomes = Group((f"seed {task['seed']}", partial(run_trial, program, task)) for task in tasks).run()
+    if error := next((one for one in outcomes if isinstance(one, Exception)), None):
+        raise error
+    return None not in outcomes
 
 
 def run_trial(program: Program, task: Mapping[str, Any]) -> RunResult | None:
     """Run a trial to its end, new or resumed, and keep its result; None where it was stopped before.
+
+    One that has its result, as may others of its job, is left as it is.
 
     Args:
         program: trains it.
         task: `config`, the file of its config; `folder`; `metric`; and the fields of its result that are known already.
     """
     folder = RunFolder(Path(task["folder"]))
+    if known_result := RunResult.read(folder.path):
+        return known_result
     status: Status = "complete"
     message = ""
     gc.collect()

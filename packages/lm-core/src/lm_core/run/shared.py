@@ -7,10 +7,9 @@ from typing import Any, SupportsFloat, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from lm_core.backend import Backend, Metrics, NumpyArrays, Scorer, Snapshot, Trainer
+from lm_core.backend import Backend, Metrics, NumpyArrays, Scorer, Snapshot, Trainer, check_together
 from lm_core.config import ModelConfig, OptimizerConfig, StepConfig
 from lm_core.data.batches import Batch
-from lm_core.errors import UserError
 from lm_core.run.interrupts import Interrupts
 from lm_core.run.together import Build, Evaluation, Place, Step, current
 from lm_core.sampling import Decoder
@@ -43,14 +42,13 @@ class SharedBackend:
         Raises:
             UserError: where runs cannot be trained together.
         """
-        if step.varying_length:
-            raise UserError("seeds as one model: each has its own lengths; give one length, or train them in turn")
+        check_together(step)
         self.place.wait(Build(self.backend, model, optimizer, step, weights, seed))
         return cast("Trainer", SharedTrainer(self.backend, self.place, model, step))
 
     def describe(self, step: StepConfig) -> str:
         """See `Backend.describe`."""
-        return f"{self.backend.describe(step)}, one of {self.runs} seeds as one model"
+        return self.backend.describe(step)
 
     def memory(self, step: StepConfig) -> int | None:
         """A run's share of the device's."""

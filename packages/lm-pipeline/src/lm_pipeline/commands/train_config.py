@@ -160,7 +160,7 @@ class TrainConfig(ProgramConfig):
     """Run folder; runs/transformerlm/<run_name> when empty."""
     seed: int = Field(0, ge=0)
     """Seed of the initial weights, the batches, the dropout masks and the sample. --seeds 1 2 3 --save_dir S runs
-    several, each in a folder of its own."""
+    several, each in a folder of its own; with --together as one model, which fills a GPU (torch)."""
     backend: Literal["auto", "torch", "mlx"] = "auto"
     """The framework; auto is MLX on Apple silicon, torch elsewhere."""
     init_from: str = ""
