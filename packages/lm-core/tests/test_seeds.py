@@ -94,6 +94,7 @@ def test_a_mistake_in_a_run_ends_the_series(tmp_path: Path) -> None:
         (["--save_dir", "s", "--seeds", "one"], "--seeds one: give whole numbers"),
         (["--save_dir", "s", "--seeds", "1", "-2"], "--seeds 1 -2: give whole numbers"),
         (["--save_dir", "s", "--seeds", "9" * 5000], "give whole numbers"),
+        (["--together", "--seed", "3"], "--together: of which seeds"),
         (["--save_dir", "s", "--seeds", "1", "--seed=3"], "--seeds and --seed contradict each other"),
         (["--save_dir", "s", "--seeds", "1", "--resume"], "--seeds and --resume contradict each other"),
     ],

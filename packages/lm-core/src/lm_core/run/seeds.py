@@ -48,6 +48,8 @@ def for_each_seed(
         UserError: when the command cannot mean this, before the first run starts; or from a run, which ends the series.
     """
     if not has_seeds(argv):
+        if _TOGETHER in argv:
+            raise UserError(f"{_TOGETHER}: of which seeds? give --seeds too, such as --seeds 1 2 3")
         return run(list(argv))
     rest, seeds, save_dir, together = _read(argv)
     for name in contradicts:
