@@ -7,10 +7,13 @@ import time
 import pytest
 
 from lm_bench import cli
+from lm_bench.study.cost import plan_lines
+from lm_bench.study.progress import Durations, in_words
 from lm_bench.study.result import results
 from lm_core.errors import UserError
 
 from .study_files import BACKED, HERE, command, planner, write_study
+from .study_results import result
 from .test_study_harness import KILLED, SPOILT, table, wait_for
 
 pytestmark = BACKED
@@ -99,14 +102,26 @@ def test_a_seed_that_is_finished_stays_a_part_of_its_model(tmp_path, study):
     made.check()
     trials = made.comparison("A", made.study.budgets[0], {})
     assert [[trial.seed for trial in job] for job in made.jobs(trials)] == [[0, 1, 2]]
-    assert [len(job) for job in planner(**KILLED).jobs(trials)] == [1, 1, 1]
+    alone = planner(**KILLED)
+    alone.check()
+    assert [len(job) for job in alone.jobs(alone.comparison("A", 6, {}))] == [1, 1]
 
 
-def test_the_plan_has_the_time_of_all_seeds_at_once(tmp_path, study):
-    path = write_study(tmp_path, budgets=[40], base={"pace": 0.001}, **TOGETHER)
-    said, code = study(path, "--dry-run", "--workers", 1)
-    assert code == 0, said
-    assert "10 runs (0 finished)" in said
+def test_the_plan_has_the_time_of_jobs(tmp_path, study):
+    """Of 2 arms: 2 points by one tuning seed alone, 10 s each, and one model of 3 seeds, 20 s."""
+    made = planner(**TOGETHER)
+    made.check()
+    tuned, compared = result("A", 0, stage="tuning"), result("A", 0, seconds=20.0)
+    lines = plan_lines(made.study, 1, Durations([tuned, compared]), [])
+    assert "10 runs (0 finished)" in lines[2]
+    assert f"about {in_words(2 * (2 * 10 + 20) * 4 / 1000)};" in lines[2]
+    several = planner(**TOGETHER, tuning_seeds=[7, 8])
+    lines = plan_lines(several.study, 1, Durations([tuned, compared]), [])
+    assert f"14 runs (0 finished), 56 steps, 1 at once, 1 thread each, about {in_words(0.32)};" in lines[2]
+    trials = made.comparison("A", 1000, {}) + made.tuning("A", 1000, [{"lr": 0.1}])
+    assert Durations([tuned, compared]).total(trials) == pytest.approx(30.0)
+    said, code = study(write_study(tmp_path, budgets=[40], **TOGETHER), "--dry-run", "--workers", 1)
+    assert (code, "10 runs (0 finished), 400 steps, 1 at once, 1 thread each, about" in said) == (0, True), said
 
 
 def test_what_cannot_be_trained_together_is_one_line_before_the_first_run(tmp_path):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from lm_core.backend import Backend
-from lm_core.config import LoopConfig, StepConfig
+from lm_core.config import LoopConfig, ScheduleConfig, StepConfig
 from lm_core.data.batches import Batch
 from lm_core.errors import NonFiniteError, UserError
 from lm_core.optim import state_shapes
@@ -21,6 +21,7 @@ from lm_core.run import session
 from lm_core.run.checkpoint import Checkpoints
 from lm_core.run.folder import RunFolder
 from lm_core.run.log import read_records
+from lm_core.run.plan import SampledBatches
 from lm_core.run.seeds import for_each_seed
 from lm_core.run.state import RunState
 from lm_core.run.together import Group
@@ -146,7 +147,7 @@ def one(folder: Path, seed: int, backend: Any, resume: bool = False, **more: Any
 def together(folder: Path, backend: Any, resume: bool = False, **more: Any) -> list[Any]:
     """All seeds; `more` may have fields for one of them alone, by its seed."""
     own = {seed: more.pop(f"of_{seed}", {}) for seed in SEEDS}
-    runs = [(f"seed {seed}", partial(one, folder, seed, backend, resume, **more, **own[seed])) for seed in SEEDS]
+    runs = [(f"seed {seed}", partial(one, folder, seed, backend, resume, **(more | own[seed]))) for seed in SEEDS]
     return Group(runs).run()
 
 
@@ -258,6 +259,37 @@ def test_an_evaluation_of_the_average_leaves_the_others_weights(tmp_path: Path) 
     np.testing.assert_array_equal(saved.weights[NAME], backend.made.models[2].arrays[NAME])
 
 
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"optimizer": OPTIMIZER.model_copy(update={"beta2": 0.9})},
+        {"step": StepConfig(grad_accum_steps=2)},
+        {"schedule": ScheduleConfig(peak_lr=0.5)},
+    ],
+)
+def test_runs_of_other_settings_are_refused_by_all(tmp_path: Path, own: dict[str, Any]) -> None:
+    outcomes = together(tmp_path / "t", Paper(), of_11=own)
+    assert all("only with the same" in str(outcome) for outcome in outcomes), outcomes
+
+
+def test_a_mistake_of_one_before_the_first_step_ends_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "t" / "seed-11").mkdir(parents=True)
+    (tmp_path / "t" / "seed-11" / "config.toml").write_text("")
+    first, second, third = together(tmp_path / "t", Paper())
+    assert isinstance(second, UserError)
+    assert str(first) == str(third) == f"seed 11 cannot start, so the others do not: {second}"
+    assert f"seed 11: {second}\n" in capsys.readouterr().err
+    assert not (tmp_path / "t" / "seed-4" / "config.toml").exists()
+
+
+def test_batches_that_are_sampled_are_refused(tmp_path: Path) -> None:
+    class Sampled(SampledBatches):
+        every = 1
+
+    outcomes = together(tmp_path / "t", Paper(), batches=Sampled())
+    assert all("not on what each samples" in str(outcome) for outcome in outcomes), outcomes
+
+
 def test_lengths_that_vary_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     outcomes = together(tmp_path / "t", Paper(), step=StepConfig(varying_length=True))
     assert all(isinstance(outcome, UserError) and "windows of one length" in str(outcome) for outcome in outcomes)
@@ -281,6 +313,32 @@ def test_lines_name_the_run_and_the_records_are_the_first_one_s(
     assert [r["step"] for r in records if r["kind"] == "train"] == [1]
     assert {line.split(": ")[0] for line in err.splitlines() if line} == {"seed 3", "seed 11", "seed 4"}
     assert "seed 4: validation loss" in out
+
+
+def test_the_records_are_the_next_one_s_when_the_first_has_ended(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loop = LoopConfig(max_steps=8, log_every=1, save_every=0)
+    together(tmp_path / "t", Paper(), loop=loop, of_3={"loop": LoopConfig(max_steps=3, log_every=1, save_every=0)})
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    assert [r["step"] for r in records if r["kind"] == "train"] == [*range(1, 9)]
+
+
+def test_after_a_signal_what_else_went_wrong_is_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(argv: list[str]) -> int:
+        seed = int(argv[argv.index("--seed") + 1])
+        one(tmp_path / "t", seed, backend)
+        if seed == 11:
+            raise UserError("step 5 could not be saved")
+        return 0
+
+    backend = Paper(stops=5)
+    words = ["--seeds", *map(str, SEEDS), "--together", "--save_dir", str(tmp_path / "t")]
+    with pytest.raises(UserError, match="could not be saved"):
+        for_each_seed(words, run)
+    assert "seed 11: step 5 could not be saved" in capsys.readouterr().err
 
 
 def test_seeds_together_in_one_command(tmp_path: Path, alone: dict[int, Any]) -> None:

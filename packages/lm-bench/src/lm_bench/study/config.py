@@ -119,6 +119,14 @@ class StudyConfig(Config):
                 if key in self.tuned:
                     raise ValueError(f"{where}: {key!r} is tuned: leave it out")
 
+    def seeds_of(self, stage: str) -> tuple[int, ...]:
+        """The seeds of a stage."""
+        return tuple(range(self.seeds)) if stage == "comparison" else self.tuning_seeds
+
+    def seeds_in_job(self, stage: str) -> int:
+        """How many of them are trained as one model."""
+        return max(1, len(self.seeds_of(stage))) if self.together else 1
+
     def tables(self) -> dict[str, Fields]:
         """The tables of fields, by the place where they stand."""
         arms = {f"arms.{name}": fields for name, fields in self.arms.items()}

@@ -21,9 +21,7 @@ _SHORT = (5, 10, 50)
 
 
 def timed(planner: Planner) -> Durations:
-    """Seconds of a step, by short runs of the first arm, of all its seeds where they are trained as one model.
-
-    Nothing is known where they do not complete.
+    """Seconds of a step, by short runs of the first arm; nothing is known where they do not complete.
 
     Raises:
         StoppedError: when it is asked to stop.
@@ -33,6 +31,8 @@ def timed(planner: Planner) -> Durations:
     arm, point = next(iter(study.arms)), points_of(study.tuned)[0]
     runs: list[RunResult] = []
     jobs = [planner.jobs(planner.comparison(arm, steps, point))[0] for steps in _SHORT]
+    if study.together:  # what is tuned may be trained by itself
+        jobs += [planner.jobs(planner.tuning(arm, steps, [point]))[0] for steps in _SHORT if study.tuning_seeds]
     with (
         tempfile.TemporaryDirectory() as folder,
         Interrupts() as interrupts,
@@ -42,9 +42,12 @@ def timed(planner: Planner) -> Durations:
     if failed := next((run for run in runs if run.status != "complete"), None):
         say(f"note: the time is not known, a run of {failed.budget} steps did not complete: {failed.message}")
         return Durations()
-    few, more = (next(run for run in runs if run.budget == steps) for steps in _SHORT[1:])
-    seconds, steps = more.seconds - few.seconds, more.steps_done - few.steps_done
-    return Durations([replace(more, seconds=seconds, steps_done=steps) if seconds > 0 else more])
+    durations = Durations()
+    for stage in dict.fromkeys(run.stage for run in runs):
+        few, more = (next(r for r in runs if (r.stage, r.budget) == (stage, steps)) for steps in _SHORT[1:])
+        seconds, steps = more.seconds - few.seconds, more.steps_done - few.steps_done
+        durations.add(replace(more, seconds=seconds, steps_done=steps) if seconds > 0 else more)
+    return durations
 
 
 def plan_lines(study: StudyConfig, workers: int, durations: Durations, done: Sequence[RunResult]) -> list[str]:
@@ -56,7 +59,8 @@ def plan_lines(study: StudyConfig, workers: int, durations: Durations, done: Seq
     for arm, budget in cells_of(study):
         one = durations.of(arm, budget)
         steps += (tuning + compared) * budget
-        seconds += (tuning + (len(study.backends) if study.together else compared)) * (one or 0.0)
+        seconds += compared / study.seeds_in_job("comparison") * (one or 0.0)
+        seconds += tuning / study.seeds_in_job("tuning") * (durations.of(arm, budget, "tuning") or 0.0)
         time = "-" if one is None else in_words(one)
         rows.append([arm, f"{budget:,}", str(tuning), str(compared), f"{(tuning + compared) * budget:,}", time])
     runs = (tuning + compared) * len(cells_of(study))

@@ -100,8 +100,7 @@ class Harness:
         grids: Grids = {(arm, budget): study.grid(arm) for arm, budget in cells}
         how = study.app, self.folder, study.metric, self.workers, study.threads
         with Interrupts() as interrupts, Pool(*how) if self.on == LOCAL else Cluster(*how, self.on) as pool:
-            at_once = pool.size * (study.seeds if study.together else 1)
-            progress = Progress(study.name, at_once, list(self.done.values()))
+            progress = Progress(study.name, pool.size, list(self.done.values()))
 
             def run(trials: Sequence[Trial]) -> None:
                 # What a model of several has finished stays a part of it: on their number its rounding depends.

@@ -61,6 +61,8 @@ class Trial:
     hash: str
     toml: str
     """Config for the app."""
+    in_job: int = 1
+    """Trials that its job has, itself included."""
 
     @property
     def words(self) -> str:
@@ -74,7 +76,7 @@ class Trial:
 
     def identity(self) -> dict[str, Any]:
         """The fields that its result has too."""
-        return {key: value for key, value in asdict(self).items() if key not in ("hash", "toml")}
+        return {key: value for key, value in asdict(self).items() if key not in ("hash", "toml", "in_job")}
 
 
 def points_of(grid: Mapping[str, Sequence[Scalar]]) -> list[Point]:
@@ -107,15 +109,18 @@ class Planner:
         config = values_of(self._config(arm, values))
         data, content = self._data[arm]
         kept = {key: value for key, value in config.items() if key not in (*_OF_ONE_CALL, *content)}
-        text = json.dumps([self.study.app, kept, data, self.code, *self._others(stage)], sort_keys=True)
+        in_job = self.study.seeds_in_job(stage)
+        # On the number of seeds in one model its rounding depends.
+        parts = [self.study.app, kept, data, self.code, *(self.study.seeds_of(stage) if in_job > 1 else ())]
+        text = json.dumps(parts, sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:_SHORT]
-        return Trial(arm, point, budget, seed, backend, stage, digest, toml_document(_nested(values)))
+        return Trial(arm, point, budget, seed, backend, stage, digest, toml_document(_nested(values)), in_job)
 
     def jobs(self, trials: Iterable[Trial]) -> list[Job]:
         """Trials, all those of a stage among them, as the jobs that they are run as."""
         jobs: dict[str, list[Trial]] = {}
         for trial in trials:
-            seed = 0 if self._others(trial.stage) else trial.seed
+            seed = trial.seed if trial.in_job == 1 else 0
             jobs.setdefault(json.dumps(trial.identity() | {"seed": seed}), []).append(trial)
         return [tuple(job) for job in jobs.values()]
 
@@ -170,11 +175,6 @@ class Planner:
         for backend in study.backends:
             if backend not in known:
                 raise UserError(f"{self.where}: backends: {backend!r} is not installed")
-
-    def _others(self, stage: Stage) -> list[int]:
-        """The seeds of a model of several, on whose number its rounding depends; none of one that is trained alone."""
-        seeds = range(self.study.seeds) if stage == "comparison" else self.study.tuning_seeds
-        return list(seeds) if self.study.together and len(seeds) > 1 else []
 
     def _check_together(self, arm: str, plan: Plan) -> None:
         if not self.study.together:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 
 from lm_bench.study.plan import Trial
-from lm_bench.study.result import RunResult
+from lm_bench.study.result import RunResult, Stage
 from lm_core.terminal import aligned, is_terminal, put, say, visible
 
 _REFRESH_SECONDS = 1.0
@@ -14,27 +14,38 @@ _UP_AND_CLEAR = "\x1b[{}F\x1b[J"
 
 
 class Durations:
-    """Seconds that runs take, by what others took: those of the same arm, else of any, in proportion to the steps."""
+    """Seconds that jobs take, in proportion to the steps, by what those of the same arm and stage took.
+
+    As long as none of these is known, by those of the same arm, and else by all.
+    """
 
     def __init__(self, runs: Iterable[RunResult] = ()):
-        self._per_step: dict[str, list[float]] = {}
+        self._per_step: dict[tuple[str, str], list[float]] = {}
         for run in runs:
             self.add(run)
 
     def add(self, run: RunResult) -> None:
         """Learn from a finished run."""
         if run.status == "complete" and run.steps_done and run.seconds:
-            self._per_step.setdefault(run.arm, []).append(run.seconds / run.steps_done)
+            self._per_step.setdefault((run.arm, run.stage), []).append(run.seconds / run.steps_done)
 
-    def of(self, arm: str, steps: int) -> float | None:
+    def of(self, arm: str, steps: int, stage: Stage = "comparison") -> float | None:
         """Seconds of so many steps; None where nothing is known."""
-        known = self._per_step.get(arm) or [each for timed in self._per_step.values() for each in timed]
+        known = self._per_step.get((arm, stage)) or self._all(arm) or self._all()
         return fmean(known) * steps if known else None
 
+    def _all(self, arm: str = "") -> list[float]:
+        return [each for (of, _), timed in self._per_step.items() if not arm or of == arm for each in timed]
+
     def total(self, trials: Iterable[Trial]) -> float | None:
-        """Seconds of trials, one after the other."""
-        each = [self.of(trial.arm, trial.budget) for trial in trials]
-        return None if None in each else sum(filter(None, each))
+        """Seconds of trials, one job after the other."""
+        total = 0.0
+        for trial in trials:
+            seconds = self.of(trial.arm, trial.budget, trial.stage)
+            if seconds is None:
+                return None
+            total += seconds / trial.in_job
+        return total
 
 
 class Progress:
@@ -42,12 +53,12 @@ class Progress:
 
     Args:
         name: of the study.
-        at_once: runs at once.
+        workers: jobs at once.
         done: runs that are finished already.
     """
 
-    def __init__(self, name: str, at_once: int, done: Sequence[RunResult]):
-        self.name, self.at_once, self.runs = name, at_once, list(done)
+    def __init__(self, name: str, workers: int, done: Sequence[RunResult]):
+        self.name, self.workers, self.runs = name, workers, list(done)
         self.durations = Durations(done)
         self._live = is_terminal(sys.stdout)
         self._shown, self._lines = 0.0, 0
@@ -100,7 +111,7 @@ class Progress:
         """The count of runs, and the time left where that is known."""
         seconds = self.durations.total(self.left)
         count = f"{len(self.runs)} of {len(self.runs) + len(self.left)} runs"
-        return count if seconds is None else f"{count}, {in_words(seconds / self.at_once)} left"
+        return count if seconds is None else f"{count}, {in_words(seconds / self.workers)} left"
 
 
 _OF_A_TRIAL = ("arm", "point", "budget", "seed", "backend", "stage")

@@ -1,4 +1,4 @@
-"""One worker of a study: `python -m lm_bench.study.worker APP PARENT`, a process that runs one trial after another.
+"""One worker of a study: `python -m lm_bench.study.worker APP PARENT`, a process that does one job after another.
 
     standard input   --JSON lines--> a job, a list of trials: their configs, their run folders
     standard output  <--JSON lines-- {} when it is ready, and after each job whether it is finished
@@ -64,9 +64,11 @@ def run_job(program: Program, tasks: Sequence[Mapping[str, Any]]) -> bool:
     if len(tasks) == 1:
         return run_trial(program, tasks[0]) is not None
     outcomes = Group((f"seed {task['seed']}", partial(run_trial, program, task)) for task in tasks).run()
+    if None in outcomes:
+        return False  # stopped: whatever else went wrong, the job is resumed
     if error := next((one for one in outcomes if isinstance(one, Exception)), None):
         raise error
-    return None not in outcomes
+    return True
 
 
 def run_trial(program: Program, task: Mapping[str, Any]) -> RunResult | None:

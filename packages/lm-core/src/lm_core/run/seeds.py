@@ -10,6 +10,7 @@ The same command resumes: a finished run is complete at once, the one that was s
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 from lm_core.errors import NonFiniteError, UserError
 from lm_core.run.folder import RunFolder
@@ -35,7 +36,7 @@ def for_each_seed(
     """Run the command, once, or once for each of its `--seeds`; returns the exit code.
 
     A run that diverges does not hold up the others; its exit code is returned at the end. A run that is stopped by a
-    signal or a mistake ends the series.
+    signal or a mistake ends the series; of runs that are trained together a mistake before the first step ends all.
 
     Args:
         argv: the words of the command.
@@ -91,17 +92,13 @@ def _in_turn(run: RunOne, seeds: Sequence[int], words: Callable[[int], list[str]
 
 
 def _together(run: RunOne, seeds: Sequence[int], words: Callable[[int], list[str]]) -> Iterator[int]:
-    """The exit code of each run, when all have ended."""
+    """The exit code of all, when they have ended; each has printed its own error."""
     say(f"seeds {', '.join(map(str, seeds))}, as one model")
     outcomes = Group((f"seed {seed}", partial(run, words(seed))) for seed in seeds).run()
-    for seed, outcome in zip(seeds, outcomes, strict=True):
-        if isinstance(outcome, NonFiniteError):
-            say(f"seed {seed}: {outcome}")
-            yield outcome.exit_code
-        elif isinstance(outcome, Exception):
-            raise outcome
-        else:
-            yield outcome or 0
+    errors = [one for one in outcomes if isinstance(one, Exception) and not isinstance(one, NonFiniteError)]
+    if errors:
+        raise errors[0]
+    yield max(one.exit_code if isinstance(one, NonFiniteError) else cast("int", one or 0) for one in outcomes)
 
 
 def _read(argv: Sequence[str]) -> tuple[list[str], list[int], Path, bool]:

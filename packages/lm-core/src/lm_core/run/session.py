@@ -153,7 +153,7 @@ def run(
         return state
     for note in plan.notes:
         say(note)
-    backend, asking = shared(backend or load_backend(plan.backend), interrupts)
+    backend, asking = shared(plan, backend or load_backend(plan.backend), interrupts)
     say(backend.describe(plan.step))
     check_ranks(plan, world, backend)
     available = backend.memory(plan.step)

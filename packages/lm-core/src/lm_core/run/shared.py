@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from lm_core.backend import Backend, Metrics, NumpyArrays, Scorer, Snapshot, Trainer, check_together
 from lm_core.config import ModelConfig, OptimizerConfig, StepConfig
 from lm_core.data.batches import Batch
+from lm_core.errors import UserError
 from lm_core.run.interrupts import Interrupts
+from lm_core.run.plan import Plan, SampledBatches
 from lm_core.run.together import Build, Evaluation, Place, Step, current
 from lm_core.sampling import Decoder
 
@@ -18,12 +20,18 @@ _CHOICE = "seeds as one model"
 
 
 def shared(
-    backend: Backend, interrupts: Interrupts | None
+    plan: Plan, backend: Backend, interrupts: Interrupts | None
 ) -> tuple[Backend, AbstractContextManager[Interrupts] | None]:
-    """The backend and the interrupts of the run that calls this: its own, or where it is one of several, its share."""
+    """The backend and the interrupts of the run that calls this: its own, or where it is one of several, its share.
+
+    Raises:
+        UserError: where it is one of several and samples its batches.
+    """
     place = current()
     if place is None:
         return backend, interrupts
+    if isinstance(plan.batches, SampledBatches):
+        raise UserError("several seeds are trained as one model on text, not on what each samples: train them in turn")
     return cast("Backend", SharedBackend(backend, place)), nullcontext(cast("Interrupts", place.group.asked))
 
 

@@ -5,8 +5,8 @@
 
 
 Every run is a session, with a folder of its own, that does not know of the others: it writes what it writes alone, but
-for rounding, and its checkpoints are resumed alone or together. One thread runs at a time, so that nothing that a
-session calls has to be safe for threads.
+for rounding, and its checkpoints are resumed alone or together. One session runs at a time, so that nothing that it
+calls has to be safe for threads; the threads that write checkpoints run beside it, as ever.
 
 A run that ends before the others, or is resumed at a later step than they are, has a stand-in at its place, which reads
 another run's batches: the shapes stay what they were, and so do the bits of the others.
@@ -68,6 +68,7 @@ class Place:
         """Steps that its trainer has taken."""
         self.loaded: State | None = None
         """What it was resumed from, until the model has it."""
+        self.has_ended = False
         self.outcome: Any = None
         """What the run has returned or raised."""
         self._run, self._turn, self._answer = run, Semaphore(0), cast("Any", None)
@@ -96,8 +97,12 @@ class Place:
         terminal.mark_lines(f"{self.name}: ")
         try:
             self.outcome = self._run()
-        except BaseException as error:  # SystemExit too: it is for who has asked for the runs
+        except Exception as error:
             self.outcome = error
+            terminal.say(str(error) or type(error).__name__)  # here, and not when the others have ended, hours later
+        except BaseException as error:  # SystemExit: it is for who has asked for the runs
+            self.outcome = error
+        self.has_ended = True
         self.group.turn.release()
 
 
@@ -110,13 +115,13 @@ def current() -> Place | None:
 
 
 def is_first() -> bool:
-    """Whether the run that calls this is the first of those that are trained together, or alone."""
+    """Whether the run that calls this is alone, or the first at work of those that are trained together."""
     place = current()
-    return place is None or place.number == 0
+    return place is None or all(before.has_ended for before in place.group.places[: place.number])
 
 
 class Asked:
-    """Whether the runs are to stop: alike for all of them at a step."""
+    """Whether the runs are to stop, as each sees at its next step."""
 
     requested = False
 
@@ -183,7 +188,11 @@ class Group(Generic[T]):
             return [(place, error) for place in waiting]
 
     def _build(self, asking: Mapping[Place, Build]) -> Answers:
+        for place in self.places:
+            if isinstance(place.outcome, Exception):
+                raise UserError(f"{place.name} cannot start, so the others do not: {place.outcome}")
         every = self._everywhere(asking)
+        _check_same("model, optimizer and step", [one[1:4] for one in every])
         weights, seeds = [one.weights for one in every], [one.seed for one in every]
         self._trainer = every[0].backend.build_seeds(*every[0][1:4], weights, seeds)
         return [(place, None) for place in asking]
@@ -210,6 +219,7 @@ class Group(Generic[T]):
 
     def _step(self, asking: Mapping[Place, Step]) -> Answers:
         every = self._everywhere(asking)
+        _check_same("learning rate", [one.lr for one in every])
         metrics: Sequence[Metrics] = self.trainer.step([one.batch for one in every], every[0].lr)
         self._taken += 1
         for place in asking:
@@ -220,6 +230,11 @@ class Group(Generic[T]):
         """The request of every place; where a run does not ask, another's."""
         another = next(iter(asking.values()))
         return [asking.get(place, another) for place in self.places]
+
+
+def _check_same(what: str, values: Sequence[object]) -> None:
+    if any(value != values[0] for value in values):
+        raise UserError(f"seeds are trained as one model only with the same {what}: give each the same flags")
 
 
 def _of(places: Sequence[Place], kind: type[R]) -> dict[Place, R]:

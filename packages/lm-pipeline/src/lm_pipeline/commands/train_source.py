@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lm_core.data.shards import is_stream
 from lm_core.errors import UserError
+from lm_core.run import together
 from lm_core.world import current
 from lm_pipeline.commands.make_data import missing_folders
 from lm_pipeline.commands.train_config import SourceConfig, TrainConfig
@@ -57,6 +58,8 @@ def _encoded(config: TrainConfig, held: ExitStack, makers: list[Maker]) -> str:
 
 def _check(config: TrainConfig) -> None:
     source = config.source
+    if together.current():
+        raise UserError("source: seeds are trained as one model on token files; make them by transformerlm-make-data")
     if not source.output:
         raise UserError("source.output: name a folder for the token shards")
     if not (source.validation or source.validation_fraction or config.data.validation):

@@ -1,7 +1,7 @@
 """The console: a line for each record, and on a terminal a progress bar below them.
 
 On a terminal a record is a short line for a person; in a file or a pipe it is a line of JSON, as in `metrics.jsonl`. Of
-runs that are trained together the first one has them.
+runs that are trained together the first that is not at its end has them.
 """
 
 import contextlib
@@ -52,13 +52,18 @@ class Console:
     """
 
     def __init__(self, start: int, total: int, *, records: bool = True):
-        self.records = records and is_first()
+        self._has_records = records
         has_bar = terminal.is_terminal(sys.stderr) and is_first()
         self.line = short_line if terminal.is_terminal(sys.stdout) else record_line
         # A slow average, because the lengths of the windows vary from step to step.
         self.bar = tqdm(
             total=total, initial=start, unit="step", disable=not has_bar, smoothing=0.02, dynamic_ncols=True
         )
+
+    @property
+    def records(self) -> bool:
+        """Whether records are printed."""
+        return self._has_records and is_first()
 
     def record(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         """Print a record."""

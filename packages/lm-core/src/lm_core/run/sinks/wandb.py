@@ -61,6 +61,7 @@ class WandbSink:
                 config=dict(config),
                 id=known or None,
                 resume="allow",
+                reinit="create_new",  # several runs may be trained together in this process
                 settings=wandb.Settings(console="off"),  # the records are logged as such
             )
             write_whole(note, f"{self.run.id}\n".encode())
