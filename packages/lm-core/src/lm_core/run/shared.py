@@ -1,7 +1,7 @@
 """The backend and the trainer of one run among several that are trained together (`together`)."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, SupportsFloat, cast
 
 import numpy as np
@@ -13,7 +13,7 @@ from lm_core.data.batches import Batch
 from lm_core.errors import UserError
 from lm_core.run.interrupts import Interrupts
 from lm_core.run.plan import Plan, SampledBatches
-from lm_core.run.together import Build, Evaluation, Place, Step, current
+from lm_core.run.together import Build, Evaluation, Place, Start, Step, current
 from lm_core.sampling import Decoder
 
 _CHOICE = "seeds as one model"
@@ -32,7 +32,14 @@ def shared(
         return backend, interrupts
     if isinstance(plan.batches, SampledBatches):
         raise UserError("several seeds are trained as one model on text, not on what each samples: train them in turn")
-    return cast("Backend", SharedBackend(backend, place)), nullcontext(cast("Interrupts", place.group.asked))
+    return cast("Backend", SharedBackend(backend, place)), _interrupts(place)
+
+
+@contextmanager
+def _interrupts(place: Place) -> Iterator[Interrupts]:
+    """In place of a session's own, which only the main thread can have; entered when every run is ready."""
+    place.wait(Start())
+    yield cast("Interrupts", place.group.asked)
 
 
 class SharedBackend:

@@ -27,7 +27,7 @@ from lm_core.run.interrupts import Interrupts
 from lm_core.world import current as current_world
 
 T = TypeVar("T")
-R = TypeVar("R", "Build", "Step", "Evaluation")
+R = TypeVar("R", "Build", "Start", "Step", "Evaluation")
 State = tuple[NumpyArrays, NumpyArrays]
 """Weights and optimizer state of a run."""
 
@@ -41,6 +41,10 @@ class Build(NamedTuple):
     step: StepConfig
     weights: NumpyArrays
     seed: int
+
+
+class Start(NamedTuple):
+    """A request to wait until every run is ready, so that the time of none has the start of another in it."""
 
 
 class Step(NamedTuple):
@@ -57,12 +61,15 @@ class Evaluation(NamedTuple):
     averaged: bool
 
 
+Request = Build | Start | Step | Evaluation
+
+
 class Place:
     """The place of one run among those that are trained together."""
 
     def __init__(self, group: "Group[Any]", number: int, name: str, run: Callable[[], object]):
         self.group, self.number, self.name = group, number, name
-        self.request: Build | Step | Evaluation | None = None
+        self.request: Request | None = None
         """What it waits for; None once it has ended."""
         self.taken = 0
         """Steps that its trainer has taken."""
@@ -74,7 +81,7 @@ class Place:
         self._run, self._turn, self._answer = run, Semaphore(0), cast("Any", None)
         self._thread = Thread(target=self._main, name=name, daemon=True)
 
-    def wait(self, request: Build | Step | Evaluation) -> Any:
+    def wait(self, request: Request) -> Any:
         """Let the others run until all of them wait, and the main thread has an answer."""
         self.request = request
         self.group.turn.release()
@@ -159,7 +166,7 @@ class Group(Generic[T]):
         with Interrupts() as interrupts:
             for place in self.places:
                 place.resume()
-            while waiting := [place for place in self.places if place.request]:
+            while waiting := [place for place in self.places if place.request is not None]:
                 answers = self._answers(waiting)
                 self.asked.requested = interrupts.requested
                 for place, answer in answers:
@@ -180,6 +187,8 @@ class Group(Generic[T]):
         try:
             if builds := _of(asking, Build):
                 return self._build(builds)
+            if starts := _of(waiting, Start):
+                return [(place, None) for place in starts]
             self._load(asking, taken)
             if evaluations := _of(asking, Evaluation):
                 return self._evaluate(evaluations)
