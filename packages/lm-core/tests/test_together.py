@@ -2,6 +2,7 @@
 
 import json
 import signal
+import time
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -339,6 +340,13 @@ def test_after_a_signal_what_else_went_wrong_is_reported(
     with pytest.raises(UserError, match="could not be saved"):
         for_each_seed(words, run)
     assert "seed 11: step 5 could not be saved" in capsys.readouterr().err
+
+
+def test_the_time_of_no_run_has_the_end_of_another_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "write_report", lambda path: time.sleep(0.3))
+    together(tmp_path / "t", Paper())
+    results = [json.loads((tmp_path / "t" / f"seed-{seed}" / "result.json").read_text()) for seed in SEEDS]
+    assert max(result["metrics.seconds"] for result in results) < 0.3
 
 
 def test_seeds_together_in_one_command(tmp_path: Path, alone: dict[int, Any]) -> None:

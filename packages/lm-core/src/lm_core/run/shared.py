@@ -13,7 +13,7 @@ from lm_core.data.batches import Batch
 from lm_core.errors import UserError
 from lm_core.run.interrupts import Interrupts
 from lm_core.run.plan import Plan, SampledBatches
-from lm_core.run.together import Build, Evaluation, Place, Start, Step, current
+from lm_core.run.together import Build, Evaluation, Pause, Place, Step, current
 from lm_core.sampling import Decoder
 
 _CHOICE = "seeds as one model"
@@ -37,9 +37,10 @@ def shared(
 
 @contextmanager
 def _interrupts(place: Place) -> Iterator[Interrupts]:
-    """In place of a session's own, which only the main thread can have; entered when every run is ready."""
-    place.wait(Start())
+    """In place of a session's own, which only the main thread can have."""
+    place.wait(Pause())
     yield cast("Interrupts", place.group.asked)
+    place.wait(Pause())
 
 
 class SharedBackend:

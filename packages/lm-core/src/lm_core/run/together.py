@@ -27,7 +27,7 @@ from lm_core.run.interrupts import Interrupts
 from lm_core.world import current as current_world
 
 T = TypeVar("T")
-R = TypeVar("R", "Build", "Start", "Step", "Evaluation")
+R = TypeVar("R", "Build", "Pause", "Step", "Evaluation")
 State = tuple[NumpyArrays, NumpyArrays]
 """Weights and optimizer state of a run."""
 
@@ -43,8 +43,8 @@ class Build(NamedTuple):
     seed: int
 
 
-class Start(NamedTuple):
-    """A request to wait until every run is ready, so that the time of none has the start of another in it."""
+class Pause(NamedTuple):
+    """A request to let the others come as far, so that the time of none has another's start or end in it."""
 
 
 class Step(NamedTuple):
@@ -61,7 +61,7 @@ class Evaluation(NamedTuple):
     averaged: bool
 
 
-Request = Build | Start | Step | Evaluation
+Request = Build | Pause | Step | Evaluation
 
 
 class Place:
@@ -187,8 +187,8 @@ class Group(Generic[T]):
         try:
             if builds := _of(asking, Build):
                 return self._build(builds)
-            if starts := _of(waiting, Start):
-                return [(place, None) for place in starts]
+            if pauses := _of(waiting, Pause):
+                return [(place, None) for place in pauses]
             self._load(asking, taken)
             if evaluations := _of(asking, Evaluation):
                 return self._evaluate(evaluations)
