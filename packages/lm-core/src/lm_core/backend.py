@@ -215,7 +215,7 @@ def check_together(step: StepConfig) -> None:
     """
     advice = "several seeds are trained as one model"
     if step.varying_length:
-        raise UserError(f"{advice} only on windows of one length, and each seed draws its own")
+        raise UserError(f"{advice} only on windows of one length: fix it, or train them in turn")
     if step.kernels != "fused":
         raise UserError(f'{advice} by fused kernels only: set kernels = "fused"')
     if step.dtype == "float8":
