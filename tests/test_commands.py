@@ -54,7 +54,7 @@ DOCUMENTS = [
     ),
 ]
 WORDS = r"uv |make |\.ci/|python3 |torchrun |srun |mlx\.launch |sbatch "
-NEEDS = re.compile(r"needs (a GPU|a Mac|the network|several machines)")
+NEEDS = re.compile(r"needs (a GPU|a Mac|the network|several machines|Ray)")
 
 FLAGS: dict[str, type[Config]] = {
     "apps/testbed_d": testbed_d.flags.Flags,
