@@ -2,11 +2,12 @@
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import Event, Thread
@@ -105,9 +106,19 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes().replace(f'"{folder.name}"'.encode(), b"") for path in folder.iterdir()}
 
 
-def made(folder: Path, output: str, *flags: str) -> dict[str, bytes]:
-    command = [sys.executable, "-m", "lm_pipeline.commands.make_data", "--train", "all.txt", "--tokenizer", "tok"]
-    command += ["--separator", END, "--validation_fraction", "0.1", "--shard_bytes", "100000", "--threads", "2"]
+def made(folder: Path, output: str, *flags: str, started_by: Sequence[str] = ()) -> dict[str, bytes]:
+    command = [
+        *started_by,
+        sys.executable,
+        "-m",
+        "lm_pipeline.commands.make_data",
+        "--train",
+        "all.txt",
+        "--tokenizer",
+        "tok",
+    ]
+    command += ["--separator", END, "--validation_fraction", "0.1"]
+    command += ["--shard_bytes", "100000", "--threads", "2"]
     done = subprocess.run([*command, "--output", output, *flags], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return contents(folder / output)
@@ -126,6 +137,14 @@ def test_make_data_with_a_worker_killed_writes_the_same_bytes_and_leaves_no_proc
     assert len(ray.seen) > 5
     assert ray.exposed == [], "it listens on loopback alone"
     wait_until(lambda: not any(Path(f"/proc/{process}").exists() for process in ray.seen))
+    assert there == made(text, "here")
+
+
+@pytest.mark.skipif(not shutil.which("uv"), reason="starts it by uv run")
+def test_a_command_that_uv_has_started_works_in_its_environment(text: Path) -> None:
+    """As the documents start it: Ray would make the workers an environment of their own."""
+    (text / "pyproject.toml").write_text('[project]\nname = "notes"\nversion = "0"\n')
+    there = made(text, "there", "--on", "ray", started_by=["uv", "run", "--no-sync", "--python", sys.executable])
     assert there == made(text, "here")
 
 

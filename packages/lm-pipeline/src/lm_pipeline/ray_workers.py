@@ -34,7 +34,11 @@ _ADDRESS = re.compile(r"(?:ray://)?\[?([^/\s\[\]]+)\]?:(\d+)")
 _RETRIES = 3
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """Numbers of threads that change how results are rounded: a program has them as this process does, else Ray's: 1."""
-_QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Else Ray, started by `uv run`, sends the current folder to the workers and makes them an environment of its own.
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+}
 _PRIVATE = _QUIET | {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # listen on loopback; read at import
     "RAY_AUTH_MODE": "token",  # so that no other user of the machine gets in
