@@ -3,12 +3,14 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lm_bench import cli
 from lm_bench.study.config import StudyConfig
 from lm_bench.study.plan import Planner
 from lm_core.file_names import toml_document
@@ -39,6 +41,19 @@ def write_study(folder: Path, **changes: Any) -> Path:
     path = folder / "study.toml"
     path.write_text(toml_document({**STUDY, **changes}))
     return path
+
+
+def study_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[str, int]]:
+    """`lm-bench study` in this process, whose workers alone are others: gives what it prints, and its exit code."""
+    monkeypatch.syspath_prepend(str(HERE))
+    monkeypatch.setenv("PYTHONPATH", str(HERE))
+
+    def run(*words: object) -> tuple[str, int]:
+        code = cli.run(["study", *map(str, words)])
+        said = capsys.readouterr()
+        return said.out + said.err, code
+
+    return run
 
 
 def command(folder: Path, *words: str, **variables: str) -> subprocess.Popen[str]:

@@ -12,7 +12,7 @@ from lm_bench.study.result import results
 from lm_core.errors import UserError
 from lm_pipeline.workers import workers
 
-from .study_files import BACKED, HERE, command, write_study
+from .study_files import BACKED, HERE, command, study_here, write_study
 from .test_study_harness import KILLED, SPOILT, steps, table
 
 pytestmark = BACKED
@@ -21,17 +21,9 @@ pytestmark = BACKED
 @pytest.fixture
 def study(tmp_path, monkeypatch, capsys):
     """The command in this process; its runs are programs of this machine."""
-    monkeypatch.syspath_prepend(str(HERE))
-    monkeypatch.setenv("PYTHONPATH", str(HERE))
     monkeypatch.setenv("STUDY_TRACE", str(tmp_path / "trace"))
     monkeypatch.setattr(cluster, "workers", lambda on, count: workers("local", count or 2))
-
-    def run(*words):
-        code = cli.run(["study", *map(str, words)])
-        said = capsys.readouterr()
-        return said.out + said.err, code
-
-    return run
+    return study_here(monkeypatch, capsys)
 
 
 def test_the_table_is_that_of_the_workers_of_this_machine(tmp_path, study):

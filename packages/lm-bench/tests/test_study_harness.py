@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from lm_bench import cli
 from lm_bench.study.folder import read_about
 from lm_bench.study.result import results
 from lm_bench.study.worker import run_trial
 
-from .study_files import BACKED, HERE, command, planner, write_study
+from .study_files import BACKED, command, planner, study_here, write_study
 
 pytestmark = BACKED
 
@@ -34,16 +33,8 @@ SPOILT = {
 @pytest.fixture
 def study(tmp_path, monkeypatch, capsys):
     """The command in this process, whose workers alone are others: what it prints, and its exit code."""
-    monkeypatch.syspath_prepend(str(HERE))
-    monkeypatch.setenv("PYTHONPATH", str(HERE))
     monkeypatch.setenv("STUDY_TRACE", str(tmp_path / "trace"))
-
-    def run(*words):
-        code = cli.run(["study", *map(str, words)])
-        said = capsys.readouterr()
-        return said.out + said.err, code
-
-    return run
+    return study_here(monkeypatch, capsys)
 
 
 def table(out):

@@ -6,13 +6,12 @@ import time
 
 import pytest
 
-from lm_bench import cli
 from lm_bench.study.cost import plan_lines
 from lm_bench.study.progress import Durations, in_words
 from lm_bench.study.result import results
 from lm_core.errors import UserError
 
-from .study_files import BACKED, HERE, command, planner, write_study
+from .study_files import BACKED, command, planner, study_here, write_study
 from .study_results import result
 from .test_study_harness import KILLED, SPOILT, table, wait_for
 
@@ -24,15 +23,7 @@ TOGETHER = {"together": True, "seeds": 3}
 @pytest.fixture
 def study(tmp_path, monkeypatch, capsys):
     """The command in this process, whose workers alone are others: what it prints, and its exit code."""
-    monkeypatch.syspath_prepend(str(HERE))
-    monkeypatch.setenv("PYTHONPATH", str(HERE))
-
-    def run(*words):
-        code = cli.run(["study", *map(str, words)])
-        said = capsys.readouterr()
-        return said.out + said.err, code
-
-    return run
+    return study_here(monkeypatch, capsys)
 
 
 def numbers(folder):
