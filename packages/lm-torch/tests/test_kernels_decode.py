@@ -72,7 +72,11 @@ class Noting:
         return lambda *_, **__: self.launched.append(self.name)
 
 
-KERNELS = ("take", "normed_linear", "linear", "normed_rows_linear", "rows_linear")
+KERNELS = {
+    "programs": ("take", "normed_linear", "linear", "normed_rows_linear", "rows_linear"),
+    "attention": ("attend", "mixed_linear"),
+}
+"""By the attribute of `FewRows` that has them."""
 
 
 def read(own: FewRows, ids: Tensor | None, of_rows: list[KVCache], positions: Tensor, out: Tensor) -> Tensor:
@@ -183,11 +187,12 @@ def test_matrices_that_are_wide_go_to_the_matrix_units_only_as_int8(weights: Any
     monkeypatch.setattr(decode, "UNIT_COLUMNS", 16)
     inference = InferenceModel(model("gpt2", "bfloat16"), 29, weights)
     own, launched = FewRows(inference, 2), []
-    monkeypatch.setattr(own, "programs", SimpleNamespace(**{name: Noting(name, launched) for name in KERNELS}))
+    for module, names in KERNELS.items():
+        monkeypatch.setattr(own, module, SimpleNamespace(**{name: Noting(name, launched) for name in names}))
     positions = torch.tensor([3, 9], device=DEVICE)
     own.read(positions, positions[None], positions, caches(inference, 2), positions, torch.empty(2, 29, device=DEVICE))
     wide = {"normed_rows_linear", "rows_linear"} if weights == "int8" else {"normed_linear", "linear"}
-    assert set(launched) == {"take", *wide}
+    assert set(launched) == {"take", "attend", "mixed_linear", *wide}
 
 
 @pytest.mark.parametrize("top_k", [1, 7, 40])

@@ -11,6 +11,8 @@ import pytest
 
 HERE = Path(__file__).parent
 KERNEL_TESTS = "test_kernels.py", "test_kernels_decode.py", "test_kernels_mlp.py", "test_kernels_update.py"
+PYTEST = "import pytest, sys, torch; torch.use_deterministic_algorithms(True); sys.exit(pytest.main(sys.argv[1:]))"
+"""Pytest with memory that torch fills with NaN where nothing is written, so that a kernel that reads it is seen."""
 
 
 def triton_version() -> tuple[int, ...]:
@@ -30,7 +32,7 @@ def test_the_kernels_are_their_twins_in_triton_s_interpreter(marked: str) -> Non
     arguments = ["-q", "-n0", "-p", "no:cacheprovider", "-m", marked, *tests]
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTEST_ADDOPTS": ""}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", *arguments],
+        [sys.executable, "-c", PYTEST, *arguments],
         capture_output=True,
         text=True,
         env=environment,
