@@ -1,7 +1,6 @@
 """MLX's ring when a rank has ended: what it leaves in the place of a message, and a wait without an end."""
 
 import socket
-import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
@@ -61,15 +60,25 @@ def test_the_message_of_an_earlier_exchange_is_a_lost_rank(monkeypatch: pytest.M
         world.gather_equal(b"some")
 
 
-def test_a_wait_over_a_closed_connection_is_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
-    ours, theirs = socket.socketpair()
+def test_a_wait_over_a_closed_connection_is_in_vain_after_some_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it was waited for before: a rank that has come to the last exchange ends as soon as it is done."""
+    now = [100.0]
+    monkeypatch.setattr("lm_mlx.ranks.time.monotonic", lambda: now[0])
     monkeypatch.setattr(MlxWorld, "_watch", lambda self: None)
+    ours, theirs = socket.socketpair()
     with ours, theirs:
         world = MlxWorld(GROUP, [ours.fileno()])
-        world.waiting_since = time.monotonic() - 60
+        world.waiting_since = now[0] - 60
         assert not world.waits_in_vain()
         theirs.send(b"half of a message")
         theirs.close()
+        assert not world.waits_in_vain()
+        now[0] += 4
+        assert not world.waits_in_vain()
+        world.waiting_since = now[0]  # for another exchange
+        now[0] += 4
+        assert not world.waits_in_vain()
+        now[0] += 2
         assert world.waits_in_vain()
         world.waiting_since = None
         assert not world.waits_in_vain()

@@ -28,7 +28,10 @@ from lm_mlx.optim.base import Arrays
 _REPORTING = 2
 """Ranks that say that another one has gone: the first, and one more for the case that it is the first."""
 _PATIENCE = 5.0
-"""Seconds that an exchange over a connection that has been closed may take before the process ends."""
+"""Seconds that an exchange may go on after a connection has been closed, before the process ends.
+
+The last one may have waited for long when the other rank came to it and ended; what that rank has sent still arrives.
+"""
 _CLOSED = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
 
 
@@ -65,6 +68,7 @@ class MlxWorld(World):
         self.group, self.rank, self.size = group, group.rank(), group.size()
         self.rounds = 0
         self.waiting_since: float | None = None
+        self.closed_since: float | None = None
         self.poll = select.poll()
         for descriptor in connections:
             self.poll.register(descriptor, _CLOSED)
@@ -79,11 +83,13 @@ class MlxWorld(World):
         terminal.end(LostRankError.exit_code)
 
     def waits_in_vain(self) -> bool:
-        """Whether an exchange has been waited for, and a connection that it may need has been closed."""
-        since = self.waiting_since
-        if since is None or time.monotonic() - since < _PATIENCE:
+        """Whether an exchange has been waited for since a connection that it may need was seen to be closed."""
+        now, waiting = time.monotonic(), self.waiting_since
+        if self.closed_since is None and any(event & _CLOSED for _, event in self.poll.poll(0)):
+            self.closed_since = now
+        if waiting is None or self.closed_since is None:
             return False
-        return any(event & _CLOSED for _, event in self.poll.poll(0))
+        return now - max(waiting, self.closed_since) >= _PATIENCE
 
     def gather_equal(self, data: bytes) -> list[bytes]:
         """See `World.gather_equal`.
