@@ -12,7 +12,15 @@ from lm_bench.environment import observe
 from lm_bench.study.challenge import agreement_table, agreements, missing
 from lm_bench.study.config import StudyConfig
 from lm_bench.study.differences import Difference
-from lm_bench.study.folder import StudyAbout, check_folder, environment_of, prepare_folder, read_about, read_study
+from lm_bench.study.folder import (
+    StudyAbout,
+    check_folder,
+    counted,
+    machines_with,
+    prepare_folder,
+    read_about,
+    read_study,
+)
 from lm_bench.study.harness import Harness
 from lm_bench.study.result import RunResult
 from lm_bench.study.table import rows_of, tables_of
@@ -24,12 +32,15 @@ from .study_files import STUDY
 ONE = RunResult("A", {"lr": 0.1}, 4, 0, "torch", "comparison", "complete", "", 0.1 + 0.2, 1.0, 4, None, "h", Path())
 ABOUT = StudyAbout(
     "c0de",
-    environment_of(observe({}, 0.0)),
+    machines_with([], observe({}, 0.0)),
     {"A": {"optimizer.beta2": 0.9}},
     [Difference("optimizer.beta2", {"A": 0.9, "B": 0.95}, alarm=False)],
     [Choice("A", 4, {"lr": 0.1}, ("lr",), 3)],
     ["an alarm"],
+    {"A": "da7a"},
 )
+KNOWN = "c0de", {"A": "da7a"}
+"""Code version and data."""
 
 
 def study(**changes):
@@ -44,29 +55,46 @@ def test_what_is_known_of_a_study_comes_back(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "code", "said"),
+    ("changes", "code", "data", "said"),
     [
-        ({"seeds": 3}, "c0de", "has the results of another study: seeds differ"),
-        ({"arms": {"A": {"beta2": 0.7}, "C": {}}}, "c0de", "another study: arms.A.beta2, arms.B.beta2 differ"),
-        ({}, "other", "has the results of code version c0de, and this is other"),
+        ({"seeds": 3}, "c0de", "da7a", "has the results of another study: seeds differ"),
+        ({"arms": {"A": {"beta2": 0.7}, "C": {}}}, "c0de", "da7a", "another study: arms.A.beta2, arms.B.beta2 differ"),
+        ({}, "other", "da7a", "has the results of code version c0de, and this is other"),
+        ({}, "c0de", "other", "has results of other data: what A reads has changed"),
     ],
 )
-def test_a_folder_of_another_study_or_code_version_is_refused(tmp_path, changes, code, said):
-    check_folder(tmp_path, study(), "c0de")
+def test_a_folder_of_another_study_code_version_or_data_is_refused(tmp_path, changes, code, data, said):
+    assert check_folder(tmp_path, study(), *KNOWN) is None
     prepare_folder(tmp_path, study())
+    assert check_folder(tmp_path, study(), *KNOWN) is None
     ABOUT.write(tmp_path)
-    check_folder(tmp_path, study(), "c0de")
+    assert check_folder(tmp_path, study(), *KNOWN) == ABOUT
     with pytest.raises(UserError, match=said):
-        check_folder(tmp_path, study(**changes), code)
+        check_folder(tmp_path, study(**changes), code, {"A": data})
+
+
+def test_a_machine_is_known_whatever_its_date_and_load():
+    here = replace(observe({}, 0.0), cpu="one")
+    later = replace(here, date="2001-01-01", load=3.0)
+    machines = machines_with(machines_with(machines_with([], here), later), replace(here, cpu="another"))
+    assert [(machine["cpu"], machine["date"]) for machine in machines] == [("one", here.date), ("another", here.date)]
+
+
+def test_what_was_compared_at_a_point_that_is_not_chosen_counts_for_nothing(tmp_path):
+    prepare_folder(tmp_path, study())
+    for index, (stage, lr) in enumerate([("tuning", 0.3), ("comparison", 0.3), ("tuning", 0.1), ("comparison", 0.1)]):
+        replace(ONE, stage=stage, point={"lr": lr}, folder=tmp_path / "trials" / str(index)).write()
+    kept = [(run.stage, run.point["lr"]) for run in counted(tmp_path, ABOUT)]
+    assert kept == [("tuning", 0.1), ("tuning", 0.3), ("comparison", 0.1)]
 
 
 def test_a_folder_of_something_else_is_refused_and_one_that_was_just_begun_is_not(tmp_path):
     (tmp_path / "lock").touch()
     (tmp_path / ".study.toml.0123456789abcdef.new").touch()
-    check_folder(tmp_path, study(), "c0de")
+    check_folder(tmp_path, study(), *KNOWN)
     (tmp_path / "notes.txt").touch()
     with pytest.raises(UserError, match="is not empty, and not the folder of a study"):
-        check_folder(tmp_path, study(), "c0de")
+        check_folder(tmp_path, study(), *KNOWN)
 
 
 def test_the_table_has_a_row_for_each_run_and_its_figures_to_the_bit():

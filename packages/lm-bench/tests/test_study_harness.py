@@ -5,6 +5,7 @@ import random
 import signal
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,34 @@ def test_a_study_is_tuned_extended_and_compared_and_a_challenge_reproduces_it_to
     said, code = study("--challenge", out, "--workers", 1)
     assert (code, said.count("bit for bit")) == (0, 2), said
     assert table(tmp_path / "out-challenge") == table(out)
+
+
+def test_a_grid_is_extended_as_far_as_the_config_allows_and_may_be_of_texts(tmp_path, study):
+    """Above 0.95 there is 0.992, and above that and 0.99 a beta2 of more than 1."""
+    grids = {"tuned": {"beta2": [0.91, 0.95], "opt": ["adam", "kbeta"]}, "grids": {"B": {"beta2": [0.99, 0.95]}}}
+    arms = {"A": {"lr": 0.1}, "B": {"lr": 0.3}}
+    path = write_study(tmp_path, base={"best_lr": 0.1, "falling": True}, extend=True, arms=arms, **grids)
+    said, code = study(path, "--save_dir", tmp_path / "out", "--workers", 2)
+    assert code == 0, said
+    assert "A, beta2 0.95, opt kbeta, 4 steps, torch, seed 1000: " in said
+    tried = {run.point["beta2"] for run in results(tmp_path / "out") if run.stage == "tuning"}
+    assert tried == {0.91, 0.95, 0.99, 0.991758}
+    assert "the best beta2 is 0.99, at the edge of its grid" in said
+
+
+def test_a_study_that_chooses_other_points_forgets_what_it_compared_before(tmp_path, study):
+    """As it may after --retry: the outcomes of the tuning have changed."""
+    words = write_study(tmp_path, base={"best_lr": 0.3}), "--save_dir", tmp_path / "out", "--workers", 1
+    assert study(*words)[1] == 0
+    for run in results(tmp_path / "out"):
+        if (run.stage, run.point["lr"]) == ("tuning", 0.3):
+            replace(run, metric=100.0).write()
+    said, code = study(*words)
+    assert code == 0, said
+    assert "diverged or failed" not in said
+    for row in table(tmp_path / "out"):
+        assert row["stage"] == "tuning" or row["lr"] == "0.1", row
+    assert len(results(tmp_path / "out")) == 12
 
 
 def test_a_dry_run_prints_the_plan_with_its_cost_and_writes_nothing(tmp_path, study, monkeypatch):

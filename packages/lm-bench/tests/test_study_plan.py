@@ -58,6 +58,10 @@ def test_the_schedule_of_a_budget_is_its_own():
     ("changes", "said"),
     [
         ({"app": "no_such_app"}, "app: there is no program 'no_such_app'"),
+        (
+            {"arms": {"A": {}, "B": {"lr": 0.3}}, "tuned": {"beta2": [0.9, 1.5]}},
+            "study.toml: arms.A: --beta2: beta2: Input should be less than 1",
+        ),
         ({"base": {"betta2": 0.9}}, "study.toml: arms.A: unknown key 'betta2'; did you mean 'beta2'?"),
         ({"arms": {"A": {}, "B": {"bets": 1}}}, "study.toml: arms.B: unknown key 'bets'"),
         ({"tuned": {"lrr": [1.0]}}, "unknown key 'lrr'"),

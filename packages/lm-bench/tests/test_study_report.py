@@ -26,7 +26,7 @@ def folder(tmp_path):
     alarm = Difference("optimizer.eps", {"A": 1, "B": 2}, True)
     choices = [Choice("A", 4, {"lr": 0.3}, ("lr",), 2), Choice("B", 4, {"lr": 0.1}, (), 2)]
     alarms = [alarm.line, *choices[0].alarms]
-    StudyAbout("c0de", {"line": "a machine, torch 1.2"}, resolved, [alarm], choices, alarms).write(out)
+    StudyAbout("c0de", [{"line": "a machine, torch 1.2"}], resolved, [alarm], choices, alarms).write(out)
     for arm, gain, lr in (("A", 0.0, 0.3), ("B", 0.5, 0.1)):
         for seed in range(3):
             lost = (arm, seed) == ("B", 2)

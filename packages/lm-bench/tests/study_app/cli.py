@@ -34,6 +34,7 @@ class Flags(RunFlags):
     best_lr: float = 0.1
     opt: str = "adam"
     beta2: float = 0.9
+    falling: bool = False
     schedule: str = ""
     evaluated: bool = True
     spoilt: str = ""
@@ -67,7 +68,8 @@ class Trainer:
 
     def loss(self):
         noise = np.random.default_rng(self.flags.seed).normal() / 100
-        return float(np.log(self.flags.lr / self.flags.best_lr) ** 2 + self.flags.beta2 + noise + 1 / (1 + self.taken))
+        beta2 = -self.flags.beta2 if self.flags.falling else self.flags.beta2
+        return float(np.log(self.flags.lr / self.flags.best_lr) ** 2 + beta2 + noise + 1 / (1 + self.taken))
 
     def diagnostics(self):
         return {}
@@ -158,8 +160,8 @@ def trace(flags) -> None:
 
 def _optimizer(flags):
     if flags.opt == "kbeta":
-        return KBetaConfig(beta2_max=flags.beta2, eps=1e-6)
-    return AdamWConfig(beta2=flags.beta2)
+        return KBetaConfig.parse({"beta2_max": flags.beta2, "eps": 1e-6}, "--beta2")
+    return AdamWConfig.parse({"beta2": flags.beta2}, "--beta2")
 
 
 def plan(flags, folder, argv=()):

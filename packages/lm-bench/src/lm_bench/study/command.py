@@ -71,7 +71,7 @@ def _run(planner: Planner, folder: Path, flags: StudyFlags) -> int:
 def _show_plan(planner: Planner, folder: Path, flags: StudyFlags) -> int:
     """Print the plan with its cost; nothing is written."""
     found = differences(planner.study, planner.check())
-    check_folder(folder, planner.study, planner.code)
+    check_folder(folder, planner.study, planner.code, planner.data)
     done = results(folder) if (folder / STUDY).exists() else []
     durations = Durations(done) if done else timed(planner)
     put("\n".join(plan_lines(planner.study, _workers(flags, planner.study), durations, done)))

@@ -5,14 +5,14 @@ study.toml   study.json   trials/   results.csv   results.parquet   worker-N.log
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lm_bench.environment import Environment
 from lm_bench.study.config import StudyConfig
 from lm_bench.study.differences import Difference
-from lm_bench.study.result import STUDY
+from lm_bench.study.result import STUDY, RunResult, results
 from lm_bench.study.tuning import Choice
 from lm_core.disk.files import make_folder, write_whole
 from lm_core.disk.untrusted import is_scratch, read_regular
@@ -23,6 +23,7 @@ from lm_core.run.resume import differences, values_of
 ABOUT = "study.json"
 _LARGEST = 1 << 24
 _MOST = 3
+_OF_A_MOMENT = ("date", "load", "line")
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ class StudyAbout:
 
     code: str
     """Code version: a hash of what computes the runs."""
-    environment: dict[str, Any]
-    """`lm_bench.environment.Environment`, with its `line`."""
+    machines: list[dict[str, Any]]
+    """Each that has run something of it: `lm_bench.environment.Environment`, with its `line`."""
     resolved: dict[str, dict[str, Any]]
     """Arm -> its resolved config, at the first point of the grid and the first budget."""
     differences: list[Difference]
@@ -41,6 +42,8 @@ class StudyAbout:
     """The point of each arm and budget, as far as they are chosen."""
     alarms: list[str]
     """In words: hidden differences, best points at an edge, arms that are not compared."""
+    data: dict[str, str] = field(default_factory=dict)
+    """Arm -> hash of what its runs are trained and evaluated on."""
 
     def write(self, folder: Path) -> None:
         """Keep it in the study's folder.
@@ -63,12 +66,19 @@ def read_about(folder: Path) -> StudyAbout:
         choices = [Choice(**{**one, "edges": tuple(one["edges"])}) for one in said.pop("choices")]
         return StudyAbout(**said, differences=differing, choices=choices)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        raise UserError(f"{folder / ABOUT} cannot be read: run the study again, which keeps its results") from None
+        raise UserError(
+            f"{folder / ABOUT} cannot be read: move it away and run the study again, which keeps its results"
+        ) from None
 
 
-def environment_of(environment: Environment) -> dict[str, Any]:
-    """An environment as `StudyAbout` has it."""
-    return {**asdict(environment), "line": environment.line}
+def machines_with(known: list[dict[str, Any]], here: Environment) -> list[dict[str, Any]]:
+    """Machines as `StudyAbout` has them, and this one, if it is not among them."""
+    mine = {**asdict(here), "line": here.line}
+
+    def lasting(machine: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in machine.items() if key not in _OF_A_MOMENT}
+
+    return known if lasting(mine) in map(lasting, known) else [*known, mine]
 
 
 def read_study(folder: Path) -> StudyConfig:
@@ -82,8 +92,20 @@ def read_study(folder: Path) -> StudyConfig:
     return StudyConfig.load(folder / STUDY)
 
 
-def check_folder(folder: Path, study: StudyConfig, code: str) -> None:
-    """Refuse a folder that holds the results of another study, or of another code version.
+def counted(folder: Path, about: StudyAbout) -> list[RunResult]:
+    """The runs that a study's answer is made of: the tuning, and what is compared at the points that it chose.
+
+    A study whose failed runs were run again may have chosen others before.
+
+    Raises:
+        UserError: when it is not the folder of a study.
+    """
+    points = {(one.arm, one.budget): one.point for one in about.choices}
+    return [run for run in results(folder) if run.stage == "tuning" or run.point == points.get((run.arm, run.budget))]
+
+
+def check_folder(folder: Path, study: StudyConfig, code: str, data: dict[str, str]) -> StudyAbout | None:
+    """Refuse a folder that holds results of another study, code version or data; returns what is known of it.
 
     Raises:
         UserError: saying what differs.
@@ -92,15 +114,21 @@ def check_folder(folder: Path, study: StudyConfig, code: str) -> None:
     if not (folder / STUDY).exists():
         if folder.is_dir() and any(path.name != "lock" and not is_scratch(path.name) for path in folder.iterdir()):
             raise UserError(f"{folder} is not empty, and not the folder of a study: {advice}")
-        return
+        return None
     differing = [change.key for change in differences(values_of(read_study(folder)), values_of(study))]
     if differing:
         more = f" and {len(differing) - _MOST} more" if len(differing) > _MOST else ""
         raise UserError(
             f"{folder} has the results of another study: {', '.join(differing[:_MOST])}{more} differ; {advice}"
         )
-    if (folder / ABOUT).exists() and (before := read_about(folder).code) != code:
-        raise UserError(f"{folder} has the results of code version {before}, and this is {code}: {advice}")
+    if not (folder / ABOUT).exists():
+        return None
+    before = read_about(folder)
+    if before.code != code:
+        raise UserError(f"{folder} has the results of code version {before.code}, and this is {code}: {advice}")
+    if changed := [arm for arm, digest in data.items() if before.data.get(arm, digest) != digest]:
+        raise UserError(f"{folder} has results of other data: what {', '.join(changed)} reads has changed; {advice}")
+    return before
 
 
 def prepare_folder(folder: Path, study: StudyConfig) -> None:

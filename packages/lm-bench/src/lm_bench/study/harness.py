@@ -7,8 +7,9 @@ What was finished is known by its hash and not run again; the run that was cut i
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from lm_bench.environment import load_average, observe
 from lm_bench.study.cluster import Cluster
@@ -17,7 +18,8 @@ from lm_bench.study.differences import Difference, differences
 from lm_bench.study.folder import (
     StudyAbout,
     check_folder,
-    environment_of,
+    counted,
+    machines_with,
     prepare_folder,
     write_all,
 )
@@ -28,6 +30,7 @@ from lm_bench.study.result import RunResult, results
 from lm_bench.study.table import rows_of, tables_of
 from lm_bench.study.tuning import MOST_EXTENSIONS, Choice, chosen, extended, new_points
 from lm_core.disk.lock import Lock
+from lm_core.errors import UserError
 from lm_core.run.interrupts import Interrupts
 from lm_core.run.plan import Plan
 from lm_core.terminal import say
@@ -71,20 +74,24 @@ class Harness:
         """
         plans = self.planner.check()
         found = differences(self.study, plans)
-        check_folder(self.folder, self.study, self.planner.code)
+        self._check_folder()
         for difference in found:
             if difference.alarm:
                 say(f"alarm: {difference.line}")
         with Lock(self.folder):
-            check_folder(self.folder, self.study, self.planner.code)
+            before = self._check_folder()
             prepare_folder(self.folder, self.study)
-            about = self._about(plans, found, [])
+            about = self._about(plans, found, before.machines if before else [])
             write_all(self.folder, about, [])
             self.read_done()
-            choices = self._run_all()
-            about = self._about(plans, found, choices)
-            write_all(self.folder, about, tables_of(rows_of(self.study, results(self.folder))))
+            choices = self._run_all(about)
+            alarms = [*about.alarms, *(alarm for choice in choices for alarm in choice.alarms)]
+            about = replace(about, choices=choices, alarms=alarms)
+            write_all(self.folder, about, tables_of(rows_of(self.study, counted(self.folder, about))))
         return about
+
+    def _check_folder(self) -> StudyAbout | None:
+        return check_folder(self.folder, self.study, self.planner.code, self.planner.data)
 
     def read_done(self) -> None:
         """Read which runs are finished; with `retry` those that failed are taken away, to be run again."""
@@ -95,7 +102,7 @@ class Harness:
                 self.done[run.config_hash] = run
                 self._drop_checkpoints(run)
 
-    def _run_all(self) -> list[Choice]:
+    def _run_all(self, about: StudyAbout) -> list[Choice]:
         study, cells = self.study, cells_of(self.study)
         grids: Grids = {(arm, budget): study.grid(arm) for arm, budget in cells}
         how = study.app, self.folder, study.metric, self.workers, study.threads
@@ -105,6 +112,8 @@ class Harness:
             def run(trials: Sequence[Trial]) -> None:
                 # What a model of several has finished stays a part of it: on their number its rounding depends.
                 jobs = [job for job in self.planner.jobs(trials) if self._left(job)]
+                if jobs and self._is_new_machine(about):
+                    write_all(self.folder, about, [])
                 pool.run(jobs, interrupts, finish, show)
 
             def finish(result: RunResult) -> None:
@@ -137,7 +146,14 @@ class Harness:
         return chosen(self.study, arm, budget, grids[arm, budget], self.done.values())
 
     def _extended(self, arm: str, budget: int, grid: dict[str, tuple[Scalar, ...]]) -> dict[str, tuple[Scalar, ...]]:
-        return extended(grid, self._choice(arm, budget, {(arm, budget): grid}))
+        """The grid beyond the edge on which the best point lies; the same one where the config allows no more."""
+        wider = extended(grid, self._choice(arm, budget, {(arm, budget): grid}))
+        try:
+            for point in new_points(grid, wider):
+                self.planner.plan(arm, point, budget)
+        except UserError:
+            return grid
+        return wider
 
     def _compared(self, grids: Grids) -> list[Trial]:
         """The trials of the comparison: of each arm at its best point so far, or at any where none is known yet.
@@ -160,18 +176,24 @@ class Harness:
         if not self.keep:
             shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
 
-    def _about(self, plans: dict[str, Plan], found: list[Difference], choices: list[Choice]) -> StudyAbout:
-        threads = f"{self.study.threads} thread{'s' * (self.study.threads > 1)} a run"
-        frameworks = {name: f"{name} {version}, {threads}" for name, version in self.planner.versions.items()}
-        alarms = [difference.line for difference in found if difference.alarm]
+    def _about(self, plans: dict[str, Plan], found: list[Difference], machines: list[dict[str, Any]]) -> StudyAbout:
         return StudyAbout(
             code=self.planner.code,
-            environment=environment_of(observe(frameworks, load_average())),
+            machines=machines,
             resolved={arm: resolved(plan) for arm, plan in plans.items()},
             differences=found,
-            choices=choices,
-            alarms=[*alarms, *(alarm for choice in choices for alarm in choice.alarms)],
+            choices=[],
+            alarms=[difference.line for difference in found if difference.alarm],
+            data=self.planner.data,
         )
+
+    def _is_new_machine(self, about: StudyAbout) -> bool:
+        """Whether this machine has run nothing of the study before; it is noted that it does now."""
+        threads = f"{self.study.threads} thread{'s' * (self.study.threads > 1)} a run"
+        frameworks = {name: f"{name} {version}, {threads}" for name, version in self.planner.versions.items()}
+        known = len(about.machines)
+        about.machines[:] = machines_with(about.machines, observe(frameworks, load_average()))
+        return len(about.machines) > known
 
 
 def cells_of(study: StudyConfig) -> list[tuple[str, int]]:

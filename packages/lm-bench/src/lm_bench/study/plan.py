@@ -17,6 +17,7 @@ from typing import Any
 
 from lm_bench.study.config import Fields, Scalar, StudyConfig
 from lm_bench.study.result import TRIALS, Stage
+from lm_bench.study.sensitivity import Point, words
 from lm_core.backend import check_together
 from lm_core.config import Config
 from lm_core.data.batches import Batch
@@ -31,8 +32,6 @@ from lm_core.schedules import learning_rate
 from lm_pipeline.trials.metric import check_metric
 from lm_pipeline.trials.program import Program
 
-Point = dict[str, Scalar]
-"""Tuned key -> value."""
 _HOLE = re.compile(r"\{([A-Za-z_][\w.]*)(?:\*([\d.eE+-]+))?\}")
 _OF_ONE_CALL = ("save_dir", "resume", "config", "print_config")
 _OF_A_RUN = ("seed", "backend")
@@ -67,8 +66,8 @@ class Trial:
     @property
     def words(self) -> str:
         """Short description, for a line."""
-        point = "".join(f", {key.rpartition('.')[2]} {value:g}" for key, value in self.point.items())
-        return f"{self.arm}{point}, {self.budget:,} steps, {self.backend}, seed {self.seed}"
+        point = words({key.rpartition(".")[2]: value for key, value in self.point.items()})
+        return f"{self.arm}{', ' * bool(point)}{point}, {self.budget:,} steps, {self.backend}, seed {self.seed}"
 
     def folder(self, study_folder: Path) -> Path:
         """Its run folder."""
@@ -124,6 +123,11 @@ class Planner:
             jobs.setdefault(json.dumps(trial.identity() | {"seed": seed}), []).append(trial)
         return [tuple(job) for job in jobs.values()]
 
+    @property
+    def data(self) -> dict[str, str]:
+        """Arm -> hash of what its runs are trained and evaluated on, as `check` has found it."""
+        return {arm: digest for arm, (digest, _) in self._data.items()}
+
     def check(self) -> dict[str, Plan]:
         """Check what every run needs, before the first one; returns the plan of each arm, at one and the same point.
 
@@ -134,25 +138,29 @@ class Planner:
         point = points_of(study.tuned)[0]
         for arm in study.arms:
             for budget in study.budgets:
-                plan = self._plan(arm, point, budget)
+                plan = self.plan(arm, point, budget)
                 plans.setdefault(arm, plan)
                 if plan.loop.max_steps != budget:
                     raise UserError(f"{self.where}: steps_key: {study.steps_key!r} is not the length of a run")
             self._data[arm] = data_hash(plans[arm]), tuple(plans[arm].content)
             for other in points_of(study.grid(arm)):
-                self.trial(arm, other, study.budgets[0], 0, study.backends[0], "tuning")
+                self.plan(arm, other, study.budgets[0])
             self._check_together(arm, plans[arm])
         self._check_metric(plans)
         self._check_distinct(plans)
         return plans
 
-    def parsed(self, arm: str, point: Point, budget: int) -> Config:
-        """The app's config of an arm at a point.
+    def plan(self, arm: str, point: Point, budget: int) -> Plan:
+        """The plan of an arm's runs at a point.
 
         Raises:
-            UserError: when it is none, naming the arm and the key.
+            UserError: when the app refuses its config, naming the arm.
         """
-        return self._config(arm, self._values(arm, point, budget, 0, self.study.backends[0]))
+        config = self._config(arm, self._values(arm, point, budget, 0, self.study.backends[0]))
+        try:
+            return self.program.plan(config, RunFolder(Path(TRIALS)), [])
+        except UserError as error:
+            raise UserError(f"{self.where}: arms.{arm}: {error}") from None
 
     def tuning(self, arm: str, budget: int, points: Iterable[Point]) -> list[Trial]:
         """The trials that choose an arm's point."""
@@ -202,12 +210,6 @@ class Planner:
                 ours, theirs = self.study.arms[arm], self.study.arms[same]
                 how = "have the same fields" if ours == theirs else "differ in nothing that has an effect"
                 raise UserError(f"{self.where}: arms {same} and {arm} {how}: drop one, or change it")
-
-    def _plan(self, arm: str, point: Point, budget: int) -> Plan:
-        try:
-            return self.program.plan(self.parsed(arm, point, budget), RunFolder(Path(TRIALS)), [])
-        except UserError as error:
-            raise UserError(f"{self.where}: arms.{arm}: {error}") from None
 
     def _values(self, arm: str, point: Point, budget: int, seed: int, backend: str) -> Fields:
         names: dict[str, Scalar] = {**point, "steps": budget}

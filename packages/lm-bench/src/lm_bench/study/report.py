@@ -11,10 +11,10 @@ from lm_bench.study.analysis import Question, analyzed
 from lm_bench.study.config import StudyConfig
 from lm_bench.study.configs import Described
 from lm_bench.study.curves import Log, RunCurves
-from lm_bench.study.folder import StudyAbout, read_about, read_study
+from lm_bench.study.folder import StudyAbout, counted, read_about, read_study
 from lm_bench.study.page import study_page
 from lm_bench.study.power import power_line
-from lm_bench.study.result import RunResult, results
+from lm_bench.study.result import RunResult
 from lm_bench.study.sensitivity import words
 from lm_bench.study.summary import study_text
 from lm_core.disk.files import write_whole
@@ -30,7 +30,8 @@ def write_report(folder: Path) -> str:
     Raises:
         UserError: when it is not the folder of a study, no run has its metric, or it cannot be written.
     """
-    study, about, runs = read_study(folder), read_about(folder), results(folder)
+    study, about = read_study(folder), read_about(folder)
+    runs = counted(folder, about)
     question, curves = question_of(study, about), read_curves(run for run in runs if run.stage == "comparison")
     analysis = analyzed(question, runs, curves)
     arms = {arm: Described(config, None) for arm, config in about.resolved.items()}
@@ -55,7 +56,7 @@ def question_of(study: StudyConfig, about: StudyAbout) -> Question:
         (
             ("Question", study.question),
             ("Planned", power_line(study)),
-            ("Measured on", str(about.environment["line"])),
+            *(("Measured on", str(machine["line"])) for machine in about.machines),
             ("Code version", about.code),
         ),
         best,

@@ -7,6 +7,7 @@ from lm_bench.study.config import Scalar
 from lm_bench.study.result import RunResult
 
 Point = dict[str, Scalar]
+"""Tuned key -> value."""
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from lm_bench.study.config import Goal, Scalar, StudyConfig
-from lm_bench.study.plan import Point, points_of
+from lm_bench.study.plan import points_of
 from lm_bench.study.result import RunResult
+from lm_bench.study.sensitivity import Point
 
 MOST_EXTENSIONS = 3
 _DIGITS = 6
