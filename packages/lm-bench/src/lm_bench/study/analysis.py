@@ -14,7 +14,7 @@ from lm_bench.study.config import Goal
 from lm_bench.study.curves import RunCurves
 from lm_bench.study.estimate import Estimate
 from lm_bench.study.median import Median
-from lm_bench.study.paired import Paired, holm, paired
+from lm_bench.study.paired import Paired, holm_known, paired
 from lm_bench.study.result import RunResult
 from lm_bench.study.sensitivity import Point, Tuned, tuned
 from lm_core.errors import UserError
@@ -210,7 +210,7 @@ def _compared(question: Question, cells: Sequence[Cell]) -> tuple[Compared, ...]
             found.append(_pair(other, one))
         elif question.baseline in (one.arm, other.arm):
             found.append(_pair(other, one) if one.arm == question.baseline else _pair(one, other))
-    t_p, flips_p = (_corrected([getattr(pair.paired, key, None) for pair in found]) for key in ("t_p", "flips_p"))
+    t_p, flips_p = (holm_known([getattr(pair.paired, key, None) for pair in found]) for key in ("t_p", "flips_p"))
     return tuple(Compared(f.cell, f.against, f.paired, t, s) for f, t, s in zip(found, t_p, flips_p, strict=True))
 
 
@@ -218,11 +218,6 @@ def _pair(cell: Cell, against: Cell) -> Compared:
     ours, theirs = cell.by_seed, against.by_seed
     differences = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
     return Compared(cell, against, paired(differences) if differences else None)
-
-
-def _corrected(p_values: Sequence[float | None]) -> list[float | None]:
-    known = iter(holm([p for p in p_values if p is not None]))
-    return [None if p is None else next(known) for p in p_values]
 
 
 Place = tuple[float, float]

@@ -9,13 +9,13 @@ from lm_bench.study.challenge import agreement_table, agreements, missing
 from lm_bench.study.config import StudyConfig
 from lm_bench.study.cost import plan_lines, timed
 from lm_bench.study.differences import differences
-from lm_bench.study.folder import check_folder, read_about, read_study
+from lm_bench.study.folder import check_folder, counted, read_about, read_study
 from lm_bench.study.harness import Harness
 from lm_bench.study.plan import Planner
 from lm_bench.study.pool import StoppedError
 from lm_bench.study.progress import Durations
 from lm_bench.study.report import PAGE, write_report
-from lm_bench.study.result import STUDY, RunResult, results
+from lm_bench.study.result import STUDY, results
 from lm_core.errors import UserError
 from lm_core.terminal import put, say
 from lm_pipeline.trials.program import program_of
@@ -90,12 +90,13 @@ def _challenge(published: Path, flags: StudyFlags) -> int:
     before = read_about(published).code
     if before != planner.code:
         say(f"note: published with code version {before}, and this is {planner.code}: bits may differ")
-    return _run(planner, folder, flags) or _agreement(results(published), results(folder))
+    return _run(planner, folder, flags) or _agreement(planner.study, published, folder)
 
 
-def _agreement(published: Sequence[RunResult], own: Sequence[RunResult]) -> int:
-    found, lacking = agreements(published, own), missing(published, own)
+def _agreement(study: StudyConfig, published: Path, own: Path) -> int:
+    theirs, ours = (counted(folder, read_about(folder)) for folder in (published, own))
+    found, lacking = agreements(theirs, ours, study.smallest_effect, study.alpha), missing(theirs, ours)
     put(agreement_table(found))
     for cell in lacking:
         put(f"{cell}: only one of the two has results")
-    return int(bool(lacking) or not found or any(one.verdict == "differs" for one in found))
+    return int(bool(lacking) or not found or not all(one.agrees for one in found))

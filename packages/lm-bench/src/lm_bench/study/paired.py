@@ -74,3 +74,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
     corrected = np.empty(len(p_values))
     corrected[order] = np.minimum(1.0, np.maximum.accumulate(scaled))
     return list(map(float, corrected))
+
+
+def holm_known(p_values: Sequence[float | None]) -> list[float | None]:
+    """The same of those that are known; None for the others."""
+    known = iter(holm([p for p in p_values if p is not None]))
+    return [None if p is None else next(known) for p in p_values]
