@@ -79,6 +79,25 @@ def test_runs_of_equal_configs_are_a_group_with_mean_and_spread_the_best_first(r
     assert not list(runs.glob("compare.*"))
 
 
+def test_groups_of_too_many_differences_are_told_apart_by_their_places(tmp_path, monkeypatch, compare):
+    """As of --seeds with one optimizer, then with another: seed-0 is a name in both folders."""
+    monkeypatch.chdir(tmp_path)
+    for optimizer, end in (("adamw", 2.0), ("muon", 1.5)):
+        more = "\n".join(f"{key} = '{optimizer}'" for key in "abcd")
+        for seed in (0, 1):
+            config = f'seed = {seed}\n[optimizer]\nname = "{optimizer}"\n{more}\n'
+            write_run(Path(f"runs/{optimizer}/seed-{seed}"), config, [(10, end + seed)])
+    Path("runs/muon/seed-0/result.json").write_text("{}")
+    code, out, _ = compare("runs/adamw", "runs/muon", "--json", "--out", "")
+    assert code == 0
+    found = json.loads(out)
+    assert [(one["group"], one["last_loss_nats"]["n"]) for one in found["groups"]] == [("muon", 2), ("adamw", 2)]
+    [cut] = [line for line in found["alarms"] if "not complete" in line]
+    assert cut.endswith("they have: runs/muon/seed-1, runs/adamw/seed-0, runs/adamw/seed-1")
+    code, out, _ = compare("runs/muon/seed-0", "runs/adamw/seed-0", "--json", "--out", "")
+    assert [one["group"] for one in json.loads(out)["groups"]] == ["muon/seed-0", "adamw/seed-0"]
+
+
 def test_the_table_names_groups_runs_seeds_and_units(runs, compare):
     code, out, _ = compare("runs/a0", "runs/a1", "runs/muon", "runs/a1", "--out", "")
     assert code == 0

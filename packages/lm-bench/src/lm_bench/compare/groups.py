@@ -1,7 +1,9 @@
 """Runs of equal configs as one group: they differ by the seed alone."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -29,7 +31,7 @@ class Group:
     """Runs of equal configs."""
 
     label: str
-    """In what its config differs from those of the other groups."""
+    """In what its config differs from those of the other groups, or where its runs are."""
     runs: tuple[ComparedRun, ...]
 
     def results(self) -> list[RunResult]:
@@ -54,12 +56,9 @@ def grouped(runs: Sequence[ComparedRun]) -> list[Group]:
     together: dict[str, list[int]] = {}
     for index, config in enumerate(configs):
         together.setdefault(repr(sorted(config.items(), key=lambda item: item[0])), []).append(index)
-    members = list(together.values())
-    firsts = [configs[indices[0]] for indices in members]
-    groups = [
-        Group(_label(first, firsts, runs[indices[0]]), tuple(runs[index] for index in indices))
-        for first, indices in zip(firsts, members, strict=True)
-    ]
+    members = [tuple(runs[index] for index in indices) for indices in together.values()]
+    labels = _labels([configs[indices[0]] for indices in together.values()]) or _places(members)
+    groups = [Group(label, group) for label, group in zip(labels, members, strict=True)]
     return sorted(groups, key=lambda group: fmean(run.best for run in group.runs))
 
 
@@ -67,9 +66,22 @@ def _is_of_one_run(key: str) -> bool:
     return key in _OF_ONE_RUN or key.startswith(_TABLES_OF_ONE_RUN)
 
 
-def _label(config: dict[str, Any], all_configs: list[dict[str, Any]], run: ComparedRun) -> str:
-    keys = dict.fromkeys(key for other in all_configs for key in other)
-    differing = [key for key in keys if len({repr(other.get(key)) for other in all_configs}) > 1]
-    if not differing or len(differing) > _MOST_KEYS:  # of other programs, or of one config
-        return run.folder.resolve().name if differing else "all"
-    return ", ".join(f"{key} {config.get(key, '-')}" for key in differing)
+def _labels(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """In what configs differ; none where that is too much, as of other programs."""
+    keys = dict.fromkeys(key for config in configs for key in config)
+    differing = [key for key in keys if len({repr(config.get(key)) for config in configs}) > 1]
+    if not differing:
+        return ["all"]
+    if len(differing) > _MOST_KEYS:
+        return []
+    return [", ".join(f"{key} {config.get(key, '-')}" for key in differing) for config in configs]
+
+
+def _places(groups: Sequence[Sequence[ComparedRun]]) -> list[str]:
+    """The folder that has all runs of a group, by as many of its last names as tell the groups apart."""
+    paths = [Path(os.path.commonpath([run.folder.resolve() for run in group])).parts for group in groups]
+    for count in range(1, max(map(len, paths))):
+        names = ["/".join(parts[-count:]) for parts in paths]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{'/'.join(parts)}, group {number}" for number, parts in enumerate(paths, 1)]

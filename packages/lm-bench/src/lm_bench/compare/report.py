@@ -15,6 +15,7 @@ from lm_bench.study.summary import Table, study_text
 from lm_core.disk.files import write_whole
 from lm_core.errors import UserError
 from lm_core.page import STYLE
+from lm_core.run.folder import RunFolder
 from lm_core.terminal import aligned, show
 
 SUFFIXES = (".html", ".png")
@@ -36,6 +37,8 @@ class Comparison:
         kinds = sorted({"validation" if len(run.curves.validation[0]) else "training" for run in runs})
         ends = sorted({run.step for run in runs})
         alarms = (f"the runs end at different steps: {', '.join(f'{end:,}' for end in ends)}",) * (len(ends) > 1)
+        if cut := [show(run.folder) for run in runs if not RunFolder(run.folder).result.exists()]:
+            alarms += (f"not complete, and in the means with the last loss that they have: {', '.join(cut)}",)
         labels, metric = tuple(group.label for group in groups), f"last {' or '.join(kinds)} loss, nats"
         self.question = Question("Comparison", metric, labels, baseline=baseline, target=target, alarms=alarms)
         self.curves = {run.folder: run.curves for run in runs}
