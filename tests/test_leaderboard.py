@@ -6,6 +6,7 @@ from types import ModuleType
 
 import pytest
 
+from lm_bench.study.paired import paired
 from lm_core.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -54,7 +55,7 @@ def entry(root: Path, name: str, **arms: list[float | None]) -> None:
     """The results.csv of a study of these arms, with their losses by seed; None is a run that diverged."""
     lines = [HEADER]
     for arm, losses in arms.items():
-        lines.append(f"{arm},0.3,10,tuning,torch,1000,complete,9.0,10,1.0,,hash,")
+        lines += [f"{arm},{lr},10,tuning,torch,1000,complete,{9 + lr},10,1.0,,hash," for lr in (0.1, 0.2, 0.3)]
         for seed, loss in enumerate(losses):
             status = "diverged" if loss is None else "complete"
             metric = "" if loss is None else loss
@@ -85,6 +86,20 @@ def test_one_file_is_one_row_beside_the_baseline_of_the_same_file(tool: ModuleTy
     assert (lion[0], lion[header.index("lost")], lion[header.index("runs")]) == ("3", "1", "3")
 
 
+def test_p_is_corrected_over_all_rows_and_a_rate_at_the_edge_is_marked(tool: ModuleType, root: Path) -> None:
+    differences = [-0.5, -0.4, -0.6]
+    entry(root, "muon", muon=[3.0 + one for one in differences], adamw=[3.0, 3.0, 3.0])
+    header, _, muon, _ = rows(tool.page(root))
+    alone = float(muon[header.index("p")])
+    assert alone == pytest.approx(paired(differences).t_p, abs=5e-5)
+    entry(root, "lion", lion=[3.1, 2.9, 3.0], adamw=[3.0, 3.0, 3.0])
+    path = root / "docs" / "optimizers" / "tiny" / "muon.csv"
+    path.write_text(path.read_text().replace("muon,0.2,10,comparison", "muon,0.3,10,comparison"))
+    _, _, muon, *_ = rows(tool.page(root))
+    assert float(muon[header.index("p")]) == pytest.approx(2 * alone, abs=1e-4)
+    assert muon[header.index("at")] == "lr 0.3 (at the edge of its grid)"
+
+
 def test_a_folder_that_is_not_of_a_variant_is_named(tool: ModuleType, root: Path) -> None:
     (root / "docs" / "optimizers" / "other").mkdir()
     with pytest.raises(UserError, match="other: the study has tiny"):
@@ -102,12 +117,16 @@ def test_a_page_without_entries_says_so(tool: ModuleType, root: Path) -> None:
         (lambda text: text.replace("config_hash", "hash"), "it has no column config_hash"),
         (lambda text: text.replace("muon,", "moun,"), "it has no run of muon"),
         (lambda text: text.replace("adamw,", "adam,"), "it has no run of adamw"),
-        (lambda text: text.replace(",2.5,", ",x,"), "line 3: could not convert"),
+        (lambda text: text.replace(",2.5,", ",x,"), "line 5: could not convert"),
+        (lambda text: text.replace("torch,2,", "torch,3,"), r"10 steps: it has the seeds \[0, 1, 3\], and the study"),
+        (lambda text: text.replace("0.2,10,comparison", "0.2,20,comparison"), r"10 steps: it has the seeds \[\]"),
+        (lambda text: text + text.partition("\n")[2].replace("0.1,10,tun", "0.1,40,tun"), r"the seeds \[0, 0, 1"),
+        (lambda text: text.replace("muon,0.1,", "muon,0.2,"), "its grid has 2 points, and the study's has 3"),
         (lambda text: text[: text.index("\n") + 20], "line 2: "),
     ],
 )
 def test_a_bad_entry_is_named(tool: ModuleType, root: Path, change, said: str) -> None:  # type: ignore[no-untyped-def]
-    entry(root, "muon", muon=[2.5, 2.7], adamw=[3.5, 3.5])
+    entry(root, "muon", muon=[2.5, 2.7, 2.6], adamw=[3.5, 3.5, 3.4])
     path = root / "docs" / "optimizers" / "tiny" / "muon.csv"
     path.write_text(change(path.read_text()))
     with pytest.raises(UserError, match=rf"muon\.csv.*{said}"):

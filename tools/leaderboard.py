@@ -11,15 +11,18 @@ import argparse
 import csv
 import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from lm_bench.study.analysis import Analysis, Cell, Compared, Question, analyzed
-from lm_bench.study.config import Scalar, StudyConfig
+from lm_bench.study.config import Goal, Scalar, StudyConfig
 from lm_bench.study.estimate import written
+from lm_bench.study.paired import holm_known
 from lm_bench.study.result import RunResult
 from lm_bench.study.sensitivity import words
 from lm_bench.study.summary import p_value
+from lm_bench.study.tuning import MOST_EXTENSIONS
 from lm_core.errors import UserError
 from lm_core.terminal import put, say
 
@@ -28,11 +31,22 @@ PAGE, ENTRIES = Path("docs/optimizers.md"), Path("docs/optimizers")
 STUDY = Path("configs/study_optimizers.toml")
 START, END = "<!-- tables -->", "<!-- end of tables -->"
 COLUMNS = ("place", "optimizer", "loss", "95% interval", "less the baseline", "95% interval", "p", "at", "lost", "runs")
+EDGE = " (at the edge of its grid)"
 NONE = "Not measured.\n"
 FIXED = ("arm", "budget", "stage", "backend", "seed", "status", "seconds", "steps_done", "peak_bytes", "config_hash")
 """Columns of every results.csv; between the first two are the tuned fields."""
-Place = tuple[int, str]
-"""Budget and backend."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """An arm of an entry at one budget on one backend."""
+
+    variant: str
+    cell: Cell
+    pair: Compared | None
+    """Less the baseline of the same entry; None of the baseline itself."""
+    at: str
+    """The point that its tuning chose, in words."""
 
 
 def read_entry(path: Path, metric: str) -> list[RunResult]:
@@ -81,30 +95,68 @@ def analysis_of(path: Path, study: StudyConfig) -> Analysis:
     for arm in arms:
         if not any(run.arm == arm and run.stage == "comparison" for run in runs):
             raise UserError(f"{path}: it has no run of {arm} at the end of its tuning")
+        check_rules(path, study, [run for run in runs if run.arm == arm], arm)
     return analyzed(Question(path.stem, study.metric, arms, study.goal, study.baseline), runs, {})
 
 
-def variant_tables(folder: Path, study: StudyConfig) -> str:
-    """A table for each budget and backend, the best optimizer first."""
-    rows: dict[Place, list[tuple[float, list[str]]]] = {}
-    sign = 1 if study.goal == "minimize" else -1
+def check_rules(path: Path, study: StudyConfig, runs: Sequence[RunResult], arm: str) -> None:
+    """Refuse the runs of an arm that are not those of the frozen study.
+
+    Raises:
+        UserError: for other budgets or seeds, or a larger grid.
+    """
+    points = math.prod(map(len, study.tuned.values()))
+    for budget in sorted({*study.budgets, *(run.budget for run in runs)}):
+        seeds = sorted(run.seed for run in runs if (run.budget, run.stage) == (budget, "comparison"))
+        if seeds != (wanted := list(range(study.seeds)) if budget in study.budgets else []):
+            raise UserError(f"{path}: {arm}, {budget:,} steps: it has the seeds {seeds}, and the study has {wanted}")
+        tried = {repr(run.point) for run in runs if (run.budget, run.stage) == (budget, "tuning")}
+        if not points <= len(tried) <= points + MOST_EXTENSIONS:
+            raise UserError(
+                f"{path}: {arm}, {budget:,} steps: its grid has {len(tried)} points, and the study's has {points}, with"
+                f" at most {MOST_EXTENSIONS} more at an edge"
+            )
+
+
+def rows_of(folder: Path, study: StudyConfig) -> list[Row]:
+    """The rows of a variant."""
+    rows = []
     for path in sorted(folder.glob("*.csv")):
         analysis = analysis_of(path, study)
         for cell in analysis.cells:
             if cell.arm == path.stem:
                 pair = next((one for one in analysis.compared if one.cell is cell), None)
-                score = sign * cell.estimate.mean if cell.estimate else math.inf
-                rows.setdefault((cell.budget, cell.backend), []).append((score, row_of(cell, pair)))
+                rows.append(Row(folder.name, cell, pair, words(cell.point) + EDGE * at_edge(cell, analysis)))
+    return rows
+
+
+def at_edge(cell: Cell, analysis: Analysis) -> bool:
+    """Whether a tuned value of a cell is the smallest or largest that was tried."""
+    grid = next(one for one in analysis.tuned if (one.arm, one.budget) == (cell.arm, cell.budget))
+    tried = {key: sorted(point.point[key] for point in grid.points) for key in cell.point}
+    return any(value in (tried[key][0], tried[key][-1]) for key, value in cell.point.items())
+
+
+def tables(rows: Sequence[Row], goal: Goal) -> str:
+    """A table for each variant, budget and backend, the best optimizer first."""
+    p_values = holm_known([row.pair.paired.t_p if row.pair and row.pair.paired else None for row in rows])
+    places: dict[tuple[str, int, str], list[tuple[float, list[str]]]] = {}
+    sign = 1 if goal == "minimize" else -1
+    for row, p in zip(rows, p_values, strict=True):
+        score = sign * row.cell.estimate.mean if row.cell.estimate else math.inf
+        place = row.variant, row.cell.budget, row.cell.backend
+        places.setdefault(place, []).append((score, cells_of(row, p)))
     parts = []
-    for (budget, backend), found in sorted(rows.items()):
+    for (variant, budget, backend), found in sorted(places.items()):
         lines = [cells for _, cells in sorted(found)]
         table = markdown([list(COLUMNS), *([str(place), *cells] for place, cells in enumerate(lines, 1))])
-        parts.append(f"### {folder.name}: {budget:,} steps, {backend}\n\n{table}")
+        parts.append(f"### {variant}: {budget:,} steps, {backend}\n\n{table}")
     return "\n".join(parts)
 
 
-def row_of(cell: Cell, pair: Compared | None) -> list[str]:
+def cells_of(row: Row, p: float | None) -> list[str]:
     """A row without its place: the arm, its metric, its difference from the baseline on the same seeds."""
+    cell, pair = row.cell, row.pair
     estimate, difference = cell.estimate, pair.paired.difference if pair and pair.paired else None
     return [
         cell.arm,
@@ -112,8 +164,8 @@ def row_of(cell: Cell, pair: Compared | None) -> list[str]:
         written(estimate.interval if estimate else None),
         f"{difference.mean:+.4f}" if difference else "-",
         written(difference.interval if difference else None),
-        p_value(pair.t_p if pair else None),
-        words(cell.point),
+        p_value(p),
+        row.at,
         str(len(cell.runs) - len(cell.by_seed)),
         str(len(cell.runs)),
     ]
@@ -136,8 +188,8 @@ def page(root: Path) -> str:
     after = rest.partition(END)[2]
     folders = sorted(path for path in (root / ENTRIES).glob("*") if path.is_dir())
     study = StudyConfig.load(root / STUDY)
-    tables = "\n".join(variant_tables(folder, *study.each(folder.name)) for folder in folders)
-    return f"{before}{START}\n{tables or NONE}{END}{after}"
+    rows = [row for folder in folders for row in rows_of(folder, *study.each(folder.name))]
+    return f"{before}{START}\n{tables(rows, study.goal) or NONE}{END}{after}"
 
 
 def main(argv: list[str]) -> int:

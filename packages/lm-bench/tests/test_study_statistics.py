@@ -5,10 +5,13 @@ import math
 import numpy as np
 import pytest
 
+from lm_bench.study.config import StudyConfig
 from lm_bench.study.estimate import Estimate, bca_interval, resampled_means
 from lm_bench.study.median import Median
 from lm_bench.study.paired import holm, paired
-from lm_bench.study.power import power, seeds_needed, smallest_effect
+from lm_bench.study.power import power, power_line, seeds_needed, smallest_effect
+
+from .study_files import STUDY
 
 
 @pytest.fixture(scope="module")
@@ -143,3 +146,13 @@ class TestSimulation:
         assert seen == pytest.approx(power(1.0, n), abs=4 * math.sqrt(0.16 / count))
         missed = np.mean([paired(sample).t_p < 0.05 for sample in draw.normal(0.5, 1.0, (count, n))])
         assert missed == pytest.approx(power(0.5, n), abs=4 * math.sqrt(0.25 / count))
+
+
+def test_the_plan_says_where_sign_flips_can_show_nothing():
+    """Their smallest p, of the largest effect there is, corrected as it will be."""
+    few, many = (StudyConfig.parse({**STUDY, "seeds": n, "budgets": [4, 8]}) for n in (6, 7))
+    for n, said in ((6, True), (7, False)):
+        smallest = paired([1.0] * n).flips_p
+        assert (holm([smallest, 1.0])[0] > 0.05) == said
+    assert "the p of the sign flips is 0.062 at best, so they show nothing" in power_line(few)
+    assert "flips" not in power_line(many)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
+from statistics import fmean
 
 from lm_bench.study.config import Goal
 from lm_bench.study.curves import RunCurves
@@ -16,8 +17,9 @@ from lm_bench.study.estimate import Estimate
 from lm_bench.study.median import Median
 from lm_bench.study.paired import Paired, holm_known, paired
 from lm_bench.study.result import RunResult
-from lm_bench.study.sensitivity import Point, Tuned, tuned
+from lm_bench.study.sensitivity import Point, Tuned, tuned, words
 from lm_core.errors import UserError
+from lm_core.run.state import RISEN
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,7 @@ def analyzed(question: Question, results: Sequence[RunResult], curves: Mapping[P
         tuple(grids),
         _reached(question, cells, curves) if question.target is not None else (),
         tuple(run for run in runs if run.metric is None),
-        (*question.alarms, *alarms, *_gaps(cells)),
+        (*question.alarms, *alarms, *_gaps(cells), *_close(question, cells, grids), *_risen(cells, curves)),
     )
 
 
@@ -199,6 +201,46 @@ def _gaps(cells: Sequence[Cell]) -> list[str]:
             )
     alone = [cell.words for cell in cells if len(cell.by_seed) == 1]
     return [*lines, *([f"one seed only, so there is no interval: {'; '.join(alone)}"] if alone else [])]
+
+
+def _close(question: Question, cells: Sequence[Cell], grids: Sequence[Tuned]) -> list[str]:
+    """Of arms whose tuning tells its best point from another by less than their seeds make a difference."""
+    sign = 1 if question.goal == "minimize" else -1
+    lines = []
+    for cell in cells:
+        points = [
+            (sign * fmean(point.metrics), point.point)
+            for one in grids
+            if (one.arm, one.budget) == (cell.arm, cell.budget)
+            for point in one.points
+            if len(point.metrics) == len(point.runs)
+        ]
+        mine = next((score for score, point in points if point == cell.point), None)
+        others = [(score, point) for score, point in points if point != cell.point]
+        spread = cell.estimate.deviation if cell.estimate else None
+        if mine is None or not others or spread is None:
+            continue
+        score, point = min(others, key=lambda other: abs(other[0] - mine))
+        if abs(score - mine) < spread:
+            lines.append(
+                f"{cell.words}: its tuning tells {words(cell.point)} from {words(point)} by {abs(score - mine):.4f},"
+                f" and its seeds differ by {spread:.4f} (sd): the choice may be chance"
+            )
+    return lines
+
+
+def _risen(cells: Sequence[Cell], curves: Mapping[Path, RunCurves]) -> list[str]:
+    """Of runs that have learned their text by heart: what is compared is then how far that has gone."""
+    lines = []
+    for cell in cells:
+        losses = [curves[run.folder].validation[1] for run in cell.complete if run.folder in curves]
+        risen = [one for one in losses if len(one) and one[-1] > RISEN * one.min()]
+        if risen:
+            lines.append(
+                f"{cell.words}: {len(risen)} of {len(cell.runs)} runs end with a validation loss {RISEN - 1:.0%} or"
+                " more above their lowest: they learn the text by heart"
+            )
+    return lines
 
 
 def _compared(question: Question, cells: Sequence[Cell]) -> tuple[Compared, ...]:

@@ -150,13 +150,21 @@ class Planner:
         self._check_distinct(plans)
         return plans
 
+    def parsed(self, arm: str, point: Point, budget: int) -> Config:
+        """The app's config of an arm at a point.
+
+        Raises:
+            UserError: when it is none, naming the arm and the key.
+        """
+        return self._config(arm, self._values(arm, point, budget, 0, self.study.backends[0]))
+
     def plan(self, arm: str, point: Point, budget: int) -> Plan:
         """The plan of an arm's runs at a point.
 
         Raises:
             UserError: when the app refuses its config, naming the arm.
         """
-        config = self._config(arm, self._values(arm, point, budget, 0, self.study.backends[0]))
+        config = self.parsed(arm, point, budget)
         try:
             return self.program.plan(config, RunFolder(Path(TRIALS)), [])
         except UserError as error:

@@ -50,13 +50,15 @@ def seeds_needed(effect: float, comparisons: int = 1, wanted: float = POWER, alp
 
 
 def power_line(study: StudyConfig) -> str:
-    """The smallest effect that the seeds can show, over all comparisons that are made."""
+    """The smallest effect that the seeds can show, over all comparisons; and whether the sign flips can show any."""
     arms = len(study.arms)
     pairs = arms - 1 if study.baseline else math.comb(arms, 2)
     comparisons = pairs * len(study.budgets) * len(study.backends)
     effect = smallest_effect(study.seeds, comparisons, study.power, study.alpha)
+    floor = min(1.0, comparisons * 2.0 ** (1 - study.seeds))
+    flips = f"; the p of the sign flips is {floor:.2g} at best, so they show nothing" if floor > study.alpha else ""
     return (
         f"{study.seeds} paired seeds show a mean difference of {effect:.2f} standard deviations of the differences with"
         f" a probability of {study.power:.0%}, over {comparisons} comparisons at alpha {study.alpha:g}; a difference of"
-        f" {study.smallest_effect:g} in {study.metric} is the smallest that matters"
+        f" {study.smallest_effect:g} in {study.metric} is the smallest that matters{flips}"
     )

@@ -11,7 +11,7 @@ _SHOWN = 40
 """Letters of a value in a message."""
 _LEAST_GAIN = 0.95
 """Part of the loss of a guess above which a model has learned nothing: frequencies alone take it lower."""
-_RISEN = 1.02
+RISEN = 1.02
 """How much above the best loss the last one shows that it rises."""
 
 
@@ -96,7 +96,7 @@ def verdict(state: RunState, vocab_size: int) -> str | None:
             f"the model has hardly learned yet (a guess among {vocab_size:,} tokens has {guess:.2f} nats): train"
             " longer, or try a learning rate 3 times higher, or lower if the loss jumps"
         )
-    if state.last_val_loss > _RISEN * state.best_val_loss:
+    if state.last_val_loss > RISEN * state.best_val_loss:
         return (
             f"the validation loss rose after step {state.best_step:,}: from there on the model learned its text by"
             " heart; fewer steps, more text, more dropout or a smaller model help"
