@@ -22,7 +22,7 @@ FROZEN = "f52e9b1203398182450d8fa190539a6544845bba28d8ecf8570ba9ae639f88ab"
 
 
 def test_the_studies_are_all_here() -> None:
-    names = {"testbed_d", "testbed_d_short", "testbed_d_gpu", "optimizers"}
+    names = {"testbed_d", "testbed_d_short", "testbed_d_tuning", "testbed_d_gpu", "optimizers"}
     assert {StudyConfig.load(path).name for path in STUDIES} == names
     assert {path.stem for path in STUDIES} == {f"study_{name}" for name in names}
 
