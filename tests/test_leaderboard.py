@@ -55,12 +55,17 @@ def entry(root: Path, name: str, **arms: list[float | None]) -> None:
     """The results.csv of a study of these arms, with their losses by seed; None is a run that diverged."""
     lines = [HEADER]
     for arm, losses in arms.items():
-        lines += [f"{arm},{lr},10,tuning,torch,1000,complete,{9 + lr},10,1.0,,hash," for lr in (0.1, 0.2, 0.3)]
+        lines += [row(arm, lr).rstrip() for lr in (0.1, 0.2, 0.3)]
         for seed, loss in enumerate(losses):
             status = "diverged" if loss is None else "complete"
             metric = "" if loss is None else loss
             lines.append(f"{arm},0.2,10,comparison,torch,{seed},{status},{metric},10,1.0,,{arm}{seed},")
     (root / "docs" / "optimizers" / "tiny" / f"{name}.csv").write_text("\n".join(lines) + "\n")
+
+
+def row(arm: str, lr: float) -> str:
+    """Of its tuning."""
+    return f"{arm},{lr},10,tuning,torch,1000,complete,{9 + abs(lr - 0.2)},10,1.0,,hash,\n"
 
 
 def rows(page: str) -> list[list[str]]:
@@ -94,10 +99,10 @@ def test_p_is_corrected_over_all_rows_and_a_rate_at_the_edge_is_marked(tool: Mod
     assert alone == pytest.approx(paired(differences).t_p, abs=5e-5)
     entry(root, "lion", lion=[3.1, 2.9, 3.0], adamw=[3.0, 3.0, 3.0])
     path = root / "docs" / "optimizers" / "tiny" / "muon.csv"
-    path.write_text(path.read_text().replace("muon,0.2,10,comparison", "muon,0.3,10,comparison"))
+    path.write_text(path.read_text().replace("muon,0.2,10", "muon,0.4,10"))
     _, _, muon, *_ = rows(tool.page(root))
     assert float(muon[header.index("p")]) == pytest.approx(2 * alone, abs=1e-4)
-    assert muon[header.index("at")] == "lr 0.3 (at the edge of its grid)"
+    assert muon[header.index("at")] == "lr 0.4 (at the edge of its grid)"
 
 
 def test_a_folder_that_is_not_of_a_variant_is_named(tool: ModuleType, root: Path) -> None:
@@ -120,8 +125,17 @@ def test_a_page_without_entries_says_so(tool: ModuleType, root: Path) -> None:
         (lambda text: text.replace(",2.5,", ",x,"), "line 5: could not convert"),
         (lambda text: text.replace("torch,2,", "torch,3,"), r"10 steps: it has the seeds \[0, 1, 3\], and the study"),
         (lambda text: text.replace("0.2,10,comparison", "0.2,20,comparison"), r"10 steps: it has the seeds \[\]"),
-        (lambda text: text + text.partition("\n")[2].replace("0.1,10,tun", "0.1,40,tun"), r"the seeds \[0, 0, 1"),
-        (lambda text: text.replace("muon,0.1,", "muon,0.2,"), "its grid has 2 points, and the study's has 3"),
+        (
+            lambda text: text + text.partition("\n")[2].replace(",10,", ",40,"),
+            r"40 steps.* seeds \[0, 1, 2\]",
+        ),
+        (
+            lambda text: text.replace("tuning,torch,1000", "tuning,torch,1001"),
+            r"the seeds \[1001, 1001, 1001\], and the",
+        ),
+        (lambda text: text.replace(row("muon", 0.1), ""), "its grid has 2 points, and the study's has 3"),
+        (lambda text: text + "".join(row("muon", n) for n in range(4, 8)), "its grid has 7 points, and the study's"),
+        (lambda text: text.replace("muon,0.2,10,comp", "muon,0.3,10,comp"), "at lr 0.3, which is not the best"),
         (lambda text: text[: text.index("\n") + 20], "line 2: "),
     ],
 )

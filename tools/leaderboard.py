@@ -22,7 +22,7 @@ from lm_bench.study.paired import holm_known
 from lm_bench.study.result import RunResult
 from lm_bench.study.sensitivity import words
 from lm_bench.study.summary import p_value
-from lm_bench.study.tuning import MOST_EXTENSIONS
+from lm_bench.study.tuning import MOST_EXTENSIONS, Choice, chosen
 from lm_core.errors import UserError
 from lm_core.terminal import put, say
 
@@ -103,19 +103,37 @@ def check_rules(path: Path, study: StudyConfig, runs: Sequence[RunResult], arm: 
     """Refuse the runs of an arm that are not those of the frozen study.
 
     Raises:
-        UserError: for other budgets or seeds, or a larger grid.
+        UserError: for other budgets or seeds, a larger grid, or a point that is not the best of it.
     """
     points = math.prod(map(len, study.tuned.values()))
     for budget in sorted({*study.budgets, *(run.budget for run in runs)}):
-        seeds = sorted(run.seed for run in runs if (run.budget, run.stage) == (budget, "comparison"))
-        if seeds != (wanted := list(range(study.seeds)) if budget in study.budgets else []):
-            raise UserError(f"{path}: {arm}, {budget:,} steps: it has the seeds {seeds}, and the study has {wanted}")
-        tried = {repr(run.point) for run in runs if (run.budget, run.stage) == (budget, "tuning")}
+        where = f"{path}: {arm}, {budget:,} steps"
+        known = budget in study.budgets
+        tuning, compared = (
+            [run for run in runs if (run.budget, run.stage) == (budget, stage)] for stage in ("tuning", "comparison")
+        )
+        tried = [run.point for run in tuning if run.seed == tuning[0].seed]
+        for seeds, wanted in (
+            (sorted(run.seed for run in compared), range(study.seeds)),
+            (sorted(run.seed for run in tuning), sorted([*study.tuning_seeds] * len(tried))),
+        ):
+            if seeds != (of_study := list(wanted) if known else []):
+                raise UserError(f"{where}: it has the seeds {seeds}, and the study has {of_study}")
         if not points <= len(tried) <= points + MOST_EXTENSIONS:
             raise UserError(
-                f"{path}: {arm}, {budget:,} steps: its grid has {len(tried)} points, and the study's has {points}, with"
-                f" at most {MOST_EXTENSIONS} more at an edge"
+                f"{where}: its grid has {len(tried)} points, and the study's has {points}, with at most"
+                f" {MOST_EXTENSIONS} more at an edge"
             )
+        best = choice_of(study, arm, budget, tuning).point
+        if any(run.point != best for run in compared):
+            raise UserError(f"{where}: it is compared at {words(compared[0].point)}, which is not the best of its grid")
+
+
+def choice_of(study: StudyConfig, arm: str, budget: int, runs: Iterable[RunResult]) -> Choice:
+    """The point that the tuning of an entry chose, and whether it lies at an edge of what was tried."""
+    mine = [run for run in runs if (run.arm, run.budget, run.stage) == (arm, budget, "tuning")]
+    grid = {key: tuple(dict.fromkeys(run.point[key] for run in mine)) for key in study.tuned}
+    return chosen(study, arm, budget, grid, mine)
 
 
 def rows_of(folder: Path, study: StudyConfig) -> list[Row]:
@@ -123,18 +141,13 @@ def rows_of(folder: Path, study: StudyConfig) -> list[Row]:
     rows = []
     for path in sorted(folder.glob("*.csv")):
         analysis = analysis_of(path, study)
+        runs = [run for one in analysis.tuned for point in one.points for run in point.runs]
         for cell in analysis.cells:
             if cell.arm == path.stem:
                 pair = next((one for one in analysis.compared if one.cell is cell), None)
-                rows.append(Row(folder.name, cell, pair, words(cell.point) + EDGE * at_edge(cell, analysis)))
+                edges = choice_of(study, cell.arm, cell.budget, runs).edges
+                rows.append(Row(folder.name, cell, pair, words(cell.point) + EDGE * bool(edges)))
     return rows
-
-
-def at_edge(cell: Cell, analysis: Analysis) -> bool:
-    """Whether a tuned value of a cell is the smallest or largest that was tried."""
-    grid = next(one for one in analysis.tuned if (one.arm, one.budget) == (cell.arm, cell.budget))
-    tried = {key: sorted(point.point[key] for point in grid.points) for key in cell.point}
-    return any(value in (tried[key][0], tried[key][-1]) for key, value in cell.point.items())
 
 
 def tables(rows: Sequence[Row], goal: Goal) -> str:

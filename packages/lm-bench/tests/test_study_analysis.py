@@ -150,23 +150,21 @@ def test_columns_that_all_rows_share_are_in_the_title():
     assert table.rows[0][:3] == ("arm", "difference", "95% (t)")
 
 
-@pytest.mark.parametrize(("metrics", "close"), [((2.0, 2.05, 3.0), True), ((2.0, 2.5, 3.0), False)])
+@pytest.mark.parametrize(("metrics", "close"), [((2.0, 2.05, 3.0), True), ((2.0, 2.3, 3.0), False)])
 def test_a_choice_that_may_be_chance_is_an_alarm(metrics, close):
     tuning = [
         result(BASE, 1000, metric, stage="tuning", point={"lr": lr})
         for lr, metric in zip((0.001, 0.003, 0.01), metrics, strict=True)
     ]
     alarms = analysis_of(seeds(BASE, [2.0, 2.2, 2.4]) + tuning).alarms
-    said = (
-        f"{BASE}, 1,000 steps, torch: its tuning tells lr 0.001 from lr 0.003 by 0.0500, and its seeds differ by 0.2000"
-    )
+    said = f"{BASE}, 1,000 steps, torch: its tuning tells lr 0.001 from lr 0.003 by 0.0500, and chance alone by 0.2828"
     assert any(line.startswith(said) for line in alarms) == close
 
 
-def test_runs_that_learn_their_text_by_heart_are_an_alarm():
+def test_runs_whose_loss_rises_towards_the_end_are_an_alarm():
     runs = seeds(BASE, [2.0, 2.0, 2.0])
     ends = zip(runs, (1.9, 1.99, 2.0), strict=True)
     alarms = analysis_of(runs, of={run.folder: curves([3.0, low, 2.0]) for run, low in ends}).alarms
-    assert f"{BASE}, 1,000 steps, torch: 1 of 3 runs end with a validation loss 2% or more above their lowest" in str(
+    assert f"{BASE}, 1,000 steps, torch: 1 of 3 runs end with a validation loss more than 2% above their lowest" in str(
         alarms
     )

@@ -84,4 +84,4 @@ def _places(groups: Sequence[Sequence[ComparedRun]]) -> list[str]:
         names = ["/".join(parts[-count:]) for parts in paths]
         if len(set(names)) == len(names):
             return names
-    return [f"{'/'.join(parts)}, group {number}" for number, parts in enumerate(paths, 1)]
+    return [f"{Path(*parts)}, group {number}" for number, parts in enumerate(paths, 1)]

@@ -139,7 +139,7 @@ def analyzed(question: Question, results: Sequence[RunResult], curves: Mapping[P
     if not any(run.metric is not None for run in runs):
         known = "it is in no result.json" if any(run.status == "complete" for run in runs) else "no run is complete"
         raise UserError(f"{question.title}: no run has {question.metric}: {known}")
-    cells = _cells(question, runs)
+    cells = cells_of(question.arms, runs)
     grids = tuned(run for run in runs if run.stage == "tuning")
     grids.sort(key=lambda one: (question.arms.index(one.arm), one.budget))
     return Analysis(
@@ -148,7 +148,7 @@ def analyzed(question: Question, results: Sequence[RunResult], curves: Mapping[P
         tuple(grids),
         _reached(question, cells, curves) if question.target is not None else (),
         tuple(run for run in runs if run.metric is None),
-        (*question.alarms, *alarms, *_gaps(cells), *_close(question, cells, grids), *_risen(cells, curves)),
+        (*question.alarms, *alarms, *_gaps(cells), *_close(cells, grids), *_risen(cells, curves)),
     )
 
 
@@ -169,13 +169,14 @@ def _distinct(results: Sequence[RunResult]) -> tuple[list[RunResult], list[str]]
     return list(found.values()), alarms
 
 
-def _cells(question: Question, runs: Sequence[RunResult]) -> tuple[Cell, ...]:
+def cells_of(arms: Sequence[str], runs: Sequence[RunResult]) -> tuple[Cell, ...]:
+    """The cells of the runs that are compared, by budget, backend and arm."""
     groups: dict[tuple[int, str, int], list[RunResult]] = {}
     for run in runs:
         if run.stage == "comparison":
-            groups.setdefault((run.budget, run.backend, question.arms.index(run.arm)), []).append(run)
+            groups.setdefault((run.budget, run.backend, arms.index(run.arm)), []).append(run)
     return tuple(
-        Cell(question.arms[arm], budget, backend, tuple(sorted(group, key=lambda run: run.seed)))
+        Cell(arms[arm], budget, backend, tuple(sorted(group, key=lambda run: run.seed)))
         for (budget, backend, arm), group in sorted(groups.items())
     )
 
@@ -203,42 +204,45 @@ def _gaps(cells: Sequence[Cell]) -> list[str]:
     return [*lines, *([f"one seed only, so there is no interval: {'; '.join(alone)}"] if alone else [])]
 
 
-def _close(question: Question, cells: Sequence[Cell], grids: Sequence[Tuned]) -> list[str]:
-    """Of arms whose tuning tells its best point from another by less than their seeds make a difference."""
-    sign = 1 if question.goal == "minimize" else -1
+def _close(cells: Sequence[Cell], grids: Sequence[Tuned]) -> list[str]:
+    """Of arms whose tuning tells its point from another by less than chance does, by what their compared seeds show.
+
+    The difference of two means of k seeds that have nothing in common has the deviation sd sqrt(2 / k).
+    """
     lines = []
     for cell in cells:
         points = [
-            (sign * fmean(point.metrics), point.point)
+            (fmean(point.metrics), point)
             for one in grids
             if (one.arm, one.budget) == (cell.arm, cell.budget)
             for point in one.points
             if len(point.metrics) == len(point.runs)
         ]
-        mine = next((score for score, point in points if point == cell.point), None)
-        others = [(score, point) for score, point in points if point != cell.point]
-        spread = cell.estimate.deviation if cell.estimate else None
-        if mine is None or not others or spread is None:
+        mine = next((mean for mean, point in points if point.point == cell.point), None)
+        others = [(abs(mean - mine), point) for mean, point in points if mine is not None and point.point != cell.point]
+        deviation = cell.estimate.deviation if cell.estimate else None
+        if not others or deviation is None:
             continue
-        score, point = min(others, key=lambda other: abs(other[0] - mine))
-        if abs(score - mine) < spread:
+        gap, point = min(others, key=lambda other: other[0])
+        chance = deviation * math.sqrt(2 / len(point.runs))
+        if gap < chance:
             lines.append(
-                f"{cell.words}: its tuning tells {words(cell.point)} from {words(point)} by {abs(score - mine):.4f},"
-                f" and its seeds differ by {spread:.4f} (sd): the choice may be chance"
+                f"{cell.words}: its tuning tells {words(cell.point)} from {words(point.point)} by {gap:.4f}, and chance"
+                f" alone by {chance:.4f}: another tuning may choose otherwise"
             )
     return lines
 
 
 def _risen(cells: Sequence[Cell], curves: Mapping[Path, RunCurves]) -> list[str]:
-    """Of runs that have learned their text by heart: what is compared is then how far that has gone."""
+    """Of runs whose loss rises towards the end of their schedule."""
     lines = []
     for cell in cells:
         losses = [curves[run.folder].validation[1] for run in cell.complete if run.folder in curves]
         risen = [one for one in losses if len(one) and one[-1] > RISEN * one.min()]
         if risen:
             lines.append(
-                f"{cell.words}: {len(risen)} of {len(cell.runs)} runs end with a validation loss {RISEN - 1:.0%} or"
-                " more above their lowest: they learn the text by heart"
+                f"{cell.words}: {len(risen)} of {len(cell.runs)} runs end with a validation loss more than"
+                f" {RISEN - 1:.0%} above their lowest: overfitting or instability"
             )
     return lines
 
@@ -249,14 +253,15 @@ def _compared(question: Question, cells: Sequence[Cell]) -> tuple[Compared, ...]
         if (one.budget, one.backend) != (other.budget, other.backend):
             continue
         if not question.baseline:
-            found.append(_pair(other, one))
+            found.append(pair_of(other, one))
         elif question.baseline in (one.arm, other.arm):
-            found.append(_pair(other, one) if one.arm == question.baseline else _pair(one, other))
+            found.append(pair_of(other, one) if one.arm == question.baseline else pair_of(one, other))
     t_p, flips_p = (holm_known([getattr(pair.paired, key, None) for pair in found]) for key in ("t_p", "flips_p"))
     return tuple(Compared(f.cell, f.against, f.paired, t, s) for f, t, s in zip(found, t_p, flips_p, strict=True))
 
 
-def _pair(cell: Cell, against: Cell) -> Compared:
+def pair_of(cell: Cell, against: Cell) -> Compared:
+    """A cell less another, on the seeds that both have complete; p-values are for whoever knows all comparisons."""
     ours, theirs = cell.by_seed, against.by_seed
     differences = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
     return Compared(cell, against, paired(differences) if differences else None)

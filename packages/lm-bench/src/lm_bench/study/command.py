@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lm_bench.environment import core_count
 from lm_bench.flags import StudyFlags
-from lm_bench.study.challenge import agreement_table, agreements, missing
+from lm_bench.study.challenge import DIFFERS, agreement_table, agreements, missing
 from lm_bench.study.config import StudyConfig
 from lm_bench.study.cost import plan_lines, timed
 from lm_bench.study.differences import differences
@@ -87,16 +87,19 @@ def _challenge(published: Path, flags: StudyFlags) -> int:
     if folder.resolve() == published.resolve():
         raise UserError(f"--save_dir {folder} is the study that is challenged: give another one")
     planner = _planner(read_study(published), str(published / STUDY))
-    before = read_about(published).code
-    if before != planner.code:
-        say(f"note: published with code version {before}, and this is {planner.code}: bits may differ")
+    before = read_about(published)
+    if not before.choices:
+        raise UserError(f"{published} is not complete: run its study first, or challenge another")
+    if before.code != planner.code:
+        say(f"note: published with code version {before.code}, and this is {planner.code}: bits may differ")
     return _run(planner, folder, flags) or _agreement(planner.study, published, folder)
 
 
 def _agreement(study: StudyConfig, published: Path, own: Path) -> int:
     theirs, ours = (counted(folder, read_about(folder)) for folder in (published, own))
-    found, lacking = agreements(theirs, ours, study.smallest_effect, study.alpha), missing(theirs, ours)
+    found = agreements(tuple(study.arms), theirs, ours, study.smallest_effect, study.alpha)
+    lacking = missing(tuple(study.arms), theirs, ours)
     put(agreement_table(found))
     for cell in lacking:
         put(f"{cell}: only one of the two has results")
-    return int(bool(lacking) or not found or not all(one.agrees for one in found))
+    return int(bool(lacking) or not found or any(one.verdict == DIFFERS for one in found))

@@ -63,12 +63,12 @@ def read_about(folder: Path) -> StudyAbout:
     try:
         said = json.loads(read_regular(folder / ABOUT, _LARGEST))
         differing = [Difference(**one) for one in said.pop("differences")]
+        if "environment" in said:  # as versions before 2026-11-27 wrote it
+            said["machines"] = [said.pop("environment")]
         choices = [Choice(**{**one, "edges": tuple(one["edges"])}) for one in said.pop("choices")]
         return StudyAbout(**said, differences=differing, choices=choices)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        raise UserError(
-            f"{folder / ABOUT} cannot be read: move it away and run the study again, which keeps its results"
-        ) from None
+        raise UserError(f"{folder / ABOUT} is damaged: run the study in another --save_dir") from None
 
 
 def machines_with(known: list[dict[str, Any]], here: Environment) -> list[dict[str, Any]]:
@@ -122,6 +122,8 @@ def check_folder(folder: Path, study: StudyConfig, code: str, data: dict[str, st
             f"{folder} has the results of another study: {', '.join(differing[:_MOST])}{more} differ; {advice}"
         )
     if not (folder / ABOUT).exists():
+        if results(folder):
+            raise UserError(f"{folder} has results and no {ABOUT}, so of which code and data is not known: {advice}")
         return None
     before = read_about(folder)
     if before.code != code:

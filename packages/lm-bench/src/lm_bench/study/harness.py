@@ -7,9 +7,9 @@ What was finished is known by its hash and not run again; the run that was cut i
 
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from lm_bench.environment import load_average, observe
 from lm_bench.study.cluster import Cluster
@@ -81,7 +81,7 @@ class Harness:
         with Lock(self.folder):
             before = self._check_folder()
             prepare_folder(self.folder, self.study)
-            about = self._about(plans, found, before.machines if before else [])
+            about = self._about(plans, found, before)
             write_all(self.folder, about, [])
             self.read_done()
             choices = self._run_all(about)
@@ -146,13 +146,14 @@ class Harness:
         return chosen(self.study, arm, budget, grids[arm, budget], self.done.values())
 
     def _extended(self, arm: str, budget: int, grid: dict[str, tuple[Scalar, ...]]) -> dict[str, tuple[Scalar, ...]]:
-        """The grid beyond the edge on which the best point lies; the same one where the config allows no more."""
-        wider = extended(grid, self._choice(arm, budget, {(arm, budget): grid}))
-        try:
-            for point in new_points(grid, wider):
-                self.planner.plan(arm, point, budget)
-        except UserError:
-            return grid
+        """The grid beyond each edge on which the best point lies, as far as the config allows."""
+        wider = grid
+        for key, values in extended(grid, self._choice(arm, budget, {(arm, budget): grid})).items():
+            more = {**wider, key: values}
+            with suppress(UserError):
+                for point in new_points(wider, more):
+                    self.planner.plan(arm, point, budget)
+                wider = more
         return wider
 
     def _compared(self, grids: Grids) -> list[Trial]:
@@ -176,13 +177,13 @@ class Harness:
         if not self.keep:
             shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
 
-    def _about(self, plans: dict[str, Plan], found: list[Difference], machines: list[dict[str, Any]]) -> StudyAbout:
+    def _about(self, plans: dict[str, Plan], found: list[Difference], before: StudyAbout | None) -> StudyAbout:
         return StudyAbout(
             code=self.planner.code,
-            machines=machines,
+            machines=before.machines if before else [],
             resolved={arm: resolved(plan) for arm, plan in plans.items()},
             differences=found,
-            choices=[],
+            choices=before.choices if before else [],
             alarms=[difference.line for difference in found if difference.alarm],
             data=self.planner.data,
         )
