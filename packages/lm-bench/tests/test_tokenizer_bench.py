@@ -14,6 +14,7 @@ from lm_bench.tokenizer.encoding import Encoding, SameIds
 from lm_bench.tokenizer.libraries import LIBRARIES, installed
 from lm_bench.tokenizer.measurement import Results, measure
 from lm_bench.tokenizer.report import tokenizer_report
+from lm_bench.tokenizer.starting import PYTHON
 from lm_bench.tokenizer.training import Training
 from lm_bench.tokenizer.worker import Server, WorkerJob
 from lm_bench.tokenizer.workers import Side, Worker, WorkerError
@@ -109,7 +110,10 @@ def test_training_tells_time_memory_and_merges(name, measured):
 
 def test_a_new_process_starts_and_a_prompt_is_timed(measured):
     alone, row = measured("tokenizers", "start").start
-    assert 0 < alone.seconds.median < row.seconds.median
+    assert [alone.library, row.library] == [PYTHON, "tokenizers"]
+    assert alone.seconds.median > 0
+    assert row.seconds.median > 0
+    assert alone.prompt_ns is None
     assert row.prompt_ns.median > 0
 
 
