@@ -1,6 +1,6 @@
 """`lm-bench all`, with stand-ins for the measurements."""
 
-import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -43,15 +43,21 @@ def test_the_page_has_each_table_or_says_why_not(tmp_path, capsys, monkeypatch):
 
 
 def test_what_is_not_reached_says_so(capsys, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(every, "time", SimpleNamespace(monotonic=lambda: now))
     monkeypatch.setattr(every, "find_spec", lambda name: True)
 
     def run(arguments, seconds):
-        time.sleep(0.02)
+        nonlocal now
+        given.append(seconds)
+        now += 50
         return "row"
 
-    measure_all(AllFlags(minutes=0.01 / 60, out=""), run)
+    given = []
+    measure_all(AllFlags(minutes=1, out=""), run)
     page = capsys.readouterr().out
-    assert page.count("    row") == 1
+    assert given == [60, 10]
+    assert page.count("    row") == 2
     assert page.count("no time was left") > 5
 
 
