@@ -17,7 +17,7 @@ from lm_core.data import shards
 from lm_core.data.batches import SequentialWindows
 from lm_core.data.shards import COMPLETE, JOB, ShardedIds, StreamRecord, TokenStream, is_stream, locked
 from lm_core.data.stream import StreamWindows
-from lm_core.data.token_file import npy_header
+from lm_core.data.token_file import TokenFile, npy_header
 from lm_core.errors import UserError
 
 IDS = np.arange(1000, dtype="<u2")
@@ -181,6 +181,25 @@ def test_a_bad_shard_is_named_and_skipped_only_if_asked(
     assert skipping.total == 20
     assert skipping[:].tolist() == [*range(10), *range(20, 30)]
     assert "warning: skipped a shard" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("skip_bad", [False, True])
+def test_a_unit_that_its_writer_takes_away_is_not_a_bad_one(
+    tmp_path: Path, skip_bad: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written(tmp_path, [10, 10], whole=False)
+    checked = ShardedIds._checked
+
+    def taken_away(ids: ShardedIds, unit: int) -> TokenFile:
+        if unit == 1:  # its record has just been read
+            shards.record_path(tmp_path, 1).unlink()
+            shards.shard_path(tmp_path, 1, "train").unlink()
+        return checked(ids, unit)
+
+    monkeypatch.setattr(ShardedIds, "_checked", taken_away)
+    with pytest.raises(UserError, match="ends after 1 units without being complete, and no process writes it"):
+        ShardedIds(tmp_path, "train", skip_bad=skip_bad).wait(20)
+    assert "skipped" not in capsys.readouterr().err
 
 
 def test_a_shard_that_changes_after_it_was_checked_is_never_skipped(tmp_path: Path) -> None:

@@ -221,6 +221,54 @@ def test_a_mistake_of_the_child_is_the_one_line_of_its_parent(corpus: Path, capf
     assert "error" not in capfd.readouterr().err
 
 
+def test_a_reader_finds_whole_units_or_none_while_a_mistake_takes_them_away(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (corpus / "bad.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in DOCUMENTS) + '{"body": 1}')
+    left = list[int]()
+
+    def look(path: Path, of: Callable[..., None] = Path.unlink, **more: bool) -> None:
+        of(path, **more)
+        if (corpus / "out/job").exists():
+            ids = ShardedIds(corpus / "out", "train")
+            while ids._take():
+                pass
+            left.append(len(ids))
+
+    def listed(folder: Path, of: Callable[..., Any] = Path.iterdir) -> Any:
+        return iter(sorted(of(folder), reverse=True))  # as a file system may: the job, shards, their records
+
+    monkeypatch.setattr(Path, "iterdir", listed)
+    monkeypatch.setattr(Path, "unlink", look)
+    with pytest.raises(UserError, match="line 41: no field 'text'"):
+        make_data.make_data(config(corpus / "out", train=["bad.jsonl"], shard_bytes=300), lambda: False)
+    assert len(left) > 10
+    assert left[-1] == 0
+    assert not (corpus / "out").exists()
+
+
+def test_the_mistake_of_a_child_comes_before_what_its_reader_says_once_the_shards_have_gone(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(corpus / "pipe.jsonl")
+    job = corpus / "out/job"
+
+    def asked(output: Path) -> bool:  # by the parent, while the child still holds the lock
+        (corpus / "pipe.jsonl").write_text('{"body": 1}')
+        return job.exists()
+
+    def read() -> None:
+        job.unlink()
+        monkeypatch.setattr("lm_pipeline.tokens.maker.is_stream", asked)
+        ShardedIds(corpus / "out", "train")
+
+    with (
+        pytest.raises(UserError, match=r"pipe.jsonl, line 1: no field 'text'"),
+        making_data(config(corpus / "out", train=["pipe.jsonl"], separator="", validation_fraction=0.0)),
+    ):
+        read()
+
+
 def test_validation_inputs_come_first_so_that_training_begins_with_the_first_shards(corpus: Path) -> None:
     (corpus / "held.txt").write_text(END.join(DOCUMENTS[:9]))
     both = {"validation": ["held.txt"], "validation_fraction": 0.0}

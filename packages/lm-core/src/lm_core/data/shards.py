@@ -274,6 +274,8 @@ class ShardedIds:
         except UnreadableError:
             raise
         except UserError as error:
+            if self._record is None and _read(record_path(self.folder, self._units), _LONGEST_RECORD) is None:
+                return False  # its writer takes the unit away, for a mistake that only it can name
             if not self.skip_bad:
                 raise UserError(f"{error}; to train without it, set skip_bad_shards") from None
             say(f"warning: skipped a shard: {error}")

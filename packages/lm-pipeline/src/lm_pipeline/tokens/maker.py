@@ -76,7 +76,8 @@ def making_data(config: MakeDataConfig) -> Iterator[Maker]:
             _await_start(child, Path(config.output))
             yield Maker(child)
         except UserError:
-            if not is_written(Path(config.output)):  # it has ended, or is about to
+            output = Path(config.output)
+            if not (child.poll() is None and is_stream(output) and is_written(output)):  # it has ended, or is about to
                 with suppress(subprocess.TimeoutExpired):
                     child.wait(_PATIENCE_SECONDS)
                 teller.join(_PATIENCE_SECONDS)

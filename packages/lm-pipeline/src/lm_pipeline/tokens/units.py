@@ -10,7 +10,7 @@ where they stay (`lm_core.data.shards`).
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -32,6 +32,7 @@ _UNIT = r"\d{6,}(\.(train|validation)\.npy)?(\.json)?"
 _OWN = re.compile(rf"\.?(job|{_UNIT})(\.[0-9a-f]{{16}})?(\.new)?")
 _OF_STREAM = re.compile(rf"\.?(job|stream\.json|make_data\.toml|{_UNIT})(\.[0-9a-f]{{16}})?(\.new)?")
 """Names of files in this folder, including those that a killed process left half-written."""
+_RECORD = re.compile(r"\d{6,}\.json")
 
 
 class Progress(Config):
@@ -133,9 +134,7 @@ class Parts:
             CONFIG_NAME,
             *(path.name for i, unit in enumerate(self.units) for path in self._files(i, unit)),
         }
-        for path in self.folder.iterdir():
-            if path.name not in known:
-                path.unlink()
+        _unlink(path for path in self.folder.iterdir() if path.name not in known)
 
     def path(self, split: Split) -> Path:
         """The token file that the next unit writes for a split."""
@@ -171,9 +170,7 @@ class Parts:
         """Remove what a job wrote, and the folder unless something else lies in it."""
         if self.folder.is_symlink() or not self.folder.is_dir():
             return
-        for path in self.folder.iterdir():
-            if self._is_own(path):
-                path.unlink()
+        _unlink(path for path in self.folder.iterdir() if self._is_own(path))
         with suppress(OSError):
             if not self.stay:
                 self.folder.rmdir()
@@ -224,3 +221,16 @@ class Parts:
     def _is_own(self, path: Path) -> bool:
         names = _OF_STREAM if self.stay else _OWN
         return bool(names.fullmatch(path.name)) and path.is_file() and not path.is_symlink()
+
+
+def _unlink(paths: Iterable[Path]) -> None:
+    """Remove files of a job, in an order in which a reader finds no record without its shards.
+
+    The fingerprint of the job goes last, so that the job is resumed when this is killed.
+    """
+    for path in sorted(paths, key=_order):
+        path.unlink()
+
+
+def _order(path: Path) -> tuple[bool, bool, bool]:
+    return path.name == JOB, path.name != COMPLETE, not _RECORD.fullmatch(path.name)
