@@ -2,7 +2,6 @@
 
 import json
 import signal
-import time
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,6 +21,7 @@ from lm_core.run import session
 from lm_core.run.checkpoint import Checkpoints
 from lm_core.run.folder import RunFolder
 from lm_core.run.log import read_records
+from lm_core.run.loop import Run
 from lm_core.run.plan import SampledBatches
 from lm_core.run.seeds import for_each_seed
 from lm_core.run.state import RunState
@@ -343,10 +343,19 @@ def test_after_a_signal_what_else_went_wrong_is_reported(
 
 
 def test_the_time_of_no_run_has_the_end_of_another_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "write_report", lambda path: time.sleep(0.3))
+    now = 0.0
+
+    def wait(seconds: float) -> float:
+        nonlocal now
+        now += seconds
+        return now
+
+    monkeypatch.setattr(session, "Run", partial(Run, clock=lambda: wait(0.001)))
+    monkeypatch.setattr(session, "write_report", lambda path: wait(100))
     together(tmp_path / "t", Paper())
     results = [json.loads((tmp_path / "t" / f"seed-{seed}" / "result.json").read_text()) for seed in SEEDS]
-    assert max(result["metrics.seconds"] for result in results) < 0.3
+    assert now > 300
+    assert all(0 < result["metrics.seconds"] < 100 for result in results)
 
 
 def test_seeds_together_in_one_command(tmp_path: Path, alone: dict[int, Any]) -> None:
