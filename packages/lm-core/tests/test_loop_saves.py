@@ -77,6 +77,8 @@ def test_records_that_a_full_disk_refuses_wait_for_it_and_no_checkpoint_is_ahead
 ) -> None:
     bench = Bench(tmp_path / "full", log_every=1, save_every=2)
     bench.extras = {"retry_seconds": [0]}
+    collect = Writer.collect
+    monkeypatch.setattr(Writer, "collect", lambda writer, wait: collect(writer, wait=True))  # before the next step
     write = RecordFile._write
 
     def full(file: RecordFile) -> None:
