@@ -22,6 +22,7 @@ def test_a_save_that_fails_is_reported_and_training_goes_on(
     tmp_path: Path, failure: Exception, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bench = Bench(tmp_path, save_every=3)
+    bench.extras = {"retry_seconds": [3600]}
     bench.saves.failures = {6: failure}
     assert bench.go().step == 10
     assert bench.at("save") == [3, 9, 10]
