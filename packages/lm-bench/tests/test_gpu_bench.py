@@ -1,11 +1,12 @@
 """The GPU benchmark in its CPU form: every part runs, and one that fails ends nothing else."""
 
-import _thread
 import json
 import math
+import signal
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -148,23 +149,32 @@ def test_what_is_larger_than_the_card_is_tried_alone():
         assert list(sides) == [job]
 
 
-def test_an_interrupt_ends_what_gets_ready_and_starts_nothing_more():
-    notes, ended = [], threading.Event()
+def test_an_interrupt_ends_what_gets_ready_and_starts_nothing_more(monkeypatch):
+    notes, heard, handed_out, ended = [], [], threading.Event(), threading.Event()
+
+    class Pool(ThreadPoolExecutor):
+        def map(self, *arguments):
+            results = super().map(*arguments)
+            handed_out.set()
+            return results
 
     class Patient(Fake):
         def ready(self, patience):
-            _thread.interrupt_main()
-            assert ended.wait(30)
+            assert handed_out.wait(30), "the main thread waits for the sides"
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # which ends its wait for a lock
+            heard.append(ended.wait(30))
             raise SideError("ended")
 
         def end(self):
             super().end()
             ended.set()
 
+    monkeypatch.setattr(preparation, "ThreadPoolExecutor", Pool)
     jobs = [Job(side=name, kind="copy", unit="TB/s") for name in ("first", "second", "third")]
     preparing = Preparation(lambda job, _: Patient(job, notes), Room(math.inf), 1)
     with pytest.raises(KeyboardInterrupt), preparing.of(jobs, 60):
         pass
+    assert heard == [True]
     assert [name for word, name in notes if word == "started"] == ["first"]
 
 
