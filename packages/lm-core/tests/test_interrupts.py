@@ -19,7 +19,7 @@ PROGRAM = """
 import hashlib, sys, time
 from lm_core.run.interrupts import Interrupts
 
-with Interrupts() as interrupts:
+with Interrupts(**({"echo": 3600} if "echo" in sys.argv else {})) as interrupts:
     print("ready", flush=True)
     if "busy" in sys.argv:
         hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # many minutes, in which no handler runs
@@ -49,6 +49,17 @@ def start(*arguments: str) -> subprocess.Popen[str]:
     return process
 
 
+def answer(process: subprocess.Popen[str], start: str = "finishing this step") -> str:
+    """Return stderr up to a line that starts so: the watching thread has heard the signal by then."""
+    said = ""
+    assert process.stderr is not None
+    for line in process.stderr:
+        said += line
+        if line.startswith(start):
+            return said
+    raise AssertionError(f"{start!r} did not come, but {said!r}")
+
+
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_is_noted_and_the_second_ends_the_process_at_once(
@@ -58,9 +69,10 @@ def test_the_first_signal_is_noted_and_the_second_ends_the_process_at_once(
         process.send_signal(first)
         assert process.stdout is not None
         assert process.stdout.readline() == "noted\n"
+        said = answer(process)
         time.sleep(0.3)  # longer than an echo
         process.send_signal(second)
-        _, said = process.communicate(timeout=PATIENCE)
+        said += process.communicate(timeout=PATIENCE)[1]
     assert process.returncode == 128 + second
     assert said.split("\n")[1::2] == [
         "finishing this step, then saving; press Ctrl-C again to quit now",
@@ -71,24 +83,24 @@ def test_the_first_signal_is_noted_and_the_second_ends_the_process_at_once(
 
 def test_a_process_that_is_busy_outside_of_python_answers_and_ends_too() -> None:
     with start("busy") as process:
-        assert process.stderr is not None
         process.send_signal(signal.SIGINT)
-        assert [process.stderr.readline() for _ in range(2)][1].startswith("finishing this step, then saving")
-        time.sleep(0.3)
+        answer(process)
+        time.sleep(0.3)  # longer than an echo
         process.send_signal(signal.SIGINT)
         process.wait(timeout=PATIENCE)
     assert process.returncode == 128 + signal.SIGINT
 
 
 def test_a_signal_that_a_launcher_passes_on_once_more_counts_once() -> None:
-    with start() as process:
+    assert Interrupts()._echo > 0
+    with start("echo") as process:
         process.send_signal(signal.SIGTERM)
-        time.sleep(0.01)
+        answer(process)
         process.send_signal(signal.SIGTERM)
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(timeout=0.5)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=PATIENCE) == 128 + signal.SIGTERM
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=PATIENCE) == 128 + signal.SIGINT
 
 
 def test_a_program_that_is_asked_once_finishes_in_its_own_way() -> None:
@@ -104,11 +116,12 @@ def test_a_hang_up_asks_and_never_ends() -> None:
         process.send_signal(signal.SIGHUP)
         assert process.stdout is not None
         assert process.stdout.readline() == "noted\n"
+        answer(process, "terminal hung up")
         time.sleep(0.3)  # longer than an echo
         process.send_signal(signal.SIGHUP)
-        time.sleep(0.3)
-        assert process.poll() is None
+        answer(process, "terminal hung up")
         process.send_signal(signal.SIGTERM)  # the first that asks
+        answer(process)
         time.sleep(0.3)
         assert process.poll() is None
         process.send_signal(signal.SIGTERM)
@@ -186,8 +199,8 @@ def test_a_second_signal_ends_a_process_whose_output_nobody_reads(
         process.send_signal(signal.SIGTERM)
         while not (tmp_path / "saved").exists():
             time.sleep(0.01)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=PATIENCE) == 128 + signal.SIGTERM
+        process.send_signal(signal.SIGINT)  # which is not an echo, however soon it comes
+        assert process.wait(timeout=PATIENCE) == 128 + signal.SIGINT
 
 
 def handlers() -> list[object]:
