@@ -123,7 +123,7 @@ def size_signal(bench: Bench, row: Row, i: int) -> None:
 
 def second_process(bench: Bench, row: Row, i: int) -> None:
     """While one runs, another is refused and told who it is; once the first is killed, the next one resumes."""
-    trial, what = bench.trial(f"second-process-{i}", pace=0.05), f"--only places, second-process {i}"
+    trial, what = bench.trial(f"second-process-{i}", pace=0.5), f"--only places, second-process {i}"
     first = bench.start(trial)
     _until(lambda: Outcome.of(Path(trial.folder)).logged >= 2)
     code = bench.finish(bench.start(trial))
