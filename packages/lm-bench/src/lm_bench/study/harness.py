@@ -112,8 +112,8 @@ class Harness:
             def run(trials: Sequence[Trial]) -> None:
                 # What a model of several has finished stays a part of it: on their number its rounding depends.
                 jobs = [job for job in self.planner.jobs(trials) if self._left(job)]
-                if jobs and self._is_new_machine(about):
-                    write_all(self.folder, about, [])
+                if jobs:
+                    self._note_machine(about)
                 pool.run(jobs, interrupts, finish, show)
 
             def finish(result: RunResult) -> None:
@@ -188,13 +188,14 @@ class Harness:
             data=self.planner.data,
         )
 
-    def _is_new_machine(self, about: StudyAbout) -> bool:
-        """Whether this machine has run nothing of the study before; it is noted that it does now."""
+    def _note_machine(self, about: StudyAbout) -> None:
+        """Keep that this machine runs some of the study."""
         threads = f"{self.study.threads} thread{'s' * (self.study.threads > 1)} a run"
         frameworks = {name: f"{name} {version}, {threads}" for name, version in self.planner.versions.items()}
-        known = len(about.machines)
-        about.machines[:] = machines_with(about.machines, observe(frameworks, load_average()))
-        return len(about.machines) > known
+        machines = machines_with(about.machines, observe(frameworks, load_average()))
+        if machines != about.machines:
+            about.machines[:] = machines
+            write_all(self.folder, about, [])
 
 
 def cells_of(study: StudyConfig) -> list[tuple[str, int]]:
